@@ -1,0 +1,39 @@
+# Each target makes its own virtual environment on first use. PYTHON chooses the interpreter for it.
+PYTHON ?= python3
+ENV = .venv
+RUN = $(ENV)/bin/python
+
+help:
+	@echo "make train   text -> tokenizer -> core pre-training, into runs/toy; called again, it goes on"
+	@echo "make test    the test suite"
+	@echo "make smoke   every stage and both commands on a tiny model, in seconds"
+	@echo "make bench   speed of training, generation and tokenizer on this machine"
+	@echo "make clean   remove the virtual environment; runs are kept"
+
+# torch is the tested build; on a machine without a GPU, pip finds its CPU wheel.
+$(ENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(ENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[test]"
+	@touch $@
+
+train: $(ENV)/installed
+	$(RUN) train.py --out runs/toy --resume
+	$(RUN) sample.py --run runs/toy --prompt "The value of"
+
+test: $(ENV)/installed
+	$(RUN) -m pytest -q tests
+
+smoke: $(ENV)/installed
+	rm -rf runs/smoke
+	$(RUN) train.py --out runs/smoke --preset tiny --set core.steps=20
+	$(RUN) sample.py --run runs/smoke --prompt "The value of" --max-new-tokens 20
+	echo "import " | $(RUN) sample.py --run runs/smoke --max-new-tokens 20 --temperature 0
+
+bench: $(ENV)/installed
+	$(RUN) -m tests.bench
+
+clean:
+	rm -rf $(ENV) *.egg-info
+
+.PHONY: help train test smoke bench clean

@@ -1,0 +1,161 @@
+"""One optimizer, one schedule, one loop. A training stage gives it batches and a loss."""
+import collections
+import math
+import sys
+import time
+import zlib
+
+import torch
+
+from afm_min.run import UserError, load, save
+
+
+class AdaStar(torch.optim.Optimizer):
+    """RMSProp with momentum, as AXLearn's `adastar`: the optimizer that AFM was trained with.
+
+    For each parameter tensor p with gradient g, at schedule factor s:
+        if the norm of all gradients is 100 or more, nothing changes; else it is clipped to 1
+        v <- 0.95 v + 0.05 (g^2 + 1e-30)        v^ = v / (1 - 0.95^t)
+        u = g / sqrt(v^)                        u <- u / max(1, rms(u)), rms over the tensor
+        m <- 0.95 m + 0.05 u                    no bias correction
+        p <- p - s (lr scale m + decay p)       decay is not scaled by lr
+    `scale` is muParam (simple), see `parameter_groups`."""
+    SKIP_NORM, CLIP_NORM, MEMORY = 100.0, 1.0, 0.95
+
+    def __init__(self, groups, lr, decay=0.0):
+        super().__init__(groups, {"lr": lr, "decay": decay, "scale": 1.0})
+
+    @torch.no_grad()
+    def step(self, schedule=1.0):
+        """Update at schedule factor s; return the norm of all gradients before clipping."""
+        trained = [(p, group) for group in self.param_groups for p in group["params"]
+                   if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p, _ in trained]).item()
+        if not norm < self.SKIP_NORM:  # so put, a norm that is NaN is skipped, too
+            return norm
+        clip = self.CLIP_NORM / max(norm, self.CLIP_NORM)
+        for p, group in trained:
+            state = self.state[p]
+            if not state:
+                state.update(t=0, v=torch.zeros_like(p), m=torch.zeros_like(p))
+            state["t"] += 1
+            g, v, m = p.grad * clip, state["v"], state["m"]
+            v.lerp_(g.square().add_(1e-30), 1 - self.MEMORY)
+            u = g / (v / (1 - self.MEMORY ** state["t"])).sqrt_()
+            u /= (torch.linalg.vector_norm(u) / math.sqrt(u.numel())).clamp(min=1.0)
+            m.lerp_(u, 1 - self.MEMORY)
+            p.mul_(1 - schedule * group["decay"])
+            p.add_(m, alpha=-schedule * group["lr"] * group["scale"])
+        return norm
+
+
+def parameter_groups(model):
+    """muParam (simple): attention and feed-forward matrices take 768 / model dim of the learning
+    rate in models wider than 768, so that a rate found on a small model holds for a large one."""
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    matrices = [p for name, p in trained if p.dim() == 2 and name != "embedding"]
+    others = [p for name, p in trained if p.dim() != 2 or name == "embedding"]
+    groups = [{"params": matrices, "scale": min(768 / model.config.dim, 1.0)}, {"params": others}]
+    return [group for group in groups if group["params"]]
+
+
+def cosine(steps, warmup=0, floor=0.0):
+    """Schedule: 1/warmup, 2/warmup, ..., 1, then half a cosine that is `floor` at the last step."""
+    def factor(step):
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = (step + 1 - warmup) / (steps - warmup)
+        return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+    return factor
+
+
+class Progress:
+    """The line that tells how far a stage is: redrawn on a terminal, every 5 seconds in a log."""
+
+    def __init__(self, stage, steps):
+        self.stage, self.steps, self.loss = stage, steps, None
+        self.begun = self.shown = time.perf_counter()
+        self.done = self.tokens = 0  # since begun
+        self.live = sys.stdout.isatty()
+
+    def update(self, step, loss, tokens):
+        self.done, self.tokens = self.done + 1, self.tokens + tokens
+        self.loss = loss if self.loss is None else 0.9 * self.loss + 0.1 * loss
+        now, last = time.perf_counter(), step == self.steps
+        if now - self.shown < (0.1 if self.live else 5) and not last:
+            return
+        self.shown, seconds = now, now - self.begun
+        left = round(seconds / self.done * (self.steps - step))
+        print(f"{self.stage:10} step {step:5}/{self.steps}  loss {self.loss:.3f}  "
+              f"{self.tokens / seconds:7,.0f} tokens/s  {left // 60}:{left % 60:02} left",
+              end="\r" if self.live and not last else "\n", flush=True)
+
+
+def seed_step(seed, stage, step):
+    """Seed all of a step's randomness: it comes out the same whatever ran before it."""
+    torch.manual_seed(zlib.crc32(f"{seed} {stage} {step}".encode()))
+
+
+def backward(model, batch, loss, micro_batch=None):
+    """Leave in .grad the gradient of the batch's mean loss; return the mean of all metrics.
+
+    loss(model, batch) returns sums: {"loss": tensor, "count": what to divide by, others to report}.
+    Sums are added up and the division comes last, so the cut into micro-batches changes nothing."""
+    rows = len(next(iter(batch.values())))
+    micro_batch = micro_batch or rows
+    sums = collections.Counter()
+    model.zero_grad(set_to_none=True)
+    for start in range(0, rows, micro_batch):
+        part = loss(model, {name: t[start:start + micro_batch] for name, t in batch.items()})
+        part["loss"].backward()
+        sums.update({name: float(torch.as_tensor(x).detach()) for name, x in part.items()})
+    count = sums.pop("count")
+    for p in model.parameters():
+        if p.grad is not None:
+            p.grad /= count
+    return {name: x / count for name, x in sums.items()} | {"count": count}
+
+
+def fit(model, batches, loss, *, steps, lr, schedule=lambda step: 1.0, decay=0.0,
+        micro_batch=None, run=None, stage="fit", save_every=50):
+    """Train: seed, batch, gradient, update, log, save, in this order, `steps` times.
+
+    batches: step -> dict of tensors with a row per example; rollouts of `model` itself in RL.
+    loss: see `backward`. schedule: step -> factor of the learning rate.
+    With a run, the state is saved every `save_every` steps, and training goes on from what is
+    saved: a run that was killed ends with the very weights of one that was not."""
+    optimizer, step = AdaStar(parameter_groups(model), lr, decay), 0
+    device = model.embedding.device
+    if run:
+        step = restore(run, stage, model, optimizer) if run.partial(stage).exists() else 0
+        run.forget(stage, after=step)
+    progress = Progress(stage, steps)
+    model.train()
+    while step < steps:
+        seed_step(run.seed if run else 0, stage, step)
+        batch = {name: tensor.to(device) for name, tensor in batches(step).items()}
+        metrics = backward(model, batch, loss, micro_batch)
+        factor = schedule(step)
+        norm = optimizer.step(factor)
+        step += 1
+        progress.update(step, metrics["loss"], metrics["count"])
+        if run:
+            run.log(stage=stage, step=step, lr=lr * factor, norm=norm, **metrics)
+            if step % save_every == 0 or step == steps:
+                save(run.partial(stage), step=step, model=model.state_dict(),
+                     optimizer=optimizer.state_dict(), **run.origin(stage))
+    model.eval()
+
+
+def restore(run, stage, model, optimizer):
+    """Load the state of an unfinished stage; return the number of steps it has done."""
+    path = run.partial(stage)
+    entries = load(path, model.embedding.device)
+    for name, value in run.origin(stage).items():
+        if entries[name] != value:
+            raise UserError(f"{path} was begun with {name} {entries[name]}, not {value}: give "
+                            "that, or delete the file to begin the stage anew")
+    model.load_state_dict(entries["model"])
+    optimizer.load_state_dict(entries["optimizer"])
+    print(f"{stage}: going on from step {entries['step']}")
+    return entries["step"]

@@ -1,0 +1,273 @@
+"""The transformer: dense, decoder-only, pre-norm, no biases (the report's section 2.1).
+
+Shapes: B batch, T tokens fed, S tokens attended to (T, or more with a cache), C model dim,
+H query heads, K key/value heads, G = H / K queries per key, D head dim, V vocabulary.
+"""
+import dataclasses
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from afm_min import gradients
+from afm_min.run import UserError, load, save
+
+HIDDEN = -1e9  # added to the score of a token that may not be seen; a row of -inf would give NaN
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    dim: int  # C, width of the residual stream
+    layers: int
+    heads: int  # H, query heads
+    kv_heads: int  # K, key/value heads
+    head_dim: int  # D
+    hidden: int  # feed-forward units per layer
+    vocab_size: int  # V
+    context: int  # tokens it is trained to look at, and the longest sequence it takes
+    rope_base: float = 500_000.0  # 6,315,089 after context lengthening
+    norm_eps: float = 1e-5
+
+    def __post_init__(self):
+        if min(dataclasses.astuple(self)) <= 0 or self.heads % self.kv_heads or self.head_dim % 2:
+            raise UserError("all model settings must be positive, heads a multiple of kv_heads, "
+                            f"and head_dim even; this is {self}")
+
+
+PRESETS = {
+    "tiny": Config(dim=32, layers=2, heads=4, kv_heads=2, head_dim=8, hidden=84,
+                   vocab_size=384, context=64),
+    "toy": Config(dim=128, layers=4, heads=4, kv_heads=1, head_dim=32, hidden=336,
+                  vocab_size=1024, context=128),
+    # As published; the feed-forward's width is from AXLearn's open recipe "honeycrisp".
+    "afm-on-device": Config(dim=3072, layers=26, heads=24, kv_heads=8, head_dim=128, hidden=8064,
+                            vocab_size=49_152, context=4096),
+    # Pruning takes feed-forward units only, so all else is the same. The width: what makes it 6.4B.
+    "afm-parent": Config(dim=3072, layers=26, heads=24, kv_heads=8, head_dim=128, hidden=23_360,
+                         vocab_size=49_152, context=4096),
+}
+
+
+def compute_dtype(device):
+    """bfloat16 where the processor multiplies it faster than float32, else float32.
+
+    The parameters stay float32 and are cast where they are used: mixed precision, as reported."""
+    if torch.device(device).type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    has = torch.cpu.get_capabilities() if torch.device(device).type == "cpu" else {}
+    fast = has.get("avx512_bf16") or has.get("amx_bf16")
+    return torch.bfloat16 if fast else torch.float32
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, dim, eps):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(dim)), eps
+
+    def forward(self, x):
+        return gradients.RMSNorm.apply(x, self.weight.to(x.dtype), self.eps)
+
+
+class Linear(nn.Module):
+    """x weight^T, in the precision of x."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+
+    def forward(self, x):
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+def rotary_tables(length, head_dim, base):
+    """RoPE's angles, position * base^(-2i/D): their cos, and their sin with sign, each (length, D).
+
+    The two halves of the head dim are two coordinates: (a, b) -> (a cos - b sin, b cos + a sin)."""
+    frequencies = base ** (-torch.arange(0, head_dim, 2) / head_dim)
+    angles = torch.outer(torch.arange(length), frequencies)  # (length, D/2)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+
+
+class Cache:
+    """Keys and values of the tokens seen so far. It owns the position: where the next one goes."""
+
+    def __init__(self, config, batch, size, device, dtype):
+        shape = (2, config.layers, batch, config.kv_heads, size, config.head_dim)
+        self.keys, self.values = torch.empty(shape, device=device, dtype=dtype)
+        self.position = 0
+
+    def append(self, layer, key, value):
+        """Take in one layer's new key and value (B, K, T, D); return all it has, (B, K, S, D)."""
+        end = self.position + key.shape[2]
+        self.keys[layer, :, :, self.position:end] = key
+        self.values[layer, :, :, self.position:end] = value
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with query/key normalisation."""
+
+    def __init__(self, config, layer):
+        super().__init__()
+        self.config, self.layer = config, layer
+        width, kv_width = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        self.query, self.key = Linear(config.dim, width), Linear(config.dim, kv_width)
+        self.value, self.output = Linear(config.dim, kv_width), Linear(width, config.dim)
+        self.query_norm = RMSNorm(config.head_dim, config.norm_eps)
+        self.key_norm = RMSNorm(config.head_dim, config.norm_eps)
+
+    def forward(self, x, rotation, mask, cache):
+        (B, T, _), K, D = x.shape, self.config.kv_heads, self.config.head_dim
+        # Query heads are grouped with the key/value head they read, so that no key is repeated.
+        query = self.query(x).view(B, T, K, -1, D).permute(0, 2, 3, 1, 4)  # (B, K, G, T, D)
+        key = self.key(x).view(B, T, K, D).transpose(1, 2)  # (B, K, T, D)
+        value = self.value(x).view(B, T, K, D).transpose(1, 2)
+        query = gradients.Rotation.apply(self.query_norm(query.contiguous()), *rotation)
+        key = gradients.Rotation.apply(self.key_norm(key.contiguous()), *rotation)
+        key = key / math.sqrt(D)  # the scale of the scores
+        if cache:
+            key, value = cache.append(self.layer, key, value)  # (B, K, S, D)
+        scores = query.flatten(2, 3) @ key.transpose(-1, -2)  # (B, K, G*T, S)
+        mixed = scores.add_(mask).softmax(-1) @ value  # (B, K, G*T, D)
+        mixed = mixed.view(B, K, -1, T, D).permute(0, 3, 1, 2, 4)  # (B, T, K, G, D)
+        return self.output(mixed.reshape(B, T, -1))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.gate, self.up = Linear(config.dim, config.hidden), Linear(config.dim, config.hidden)
+        self.down = Linear(config.hidden, config.dim)
+
+    def forward(self, x):
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nn.Module):
+    def __init__(self, config, layer):
+        super().__init__()
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.attention = Attention(config, layer)
+        self.feed_forward_norm = RMSNorm(config.dim, config.norm_eps)
+        self.feed_forward = FeedForward(config)
+
+    def forward(self, x, rotation, mask, cache):
+        x = x + self.attention(self.attention_norm(x), rotation, mask, cache)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class AFM(nn.Module):
+    """ids (B, T) -> logits (B, T, V), float32. Input and output share one embedding matrix.
+
+    dtype: what forward and backward compute in; the parameters are float32 whatever it is."""
+
+    def __init__(self, config, dtype=torch.float32):
+        super().__init__()
+        self.config, self.dtype = config, dtype
+        self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.dim))
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        cos, sin = rotary_tables(config.context, config.head_dim, config.rope_base)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        for parameter in self.parameters():
+            if parameter.dim() == 2:  # std 1/sqrt(fan in), for the embedding as the output layer
+                nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+
+    def forward(self, ids, cache=None, padding=None):
+        """padding: (B,), how many ids to ignore at the left of each row. RoPE sees distances only,
+        so that a padded row needs no positions of its own."""
+        start = cache.position if cache else 0
+        stop = start + ids.shape[1]
+        if stop > self.config.context:
+            raise UserError(f"{stop} tokens do not fit the context of {self.config.context}")
+        rotation = [table[start:stop].to(self.dtype) for table in (self.cos, self.sin)]  # (T, D)
+        mask = self.mask(start, stop, padding)
+        x = F.embedding(ids, self.embedding).to(self.dtype)  # (B, T, C)
+        for block in self.blocks:
+            x = block(x, rotation, mask, cache)
+        if cache:
+            cache.position = stop
+        return F.linear(self.norm(x), self.embedding.to(self.dtype)).float()
+
+    def mask(self, start, stop, padding):
+        """What each query may not see, as a term of its score: (1 or B, 1, G*T, S)."""
+        keys = torch.arange(stop, device=self.embedding.device)
+        hidden = keys > keys[start:, None]  # (T, S): the future
+        if padding is not None:
+            hidden = hidden | (keys < padding[:, None, None])  # (B, T, S)
+        mask = hidden.to(self.dtype).view(-1, 1, stop - start, stop) * HIDDEN
+        return mask.repeat(1, 1, self.config.heads // self.config.kv_heads, 1)
+
+    @torch.no_grad()
+    def stream(self, prompts, max_new_tokens, temperature=1.0, top_p=1.0, generator=None,
+               cached=True):
+        """Yield the next id of every row, (B,), until max_new_tokens or the context is full.
+
+        prompts: B lists of ids, of any lengths. temperature 0 is greedy. top_p < 1 draws from the
+        likeliest ids that hold this probability together: for talking only, as training must score
+        the very distribution it sampled. Raises UserError if a prompt is empty or too long."""
+        longest, most = max(map(len, prompts)), self.config.context - 1
+        if not all(prompts) or longest > most:
+            raise UserError(f"a prompt has {longest if all(prompts) else 0} tokens: it must have 1 "
+                            f"to {most}, one less than the model's context")
+        device, size = self.embedding.device, min(longest + max_new_tokens, self.config.context)
+        padded = [[0] * (longest - len(prompt)) + prompt for prompt in prompts]
+        ids = torch.tensor(padded, device=device)  # (B, longest)
+        padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
+        cache = Cache(self.config, len(prompts), size, device, self.dtype) if cached else None
+        for _ in range(size - longest):
+            fed = ids[:, cache.position:] if cached else ids
+            logits = self(fed, cache, padding if padding.any() else None)[:, -1]  # (B, V)
+            following = sample(logits, temperature, top_p, generator)
+            yield following
+            ids = torch.cat((ids, following[:, None]), 1)
+
+    def generate(self, prompts, max_new_tokens, stop=None, **sampling):
+        """The new ids of every row, as B lists: up to and with the id `stop`, or until `stream`
+        ends. prompts, sampling: as for `stream`."""
+        rows, done = [[] for _ in prompts], [False] * len(prompts)
+        for following in self.stream(prompts, max_new_tokens, **sampling):
+            for b, token in enumerate(following.tolist()):
+                if not done[b]:
+                    rows[b].append(token)
+                    done[b] = token == stop
+            if all(done):
+                break
+        return rows
+
+
+def sample(logits, temperature=1.0, top_p=1.0, generator=None):
+    """Draw an id from each row: (B, V) -> (B,)."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    probabilities = (logits / temperature).softmax(-1)
+    if top_p < 1:
+        ordered, order = probabilities.sort(descending=True)
+        likelier = ordered.cumsum(-1) - ordered  # the probability of all that come before
+        kept = ordered.where(likelier < top_p, 0.0)
+        probabilities = torch.zeros_like(probabilities).scatter(-1, order, kept)
+    return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+
+
+def save_model(run, stage, model):
+    """Write a finished stage's checkpoint, and drop the state it was reached through."""
+    save(run.checkpoint(stage), config=dataclasses.asdict(model.config),
+         model=model.state_dict(), **run.origin(stage))
+    run.partial(stage).unlink(missing_ok=True)
+
+
+def load_model(run, stage):
+    """The model a stage ended with. Raises UserError if it was trained with another tokenizer."""
+    path = run.checkpoint(stage)
+    entries = load(path, run.device)
+    if entries["tokenizer"] != run.origin(stage)["tokenizer"]:
+        raise UserError(f"{path} was trained with another tokenizer than that of {run.path}: "
+                        f"train {stage} again")
+    model = AFM(Config(**entries["config"]), compute_dtype(run.device)).to(run.device)
+    model.load_state_dict(entries["model"])
+    return model.eval()

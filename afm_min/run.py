@@ -1,0 +1,150 @@
+"""The run directory: what is saved, how it survives a kill, and how a mistake is told to the user.
+
+A run is a folder. It holds the documents, the tokenizer, one checkpoint per finished stage
+(`core.pt`), the state of an unfinished one (`core.part.pt`), and `metrics.jsonl`. Every file is
+written beside its place and then renamed into it, so a reader finds the old one or the new one,
+never half of one, whenever the process dies.
+"""
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import pickle
+import sys
+
+import torch
+
+FORMAT = "afm_min checkpoint 1"
+
+
+class UserError(ValueError):
+    """Something the user can mend. The commands print it as one line and exit with code 2."""
+
+
+def run_command(command, arguments):
+    """Call command(arguments); tell what the user can mend in one line, without a traceback."""
+    try:
+        command(arguments)
+    except UserError as error:
+        sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
+    except KeyboardInterrupt:
+        sys.exit(print("\nstopped; --resume goes on from here", file=sys.stderr) or 130)
+    except BrokenPipeError:  # whoever read our output has left, as `head` does
+        sys.stdout = None
+
+
+def choose_device(name=None):
+    """The device of that name, or the best there is."""
+    best = ("cuda" if torch.cuda.is_available() else
+            "mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name or best).device
+    except (RuntimeError, AssertionError):
+        raise UserError(f"--device {name} is not to be had here, but {best} is") from None
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yield a binary file that takes the place of `path` once the block has ended without error."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # the bytes before the name: a power cut must not swap the two
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}. What was there is unchanged; make "
+                        "room, then call again with --resume") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def fingerprint(path):
+    """Names a file's content: 16 hex digits. A checkpoint so names its tokenizer."""
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()[:16]
+
+
+def save(path, **entries):
+    """Write a checkpoint: tensors, numbers, strings, and lists and dicts of them."""
+    with replacing(path) as file:
+        torch.save({"format": FORMAT, **entries}, file)
+
+
+def load(path, device="cpu"):
+    """Read a checkpoint. `weights_only`: it can hold data but no code.
+
+    Raises UserError if the file is missing, cut short, or something else than a checkpoint."""
+    try:
+        entries = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"there is no {path}: train the stage first") from None
+    except (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError):
+        entries = None
+    if not isinstance(entries, dict) or entries.get("format") != FORMAT:
+        raise UserError(f"{path} is damaged, or no checkpoint of this program: delete it and train "
+                        "its stage again")
+    return entries
+
+
+class Run:
+    """One run directory, and what all its stages share: model config, seed, device."""
+
+    def __init__(self, path, config=None, seed=0, device="cpu"):
+        self.path, self.config, self.seed, self.device = pathlib.Path(path), config, seed, device
+        self.settings = {}  # of the stage at work: its checkpoint says what it was made with
+
+    def create(self):
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make the folder {self.path}: {error.strerror}") from None
+
+    def file(self, name):
+        return self.path / name
+
+    def checkpoint(self, stage):
+        return self.file(f"{stage}.pt")
+
+    def partial(self, stage):
+        """Where an unfinished stage keeps its state."""
+        return self.file(f"{stage}.part.pt")
+
+    def origin(self, stage):
+        """What every checkpoint says of where it comes from."""
+        return {"stage": stage, "seed": self.seed, "settings": self.settings,
+                "tokenizer": fingerprint(self.file("tokenizer.json"))}
+
+    def read_json(self, name):
+        """The content of a JSON file of the run, {} if there is none yet."""
+        try:
+            return json.loads(self.file(name).read_text()) if self.file(name).exists() else {}
+        except ValueError:
+            raise UserError(f"{self.file(name)} is damaged: begin a new run with another "
+                            "--out") from None
+
+    def write_json(self, name, content):
+        write_text(self.file(name), json.dumps(content, indent=1) + "\n")
+
+    def log(self, **row):
+        """Append one row to metrics.jsonl."""
+        with open(self.file("metrics.jsonl"), "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def forget(self, stage, after):
+        """Drop a stage's rows later than step `after`: they are about to be written again."""
+        rows = []
+        if self.file("metrics.jsonl").exists():
+            for line in self.file("metrics.jsonl").read_text().splitlines():
+                with contextlib.suppress(json.JSONDecodeError):  # a kill may have cut the last line
+                    rows.append(json.loads(line))
+        kept = [row for row in rows if row["stage"] != stage or row["step"] <= after]
+        write_text(self.file("metrics.jsonl"), "".join(json.dumps(row) + "\n" for row in kept))

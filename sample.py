@@ -1,0 +1,74 @@
+"""Talk to a trained model: it goes on from the prompt, token by token.
+
+    python sample.py --run runs/toy --prompt "def main("
+    echo "The value of" | python sample.py --run runs/toy             one prompt a line
+"""
+import argparse
+import codecs
+import sys
+
+import torch
+
+from afm_min.model import load_model
+from afm_min.run import Run, UserError, choose_device, run_command
+from afm_min.tokenizer import DOCUMENT, Tokenizer
+from train import STAGES
+
+
+def complete(model, tokenizer, prompt, arguments):
+    """Print the prompt and what follows, token by token; half a character waits for the rest."""
+    document = tokenizer.special(DOCUMENT)
+    characters = codecs.getincrementaldecoder("utf-8")("replace")
+    generator = torch.Generator(model.embedding.device).manual_seed(arguments.seed)
+    tokens = model.stream([[document, *tokenizer.encode(prompt)]], arguments.max_new_tokens,
+                          arguments.temperature, arguments.top_p, generator)
+    for i, token in enumerate(tokens):
+        if i == 0:  # the prompt has been accepted
+            print(prompt, end="")
+        if token == document:  # here another text would begin
+            break
+        print(characters.decode(tokenizer.vocab[token]), end="", flush=True)
+    print(characters.decode(b"", final=True))
+
+
+def prompts():
+    """The lines of standard input; on a terminal each is asked for."""
+    while True:
+        try:
+            yield input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+
+
+def talk(arguments):
+    run = Run(arguments.run, device=choose_device(arguments.device))
+    trained = [stage for stage in STAGES if run.checkpoint(stage).exists()]
+    if not trained:
+        raise UserError(f"{run.path} holds no trained model: python train.py --out {run.path}")
+    if arguments.temperature < 0 or not 0 < arguments.top_p <= 1:
+        raise UserError("--temperature must be 0 or more, --top-p above 0 and at most 1")
+    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
+    model = load_model(run, arguments.stage or trained[-1])
+    for prompt in prompts() if arguments.prompt is None else [arguments.prompt]:
+        complete(model, tokenizer, prompt, arguments)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--run", metavar="DIR", default="runs/toy", help="run directory (default: %(default)s)")
+    add("--stage", metavar="NAME", help="whose checkpoint to load (default: the last one trained)")
+    add("--prompt", metavar="TEXT", help="what to go on from (default: every line of the input)")
+    add("--max-new-tokens", metavar="N", type=int, default=100, help="(default: %(default)s)")
+    add("--temperature", metavar="T", type=float, default=0.8,
+        help="0 takes the likeliest token (default: %(default)s)")
+    add("--top-p", metavar="P", type=float, default=0.95, help="draw from the likeliest tokens "
+        "that hold this probability together (default: %(default)s)")
+    add("--seed", metavar="N", type=int, default=0, help="(default: %(default)s)")
+    add("--device", metavar="NAME", help="cpu, cuda or mps (default: the best there is)")
+    run_command(talk, parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

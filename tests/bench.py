@@ -1,0 +1,108 @@
+"""How fast this machine is at what we do: python -m tests.bench, or make bench.
+
+A machine's speed drifts, so figures are compared within one run only: each is a median over rounds
+in which all take turns.
+"""
+import argparse
+import statistics
+import time
+
+import torch
+
+from afm_min import corpus
+from afm_min.fit import AdaStar, backward, parameter_groups
+from afm_min.model import AFM, PRESETS, compute_dtype
+from afm_min.pretrain import next_token_loss
+from afm_min.tokenizer import Tokenizer
+
+ROWS, ROUNDS = 32, 7
+
+
+def seconds(tasks, rounds=ROUNDS, warmup=2):
+    """Median seconds of each task: {name: function} -> {name: float}."""
+    times = {name: [] for name in tasks}
+    for r in range(rounds + warmup):
+        for name, task in tasks.items():
+            begun = time.perf_counter()
+            task()
+            times[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(measured[warmup:]) for name, measured in times.items()}
+
+
+def training_step(config, dtype, compiled=False):
+    model = AFM(config, dtype)
+    if compiled:
+        model.compile()
+    optimizer = AdaStar(parameter_groups(model), lr=1e-3)
+    ids = torch.randint(config.vocab_size, (ROWS, config.context + 1))
+
+    def step():
+        backward(model, {"ids": ids}, next_token_loss)
+        optimizer.step()
+    return step
+
+
+def training(compiled):
+    config = PRESETS["toy"]
+    dtypes = {torch.float32, compute_dtype("cpu")}
+    steps = {f"train {str(dtype)[6:]}": training_step(config, dtype) for dtype in dtypes}
+    if compiled:
+        steps |= {f"train {str(dtype)[6:]} compiled": training_step(config, dtype, True) for dtype in dtypes}
+    large = {dtype: torch.randn(2048, 2048).to(dtype) for dtype in dtypes}
+    products = {f"matmul {str(dtype)[6:]}": lambda m=m: m @ m for dtype, m in large.items()}
+    measured = seconds(steps | products)
+    tokens = ROWS * config.context
+    # 6 operations per matrix parameter and token; attention: 12 per layer, head dim and pair seen
+    matrices = sum(p.numel() for p in AFM(config).parameters() if p.dim() == 2)
+    operations = 6 * matrices + 12 * config.layers * config.heads * config.head_dim * config.context
+    print(f"Training the toy, {ROWS} x {config.context} tokens a step:")
+    for name in steps:
+        peak = 2 * 2048 ** 3 / measured[f"matmul {name.split()[1]}"]
+        rate = tokens / measured[name]
+        print(f"  {name:26} {rate:9,.0f} tokens/s   {rate * operations / 1e9:6.1f} GFLOP/s, "
+              f"{rate * operations / peak:.0%} of a matrix product's {peak / 1e9:,.0f}")
+
+
+def generation():
+    config = PRESETS["toy"].__class__(**{**PRESETS["toy"].__dict__, "context": 512})
+    model = AFM(config, compute_dtype("cpu")).eval()
+    prompt = torch.randint(1024, (32,)).tolist()
+    ragged = [prompt[:8 + 3 * i] for i in range(8)]
+    measured = seconds({
+        "8 prompts, cached": lambda: model.generate(ragged, 256),
+        "8 prompts, uncached": lambda: model.generate(ragged, 256, cached=False),
+        "1 prompt, cached": lambda: model.generate([prompt], 256),
+        "1 prompt, uncached": lambda: model.generate([prompt], 256, cached=False),
+        "64 prompts, cached": lambda: model.generate([prompt] * 64, 256)}, rounds=3, warmup=1)
+    print("Generating 256 tokens each:")
+    for name, elapsed in measured.items():
+        print(f"  {name:26} {int(name.split()[0]) * 256 / elapsed:9,.0f} tokens/s")
+    for rows in ("8 prompts", "1 prompt"):
+        ratio = measured[f"{rows}, uncached"] / measured[f"{rows}, cached"]
+        print(f"  {rows}: cached {ratio:.1f} times as fast as uncached")
+    print(f"  64 rows: {64 * measured['1 prompt, cached'] / measured['64 prompts, cached']:.1f} times "
+          "the rate of one")
+
+
+def tokenizer():
+    text = "\n".join(text for _, text in corpus.code())
+    known, new = text[:5_000_000], text[5_000_000:6_000_000]
+    trained = Tokenizer.train([known], 4096)
+    trained.encode(known[:1_000_000])
+    begun = time.perf_counter()
+    trained.encode(new)
+    first = time.perf_counter() - begun
+    measured = seconds({"5 MB": lambda: Tokenizer.train([known], 4096),
+                        "2.5 MB": lambda: Tokenizer.train([known[:2_500_000]], 4096)}, rounds=3, warmup=1)
+    print(f"Tokenizer: 4,096 tokens from 5 MB in {measured['5 MB']:.2f} s, from 2.5 MB in "
+          f"{measured['2.5 MB']:.2f} s; encodes {len(new) / first / 1e6:.1f} MB/s of new text")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--compiled", action="store_true", help="torch.compile, too (needs a C++ compiler)")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    training(arguments.compiled)
+    generation()
+    tokenizer()

@@ -1,0 +1,179 @@
+"""The two commands as a user meets them: a run from text to sample, kills at any moment, bad input."""
+import os
+import pathlib
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import sample
+import train
+
+ROOT = pathlib.Path(__file__).parent.parent
+TRAIN = ["--preset", "tiny", "--set", "core.batch=4", "--set", "core.warmup=2", "--set", "core.steps=60"]
+
+
+def call(capsys, command, *arguments):
+    """Call a command in this process: (exit code, output, errors)."""
+    code = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", list(map(str, (command.__file__, *arguments))))
+        try:
+            command.main()
+        except SystemExit as end:
+            code = end.code
+    return code, *capsys.readouterr()
+
+
+def start(*arguments, **options):
+    return subprocess.Popen([sys.executable, *map(str, arguments)], cwd=ROOT, text=True, stdin=subprocess.DEVNULL,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+def finish(process):
+    output, errors = process.communicate(timeout=100)
+    return process.returncode, output, errors
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("texts")
+    for i in range(4):
+        (folder / f"{i}.txt").write_text(f"Text number {i} says: the quick brown fox jumps.\n" * 40)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(texts, tmp_path_factory):
+    """An unbroken run of 60 steps. (run directory, what it printed)"""
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    code, output, errors = finish(start("train.py", "--out", out, "--data", texts, *TRAIN))
+    assert (code, errors) == (0, "")
+    return out, output
+
+
+def weights(out):
+    return torch.load(out / "core.pt", weights_only=True)["model"]
+
+
+def test_a_run_says_what_it_does(finished):
+    out, output = finished
+    for expected in ("data: folder=", "characters per token=", "core: steps=60 batch=4", "step    60/60  loss ",
+                     "tokens/s", "0:00 left", "user bits/byte="):
+        assert expected in output
+    assert "\r" not in output  # plain lines in a log
+    assert sorted(path.name for path in out.iterdir()) == [
+        "core.pt", "documents.jsonl", "metrics.jsonl", "report.json", "run.json", "tokenizer.json", "tokens.pt"]
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 60
+
+
+def test_done_stages_are_skipped(finished, capsys):
+    out, _ = finished
+    before = (out / "core.pt").read_bytes()
+    code, output, _ = call(capsys, train, "--out", out, "--resume")
+    assert code == 0 and output.count("done before") == 3
+    assert (out / "core.pt").read_bytes() == before
+
+
+def test_a_stage_can_be_run_anew(finished, tmp_path, capsys):
+    out = shutil.copytree(finished[0], tmp_path / "copy")
+    code, output, errors = call(capsys, train, "--out", out, "--stages", "core", "--set", "core.steps=3")
+    assert (code, errors) == (0, "") and "data:" not in output and "step     3/3" in output
+
+
+def test_killed_at_any_moment_a_run_ends_with_the_same_weights(finished, texts, tmp_path):
+    """SIGKILL after delays that fall into the start, the stages, and the saving; then --resume."""
+    out, kills = tmp_path / "killed", 0
+    for delay in (0.2, 2.0, 2.6, 3.0, 3.4, 3.8):
+        process = start("train.py", "--out", out, "--data", texts, *TRAIN, "--resume")
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+    code, _, errors = finish(start("train.py", "--out", out, "--data", texts, *TRAIN, "--resume"))
+    assert (code, errors) == (0, "") and kills >= 2
+    expected, ended = weights(finished[0]), weights(out)
+    assert all(torch.equal(expected[name], ended[name]) for name in expected)
+
+
+def test_sample(finished, capsys):
+    options = ["--run", finished[0], "--max-new-tokens", 8]
+    first = call(capsys, sample, *options, "--prompt", "Text number")
+    assert first[0] == 0 and first[1].startswith("Text number") and len(first[1]) > len("Text number\n")
+    assert first == call(capsys, sample, *options, "--prompt", "Text number")
+    piped = subprocess.run([sys.executable, "sample.py", *map(str, options)], cwd=ROOT, input="Text number\nfox\n",
+                           text=True, capture_output=True)
+    assert piped.stdout.startswith(first[1]) and "\nfox" in piped.stdout and piped.stderr == ""
+
+
+def cases():
+    new, old, talk = [train, "--out", "{new}"], [train, "--out", "{run}"], [sample, "--run", "{run}"]
+    return {
+        "there is no such folder": [*new, "--data", "{new}/none"],
+        "holds 0 documents": [*new, "--data", "{empty}"],
+        "is not UTF-8 (see byte 3)": [*new, "--data", "{latin}"],
+        "need 272": [*new, "--data", "{texts}", "--set", "model.vocab_size=271"],
+        "--stages sft: choose from data, tokenizer, core": [*new, "--stages", "sft"],
+        "--preset huge: choose one of tiny, toy": [*new, "--preset", "huge"],
+        "--set core.speed=3: it must be NAME=VALUE": [*new, "--set", "core.speed=3"],
+        "core.steps takes a value like 500": [*new, "--set", "core.steps=many"],
+        "head_dim even": [*new, "--set", "model.head_dim=3"],
+        "--device abacus is not to be had": [*new, "--device", "abacus"],
+        "first": [*new, "--stages", "core"],
+        "holds a run: add --resume": [*old],
+        "was begun with preset tiny": [*old, "--resume", "--preset", "toy"],
+        "core is done, with steps=60": [*old, "--resume", "--set", "core.steps=7"],
+        "holds no trained model": [sample, "--run", "{new}"],
+        "it must have 1 to 63": [*talk, "--prompt", "fox " * 99],
+        "there is no": [*talk, "--stage", "sft"],
+        "--top-p above 0": [*talk, "--top-p", "0"],
+    }
+
+
+@pytest.mark.parametrize("message", cases())
+def test_bad_input_gets_one_line_and_exit_code_2(message, finished, texts, tmp_path, capsys):
+    for name, content in (("empty", {}), ("latin", {"a.txt": "café".encode("latin-1")})):
+        (tmp_path / name).mkdir()
+        for file, data in content.items():
+            (tmp_path / name / file).write_bytes(data)
+    before = {path: path.read_bytes() for path in finished[0].iterdir()}
+    command, *arguments = cases()[message]
+    code, _, errors = call(capsys, command, *[part.format(
+        new=tmp_path / "new", empty=tmp_path / "empty", latin=tmp_path / "latin", texts=texts, run=finished[0])
+        for part in arguments])
+    assert code == 2 and errors.startswith("error: ") and errors.count("\n") == 1 and message in errors
+    assert {path: path.read_bytes() for path in finished[0].iterdir()} == before
+
+
+def test_a_damaged_or_foreign_checkpoint_is_refused(finished, tmp_path, capsys):
+    out = shutil.copytree(finished[0], tmp_path / "copy")
+    whole = (out / "core.pt").read_bytes()
+    foreign = tmp_path / "foreign.pt"
+    torch.save({"model": {}}, foreign)
+    for content in (b"", whole[:100], whole[:len(whole) // 2], whole[:-1], b"PK" + whole[:50], foreign.read_bytes()):
+        (out / "core.pt").write_bytes(content)
+        code, _, errors = call(capsys, sample, "--run", out, "--prompt", "Text")
+        assert code == 2 and errors.count("\n") == 1 and "core.pt is damaged, or no checkpoint" in errors
+    (out / "core.pt").write_bytes(whole)
+    (out / "tokenizer.json").write_text((out / "tokenizer.json").read_text() + " ")
+    assert "trained with another tokenizer" in call(capsys, sample, "--run", out, "--prompt", "Text")[2]
+
+
+def test_a_full_disk_loses_nothing(finished, tmp_path, capsys):
+    """No file may grow beyond 100 KB: the first save fails, in one line, and room made lets it go on."""
+    out = shutil.copytree(finished[0], tmp_path / "copy")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    code, _, errors = finish(start("train.py", "--out", out, "--stages", "core", preexec_fn=limit))
+    assert code == 2 and errors.count("\n") == 1 and "cannot write" in errors and "core.part.pt" in errors
+    after = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert {name for name in after if before.get(name) != after[name]} <= {"metrics.jsonl"}
+    code, _, errors = call(capsys, train, "--out", out, "--stages", "core")
+    assert (code, errors) == (0, "") and os.listdir(out).count("core.part.pt") == 0
+    expected, ended = weights(finished[0]), weights(out)
+    assert all(torch.equal(expected[name], ended[name]) for name in expected)

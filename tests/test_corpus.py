@@ -1,0 +1,97 @@
+"""Documents: what is read, what is held out, how it is packed and mixed."""
+import pytest
+import torch
+
+from afm_min import corpus
+from afm_min.run import UserError
+from afm_min.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def documents():
+    return corpus.collect()
+
+
+def test_every_source_gives_text(documents):
+    for source, megabytes in (("web", 1), ("licensed", 0.3), ("code", 4), ("public", 1)):
+        texts = [d["text"] for d in documents if d["source"] == source]
+        assert len(texts) > 50 and sum(map(len, texts)) > megabytes * 1e6
+    assert all(d["text"].strip() for d in documents)
+
+
+def test_pages_are_text_and_tell_nothing_of_this_machine(documents):
+    pages = {d["name"]: d["text"] for d in documents if d["source"] == "web"}
+    assert "JSON (JavaScript Object Notation)" in pages["json"]
+    for name, text in pages.items():
+        assert "<td" not in text and "\xa0" not in text and "&nbsp" not in text, name
+        assert " at 0x" not in text and "environ({'" not in text, name
+
+
+def test_documents_are_the_same_every_time(documents):
+    again = [{"source": "web", "name": name, "text": text} for name, text in corpus.web()]
+    assert [(d["name"], d["text"]) for d in documents if d["source"] == "web"] == \
+           [(d["name"], d["text"]) for d in again]
+
+
+def test_split_is_by_topic(documents):
+    held_out = {d["topic"] for d in documents if d["held_out"]}
+    assert not held_out & {d["topic"] for d in documents if not d["held_out"]}
+    for source in corpus.SOURCES:
+        topics = {d["topic"] for d in documents if d["source"] == source}
+        assert 0.04 < len(topics & held_out) / len(topics) < 0.15
+    assert corpus.topic("web", "decimal") == corpus.topic("code", "_pydecimal.py") == "decimal"
+    assert corpus.topic("web", "json") == corpus.topic("code", "json/decoder.py")
+    assert corpus.topic("public", "torch/a.py") != corpus.topic("public", "torch/b.py")
+
+
+def test_page_text():
+    page = ("<html><head><title>T</title><style>p {}</style></head><body><p>One&nbsp;&amp; two<br>three  \n\n\n"
+            "<pre>\n  def f():\n    pass</pre><script>x</script></body>")
+    assert corpus.page_text(page) == "One & two\nthree\n  def f():\n    pass"
+
+
+def test_user_files(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        corpus.collect(tmp_path / "none")
+    with pytest.raises(UserError, match="holds 0 documents"):
+        corpus.collect(tmp_path)
+    (tmp_path / "small.txt").write_text("One small file.")
+    with pytest.raises(UserError, match="holds 1 documents"):
+        corpus.collect(tmp_path)
+    text = "".join(f"Line {i} of a large file.\r\n" for i in range(10_000))
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "large.txt").write_bytes(text.encode())
+    documents = corpus.collect(tmp_path)
+    assert "".join(d["text"] for d in documents if d["name"].startswith("sub")) == text
+    assert {d["held_out"] for d in documents} == {True, False}
+    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
+    with pytest.raises(UserError, match=r"latin.txt is not UTF-8 \(see byte 3\)"):
+        corpus.collect(tmp_path)
+
+
+def test_pack_opens_each_document():
+    tokenizer = Tokenizer.train(["ab"], 272 + 3)
+    a, b, ab = (tokenizer.encode(text)[0] for text in ("a", "b", "ab"))
+    assert corpus.pack(["ab", "b"], tokenizer).tolist() == [0, ab, 0, b] and a != b
+
+
+def test_mixture_follows_the_weights():
+    # Ids tell the source. Of 4000 rows 3/4 must be from a; the standard deviation of the share is 0.007.
+    streams = {"a": torch.arange(100), "b": torch.arange(100, 130), "unused": torch.arange(5)}
+    torch.manual_seed(0)
+    ids = corpus.mixture_batches(streams, {"a": 3, "b": 1}, 4000, 8)(0)["ids"]
+    assert ids.shape == (4000, 9) and ids.dtype == torch.int64
+    assert (ids.diff() == 1).all()  # each row is a window
+    assert (ids[:, 0] < 100).float().mean().item() == pytest.approx(0.75, abs=0.035)
+    first = ids[ids[:, 0] < 100][:, 0]
+    assert first.min() == 0 and first.max() == 100 - 9  # every window can be drawn
+    with pytest.raises(UserError, match="source unused has 5 tokens"):
+        corpus.mixture_batches(streams, {"unused": 1}, 2, 8)
+    with pytest.raises(UserError, match="names none of the sources"):
+        corpus.mixture_batches(streams, {"c": 1}, 2, 8)
+
+
+def test_windows_predict_each_token_once():
+    rows = corpus.windows(torch.arange(21), 4, most=12)
+    assert rows.tolist() == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8], [8, 9, 10, 11, 12]]
+    assert corpus.windows(torch.arange(3), 4, most=12).tolist() == [[0, 1, 2]]  # shorter than a window

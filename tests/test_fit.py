@@ -1,0 +1,166 @@
+"""AdaStar by hand, schedules, and the laws of the loop."""
+import json
+import math
+
+import pytest
+import torch
+
+from afm_min.fit import AdaStar, backward, cosine, fit, parameter_groups, seed_step
+from afm_min.model import AFM, Config
+from afm_min.pretrain import Z_LOSS, bits_per_byte, next_token_loss, token_losses
+from afm_min.run import Run, UserError
+from afm_min.tokenizer import Tokenizer
+
+SMALL = Config(dim=12, layers=1, heads=2, kv_heads=1, head_dim=4, hidden=20, vocab_size=50, context=16)
+
+
+def test_adastar_three_steps_by_hand():
+    p = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = AdaStar([{"params": [p], "scale": 0.5}], lr=0.1, decay=0.01)
+
+    # Step 1, s = 1, g = (0.6, 0): norm 0.6, no clip. v = 0.05 g^2, so v^ = g^2 and u = (1, 0).
+    # rms(u) = sqrt(1/2) < 1: u stays. m = 0.05 u = (0.05, 0), not corrected for its bias.
+    # p = (1, -2) - (0.1 * 0.5 * (0.05, 0) + 0.01 * (1, -2)) = (0.9875, -1.98)
+    p.grad = torch.tensor([0.6, 0.0])
+    assert optimizer.step(1.0) == pytest.approx(0.6)
+    assert p.tolist() == pytest.approx([0.9875, -1.98])
+
+    # Step 2, s = 0.5, g = (3, 4): norm 5, clipped to (0.6, 0.8).
+    # v = 0.95 * (0.018, 0) + 0.05 * (0.36, 0.64) = (0.0351, 0.032); v^ = v / 0.0975 = (0.36, 0.328205)
+    # u = (1, 0.8 / 0.572892) = (1, 1.396424); rms = sqrt((1 + 1.95) / 2) = 1.214496, so
+    # u = (0.823387, 1.149797); m = 0.95 * (0.05, 0) + 0.05 u = (0.0886694, 0.0574898)
+    # p = (0.9875, -1.98) - 0.5 * (0.05 m + 0.01 p) = (0.9803458, -1.9715372)
+    p.grad = torch.tensor([3.0, 4.0])
+    assert optimizer.step(0.5) == pytest.approx(5.0)
+    assert p.tolist() == pytest.approx([0.9803458, -1.9715372], abs=1e-6)
+    assert optimizer.state[p]["m"].tolist() == pytest.approx([0.0886694, 0.0574898], abs=1e-6)
+
+    # Step 3, norm 100: nothing changes, not even the count of steps. NaN likewise.
+    for gradient in ([60.0, 80.0], [float("nan"), 0.0]):
+        p.grad = torch.tensor(gradient)
+        optimizer.step(1.0)
+        assert p.tolist() == pytest.approx([0.9803458, -1.9715372], abs=1e-6)
+        assert optimizer.state[p]["t"] == 2
+    p.grad = torch.tensor([59.0, 80.0])  # norm 99.4
+    optimizer.step(1.0)
+    assert optimizer.state[p]["t"] == 3
+
+
+def test_adastar_clips_over_all_tensors_and_per_tensor():
+    # Two tensors with gradients 3 and 4: one norm, 5. In the first step u = 1 for both whatever the clip.
+    a, b = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+    optimizer = AdaStar([{"params": [a, b]}], lr=1.0)
+    a.grad, b.grad = torch.tensor([3.0]), torch.tensor([-4.0])
+    assert optimizer.step() == pytest.approx(5.0)
+    assert [optimizer.state[p]["v"].item() for p in (a, b)] == pytest.approx([0.05 * 0.36, 0.05 * 0.64])
+    assert [a.item(), b.item()] == pytest.approx([-0.05, 0.05])
+    a.grad, b.grad = torch.zeros(1), None  # a zero gradient divides by no zero; one not there is skipped
+    optimizer.step()
+    assert math.isfinite(a.item()) and optimizer.state[b]["t"] == 1
+
+
+def test_mu_param():
+    with torch.device("meta"):
+        wide = AFM(Config(dim=3072, layers=1, heads=1, kv_heads=1, head_dim=2, hidden=2, vocab_size=2, context=2))
+    matrices, others = parameter_groups(wide)
+    assert matrices["scale"] == 0.25 and "scale" not in others
+    assert len(matrices["params"]) == 7 and wide.embedding in set(others["params"])
+    assert parameter_groups(AFM(SMALL))[0]["scale"] == 1.0
+
+
+def test_cosine():
+    # 2 steps of warm-up, then 4 down to 0.2: at 1/4, 2/4, 3/4 and 4/4 of half a cosine.
+    half = math.sqrt(0.5)
+    expected = [0.5, 1.0, 0.6 + 0.4 * half, 0.6, 0.6 - 0.4 * half, 0.2]
+    assert [cosine(6, 2, 0.2)(step) for step in range(6)] == pytest.approx(expected)
+    assert cosine(1)(0) == pytest.approx(0.0)
+
+
+def test_token_losses_by_hand():
+    # Logits log(1, 2, 5) have Z = 8. Target 2: cross-entropy log(8/5); z-loss 1e-6 log(8)^2.
+    cross_entropy, z_loss = token_losses(torch.tensor([[[1.0, 2.0, 5.0]]]).log(), torch.tensor([[2]]))
+    assert cross_entropy.item() == pytest.approx(math.log(8 / 5))
+    assert Z_LOSS == 1e-6 and z_loss.item() == pytest.approx(1e-6 * math.log(8) ** 2)
+
+
+def test_next_token_loss_predicts_the_next_token():
+    model, ids = AFM(SMALL), torch.randint(50, (3, 9))
+    logits = model(ids)[:, :-1].log_softmax(-1)
+    plain = -sum(logits[b, t, ids[b, t + 1]] for b in range(3) for t in range(8))
+    sums = next_token_loss(model, {"ids": ids})
+    assert sums["count"] == 24
+    assert sums["loss"].item() == pytest.approx(plain.item(), rel=1e-3)  # z-loss is the rest
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 5, 8])
+def test_micro_batches_change_nothing(micro_batch):
+    # The rows count differently: a division per micro-batch would weigh them wrongly.
+    torch.manual_seed(0)
+    model, batch = AFM(SMALL), {"ids": torch.randint(50, (8, 9)), "weight": torch.arange(8.0)}
+
+    def loss(model, batch):
+        cross_entropy, _ = token_losses(model(batch["ids"][:, :-1]), batch["ids"][:, 1:])
+        weighted = cross_entropy * batch["weight"][:, None]
+        return {"loss": weighted.sum(), "count": 8 * float(batch["weight"].sum()), "twice": 2 * weighted.sum()}
+
+    whole = backward(model, batch, loss)
+    gradients = [p.grad.clone() for p in model.parameters()]
+    parts = backward(model, batch, loss, micro_batch)
+    assert parts == pytest.approx(whole) and parts["twice"] == pytest.approx(2 * parts["loss"])
+    for p, gradient in zip(model.parameters(), gradients):
+        torch.testing.assert_close(p.grad, gradient, atol=1e-6, rtol=1e-4)
+
+
+def train(steps, run=None, lr=0.01, **options):
+    seed_step(0, "test", -1)
+    model = AFM(SMALL)
+    batches = lambda step: {"ids": torch.randint(50, (4, 1)).repeat(1, 9)}  # the same id again and again
+    fit(model, batches, next_token_loss, steps=steps, lr=lr, run=run, stage="test", **options)
+    return model
+
+
+def test_fit_learns():
+    model, ids = train(80, lr=0.03), torch.arange(50)[:, None].repeat(1, 9)
+    assert next_token_loss(model, {"ids": ids})["loss"].item() / 400 < 1 < math.log(50)
+
+
+def test_a_broken_run_ends_as_an_unbroken_one(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("any")
+    run = Run(tmp_path)
+    schedule = cosine(12, 2)
+    unbroken = train(12, schedule=schedule)
+
+    def break_off(step):
+        if step == 7:
+            raise KeyboardInterrupt
+        return schedule(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(12, run, schedule=break_off, save_every=5)
+    with open(run.file("metrics.jsonl"), "a") as file:
+        file.write('{"stage": "te')  # the kill came in mid-line
+    resumed = train(12, run, schedule=schedule, save_every=5)
+    for a, b in zip(unbroken.parameters(), resumed.parameters()):
+        assert torch.equal(a, b)
+
+    rows = [json.loads(line) for line in run.file("metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 13))
+
+
+def test_a_state_of_other_settings_is_refused(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("any")
+    run = Run(tmp_path)
+    train(3, run)
+    run.settings = {"lr": 1.0}
+    with pytest.raises(UserError, match="begun with settings {}, not {'lr': 1.0}"):
+        train(4, run)
+
+
+def test_bits_per_byte_of_a_uniform_model():
+    # With an embedding of zeros all V tokens are equally likely: log2(V) bits a token. "é" is 2 bytes.
+    tokenizer = Tokenizer.train(["é"], 273)
+    model = AFM(Config(**{**SMALL.__dict__, "vocab_size": 273}))
+    torch.nn.init.zeros_(model.embedding)
+    stream = torch.tensor([0, *tokenizer.encode("é" * 16), 0, *tokenizer.encode("é" * 15)], dtype=torch.int32)
+    # Two windows of 16: the first document token is never predicted, the second is, and has no bytes.
+    assert bits_per_byte(model, stream, tokenizer) == pytest.approx(32 * math.log2(273) / (31 * 2))

@@ -1,0 +1,201 @@
+"""The transformer: sizes, formulas by hand, gradients, and the laws of cache, padding and sampling."""
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from afm_min import gradients
+from afm_min.model import AFM, PRESETS, Config, rotary_tables, sample
+from afm_min.run import UserError
+
+SMALL = Config(dim=12, layers=2, heads=6, kv_heads=2, head_dim=4, hidden=20, vocab_size=50, context=40)
+
+
+def make(config=SMALL, seed=0, **options):
+    """A model whose norm scales are random, too, so that leaving one out would show."""
+    torch.manual_seed(seed)
+    model = AFM(config, **options)
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    return model.eval()
+
+
+def test_published_sizes():
+    with torch.device("meta"):
+        sizes = {name: AFM(PRESETS[name]) for name in ("afm-on-device", "afm-parent")}
+    billions = {name: sum(p.numel() for p in model.parameters()) / 1e9 for name, model in sizes.items()}
+    embedding = sizes["afm-on-device"].embedding.numel() / 1e9
+    assert math.floor(100 * (billions["afm-on-device"] - embedding)) == 258  # 2.58B outside the embedding
+    assert round(embedding, 2) == 0.15
+    assert round(billions["afm-parent"], 1) == 6.4
+
+
+def test_initial_scale():
+    model = AFM(dataclasses.replace(PRESETS["toy"], dim=256))
+    assert model.embedding.std().item() == pytest.approx(256 ** -0.5, rel=0.02)
+    assert model.blocks[0].feed_forward.down.weight.std().item() == pytest.approx(336 ** -0.5, rel=0.02)
+
+
+def reference(model, ids):
+    """The forward pass of one sequence, a head and a position at a time, in plain formulas."""
+    c = model.config
+
+    def norm(x, weight):
+        return x / torch.sqrt((x * x).mean() + c.norm_eps) * weight
+
+    def rotate(x, position):
+        out = x.clone()
+        for i in range(c.head_dim // 2):
+            angle = torch.tensor(position * c.rope_base ** (-2 * i / c.head_dim))
+            a, b = x[i], x[i + c.head_dim // 2]
+            out[i] = a * angle.cos() - b * angle.sin()
+            out[i + c.head_dim // 2] = b * angle.cos() + a * angle.sin()
+        return out
+
+    xs = [model.embedding[i] for i in ids]
+    for block in model.blocks:
+        a, f = block.attention, block.feed_forward
+        hs = [norm(x, block.attention_norm.weight) for x in xs]
+        heads = lambda linear, n: [(linear.weight @ h).view(n, c.head_dim) for h in hs]
+        queries, keys, values = heads(a.query, c.heads), heads(a.key, c.kv_heads), heads(a.value, c.kv_heads)
+        for t in range(len(ids)):
+            mixed = []
+            for h in range(c.heads):
+                k = h // (c.heads // c.kv_heads)  # neighbouring query heads share a key head
+                query = rotate(norm(queries[t][h], a.query_norm.weight), t)
+                scores = torch.stack([query @ rotate(norm(keys[s][k], a.key_norm.weight), s)
+                                      for s in range(t + 1)]) / math.sqrt(c.head_dim)
+                mixed.append(sum(w * values[s][k] for s, w in enumerate(scores.softmax(0))))
+            x = xs[t] + a.output.weight @ torch.cat(mixed)
+            h = norm(x, block.feed_forward_norm.weight)
+            gate = f.gate.weight @ h
+            xs[t] = x + f.down.weight @ (gate * torch.sigmoid(gate) * (f.up.weight @ h))
+    return torch.stack([model.embedding @ norm(x, model.norm.weight) for x in xs])
+
+
+@pytest.mark.parametrize("heads, kv_heads", [(6, 2), (4, 4), (3, 1)])
+def test_forward_equals_the_formulas(heads, kv_heads):
+    model = make(dataclasses.replace(SMALL, heads=heads, kv_heads=kv_heads, rope_base=100.0))
+    ids = torch.randint(50, (2, 9))
+    with torch.no_grad():
+        logits = model(ids)
+        assert logits.shape == (2, 9, 50)
+        for b in range(2):
+            torch.testing.assert_close(logits[b], reference(model, ids[b]), atol=2e-5, rtol=1e-4)
+
+
+def test_rotary_tables_by_hand():
+    # D = 4, base 100: frequencies 1 and 1/10. Position 2 turns by 2 and by 0.2.
+    cos, sin = rotary_tables(3, 4, 100.0)
+    assert cos[2].tolist() == pytest.approx([math.cos(2), math.cos(0.2)] * 2)
+    assert sin[2].tolist() == pytest.approx([-math.sin(2), -math.sin(0.2), math.sin(2), math.sin(0.2)])
+
+
+def test_the_future_is_not_seen():
+    model, ids = make(), torch.randint(50, (1, 12))
+    changed = ids.clone()
+    changed[0, 7] = (changed[0, 7] + 1) % 50
+    with torch.no_grad():
+        before, after = model(ids), model(changed)
+    assert torch.equal(before[:, :7], after[:, :7]) and not torch.equal(before[:, 7], after[:, 7])
+
+
+@pytest.mark.parametrize("function, plain, shapes", [
+    (lambda x, w: gradients.RMSNorm.apply(x, w, 0.1),
+     lambda x, w: x / torch.sqrt((x * x).mean(-1, keepdim=True) + 0.1) * w, [(2, 3, 4), (4,)]),
+    (lambda x: gradients.Rotation.apply(x, *[t.double() for t in rotary_tables(3, 4, 10.0)]),
+     lambda x: torch.cat([x[..., :2] * rotary_tables(3, 4, 10.0)[0][:, :2] + x[..., 2:] * rotary_tables(3, 4, 10.0)[1][:, :2],
+                          x[..., 2:] * rotary_tables(3, 4, 10.0)[0][:, :2] - x[..., :2] * rotary_tables(3, 4, 10.0)[1][:, :2]], -1),
+     [(2, 3, 4)]),
+    (lambda x: torch.stack(gradients.CrossEntropy.apply(x, torch.tensor([2, 0]))),
+     lambda x: torch.stack((-x.log_softmax(-1)[[0, 1], [2, 0]], x.logsumexp(-1))), [(2, 5)]),
+], ids=["RMSNorm", "Rotation", "CrossEntropy"])
+def test_written_gradients_equal_autograd(function, plain, shapes):
+    torch.manual_seed(0)
+    ours = [torch.randn(shape, dtype=torch.double, requires_grad=True) for shape in shapes]
+    theirs = [tensor.detach().clone().requires_grad_() for tensor in ours]
+    y, expected = function(*ours), plain(*theirs)
+    torch.testing.assert_close(y, expected)
+    pull = torch.randn_like(y)
+    y.backward(pull)
+    expected.backward(pull)
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a.grad, b.grad)
+    assert torch.autograd.gradcheck(function, ours)
+
+
+def test_bfloat16_computes_the_same_but_for_rounding():
+    exact, rounded = make(PRESETS["toy"]), make(PRESETS["toy"], dtype=torch.bfloat16)
+    ids = torch.randint(1024, (2, 40))
+    for model in (exact, rounded):
+        model(ids).logsumexp(-1).sum().backward()
+        assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters())
+    with torch.no_grad():
+        logits = exact(ids), rounded(ids)
+    assert logits[1].dtype == torch.float32
+    assert (logits[0] - logits[1]).std() < 0.03 * logits[0].std()
+    for a, b in zip(exact.parameters(), rounded.parameters()):
+        assert torch.nn.functional.cosine_similarity(a.grad.flatten(), b.grad.flatten(), 0) > 0.97
+
+
+PROMPTS = [[3, 1, 4, 1, 5, 9, 2], [6], [5, 3, 5, 8]]
+
+
+@pytest.fixture
+def lively():
+    """Random weights at their usual scale repeat the last token: the embedding is tied. These do not."""
+    model = make()
+    with torch.no_grad():
+        for parameter in model.blocks.parameters():
+            parameter *= 8
+    return model
+
+
+def test_cached_generation_equals_uncached(lively):
+    cached = lively.generate(PROMPTS, 30, temperature=0)
+    assert cached == lively.generate(PROMPTS, 30, temperature=0, cached=False)
+    assert [len(row) for row in cached] == [30] * 3
+    assert all(len(set(row)) > 8 for row in cached)
+
+
+def test_a_padded_row_generates_as_it_does_alone(lively):
+    together = lively.generate(PROMPTS, 20, temperature=0)
+    assert together == [lively.generate([prompt], 20, temperature=0)[0] for prompt in PROMPTS]
+
+
+def test_generation_stops(lively):
+    rows = lively.generate(PROMPTS, 100, temperature=0)
+    assert [len(row) for row in rows] == [40 - 7] * 3  # the context is full
+    stop = rows[0][4]
+    stopped = lively.generate(PROMPTS, 100, stop=stop, temperature=0)
+    for row, whole in zip(stopped, rows):
+        assert row == whole[:whole.index(stop) + 1 if stop in whole else None]  # the stop is kept
+
+
+def test_generation_refuses_bad_prompts():
+    for prompts, tokens in (([[]], 0), ([[1], []], 0), ([[1] * 40], 40)):
+        with pytest.raises(UserError, match=f"a prompt has {tokens} tokens: it must have 1 to 39"):
+            make().generate(prompts, 1)
+    with pytest.raises(UserError, match="41 tokens do not fit"):
+        make()(torch.zeros(1, 41, dtype=torch.long))
+
+
+def test_sampling_frequencies():
+    # p = (0.5, 0.3, 0.2). At temperature 1/2 they go as their squares: 25 : 9 : 4 of 38. top_p 0.6 keeps
+    # two, 5 : 3. A frequency of 20,000 draws has a standard deviation of at most 0.0036: odds of a
+    # false alarm beyond 0.018, 5 of them, are below 1e-5.
+    logits = torch.tensor([0.5, 0.3, 0.2]).log().expand(20_000, 3)
+    generator = torch.Generator().manual_seed(0)
+    for options, expected in (({}, (0.5, 0.3, 0.2)), ({"temperature": 0.5}, (25 / 38, 9 / 38, 4 / 38)),
+                              ({"top_p": 0.6}, (5 / 8, 3 / 8, 0)), ({"top_p": 0.5}, (1, 0, 0)),
+                              ({"temperature": 0}, (1, 0, 0))):
+        drawn = sample(logits, generator=generator, **options)
+        assert (drawn.bincount(minlength=3) / 20_000).tolist() == pytest.approx(expected, abs=0.018)
+
+
+def test_bad_config():
+    for change in ({"heads": 5}, {"head_dim": 3}, {"layers": 0}):
+        with pytest.raises(UserError, match="multiple of kv_heads"):
+            dataclasses.replace(SMALL, **change)
