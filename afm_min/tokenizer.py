@@ -171,12 +171,12 @@ def learn_merges(tokenizer, chunks, vocab_size):
     the new token. The heap is lazy: an entry whose count is out of date goes back with the true
     one when it comes up. The cost grows with the distinct chunks, not with their repetitions."""
     words, frequency = [tokenizer.spell(chunk) for chunk in chunks], list(chunks.values())
-    counts = collections.Counter()  # pair -> occurrences in the text
-    where = collections.defaultdict(set)  # pair -> indices into words
+    counts = collections.defaultdict(int)  # pair -> occurrences in the text
+    where = collections.defaultdict(list)  # pair -> indices of words that have, or had, it
     for w, word in enumerate(words):
         for pair in map(str.__add__, word, word[1:]):
             counts[pair] += frequency[w]
-            where[pair].add(w)
+            where[pair].append(w)
     heap = [(-n, pair) for pair, n in counts.items()]
     heapq.heapify(heap)
     known = set(tokenizer.vocab)
@@ -190,28 +190,30 @@ def learn_merges(tokenizer, chunks, vocab_size):
             new = chr(tokenizer.vocab_size)
             tokenizer.add_merge(pair)
             known.add(tokenizer.vocab[-1])
-            for neighbours in merge_everywhere(words, frequency, where, counts, pair, new):
-                heapq.heappush(heap, (-counts[neighbours], neighbours))
+            born = merge_everywhere(words, where.pop(pair), frequency, counts, pair, new)
+            for come, places in born.items():
+                counts[come] = sum(map(frequency.__getitem__, places))
+                heapq.heappush(heap, (-counts[come], come))
+            where.update(born)
 
 
-def merge_everywhere(words, frequency, where, counts, pair, new):
-    """Put the token `new` for `pair` in every word; return the pairs which that brings about."""
-    (left, right), born = pair, set()
-    for w in where.pop(pair):
+def merge_everywhere(words, places, frequency, counts, pair, new):
+    """Put the token `new` for `pair` in the words at `places`, and take from `counts` the pairs
+    that this breaks. Returns those it makes: pair -> the word it came about in, for each time."""
+    (left, right), born = pair, collections.defaultdict(list)
+    for w in places:
         parts, f = words[w].split(pair), frequency[w]
         words[w] = new.join(parts)
-        for i, (before, after) in enumerate(zip(parts, parts[1:])):  # each place that was merged
-            changes = []  # (pair that is gone, pair in its place)
+        for i in range(1, len(parts)):  # a merge stands between every two parts
+            before, after = parts[i - 1], parts[i]
             if before:
-                changes.append((before[-1] + left, before[-1] + new))
-            elif i:  # an empty part: two new tokens stand side by side
-                changes.append((right + left, new + new))
+                counts[before[-1] + left] -= f
+                born[before[-1] + new].append(w)
+            elif i > 1:  # an empty part: two merges side by side
+                counts[right + left] -= f
+                born[new + new].append(w)
             if after:
-                changes.append((right + after[0], new + after[0]))
-            for gone, come in changes:
-                counts[gone] -= f
-                counts[come] += f
-                where[come].add(w)
-                born.add(come)
+                counts[right + after[0]] -= f
+                born[new + after[0]].append(w)
     counts[pair] = 0
     return born
