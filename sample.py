@@ -22,7 +22,7 @@ def complete(model, tokenizer, prompt, arguments):
     generator = torch.Generator(model.embedding.device).manual_seed(arguments.seed)
     tokens = model.stream([[document, *tokenizer.encode(prompt)]], arguments.max_new_tokens,
                           arguments.temperature, arguments.top_p, generator)
-    for i, token in enumerate(tokens):
+    for i, (token,) in enumerate(map(torch.Tensor.tolist, tokens)):
         if i == 0:  # the prompt has been accepted
             print(prompt, end="")
         if token == document:  # here another text would begin
@@ -31,26 +31,29 @@ def complete(model, tokenizer, prompt, arguments):
     print(characters.decode(b"", final=True))
 
 
-def prompts():
-    """The lines of standard input; on a terminal each is asked for."""
-    while True:
-        try:
-            yield input("> " if sys.stdin.isatty() else "")
-        except EOFError:
-            return
-
-
 def talk(arguments):
-    run = Run(arguments.run, device=choose_device(arguments.device))
+    if not (arguments.temperature == 0 or 0.01 <= arguments.temperature <= 100):
+        raise UserError(f"--temperature {arguments.temperature}: give 0, or 0.01 to 100")
+    if not 0 < arguments.top_p <= 1 or arguments.max_new_tokens < 1:
+        raise UserError("--top-p must be above 0 and at most 1, --max-new-tokens 1 or more")
+    run = Run(arguments.run, choose_device(arguments.device))
     trained = [stage for stage in STAGES if run.checkpoint(stage).exists()]
-    if not trained:
-        raise UserError(f"{run.path} holds no trained model: python train.py --out {run.path}")
-    if arguments.temperature < 0 or not 0 < arguments.top_p <= 1:
-        raise UserError("--temperature must be 0 or more, --top-p above 0 and at most 1")
+    if not trained or arguments.stage not in [None, *trained]:
+        raise UserError(f"{run.path} holds no model of stage {arguments.stage or 'core'}, but of "
+                        f"these: {', '.join(trained) or 'none'}. Train it with train.py")
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     model = load_model(run, arguments.stage or trained[-1])
-    for prompt in prompts() if arguments.prompt is None else [arguments.prompt]:
-        complete(model, tokenizer, prompt, arguments)
+    if arguments.prompt is not None:
+        return complete(model, tokenizer, arguments.prompt, arguments)
+    while True:
+        try:
+            prompt = input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+        try:
+            complete(model, tokenizer, prompt, arguments)
+        except UserError as error:  # one prompt was bad: the next may be good
+            print(f"error: {error}", file=sys.stderr)
 
 
 def main():
@@ -65,7 +68,8 @@ def main():
         help="0 takes the likeliest token (default: %(default)s)")
     add("--top-p", metavar="P", type=float, default=0.95, help="draw from the likeliest tokens "
         "that hold this probability together (default: %(default)s)")
-    add("--seed", metavar="N", type=int, default=0, help="(default: %(default)s)")
+    add("--seed", metavar="N", type=int, default=0,
+        help="of the draws, the same for every prompt (default: %(default)s)")
     add("--device", metavar="NAME", help="cpu, cuda or mps (default: the best there is)")
     run_command(talk, parser.parse_args())
 

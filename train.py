@@ -9,11 +9,13 @@ import argparse
 import ast
 import dataclasses
 import inspect
+import math
 import time
 
 from afm_min import pretrain
 from afm_min.model import PRESETS
-from afm_min.run import Run, UserError, choose_device, run_command
+from afm_min.run import Run, UserError, choose_device, load, run_command
+from afm_min.tokenizer import check_vocab_size
 
 # Each stage is a function; its keyword arguments, with their defaults, are its settings.
 STAGES = {"data": pretrain.data, "tokenizer": pretrain.tokenizer, "core": pretrain.core}
@@ -32,7 +34,7 @@ def parse_setting(text, preset):
     known = {"model": dataclasses.asdict(PRESETS[preset])}
     known |= {stage: settings_of(stage) for stage in STAGES}
     if not equals or key not in known.get(section, {}):
-        names = ", ".join(f"{section}.{key}" for section in known for key in known[section])
+        names = ", ".join(f"{part}.{setting}" for part in known for setting in known[part])
         raise UserError(f"--set {text}: it must be NAME=VALUE, with one of the names {names}")
     default = known[section][key]
     try:
@@ -40,16 +42,25 @@ def parse_setting(text, preset):
     except (ValueError, SyntaxError):
         pass
     value = float(value) if type(default) is float and type(value) is int else value
-    if type(value) is not type(default):
-        raise UserError(f"--set {text}: {name} takes a value like {default!r}")
+    least = {int: 1, float: 0}.get(type(default))
+    if type(value) is not type(default) or least is not None and not least <= value < math.inf:
+        raise UserError(f"--set {text}: {name} takes a value like {default!r}"
+                        + ("" if least is None else f", at least {least}"))
     return name, value
 
 
+def describe(values):
+    """{"steps": 20, "lr": 0.01} -> 'steps=20 lr=0.01'"""
+    return " ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+                    for name, value in values.items())
+
+
 def open_run(arguments):
-    """Take up the run directory, or a new one. Returns the run, and stage -> settings of all that
-    are to be run. Nothing is written before every argument has been found right."""
-    run = Run(arguments.out, device=choose_device(arguments.device))
-    begun = run.read_json("run.json")
+    """Take up a run directory, or a new one; nothing is written yet. Returns the run, what
+    identifies it (all its stages share it), and the settings given for it, now and earlier."""
+    run = Run(arguments.out, choose_device(arguments.device))
+    worked = run.read_json("report.json") or any(run.path.glob("*.part.pt"))
+    begun = run.read_json("run.json") if worked else {}
     if begun and not arguments.resume and not arguments.stages:
         raise UserError(f"{run.path} holds a run: add --resume to go on with it, or choose another "
                         "--out")
@@ -59,52 +70,60 @@ def open_run(arguments):
     given = begun.get("set", {}) | dict(parse_setting(text, preset) for text in arguments.set)
     if arguments.data is not None:
         given["data.folder"] = arguments.data
-    fields = {name.removeprefix("model."): value for name, value in given.items()
-              if name.startswith("model.")}
-    run.config = dataclasses.replace(PRESETS[preset], **fields)
+    run.config = dataclasses.replace(PRESETS[preset], **{
+        name.removeprefix("model."): x for name, x in given.items() if name.startswith("model.")})
+    check_vocab_size(run.config.vocab_size)
     run.seed = begun.get("seed", 0) if arguments.seed is None else arguments.seed
-    now = {"preset": preset, "seed": run.seed, "model": dataclasses.asdict(run.config)}
-    for name, value in now.items():
+    identity = {"preset": preset, "seed": run.seed}
+    identity |= {f"model.{name}": x for name, x in dataclasses.asdict(run.config).items()}
+    for name, value in identity.items():
         if begun and begun[name] != value:
             raise UserError(f"{run.path} was begun with {name} {begun[name]}, not {value}: choose "
                             "another --out")
-    settings = {}
-    for stage in arguments.stages or STAGES:
-        if stage not in STAGES:
-            raise UserError(f"--stages {stage}: choose from {', '.join(STAGES)}")
-        settings[stage] = {name: given.get(f"{stage}.{name}", default)
-                           for name, default in settings_of(stage).items()}
-        done = run.read_json("report.json").get(stage, {}).get("settings", settings[stage])
-        if arguments.resume and done != settings[stage]:
-            raise UserError(f"{stage} is done, with {describe(done)}: to redo it with others leave "
-                            f"out --resume and add --stages {stage}, or choose another --out")
-    run.create()
-    run.write_json("run.json", now | {"set": given})
-    return run, settings
+    return run, identity, given
 
 
-def describe(values):
-    """{"steps": 20, "lr": 0.01} -> 'steps=20 lr=0.01'"""
-    return " ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
-                    for name, value in values.items())
+def resolve(run, stage, given, resume):
+    """All settings of a stage. Those that what is to be taken up was begun with must not differ."""
+    settings = {name: given.get(f"{stage}.{name}", default)
+                for name, default in settings_of(stage).items()}
+    before = run.read_json("report.json").get(stage)
+    if before is None and run.partial(stage).exists():
+        before = load(run.partial(stage))
+    if resume and before and before["settings"] != settings:
+        raise UserError(f"{stage} was begun with {describe(before['settings'])}: to redo it with "
+                        f"others put --stages {stage} for --resume, or choose another --out")
+    return settings
 
 
 def train(arguments):
     """Run the stages in order. A row in report.json says that a stage is done."""
-    run, settings = open_run(arguments)
-    for stage, run.settings in settings.items():
-        report = run.read_json("report.json")
-        if stage in report and arguments.resume:
+    for name in arguments.stages or []:
+        if name not in STAGES:
+            raise UserError(f"--stages {name}: choose from {', '.join(STAGES)}")
+    chosen = [stage for stage in STAGES if stage in (arguments.stages or STAGES)]
+    run, identity, given = open_run(arguments)
+    settings = {stage: resolve(run, stage, given, arguments.resume) for stage in chosen}
+    run.create()
+    run.write_json("run.json", identity | {"set": given})
+    report = run.read_json("report.json")
+    if not arguments.resume:  # what comes after a stage was built on it: it must be redone, too
+        for stage in list(STAGES)[list(STAGES).index(chosen[0]):]:
+            report.pop(stage, None)
+            run.partial(stage).unlink(missing_ok=True)
+        run.write_json("report.json", report)
+    for stage in chosen:
+        if stage in report:
             print(f"{stage}: done before: {describe(report[stage]['metrics'])}")
             continue
-        if not arguments.resume:
-            run.partial(stage).unlink(missing_ok=True)
+        run.settings = settings[stage]
         print(f"{stage}: {describe(run.settings)}", flush=True)
         begun = time.perf_counter()
         metrics = STAGES[stage](run, **run.settings)
         seconds = round(time.perf_counter() - begun, 1)
-        row = {"settings": run.settings, "seconds": seconds, "metrics": metrics}
-        run.write_json("report.json", report | {stage: row})
+        report[stage] = {"settings": run.settings, "seconds": seconds, "metrics": metrics}
+        run.write_json("report.json", report)
+        run.partial(stage).unlink(missing_ok=True)
         print(f"{stage}: {seconds} s: {describe(metrics)}", flush=True)
 
 
@@ -119,7 +138,7 @@ def main():
     add("--stages", metavar="NAME,NAME", type=lambda names: names.split(","),
         help=f"run only these, anew (default: {','.join(STAGES)})")
     add("--set", metavar="NAME=VALUE", action="append", default=[],
-        help="change a setting, model.FIELD or STAGE.NAME; `--set help` lists them")
+        help="change a setting, model.FIELD or STAGE.NAME; a wrong name lists them all")
     add("--seed", metavar="N", type=int, help="of all randomness (default: 0)")
     add("--resume", action="store_true", help="skip stages that are done, and go on with one that "
         "was cut off")

@@ -19,7 +19,7 @@ from afm_min import crawl
 from afm_min.run import UserError
 from afm_min.tokenizer import DOCUMENT
 
-HELD_OUT = 0.05  # share of each source's topics
+HELD_OUT = 0.05  # share of each source's topics, at least
 STDLIB = pathlib.Path(sysconfig.get_path("stdlib"))
 LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "encodings", "pydoc_data", "site-packages",
             "distutils", "msilib", "turtledemo", "ensurepip"}  # tests, tables, and copies of others
@@ -52,7 +52,7 @@ def page_text(page):
     parser = PageText()
     parser.feed(page)
     parser.close()
-    return re.sub(r"[ \t]*\n\s*?(?=[ \t]*\S|$)", "\n", "".join(parser.parts)).strip()
+    return re.sub(r"\s*\n", "\n", "".join(parser.parts)).strip()
 
 
 def web():
@@ -90,13 +90,16 @@ SOURCES = {"web": web, "licensed": licensed, "code": code, "public": public}
 
 
 def user_files(folder):
-    """All files below a folder. One of more than 64 K characters becomes several documents."""
+    """All files below a folder. One of more than 64 K characters becomes several documents, so
+    that a single large file can be split into what is trained on and what is held out."""
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise UserError(f"--data {folder}: there is no such folder")
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         try:
             text = path.read_bytes().decode("utf-8")
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from None
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not UTF-8 (see byte {error.start}): convert it, or take it "
                             "out of the folder") from None
@@ -112,9 +115,10 @@ def collect(folder=None):
     held_out = held_out_topics(documents)
     for document in documents:
         document["held_out"] = document["topic"] in held_out
-    if all(document["held_out"] for document in documents):
-        raise UserError(f"--data {folder} holds {len(documents)} documents, but one is needed to "
-                        "train on and one to hold out: give two UTF-8 files, or one over 64 KB")
+    documents = without_known_lines(documents)
+    if len({document["held_out"] for document in documents}) < 2:
+        raise UserError(f"--data {folder} needs text to train on and other text to hold out: give "
+                        "two UTF-8 files, or one over 64 KB")
     return documents
 
 
@@ -122,9 +126,9 @@ def topic(source, name):
     """What a document is about: ("code", "json/decoder.py") -> "json".
 
     A module's page and its source carry the same docstrings, so both must fall on the same side of
-    the split, or held-out text would be known from training. "_pydecimal.py" is decimal, too."""
+    the split. "_pydecimal.py" is about decimal, too."""
     if source in ("web", "code"):
-        return re.sub(r"^_(py)?", "", re.split(r"[./]", name)[0])
+        return re.sub(r"^_(py_?)?", "", re.split(r"[./]", name)[0])
     return f"{source} {name}"
 
 
@@ -136,6 +140,18 @@ def held_out_topics(documents):
     return {topic for names in topics.values()
             for topic in sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
             [:max(1, round(HELD_OUT * len(names)))]}
+
+
+def without_known_lines(documents, length=40):
+    """Take from held-out documents the lines of `length` characters or more that also stand in a
+    document trained on, such as methods that a page shows as inherited: they are known, not new."""
+    known = {line for document in documents if not document["held_out"]
+             for line in document["text"].splitlines() if len(line) >= length}
+    for document in documents:
+        if document["held_out"]:
+            lines = document["text"].splitlines(keepends=True)
+            document["text"] = "".join(line for line in lines if line.rstrip("\r\n") not in known)
+    return [document for document in documents if document["text"].strip()]
 
 
 def read(run):
@@ -158,9 +174,12 @@ def pack(texts, tokenizer):
 def mixture_batches(streams, weights, rows, length):
     """A function from step to batch, {"ids": (rows, length + 1)}: windows drawn from the streams.
 
-    streams: source -> ids (N,). weights: source -> share of the rows, in any unit. A window may
-    run on from one document into the next. Draws come from torch's global generator, which the
-    loop seeds anew at every step."""
+    streams: source -> ids (N,). weights: source -> share of the rows, in any unit; one that has no
+    stream is passed over. A window may run on from one document into the next. Draws come from
+    torch's global generator, which the loop seeds anew at every step."""
+    if rows < 1 or not all(isinstance(weight, (int, float)) for weight in weights.values()):
+        raise UserError(f"{rows} rows drawn by the mixture {weights}: there must be at least one, "
+                        "and weights must be numbers")
     names = [name for name in streams if weights.get(name, 0) > 0]
     for name in names:
         if len(streams[name]) <= length:
@@ -171,18 +190,19 @@ def mixture_batches(streams, weights, rows, length):
     shares = torch.tensor([float(weights[name]) for name in names])
 
     def batch(step):
-        windows = []
+        drawn = []
         for source in torch.multinomial(shares, rows, replacement=True):
             stream = streams[names[source]]
             start = torch.randint(len(stream) - length, ())
-            windows.append(stream[start:start + length + 1])
-        return {"ids": torch.stack(windows).long()}
+            drawn.append(stream[start:start + length + 1])
+        return {"ids": torch.stack(drawn).long()}
 
     return batch
 
 
 def windows(stream, length, most):
-    """The first `most` ids of a stream, as rows that overlap by one: (rows, length + 1)."""
-    length = min(length, len(stream) - 1)
-    rows = max(1, min(len(stream) - 1, most) // length)
-    return stream[:rows * length + 1].unfold(0, length + 1, length).long()
+    """A stream as rows that overlap by one, (rows, length + 1); of a stream longer than `most`,
+    as many rows as make up that, from all over it."""
+    rows = stream.unfold(0, min(length, len(stream) - 1) + 1, min(length, len(stream) - 1))
+    kept = max(1, min(len(rows), most // length))
+    return rows[torch.linspace(0, len(rows) - 1, kept).long()].long()

@@ -1,7 +1,8 @@
 """A small web to crawl: the standard library's documentation, as pydoc renders it to HTML.
 
 Run as a script, it prints the pages as JSON lines. `pages` does so in an interpreter of its own,
-with a fixed hash seed and modules as they are when imported: so the pages are always the same.
+with a fixed hash seed and modules as they are when imported: so on one machine the pages are
+always the same.
 """
 import contextlib
 import inspect
@@ -21,7 +22,8 @@ LARGEST = 250_000  # characters; a longer page is mostly lists of inherited meth
 
 def pages():
     """Yield (module name, HTML page)."""
-    done = subprocess.run([sys.executable, "-W", "ignore", __file__], check=True,
+    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "afm_min.crawl"], check=True,
+                          cwd=pathlib.Path(__file__).parent.parent,
                           env={**os.environ, "PYTHONHASHSEED": "0"},
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     for line in done.stdout.splitlines():

@@ -86,9 +86,12 @@ class Progress:
             return
         self.shown, seconds = now, now - self.begun
         left = round(seconds / self.done * (self.steps - step))
-        print(f"{self.stage:10} step {step:5}/{self.steps}  loss {self.loss:.3f}  "
-              f"{self.tokens / seconds:7,.0f} tokens/s  {left // 60}:{left % 60:02} left",
-              end="\r" if self.live and not last else "\n", flush=True)
+        line = (f"{self.stage:10} step {step:5}/{self.steps}  loss {self.loss:.3f}  "
+                f"{self.tokens / seconds:7,.0f} tokens/s  {left // 60}:{left % 60:02} left")
+        if self.live:
+            print(f"\r{line:79}", end="\n" if last else "", flush=True)
+        else:
+            print(line, flush=True)
 
 
 def seed_step(seed, stage, step):
@@ -108,7 +111,7 @@ def backward(model, batch, loss, micro_batch=None):
     for start in range(0, rows, micro_batch):
         part = loss(model, {name: t[start:start + micro_batch] for name, t in batch.items()})
         part["loss"].backward()
-        sums.update({name: float(torch.as_tensor(x).detach()) for name, x in part.items()})
+        sums.update({name: torch.as_tensor(x).item() for name, x in part.items()})
     count = sums.pop("count")
     for p in model.parameters():
         if p.grad is not None:
@@ -135,6 +138,9 @@ def fit(model, batches, loss, *, steps, lr, schedule=lambda step: 1.0, decay=0.0
         seed_step(run.seed if run else 0, stage, step)
         batch = {name: tensor.to(device) for name, tensor in batches(step).items()}
         metrics = backward(model, batch, loss, micro_batch)
+        if not math.isfinite(metrics["loss"]):
+            raise UserError(f"{stage}: the loss of step {step + 1} is {metrics['loss']}: a lower "
+                            "learning rate may help")
         factor = schedule(step)
         norm = optimizer.step(factor)
         step += 1

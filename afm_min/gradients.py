@@ -34,7 +34,7 @@ class RMSNorm(torch.autograd.Function):
 class Rotation(torch.autograd.Function):
     """RoPE: turn each pair (x_i, x_{i + D/2}) by an angle; the gradient is turned back by it.
 
-    x (..., T, D); cos (T, D), and sin (T, D) with the sign of its term: minus in the first half."""
+    x (..., T, D), cos (T, D), sin (T, D) already negated in its first half."""
 
     @staticmethod
     def forward(ctx, x, cos, sin):

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from afm_min import gradients
-from afm_min.run import UserError, load, save
+from afm_min.run import UserError, save
 
-HIDDEN = -1e9  # added to the score of a token that may not be seen; a row of -inf would give NaN
+MASKED = -1e9  # added to the score of a token that may not be seen; a row of -inf would give NaN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,8 @@ def compute_dtype(device):
 
     The parameters stay float32 and are cast where they are used: mixed precision, as reported."""
     if torch.device(device).type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if fast else torch.float32
     has = torch.cpu.get_capabilities() if torch.device(device).type == "cpu" else {}
     fast = has.get("avx512_bf16") or has.get("amx_bf16")
     return torch.bfloat16 if fast else torch.float32
@@ -91,7 +92,7 @@ def rotary_tables(length, head_dim, base):
 
 
 class Cache:
-    """Keys and values of the tokens seen so far. It owns the position: where the next one goes."""
+    """Keys (rotated, scaled) and values of the tokens so far. It owns the next one's position."""
 
     def __init__(self, config, batch, size, device, dtype):
         shape = (2, config.layers, batch, config.kv_heads, size, config.head_dim)
@@ -119,6 +120,7 @@ class Attention(nn.Module):
         self.key_norm = RMSNorm(config.head_dim, config.norm_eps)
 
     def forward(self, x, rotation, mask, cache):
+        """x (B, T, C), rotation 2 x (T, D), mask (1 or B, 1, G*T, S) -> (B, T, C)"""
         (B, T, _), K, D = x.shape, self.config.kv_heads, self.config.head_dim
         # Query heads are grouped with the key/value head they read, so that no key is repeated.
         query = self.query(x).view(B, T, K, -1, D).permute(0, 2, 3, 1, 4)  # (B, K, G, T, D)
@@ -127,7 +129,7 @@ class Attention(nn.Module):
         query = gradients.Rotation.apply(self.query_norm(query.contiguous()), *rotation)
         key = gradients.Rotation.apply(self.key_norm(key.contiguous()), *rotation)
         key = key / math.sqrt(D)  # the scale of the scores
-        if cache:
+        if cache is not None:
             key, value = cache.append(self.layer, key, value)  # (B, K, S, D)
         scores = query.flatten(2, 3) @ key.transpose(-1, -2)  # (B, K, G*T, S)
         mixed = scores.add_(mask).softmax(-1) @ value  # (B, K, G*T, D)
@@ -181,7 +183,7 @@ class AFM(nn.Module):
     def forward(self, ids, cache=None, padding=None):
         """padding: (B,), how many ids to ignore at the left of each row. RoPE sees distances only,
         so that a padded row needs no positions of its own."""
-        start = cache.position if cache else 0
+        start = 0 if cache is None else cache.position
         stop = start + ids.shape[1]
         if stop > self.config.context:
             raise UserError(f"{stop} tokens do not fit the context of {self.config.context}")
@@ -190,17 +192,17 @@ class AFM(nn.Module):
         x = F.embedding(ids, self.embedding).to(self.dtype)  # (B, T, C)
         for block in self.blocks:
             x = block(x, rotation, mask, cache)
-        if cache:
+        if cache is not None:
             cache.position = stop
         return F.linear(self.norm(x), self.embedding.to(self.dtype)).float()
 
     def mask(self, start, stop, padding):
         """What each query may not see, as a term of its score: (1 or B, 1, G*T, S)."""
         keys = torch.arange(stop, device=self.embedding.device)
-        hidden = keys > keys[start:, None]  # (T, S): the future
+        masked = keys > keys[start:, None]  # (T, S): the future
         if padding is not None:
-            hidden = hidden | (keys < padding[:, None, None])  # (B, T, S)
-        mask = hidden.to(self.dtype).view(-1, 1, stop - start, stop) * HIDDEN
+            masked = masked | (keys < padding[:, None, None])  # (B, T, S)
+        mask = masked.to(self.dtype).view(-1, 1, stop - start, stop) * MASKED
         return mask.repeat(1, 1, self.config.heads // self.config.kv_heads, 1)
 
     @torch.no_grad()
@@ -210,7 +212,8 @@ class AFM(nn.Module):
 
         prompts: B lists of ids, of any lengths. temperature 0 is greedy. top_p < 1 draws from the
         likeliest ids that hold this probability together: for talking only, as training must score
-        the very distribution it sampled. Raises UserError if a prompt is empty or too long."""
+        the very distribution it sampled. The first step raises UserError if a prompt is empty or
+        too long; as shorter ones are padded, the longest says when the context is full."""
         longest, most = max(map(len, prompts)), self.config.context - 1
         if not all(prompts) or longest > most:
             raise UserError(f"a prompt has {longest if all(prompts) else 0} tokens: it must have 1 "
@@ -257,19 +260,14 @@ def sample(logits, temperature=1.0, top_p=1.0, generator=None):
 
 
 def save_model(run, stage, model):
-    """Write a finished stage's checkpoint, and drop the state it was reached through."""
+    """Write a finished stage's checkpoint."""
     save(run.checkpoint(stage), config=dataclasses.asdict(model.config),
          model=model.state_dict(), **run.origin(stage))
-    run.partial(stage).unlink(missing_ok=True)
 
 
 def load_model(run, stage):
     """The model a stage ended with. Raises UserError if it was trained with another tokenizer."""
-    path = run.checkpoint(stage)
-    entries = load(path, run.device)
-    if entries["tokenizer"] != run.origin(stage)["tokenizer"]:
-        raise UserError(f"{path} was trained with another tokenizer than that of {run.path}: "
-                        f"train {stage} again")
+    entries = run.load(run.checkpoint(stage))
     model = AFM(Config(**entries["config"]), compute_dtype(run.device)).to(run.device)
     model.load_state_dict(entries["model"])
     return model.eval()

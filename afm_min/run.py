@@ -1,9 +1,12 @@
 """The run directory: what is saved, how it survives a kill, and how a mistake is told to the user.
 
-A run is a folder. It holds the documents, the tokenizer, one checkpoint per finished stage
-(`core.pt`), the state of an unfinished one (`core.part.pt`), and `metrics.jsonl`. Every file is
-written beside its place and then renamed into it, so a reader finds the old one or the new one,
-never half of one, whenever the process dies.
+    run.json         preset, model, seed and settings it was begun with
+    documents.jsonl  the text; tokenizer.json, tokens.pt: what became of it
+    core.pt          a finished stage's checkpoint; core.part.pt: the state of an unfinished one
+    metrics.jsonl    a row per training step; report.json: a row per finished stage
+
+Every file but metrics.jsonl is written beside its place and then renamed into it. So whenever the
+process dies, there is the old file or the new one, never half of one.
 """
 import contextlib
 import hashlib
@@ -27,11 +30,14 @@ def run_command(command, arguments):
     try:
         command(arguments)
     except UserError as error:
-        sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
-        sys.exit(print("\nstopped; --resume goes on from here", file=sys.stderr) or 130)
+        print("\nstopped", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:  # whoever read our output has left, as `head` does
         sys.stdout = None
+        sys.exit(1)
 
 
 def choose_device(name=None):
@@ -39,9 +45,12 @@ def choose_device(name=None):
     best = ("cuda" if torch.cuda.is_available() else
             "mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name or best).device
+        device = torch.empty(0, device=name or best).device
+        if device.type in ("cpu", "cuda", "mps"):
+            return device
     except (RuntimeError, AssertionError):
-        raise UserError(f"--device {name} is not to be had here, but {best} is") from None
+        pass
+    raise UserError(f"--device {name} is not to be had here, but {best} is")
 
 
 @contextlib.contextmanager
@@ -55,9 +64,10 @@ def replacing(path):
             file.flush()
             os.fsync(file.fileno())  # the bytes before the name: a power cut must not swap the two
         os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}. What was there is unchanged; make "
-                        "room, then call again with --resume") from None
+    except (OSError, RuntimeError) as error:  # torch.save turns the one into the other
+        reason = getattr(error, "strerror", None) or "is the disk full?"
+        raise UserError(f"cannot write {path}: {reason} What was there is unchanged; make room, "
+                        "then call again with --resume") from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -87,6 +97,8 @@ def load(path, device="cpu"):
         entries = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise UserError(f"there is no {path}: train the stage first") from None
+    except (torch.OutOfMemoryError, PermissionError):
+        raise  # not the file's fault
     except (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError):
         entries = None
     if not isinstance(entries, dict) or entries.get("format") != FORMAT:
@@ -98,8 +110,9 @@ def load(path, device="cpu"):
 class Run:
     """One run directory, and what all its stages share: model config, seed, device."""
 
-    def __init__(self, path, config=None, seed=0, device="cpu"):
-        self.path, self.config, self.seed, self.device = pathlib.Path(path), config, seed, device
+    def __init__(self, path, device="cpu"):
+        self.path, self.device = pathlib.Path(path), device
+        self.config, self.seed = None, 0
         self.settings = {}  # of the stage at work: its checkpoint says what it was made with
 
     def create(self):
@@ -123,6 +136,14 @@ class Run:
         return {"stage": stage, "seed": self.seed, "settings": self.settings,
                 "tokenizer": fingerprint(self.file("tokenizer.json"))}
 
+    def load(self, path):
+        """A checkpoint of this run. Raises UserError if it was made with another tokenizer."""
+        entries = load(path, self.device)
+        if entries["tokenizer"] != fingerprint(self.file("tokenizer.json")):
+            raise UserError(f"{path} was made with another tokenizer than the run now has: run its "
+                            "stage again")
+        return entries
+
     def read_json(self, name):
         """The content of a JSON file of the run, {} if there is none yet."""
         try:
@@ -136,8 +157,12 @@ class Run:
 
     def log(self, **row):
         """Append one row to metrics.jsonl."""
-        with open(self.file("metrics.jsonl"), "a") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with open(self.file("metrics.jsonl"), "a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self.file('metrics.jsonl')}: {error.strerror}; make "
+                            "room, then call again with --resume") from None
 
     def forget(self, stage, after):
         """Drop a stage's rows later than step `after`: they are about to be written again."""

@@ -4,9 +4,9 @@ The base symbols are the characters seen in training, each digit alone, and the 
 character outside the vocabulary is spelled in its UTF-8 bytes, so nothing is ever unknown and
 decode(encode(text)) == text. No Unicode normalisation.
 
-    >>> tokenizer = Tokenizer.train(["low lower lowest"] * 9, vocab_size=300)
-    >>> [tokenizer.decode([i]) for i in tokenizer.encode("lowest 42")]
-    ['lowest', ' ', '4', '2']
+    >>> tokenizer = Tokenizer.train(["low lower lowest"], vocab_size=300)
+    >>> [tokenizer.decode([i]) for i in tokenizer.encode("low lowest 42")]
+    ['low', ' lowest', ' ', '4', '2']
 
 In order of id, a vocabulary holds special tokens, bytes, characters, and a token per merge. While
 it is being merged, a chunk of text is a str of one character per token, chr(id): so str's own
@@ -42,7 +42,7 @@ class Tokenizer:
         self.merges = {}  # chr(left id) + chr(right id) -> merged id; a lower one is merged first
         for left, right in merges:
             self.add_merge(chr(left) + chr(right))
-        self.chunks = regex.compile(pattern).findall
+        self.split = regex.compile(pattern).findall
         self.encode_chunk = functools.lru_cache(2**16)(self.merge_chunk)  # words recur
 
     @property
@@ -53,13 +53,9 @@ class Tokenizer:
         """'<|end|>' -> 5"""
         return SPECIALS.index(name)
 
-    def joined(self, pair):
-        """The bytes that a pair of tokens stands for."""
-        return b"".join(self.vocab[ord(token)] for token in pair)
-
     def add_merge(self, pair):
         self.merges[pair] = len(self.vocab)
-        self.vocab.append(self.joined(pair))
+        self.vocab.append(b"".join(self.vocab[ord(token)] for token in pair))
 
     def spell(self, chunk):
         """A chunk before any merge: '7é' -> a token, and one more for é or two for its bytes."""
@@ -68,9 +64,9 @@ class Tokenizer:
 
     def merge_chunk(self, chunk):
         """Ids of a chunk: of all merges that apply do the one learned first, until none does."""
-        word, none = self.spell(chunk), len(self.vocab)
+        word, never = self.spell(chunk), len(self.vocab)
         while pairs := set(map(str.__add__, word, word[1:])):
-            pair = min(pairs, key=lambda pair: self.merges.get(pair, none))
+            pair = min(pairs, key=lambda pair: self.merges.get(pair, never))
             if pair not in self.merges:
                 break
             word = word.replace(pair, chr(self.merges[pair]))
@@ -86,7 +82,7 @@ class Tokenizer:
                     for i in ([self.special(part)] if part in SPECIALS else self.encode(part))]
         ids = []
         try:
-            for chunk in self.chunks(text):
+            for chunk in self.split(text):
                 ids += self.encode_chunk(chunk)
         except UnicodeEncodeError as error:
             raise UserError(f"the text holds {error.object[error.start]!a}, half of a surrogate "
@@ -135,16 +131,20 @@ class Tokenizer:
         coverage: share of the text's characters that become base symbols; the rarest are left to
         their bytes. The vocabulary comes out smaller if the text has no more pairs to merge.
         Raises UserError if `vocab_size` cannot hold special tokens, bytes and digits."""
-        least = BYTES.stop + len(DIGITS)
-        if vocab_size < least:
-            raise UserError(f"a vocabulary of {vocab_size} is too small: {len(SPECIALS)} special "
-                            f"tokens, 256 bytes and {len(DIGITS)} digits need {least}")
+        check_vocab_size(vocab_size)
         find, chunks = regex.compile(PATTERN).findall, collections.Counter()
         for text in texts:
             chunks.update(find(text))
         tokenizer = cls(frequent_characters(chunks, coverage, vocab_size - BYTES.stop), [])
         learn_merges(tokenizer, chunks, vocab_size)
         return tokenizer
+
+
+def check_vocab_size(vocab_size):
+    least = BYTES.stop + len(DIGITS)
+    if vocab_size < least:
+        raise UserError(f"a vocabulary of {vocab_size} is too small: {len(SPECIALS)} special "
+                        f"tokens, 256 bytes and {len(DIGITS)} digits need {least}")
 
 
 def frequent_characters(chunks, coverage, room):
@@ -179,21 +179,18 @@ def learn_merges(tokenizer, chunks, vocab_size):
             where[pair].append(w)
     heap = [(-n, pair) for pair, n in counts.items()]
     heapq.heapify(heap)
-    known = set(tokenizer.vocab)
     while heap and tokenizer.vocab_size < vocab_size:
         n, pair = heapq.heappop(heap)
         if counts[pair] != -n:
             if counts[pair] > 0:
                 heapq.heappush(heap, (-counts[pair], pair))
-        elif ord(min(pair)) not in BYTES and tokenizer.joined(pair) not in known:
-            # Fallback bytes stay single, and a string that is a token already stays one token.
+        elif ord(min(pair)) not in BYTES:  # fallback bytes, the lowest ids there are, stay single
             new = chr(tokenizer.vocab_size)
             tokenizer.add_merge(pair)
-            known.add(tokenizer.vocab[-1])
             born = merge_everywhere(words, where.pop(pair), frequency, counts, pair, new)
-            for come, places in born.items():
-                counts[come] = sum(map(frequency.__getitem__, places))
-                heapq.heappush(heap, (-counts[come], come))
+            for neighbours, places in born.items():
+                counts[neighbours] = sum(frequency[w] for w in places)
+                heapq.heappush(heap, (-counts[neighbours], neighbours))
             where.update(born)
 
 
@@ -215,5 +212,4 @@ def merge_everywhere(words, places, frequency, counts, pair, new):
             if after:
                 counts[right + after[0]] -= f
                 born[new + after[0]].append(w)
-    counts[pair] = 0
     return born

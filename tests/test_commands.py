@@ -13,6 +13,7 @@ import torch
 
 import sample
 import train
+from afm_min.run import UserError, load, save
 
 ROOT = pathlib.Path(__file__).parent.parent
 TRAIN = ["--preset", "tiny", "--set", "core.batch=4", "--set", "core.warmup=2", "--set", "core.steps=60"]
@@ -101,21 +102,49 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_weights(finished, texts, 
     assert all(torch.equal(expected[name], ended[name]) for name in expected)
 
 
+def test_what_was_built_on_a_redone_stage_is_redone(finished, tmp_path, capsys):
+    out = shutil.copytree(finished[0], tmp_path / "copy")
+    assert call(capsys, train, "--out", out, "--stages", "tokenizer", "--set", "tokenizer.coverage=0.9")[0] == 0
+    assert "made with another tokenizer" in call(capsys, sample, "--run", out, "--prompt", "Text")[2]
+    code, output, _ = call(capsys, train, "--out", out, "--resume")
+    assert code == 0 and output.count("done before") == 2 and "step    60/60" in output
+
+
+def test_a_redone_stage_can_be_cut_off_and_resumed(finished, tmp_path, capsys):
+    out = shutil.copytree(finished[0], tmp_path / "copy")
+    process = start("train.py", "--out", out, "--stages", "core", "--set", "core.steps=3000")
+    while not (out / "core.part.pt").exists():
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    code, _, errors = call(capsys, train, "--out", out, "--resume", "--set", "core.steps=60")
+    assert code == 2 and "core was begun with steps=3000" in errors  # and this has changed nothing:
+    process = start("train.py", "--out", out, "--resume")
+    assert "core: going on from step" in "".join(process.stdout.readline() for _ in range(4))
+    process.kill()
+    process.communicate()
+
+
+def test_a_refused_first_call_leaves_the_way_free(texts, tmp_path, capsys):
+    assert call(capsys, train, "--out", tmp_path / "new", "--data", tmp_path / "typo")[0] == 2
+    assert call(capsys, train, "--out", tmp_path / "new", "--data", texts, "--stages", "data")[0] == 0
+
+
 def test_sample(finished, capsys):
     options = ["--run", finished[0], "--max-new-tokens", 8]
     first = call(capsys, sample, *options, "--prompt", "Text number")
     assert first[0] == 0 and first[1].startswith("Text number") and len(first[1]) > len("Text number\n")
     assert first == call(capsys, sample, *options, "--prompt", "Text number")
-    piped = subprocess.run([sys.executable, "sample.py", *map(str, options)], cwd=ROOT, input="Text number\nfox\n",
+    piped = subprocess.run([sys.executable, "sample.py", *map(str, options)], cwd=ROOT, input=f"Text number\n{'fox ' * 99}\nfox\n",
                            text=True, capture_output=True)
-    assert piped.stdout.startswith(first[1]) and "\nfox" in piped.stdout and piped.stderr == ""
+    assert piped.stdout.startswith(first[1]) and "\nfox" in piped.stdout and "it must have 1 to 63" in piped.stderr
 
 
 def cases():
     new, old, talk = [train, "--out", "{new}"], [train, "--out", "{run}"], [sample, "--run", "{run}"]
     return {
         "there is no such folder": [*new, "--data", "{new}/none"],
-        "holds 0 documents": [*new, "--data", "{empty}"],
+        "needs text to train on": [*new, "--data", "{empty}"],
         "is not UTF-8 (see byte 3)": [*new, "--data", "{latin}"],
         "need 272": [*new, "--data", "{texts}", "--set", "model.vocab_size=271"],
         "--stages sft: choose from data, tokenizer, core": [*new, "--stages", "sft"],
@@ -126,12 +155,16 @@ def cases():
         "--device abacus is not to be had": [*new, "--device", "abacus"],
         "first": [*new, "--stages", "core"],
         "holds a run: add --resume": [*old],
-        "was begun with preset tiny": [*old, "--resume", "--preset", "toy"],
-        "core is done, with steps=60": [*old, "--resume", "--set", "core.steps=7"],
-        "holds no trained model": [sample, "--run", "{new}"],
+        "begun with preset tiny": [*old, "--resume", "--preset", "toy"],
+        "core was begun with steps=60": [*old, "--resume", "--set", "core.steps=7"],
+        "core.batch takes a value like 32, at least 1": [*new, "--set", "core.batch=0"],
+        "core.lr takes a value like 0.01, at least 0": [*new, "--set", "core.lr=1e999"],
+        "give 0, or 0.01 to 100": [*talk, "--temperature", "nan"],
+        "--device meta is not to be had": [*talk, "--device", "meta"],
+        "holds no model of stage core": [sample, "--run", "{new}"],
         "it must have 1 to 63": [*talk, "--prompt", "fox " * 99],
-        "there is no": [*talk, "--stage", "sft"],
-        "--top-p above 0": [*talk, "--top-p", "0"],
+        "holds no model of stage sft, but of these: core": [*talk, "--stage", "sft"],
+        "--top-p must be above 0": [*talk, "--top-p", "0"],
     }
 
 
@@ -161,7 +194,21 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(finished, tmp_path, capsys):
         assert code == 2 and errors.count("\n") == 1 and "core.pt is damaged, or no checkpoint" in errors
     (out / "core.pt").write_bytes(whole)
     (out / "tokenizer.json").write_text((out / "tokenizer.json").read_text() + " ")
-    assert "trained with another tokenizer" in call(capsys, sample, "--run", out, "--prompt", "Text")[2]
+    assert "made with another tokenizer" in call(capsys, sample, "--run", out, "--prompt", "Text")[2]
+
+
+@pytest.mark.parametrize("limit", [0, 1000, 70_000])
+def test_a_failed_save_leaves_the_old_file(tmp_path, limit):
+    path = tmp_path / "state.pt"
+    save(path, x=torch.ones(100_000))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(UserError, match="cannot write .*state.pt"):
+            save(path, x=torch.zeros(100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert load(path)["x"].sum() == 100_000 and os.listdir(tmp_path) == ["state.pt"]
 
 
 def test_a_full_disk_loses_nothing(finished, tmp_path, capsys):
@@ -172,8 +219,8 @@ def test_a_full_disk_loses_nothing(finished, tmp_path, capsys):
     code, _, errors = finish(start("train.py", "--out", out, "--stages", "core", preexec_fn=limit))
     assert code == 2 and errors.count("\n") == 1 and "cannot write" in errors and "core.part.pt" in errors
     after = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert {name for name in after if before.get(name) != after[name]} <= {"metrics.jsonl"}
-    code, _, errors = call(capsys, train, "--out", out, "--stages", "core")
+    assert {name for name in after if before.get(name) != after[name]} <= {"metrics.jsonl", "report.json"}
+    code, _, errors = call(capsys, train, "--out", out, "--resume")
     assert (code, errors) == (0, "") and os.listdir(out).count("core.part.pt") == 0
     expected, ended = weights(finished[0]), weights(out)
     assert all(torch.equal(expected[name], ended[name]) for name in expected)

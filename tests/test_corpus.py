@@ -28,9 +28,9 @@ def test_pages_are_text_and_tell_nothing_of_this_machine(documents):
 
 
 def test_documents_are_the_same_every_time(documents):
-    again = [{"source": "web", "name": name, "text": text} for name, text in corpus.web()]
-    assert [(d["name"], d["text"]) for d in documents if d["source"] == "web"] == \
-           [(d["name"], d["text"]) for d in again]
+    trained = {d["name"]: d["text"] for d in documents if d["source"] == "web" and not d["held_out"]}
+    again = dict(corpus.web())
+    assert len(trained) > 100 and all(again[name] == text for name, text in trained.items())
 
 
 def test_split_is_by_topic(documents):
@@ -40,11 +40,23 @@ def test_split_is_by_topic(documents):
         topics = {d["topic"] for d in documents if d["source"] == source}
         assert 0.04 < len(topics & held_out) / len(topics) < 0.15
     assert corpus.topic("web", "decimal") == corpus.topic("code", "_pydecimal.py") == "decimal"
+    assert corpus.topic("code", "_py_abc.py") == "abc"
     assert corpus.topic("web", "json") == corpus.topic("code", "json/decoder.py")
     assert corpus.topic("public", "torch/a.py") != corpus.topic("public", "torch/b.py")
 
 
+def test_held_out_lines_are_not_known_from_training(documents):
+    known = {line for d in documents if not d["held_out"] for line in d["text"].splitlines() if len(line) >= 40}
+    new = [line for d in documents if d["held_out"] for line in d["text"].splitlines()]
+    assert len(new) > 5000 and not known & set(new)
+    long = "A line of more than forty characters, in two documents."
+    train, test = {"held_out": False, "text": f"{long}\nx"}, {"held_out": True, "text": f"{long}\r\nx\nnew"}
+    assert corpus.without_known_lines([train, test, {"held_out": True, "text": long}]) == [
+        {"held_out": False, "text": f"{long}\nx"}, {"held_out": True, "text": "x\nnew"}]
+
+
 def test_page_text():
+    # Blocks begin lines, runs of empty lines are one line end, indentation stays.
     page = ("<html><head><title>T</title><style>p {}</style></head><body><p>One&nbsp;&amp; two<br>three  \n\n\n"
             "<pre>\n  def f():\n    pass</pre><script>x</script></body>")
     assert corpus.page_text(page) == "One & two\nthree\n  def f():\n    pass"
@@ -53,10 +65,10 @@ def test_page_text():
 def test_user_files(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         corpus.collect(tmp_path / "none")
-    with pytest.raises(UserError, match="holds 0 documents"):
+    with pytest.raises(UserError, match="needs text to train on"):
         corpus.collect(tmp_path)
     (tmp_path / "small.txt").write_text("One small file.")
-    with pytest.raises(UserError, match="holds 1 documents"):
+    with pytest.raises(UserError, match="needs text to train on"):
         corpus.collect(tmp_path)
     text = "".join(f"Line {i} of a large file.\r\n" for i in range(10_000))
     (tmp_path / "sub").mkdir()
@@ -87,11 +99,15 @@ def test_mixture_follows_the_weights():
     assert first.min() == 0 and first.max() == 100 - 9  # every window can be drawn
     with pytest.raises(UserError, match="source unused has 5 tokens"):
         corpus.mixture_batches(streams, {"unused": 1}, 2, 8)
+    for rows, weights in ((0, {"a": 1}), (2, {"a": "x"})):
+        with pytest.raises(UserError, match="weights must be numbers"):
+            corpus.mixture_batches(streams, weights, rows, 8)
     with pytest.raises(UserError, match="names none of the sources"):
         corpus.mixture_batches(streams, {"c": 1}, 2, 8)
 
 
 def test_windows_predict_each_token_once():
     rows = corpus.windows(torch.arange(21), 4, most=12)
-    assert rows.tolist() == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8], [8, 9, 10, 11, 12]]
+    assert rows.tolist() == [[0, 1, 2, 3, 4], [8, 9, 10, 11, 12], [16, 17, 18, 19, 20]]  # 3 of 5, evenly
+    assert corpus.windows(torch.arange(10), 4, most=12).tolist() == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8]]
     assert corpus.windows(torch.arange(3), 4, most=12).tolist() == [[0, 1, 2]]  # shorter than a window

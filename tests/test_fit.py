@@ -103,8 +103,9 @@ def test_micro_batches_change_nothing(micro_batch):
         weighted = cross_entropy * batch["weight"][:, None]
         return {"loss": weighted.sum(), "count": 8 * float(batch["weight"].sum()), "twice": 2 * weighted.sum()}
 
+    sums = loss(model, batch)
+    gradients = torch.autograd.grad(sums["loss"] / sums["count"], list(model.parameters()))
     whole = backward(model, batch, loss)
-    gradients = [p.grad.clone() for p in model.parameters()]
     parts = backward(model, batch, loss, micro_batch)
     assert parts == pytest.approx(whole) and parts["twice"] == pytest.approx(2 * parts["loss"])
     for p, gradient in zip(model.parameters(), gradients):
@@ -154,6 +155,11 @@ def test_a_state_of_other_settings_is_refused(tmp_path):
     run.settings = {"lr": 1.0}
     with pytest.raises(UserError, match="begun with settings {}, not {'lr': 1.0}"):
         train(4, run)
+
+
+def test_a_loss_that_is_no_number_stops_the_stage():
+    with pytest.raises(UserError, match="the loss of step 2 is nan"):
+        train(9, schedule=lambda step: float("inf"))
 
 
 def test_bits_per_byte_of_a_uniform_model():

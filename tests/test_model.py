@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from afm_min import gradients
-from afm_min.model import AFM, PRESETS, Config, rotary_tables, sample
+from afm_min.model import AFM, PRESETS, Cache, Config, rotary_tables, sample
 from afm_min.run import UserError
 
 SMALL = Config(dim=12, layers=2, heads=6, kv_heads=2, head_dim=4, hidden=20, vocab_size=50, context=40)
@@ -141,6 +141,15 @@ def test_bfloat16_computes_the_same_but_for_rounding():
 
 
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2], [6], [5, 3, 5, 8]]
+
+
+def test_a_sequence_fed_in_pieces_gives_the_same_logits():
+    model, ids = make(), torch.randint(50, (2, 12))
+    cache = Cache(SMALL, 2, 12, "cpu", torch.float32)
+    with torch.no_grad():
+        pieces = [model(part, cache) for part in ids.split([5, 1, 4, 2], 1)]
+        torch.testing.assert_close(torch.cat(pieces, 1), model(ids), atol=1e-5, rtol=1e-4)
+    assert cache.position == 12
 
 
 @pytest.fixture

@@ -24,16 +24,14 @@ def naive_train(text, characters, vocab_size):
     """Count all pairs of all chunks anew before every merge: obviously right, and slow."""
     base = {c: BYTES.stop + i for i, c in enumerate(characters)}
     chunks = [[base[c] for c in chunk] for chunk in regex.findall(PATTERN, text)]
-    names, merges = {i: c for c, i in base.items()}, []
+    merges = []
     while BYTES.stop + len(characters) + len(merges) < vocab_size:
         counts = collections.Counter(pair for ids in chunks for pair in zip(ids, ids[1:]))
-        counts = {pair: n for pair, n in counts.items() if names[pair[0]] + names[pair[1]] not in names.values()}
         if not counts:
             break
         pair = min(counts, key=lambda pair: (-counts[pair], pair))
         new = BYTES.stop + len(characters) + len(merges)
         merges.append(pair)
-        names[new] = names[pair[0]] + names[pair[1]]
         chunks = [naive_replace(ids, pair, new) for ids in chunks]
     return merges
 
@@ -64,6 +62,7 @@ def test_training_equals_the_naive_algorithm(seed):
     tokenizer = Tokenizer.train([text], 340 + 10 * seed, coverage=1.0)
     merges = [(ord(left), ord(right)) for left, right in tokenizer.merges]
     assert merges == naive_train(text, tokenizer.characters, 340 + 10 * seed)
+    assert len(set(tokenizer.vocab[BYTES.stop:])) == len(tokenizer.vocab) - BYTES.stop
 
 
 def test_encoding_equals_replaying_the_merges(tokenizer):
@@ -88,6 +87,7 @@ def test_decode_inverts_encode_on_random_text(tokenizer):
 
 
 def test_a_megabyte_of_one_character(tokenizer):
+    assert max(map(len, regex.findall(PATTERN, "a" * 99 + " " * 99 + "漢" * 99 + "." * 99))) == 16
     for c in "a 7漢":
         assert tokenizer.decode(tokenizer.encode(c * 2**20)) == c * 2**20
 
