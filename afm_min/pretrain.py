@@ -91,9 +91,8 @@ def core(run, *, steps=500, batch=32, micro_batch=32, lr=0.01, floor=0.005, warm
     config = dataclasses.replace(run.config, vocab_size=trained.vocab_size)
     seed_step(run.seed, "core", -1)
     model = AFM(config, compute_dtype(run.device)).to(run.device)
-    if compile:
-        model.compile()
-    fit(model, corpus.mixture_batches(streams, mixture, batch, config.context), next_token_loss,
+    loss = torch.compile(next_token_loss) if compile else next_token_loss
+    fit(model, corpus.mixture_batches(streams, mixture, batch, config.context), loss,
         steps=steps, lr=lr, schedule=cosine(steps, warmup, floor), decay=decay,
         micro_batch=micro_batch, run=run, stage="core")
     save_model(run, "core", model)

@@ -98,6 +98,14 @@ def test_each_digit_stands_alone_and_bytes_fall_back(tokenizer):
     assert tokenizer.decode([BYTES[0xE6]]) == "\ufffd"  # a third of a character
 
 
+def test_more_characters_than_room():
+    # 26 letters, and room for 3 beside the digits: the most frequent ones are taken, and nothing merged.
+    text = "".join(chr(ord("a") + i) * (i + 1) for i in range(26))
+    tokenizer = Tokenizer.train([text], 272 + 3, coverage=1.0)
+    assert list(tokenizer.characters) == [*"0123456789", "z", "y", "x"] and not tokenizer.merges
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
 def test_fallback_bytes_are_never_merged():
     # With one character to cover all but a little, b must be spelled in bytes: 5,000 times, side by side.
     tokenizer = Tokenizer.train(["a" * 100_000 + " bb" * 10], 300, coverage=0.99)
