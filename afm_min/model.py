@@ -267,7 +267,7 @@ def save_model(run, stage, model):
 
 def load_model(run, stage):
     """The model a stage ended with. Raises UserError if it was trained with another tokenizer."""
-    entries = run.load(run.checkpoint(stage))
+    entries = run.load(run.checkpoint(stage), run.device)
     model = AFM(Config(**entries["config"]), compute_dtype(run.device)).to(run.device)
     model.load_state_dict(entries["model"])
     return model.eval()

@@ -136,9 +136,9 @@ class Run:
         return {"stage": stage, "seed": self.seed, "settings": self.settings,
                 "tokenizer": fingerprint(self.file("tokenizer.json"))}
 
-    def load(self, path):
+    def load(self, path, device="cpu"):
         """A checkpoint of this run. Raises UserError if it was made with another tokenizer."""
-        entries = load(path, self.device)
+        entries = load(path, device)
         if entries["tokenizer"] != fingerprint(self.file("tokenizer.json")):
             raise UserError(f"{path} was made with another tokenizer than the run now has: run its "
                             "stage again")
