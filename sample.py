@@ -38,9 +38,10 @@ def talk(arguments):
         raise UserError("--top-p must be above 0 and at most 1, --max-new-tokens 1 or more")
     run = Run(arguments.run, choose_device(arguments.device))
     trained = [stage for stage in STAGES if run.checkpoint(stage).exists()]
-    if not trained or arguments.stage not in [None, *trained]:
-        raise UserError(f"{run.path} holds no model of stage {arguments.stage or 'core'}, but of "
-                        f"these: {', '.join(trained) or 'none'}. Train it with train.py")
+    if not trained:
+        raise UserError(f"{run.path} holds no model: python train.py --out {run.path} trains one")
+    if arguments.stage not in [None, *trained]:
+        raise UserError(f"--stage {arguments.stage}: {run.path} has models of {', '.join(trained)}")
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     model = load_model(run, arguments.stage or trained[-1])
     if arguments.prompt is not None:

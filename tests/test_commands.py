@@ -161,9 +161,9 @@ def cases():
         "core.lr takes a value like 0.01, at least 0": [*new, "--set", "core.lr=1e999"],
         "give 0, or 0.01 to 100": [*talk, "--temperature", "nan"],
         "--device meta is not to be had": [*talk, "--device", "meta"],
-        "holds no model of stage core": [sample, "--run", "{new}"],
+        "holds no model: python train.py": [sample, "--run", "{new}"],
         "it must have 1 to 63": [*talk, "--prompt", "fox " * 99],
-        "holds no model of stage sft, but of these: core": [*talk, "--stage", "sft"],
+        "has models of core": [*talk, "--stage", "sft"],
         "--top-p must be above 0": [*talk, "--top-p", "0"],
     }
 
