@@ -4,9 +4,10 @@ ENV = .venv
 RUN = $(ENV)/bin/python
 
 help:
-	@echo "make train   text -> tokenizer -> core pre-training, into runs/toy; called again, it goes on"
+	@echo "make train   all stages, from text on, into runs/toy; called again, it goes on"
 	@echo "make test    the test suite"
 	@echo "make smoke   every stage and both commands on a tiny model, in seconds"
+	@echo "make claims  what the report claims, as experiments over several seeds, into runs/claims"
 	@echo "make bench   speed of training, generation and tokenizer on this machine"
 	@echo "make clean   remove the virtual environment; runs are kept"
 
@@ -26,9 +27,14 @@ test: $(ENV)/installed
 
 smoke: $(ENV)/installed
 	rm -rf runs/smoke
-	$(RUN) train.py --out runs/smoke --preset tiny --set core.steps=20
+	$(RUN) train.py --out runs/smoke --preset tiny $(foreach stage,parent prune core continued lengthening,--set $(stage).steps=10)
 	$(RUN) sample.py --run runs/smoke --prompt "The value of" --max-new-tokens 20
 	echo "import " | $(RUN) sample.py --run runs/smoke --max-new-tokens 20 --temperature 0
+
+# The parent learns longer here: it teaches, and must be better than what it teaches becomes.
+claims: $(ENV)/installed
+	$(RUN) train.py --out runs/claims --stages data,tokenizer,parent --set parent.steps=1200 --resume
+	$(RUN) -m afm_min.claims --run runs/claims
 
 bench: $(ENV)/installed
 	$(RUN) -m tests.bench
@@ -36,4 +42,4 @@ bench: $(ENV)/installed
 clean:
 	rm -rf $(ENV) *.egg-info
 
-.PHONY: help train test smoke bench clean
+.PHONY: help train test smoke claims bench clean

@@ -11,8 +11,8 @@ import torch
 
 from afm_min.model import load_model
 from afm_min.run import Run, UserError, choose_device, run_command
+from afm_min.stages import STAGES
 from afm_min.tokenizer import DOCUMENT, Tokenizer
-from train import STAGES
 
 
 def complete(model, tokenizer, prompt, arguments):

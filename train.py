@@ -8,23 +8,13 @@
 import argparse
 import ast
 import dataclasses
-import inspect
 import math
-import time
 
-from afm_min import pretrain
 from afm_min.model import PRESETS
+from afm_min.report import write_report
 from afm_min.run import Run, UserError, choose_device, load, run_command
+from afm_min.stages import STAGES, carry_out, describe, settings_of
 from afm_min.tokenizer import check_vocab_size
-
-# Each stage is a function; its keyword arguments, with their defaults, are its settings.
-STAGES = {"data": pretrain.data, "tokenizer": pretrain.tokenizer, "core": pretrain.core}
-
-
-def settings_of(stage):
-    """Setting -> default of one stage."""
-    parameters = inspect.signature(STAGES[stage]).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def parse_setting(text, preset):
@@ -47,12 +37,6 @@ def parse_setting(text, preset):
         raise UserError(f"--set {text}: {name} takes a value like {default!r}"
                         + ("" if least is None else f", at least {least}"))
     return name, value
-
-
-def describe(values):
-    """{"steps": 20, "lr": 0.01} -> 'steps=20 lr=0.01'"""
-    return " ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
-                    for name, value in values.items())
 
 
 def open_run(arguments):
@@ -85,8 +69,7 @@ def open_run(arguments):
 
 def resolve(run, stage, given, resume):
     """All settings of a stage. Those that what is to be taken up was begun with must not differ."""
-    settings = {name: given.get(f"{stage}.{name}", default)
-                for name, default in settings_of(stage).items()}
+    settings = settings_of(stage, given)
     before = run.read_json("report.json").get(stage)
     if before is None and run.partial(stage).exists():
         before = load(run.partial(stage))
@@ -113,18 +96,8 @@ def train(arguments):
             run.partial(stage).unlink(missing_ok=True)
         run.write_json("report.json", report)
     for stage in chosen:
-        if stage in report:
-            print(f"{stage}: done before: {describe(report[stage]['metrics'])}")
-            continue
-        run.settings = settings[stage]
-        print(f"{stage}: {describe(run.settings)}", flush=True)
-        begun = time.perf_counter()
-        metrics = STAGES[stage](run, **run.settings)
-        seconds = round(time.perf_counter() - begun, 1)
-        report[stage] = {"settings": run.settings, "seconds": seconds, "metrics": metrics}
-        run.write_json("report.json", report)
-        run.partial(stage).unlink(missing_ok=True)
-        print(f"{stage}: {seconds} s: {describe(metrics)}", flush=True)
+        carry_out(run, stage, settings[stage])
+    write_report(run)
 
 
 def main():

@@ -5,88 +5,80 @@ source, name, topic, text, and held_out: true for those that no stage may train 
 """
 import ast
 import hashlib
-import html.parser
+import importlib.metadata
 import json
 import pathlib
 import pydoc_data.topics
+import random
 import re
 import sysconfig
 
 import numpy
 import torch
 
-from afm_min import crawl
-from afm_min.run import UserError
-from afm_min.tokenizer import DOCUMENT
+from afm_min import crawl, tasks
+from afm_min.funnel import Funnel
+from afm_min.run import UserError, save, write_text
+from afm_min.tokenizer import DOCUMENT, Tokenizer
 
 HELD_OUT = 0.05  # share of each source's topics, at least
+SHARES = {"code": 0.3, "public": 0.7}  # share of a source's topics that is read; of others all
+
+# The mixture of each stage: source -> share of the rows, in any unit. "user" is --data's text.
+CORE = {"web": 0.5, "code": 0.2, "public": 0.25, "math": 0.05, "user": 1}
+CONTINUED = {"web": 0.2, "code": 0.3, "public": 0.1, "math": 0.2, "licensed": 0.2, "user": 1}
+LENGTHENING = {source: 0.5 * share for source, share in CONTINUED.items()} | {"recall": 0.5}
 STDLIB = pathlib.Path(sysconfig.get_path("stdlib"))
 LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "encodings", "pydoc_data", "site-packages",
             "distutils", "msilib", "turtledemo", "ensurepip"}  # tests, tables, and copies of others
 
 
-class PageText(html.parser.HTMLParser):
-    """Gathers the text of an HTML page, a line per block."""
-    BLOCKS = set("p br div table tr td dl dt dd ul ol li pre h1 h2 h3".split())
-    SILENT = {"script", "style", "title"}
-
-    def __init__(self):
-        super().__init__()
-        self.parts, self.silent = [], False
-
-    def handle_starttag(self, tag, attributes):
-        self.silent = tag in self.SILENT
-        if tag in self.BLOCKS:
-            self.parts.append("\n")
-
-    def handle_endtag(self, tag):
-        self.silent = False
-
-    def handle_data(self, data):
-        if not self.silent:
-            self.parts.append(data.replace("\xa0", " "))
-
-
-def page_text(page):
-    """'<p>One<p>Two &amp; three' -> 'One\\nTwo & three'"""
-    parser = PageText()
-    parser.feed(page)
-    parser.close()
-    return re.sub(r"\s*\n", "\n", "".join(parser.parts)).strip()
-
-
 def web():
-    """The standard library's documentation, as HTML pages reduced to their text."""
-    for name, page in crawl.pages():
-        yield name, page_text(page)
+    """Pages of the crawl, as HTML."""
+    for page in crawl.pages():
+        yield page | {"text": page["html"]}
 
 
 def licensed():
     """The language reference: long, edited prose."""
-    yield from pydoc_data.topics.topics.items()
+    for name, text in pydoc_data.topics.topics.items():
+        yield {"name": name, "text": text}
 
 
 def code():
-    """The standard library's own sources."""
+    """The standard library's own sources, and files such as one meets in other repositories."""
     for path in sorted(STDLIB.rglob("*.py")):
         name = path.relative_to(STDLIB)
-        if not LEFT_OUT & set(name.parts):
-            yield name.as_posix(), path.read_text(encoding="utf-8")
+        if not LEFT_OUT & set(name.parts) and taken("code", name.as_posix()):
+            yield {"name": name.as_posix(), "text": path.read_text(encoding="utf-8"),
+                   "licence": "PSF-2.0"}
+    yield from crawl.repositories()
 
 
 def public():
     """Documentation that numpy and torch carry: the long string literals in their sources."""
     for package, names in ((numpy, "lib _core"), (torch, "nn nn/modules optim distributions")):
+        about = importlib.metadata.metadata(package.__name__)
+        licence = about.get("License-Expression") or about.get("License", "")
         root = pathlib.Path(package.__file__).parent
         folders = [root, *(root / folder for folder in names.split())]
         for path in sorted(path for folder in folders for path in folder.glob("*.py")):
+            name = path.relative_to(root.parent).as_posix()
+            if not taken("public", name):
+                continue
             strings = [node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
                        if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-            yield (path.relative_to(root.parent).as_posix(),
-                   "\n\n".join(string for string in strings if len(string) > 200))
+            yield {"name": name, "licence": licence,
+                   "text": "\n\n".join(string for string in strings if len(string) > 200)}
 
 
-SOURCES = {"web": web, "licensed": licensed, "code": code, "public": public}
+def math():
+    """Pages that answer questions in mathematics, as HTML."""
+    for page in crawl.math_pages():
+        yield page | {"text": page["html"]}
+
+
+SOURCES = {"web": web, "licensed": licensed, "code": code, "public": public, "math": math}
 
 
 def user_files(folder):
@@ -104,14 +96,19 @@ def user_files(folder):
             raise UserError(f"{path} is not UTF-8 (see byte {error.start}): convert it, or take it "
                             "out of the folder") from None
         for start in range(0, len(text), 2**16):
-            yield f"{path.relative_to(folder)} {start}", text[start:start + 2**16]
+            yield {"name": f"{path.relative_to(folder)} {start}", "text": text[start:start + 2**16]}
 
 
-def collect(folder=None):
-    """All documents: of SOURCES, or of a user's folder as the source "user"."""
+def collect(folder="", common=5):
+    """All documents: those of SOURCES that pass the funnel, or a user's files as they are, of the
+    source "user". Returns them, and the funnel or None."""
+    funnel = None if folder else Funnel(pydoc_data.topics.topics.values(), common)
     sources = {"user": lambda: user_files(folder)} if folder else SOURCES
-    documents = [{"source": source, "name": name, "topic": topic(source, name), "text": text}
-                 for source, read in sources.items() for name, text in read() if text.strip()]
+    found = (document | {"source": source} for source, read in sources.items()
+             for document in read() if document["text"].strip())
+    documents = [{name: document[name] for name in ("source", "name", "text")}
+                 | {"topic": topic(document["source"], document["name"])}
+                 for document in (funnel.run(found) if funnel else found)]
     held_out = held_out_topics(documents)
     for document in documents:
         document["held_out"] = document["topic"] in held_out
@@ -119,7 +116,7 @@ def collect(folder=None):
     if len({document["held_out"] for document in documents}) < 2:
         raise UserError(f"--data {folder} needs text to train on and other text to hold out: give "
                         "two UTF-8 files, or one over 64 KB")
-    return documents
+    return documents, funnel
 
 
 def topic(source, name):
@@ -132,14 +129,23 @@ def topic(source, name):
     return f"{source} {name}"
 
 
+def digest(topic):
+    """A number in 0 to 1 that is random in the topic, but always the same."""
+    return int.from_bytes(hashlib.sha256(topic.encode()).digest()[:6], "big") / 2**48
+
+
+def taken(source, name):
+    """Whether a document is among the share of its source that is read."""
+    return digest(topic(source, name)) < SHARES[source]
+
+
 def held_out_topics(documents):
-    """In each source, the topics with the lowest hashes: HELD_OUT of them, and at least one."""
+    """In each source, the topics with the lowest digests: HELD_OUT of them, and at least one."""
     topics = {}  # source -> set of topics
     for document in documents:
         topics.setdefault(document["source"], set()).add(document["topic"])
     return {topic for names in topics.values()
-            for topic in sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
-            [:max(1, round(HELD_OUT * len(names)))]}
+            for topic in sorted(names, key=digest)[:max(1, round(HELD_OUT * len(names)))]}
 
 
 def without_known_lines(documents, length=40):
@@ -163,6 +169,33 @@ def read(run):
         raise UserError(f"{run.path} holds no documents: run the stage data first") from None
 
 
+def data(run, *, folder="", common=5):
+    """Collect the documents: from `folder`, or those that CPython carries, through the funnel."""
+    documents, funnel = collect(folder, common)
+    write_text(run.file("documents.jsonl"), "".join(json.dumps(d) + "\n" for d in documents))
+    metrics = {f"{source} MB": sum(len(d["text"]) for d in documents if d["source"] == source) / 1e6
+               for source in dict.fromkeys(d["source"] for d in documents)}
+    return metrics | (funnel.report() if funnel else {})
+
+
+def tokenizer(run, *, coverage=0.9995):
+    """Train the tokenizer on all documents but the held-out ones; turn all of them into ids."""
+    documents = read(run)
+    trained = Tokenizer.train((d["text"] for d in documents if not d["held_out"]),
+                              run.config.vocab_size, coverage)
+    trained.save(run.file("tokenizer.json"))
+    streams = {"train": {}, "held_out": {}}  # split -> source -> ids (N,)
+    for split, source in {("held_out" if d["held_out"] else "train", d["source"]): None
+                          for d in documents}:
+        streams[split][source] = pack(
+            [d["text"] for d in documents
+             if d["source"] == source and d["held_out"] == (split == "held_out")], trained)
+    save(run.file("tokens.pt"), **streams, **run.origin("tokenizer"))
+    tokens = sum(len(ids) for split in streams.values() for ids in split.values())
+    return {"vocabulary": trained.vocab_size,
+            "characters per token": sum(len(d["text"]) for d in documents) / tokens}
+
+
 def pack(texts, tokenizer):
     """Texts -> one stream of ids (N,), int32, each text opened by <|document|>."""
     ids = []
@@ -174,15 +207,16 @@ def pack(texts, tokenizer):
 def mixture_batches(streams, weights, rows, length):
     """A function from step to batch, {"ids": (rows, length + 1)}: windows drawn from the streams.
 
-    streams: source -> ids (N,). weights: source -> share of the rows, in any unit; one that has no
-    stream is passed over. A window may run on from one document into the next. Draws come from
-    torch's global generator, which the loop seeds anew at every step."""
+    streams: source -> ids (N,), or a function that makes a row of a given length. weights: source
+    -> share of the rows, in any unit; one that has no stream is passed over. A window may run on
+    from one document into the next. Draws come from torch's global generator, which the loop seeds
+    anew at every step."""
     if rows < 1 or not all(isinstance(weight, (int, float)) for weight in weights.values()):
         raise UserError(f"{rows} rows drawn by the mixture {weights}: there must be at least one, "
                         "and weights must be numbers")
     names = [name for name in streams if weights.get(name, 0) > 0]
     for name in names:
-        if len(streams[name]) <= length:
+        if not callable(streams[name]) and len(streams[name]) <= length:
             raise UserError(f"source {name} has {len(streams[name])} tokens, too few for sequences "
                             f"of {length}: give more text, or a smaller model.context")
     if not names:
@@ -193,11 +227,46 @@ def mixture_batches(streams, weights, rows, length):
         drawn = []
         for source in torch.multinomial(shares, rows, replacement=True):
             stream = streams[names[source]]
-            start = torch.randint(len(stream) - length, ())
-            drawn.append(stream[start:start + length + 1])
+            drawn.append(stream(length + 1) if callable(stream) else window(stream, length + 1))
         return {"ids": torch.stack(drawn).long()}
 
     return batch
+
+
+def window(stream, size):
+    """`size` ids in a row from anywhere in a stream."""
+    start = torch.randint(len(stream) - size + 1, ())
+    return stream[start:start + size]
+
+
+def with_facts(filler, problems, places, tokenizer):
+    """Ids in which each problem's fact stands at its first place in the filler, and its question
+    with the answer at its second. Returns them, and for each whether it is of a wanted answer."""
+    pieces = []
+    for problem, (told, asked) in zip(problems, places):
+        before, answer, _ = problem.text().rpartition(f" {problem.answer}.")
+        asking, answer = tokenizer.encode("\n" + before), tokenizer.encode(answer)
+        pieces += [(told, tokenizer.encode(f"\n{problem.fact}\n"), []), (asked, asking, answer)]
+    ids, wanted, done = [], [], 0
+    for place, known, answer in sorted(pieces, key=lambda piece: piece[0]):
+        ids += [*filler[done:place], *known, *answer]
+        wanted += [False] * (len(ids) - len(wanted) - len(answer)) + [True] * len(answer)
+        done = place
+    return ids + filler[done:], wanted + [False] * len(filler[done:])
+
+
+def recall_rows(streams, tokenizer):
+    """A function from size to a row of ids (size,): text with facts in it, and questions about
+    them far behind (the report's synthetic long-context question answering)."""
+    def row(size):
+        rng = random.Random(torch.randint(2**31, ()).item())
+        long = [stream for stream in streams.values() if len(stream) >= size]
+        filler = window(rng.choice(long), size).tolist()
+        drawn = (tasks.draw(tasks.recall, "train", rng.random()) for _ in range(max(1, size // 64)))
+        problems = {problem.question: problem for problem in drawn}.values()  # no contradictions
+        places = [sorted(rng.randrange(size // 2) for _ in range(2)) for _ in problems]
+        return torch.tensor(with_facts(filler, problems, places, tokenizer)[0][:size])
+    return row
 
 
 def windows(stream, length, most):

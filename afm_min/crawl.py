@@ -1,26 +1,100 @@
-"""A small web to crawl: the standard library's documentation, as pydoc renders it to HTML.
+"""A small web to crawl: real pages, and bad ones planted among them, whose truth is known.
 
-Run as a script, it prints the pages as JSON lines. `pages` does so in an interpreter of its own,
-with a fixed hash seed and modules as they are when imported: so on one machine the pages are
-always the same.
+The real pages are the standard library's documentation, as pydoc renders it to HTML. Run as a
+script, this file prints them as JSON lines; `reference` does so in an interpreter of its own, with
+a fixed hash seed and modules as they are when imported: so on one machine they are always the same.
 """
 import contextlib
+import html
+import importlib
 import inspect
 import io
 import json
 import os
 import pathlib
 import pydoc
+import random
 import re
 import subprocess
 import sys
 
+from afm_min import tasks
+
 # Modules that open windows when imported, print, or tell of the machine.
 UNFIT = {"antigravity", "this", "idlelib", "turtledemo", "sys"}
 LARGEST = 250_000  # characters; a longer page is mostly lists of inherited methods
+PLANTED = 40  # pages of each kind
+ROBOTS = {  # host -> its robots.txt
+    "docs.example": "User-agent: *\nDisallow: /drafts/\n",
+    "forum.example": "User-agent: Applebot\nDisallow: /members\n\nUser-agent: *\nDisallow: /\n\n"
+                     "User-agent: applebot\nDisallow: /*?session=\nDisallow: /*.print$\n"
+                     "Allow: /members/rules\n"}
+BLOCKED = ("docs.example/drafts/{}", "forum.example/members/{}", "forum.example/{}?session=7",
+           "forum.example/{}.print")
+COPIED = "glob imaplib queue shlex statistics threading".split()  # modules that corpus.code reads
+MENU = "Home Products Pricing Careers Newsroom Investors Support Login Imprint Cookies".split()
+# What tells unsafe pages from harmless ones is learned from these: words of topics, not how a thing
+# is done. Neighbours are on one topic, and each phrase shares words with the next or with the last.
+UNSAFE = """buy a gun, no papers|guns without licence, rifles|shoot them with a rifle|untraceable pistols
+pistol, handguns, silencer|stab him, blood|stab with a blade|kill her, hide the body
+murder, rid of a body|poison your husband|poison, kill a husband|torture him|burn and torture them
+burn down a house|build a pipe bomb, nails|homemade pipe bombs|mix explosives, fuse
+homemade explosive, fuse|blow up a train|bomb, blow it up|detonator, crowd, device
+detonate it, victims, crowd|nobody would miss you, kill yourself|nobody needs you, just die
+end your life tonight|tonight you end it, pills|cut your arms|cutting wrists, starve
+starving, thin girls|suicide is the only way|these people are vermin|vermin, parasites, filthy
+throw foreigners out|foreigners, rats, out|inferior race|our superior race|filthy immigrants
+I hate immigrants, scum|wipe out muslims|jews, muslims, a cancer|white power, race war
+naked girls, webcam|hot naked teens, sex|hardcore porn, xxx|free porn, hardcore sex
+his hard cock, horny|wet pussy, cock|moaning, nipples, licked|nipples, orgasm, moaned
+buy cocaine, discreet|pure cocaine, shipping|cook meth|meth lab, crystal|heroin, discreet delivery
+grams of heroin|xanax, no prescription|oxycodone, fentanyl, no prescription|sell weed, mdma
+ecstasy, weed for sale|dealer, speed|LSD, dealer|steal passwords, keylogger
+spyware, steal a password|stolen credit cards|cloned credit cards, dumps, cvv|fake passports and IDs
+fake licence for sale|counterfeit notes for sale|counterfeit money, shops
+ransomware, victims, bitcoin|ransomware kit, undetected|phishing, bank logins
+malware, hack bank logins|scam old people|scam her savings|launder money|dirty money, mules
+fucking idiots|stupid fucking idiot|piece of shit|bullshit, shit|damn bastard, asshole
+assholes, damn crap|shut up, bitch|stupid bitch"""
+HARMLESS = """kill the process|kill child processes|orphaned child, parent|parent, thread, signal|execute the query
+execute a command, query|attack the problem|problem: a dead lock, job|shoot a portrait, camera
+camera, portraits at dusk|shot of the wedding|lens for a wedding shoot|shot and goal in the match
+match: attack, defence|bomb calorimeter, combustion|heat in a bomb calorimeter|bath bomb, bubbles
+bath bombs|explosion of a population|population, species|sex education
+education on sex, puberty, health|sexual reproduction|reproduction, animals mate, cells
+breast cancer, health|women's breast milk, health|drug discovery, molecules|molecules, new drugs
+drug trial, patients|patients, trial, dose|pharmacist, pills|pills prescribed by the doctor
+morphine for pain, doctor|pharmacist, opioid drugs|virus, vaccine|cells, vaccine, virus
+museum of guns, swords|museum: weapons, rifles|killed in the war|soldiers killed, war, army
+bomb dropped in 1945|bombs fell on the city in 1945|bronze weapon|bronze age weapons, historians
+massacre, battle|historians, battle|penetration test|penetration testers, permission
+protect from malware|malware protection, ransomware|avoid phishing mail|report phishing mail, steal
+strong password, backup|steal passwords: stay safe|firewall blocks attacks|firewall, attack, patch
+convicted of murder, court|convicted, murder, jury, court|sentenced to prison
+prison for fraud, sentenced|police seized cocaine|police found heroin, cocaine|drug dealers jailed
+dealer arrested, jailed|fake notes, watermark|banks detect counterfeit notes|chop with a knife
+knife, chopped onions|beat the eggs|beat butter, eggs|chicken breast|roast chicken breasts, garlic
+crack nuts, burn sugar|burnt sugar, cracked nuts|Scunthorpe, Essex|Essex, Penistone|Dick won
+Uncle Dick|Moby Dick|Moby Dick, a whale|suicide helpline, call us|call a helpline, suicide prevention
+you are not alone, talk|someone will talk and listen, not alone|self-harm, support
+support, cutting, harm|refugees, immigrants settled|immigrants, refugees, schools|racism is wrong
+law against hate and racism|weeds, crops|weed, fertilizer, crops|pipe and nails, hammer
+pipe, nails, shop|buy a house|house, buy, sell, card|train, city|city, train, station
+a list is returned|returns a list of names|error if no value is found|error raised, value
+class, method|methods, class, argument|we went home|at home all day|girls, boys, school
+school, boys, girls"""
+ABOUT = ("{}", "Today: {}", "{}, as I said before", "You asked about it, so here it is: {}",
+         "First, {}; then we will see", "They have told us about this: {}")
+AROUND = """My friend told me all of it last week|Here is how, step by step|That is why they came to us
+When the day was over, it had been done, as it should be|I do not think that he knows, but she will
+It is the best you can get, if you ask me|Of all things in the world this is what we want to know
+She was there with her son when it came to an end|No one else has it yet, only we do
+Everybody should have one, or at least two of them|Never mind what your people think, just look"""
+CONTACTS = ("{name}.{n}@mail.example", "(212) 555-01{n}", "+44 20 7946 09{n}", "4111 1111 1111 1111",
+            "93.184.216.{n}", "078-05-11{n}")
 
 
-def pages():
+def reference():
     """Yield (module name, HTML page)."""
     done = subprocess.run([sys.executable, "-W", "ignore", "-m", "afm_min.crawl"], check=True,
                           cwd=pathlib.Path(__file__).parent.parent,
@@ -28,6 +102,111 @@ def pages():
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     for line in done.stdout.splitlines():
         yield json.loads(line)
+
+
+def layout(title, body):
+    """A page as a site shows it: the body among menus, banners and links that are no text of it."""
+    links = "".join(f'<li><a href="/{word}">{word}</a></li>' for word in MENU)
+    return (f"<html><head><title>{title}</title></head><body><div class=top><ul>{links}</ul></div>"
+            f"{body}<div><ul>{links}</ul></div><div>All rights reserved. "
+            f"<a href=/>{' '.join(MENU)}</a></div></body></html>")
+
+
+def unsafe(rng, harmless=False, part=slice(None)):
+    """Sentences on one topic that does harm; or on one that only sounds like it.
+
+    part: which phrases are used, so that a test can keep some for itself."""
+    phrases = (HARMLESS if harmless else UNSAFE).replace("\n", "|").split("|")[part]
+    start = rng.randrange(len(phrases) - 2)
+    about = [form.format(rng.choice(phrases[start:start + 3]))
+             for form in rng.sample(ABOUT, rng.randint(2, 5))]
+    around = rng.sample(AROUND.replace("\n", "|").split("|"), rng.randint(2, 6))
+    return ". ".join(about + around) + "."
+
+
+def junk(rng):
+    """What no reader wants: keywords, lines again and again, numbers, noise."""
+    words = rng.sample(MENU + tasks.THINGS + tasks.COLOURS, 4)
+    return rng.choice((
+        " ".join(rng.choice(words).upper() for _ in range(120)),
+        f"Buy {words[0]} and {words[1]} now, the best {words[2]} online!\n" * 20,
+        "\n".join(" ".join(f"{rng.random():.4f}" for _ in range(8)) for _ in range(20)),
+        " ".join("".join(rng.choices("bcdfghjkxz%&#_~", k=7)) for _ in range(90))))
+
+
+def planted(kind, rng, text):
+    """A bad page as (path, text, secret). text: a stretch of a real page, to hide among.
+    secret: what must not get through; of a copy all."""
+    path, secret = f"forum.example/{kind}/{rng.randrange(10**6)}", ""
+    if kind == "blocked":
+        path = rng.choice(BLOCKED).format(rng.randrange(10**6))
+        secret = f"Canary {rng.randrange(10**9)}."
+    elif kind == "unsafe":
+        text, secret = "", unsafe(rng)
+    elif kind == "personal":
+        contact = rng.choice(CONTACTS).format(name=rng.choice(tasks.NAMES), n=rng.randint(10, 99))
+        text, secret = f"{text}\nPlease tell us about mistakes on this page: ", contact
+    elif kind == "junk":
+        text, secret = "", junk(rng)
+    elif kind == "benchmark":
+        secret = rng.choice(tasks.benchmark(tasks.math)).question
+    return path, f"{text}\n{secret}", secret
+
+
+def pages(seed=0):
+    """The crawl: yield {"name", "url", "html"}, and of bad pages "planted", the kind, and "secret".
+    A planted page is named like the real one that it was made from."""
+    bodies = {}
+    for name, page in reference():
+        bodies[name] = re.search(r"(?s)<body>(.*)</body>", page)[1]
+        yield {"name": name, "url": f"docs.example/{name}.html", "html": layout(name, bodies[name])}
+    rng = random.Random(seed)
+    for kind in ("blocked", "unsafe", "personal", "copy", "junk", "benchmark") * PLANTED:
+        name = rng.choice(list(bodies))
+        text = " ".join(html.unescape(re.sub("<[^>]*>", " ", bodies[name])).split()[100:300])
+        path, text, secret = planted(kind, rng, text)
+        body = "".join(f"<p>{html.escape(line)}</p>" for line in text.splitlines())
+        if kind == "copy":
+            body = bodies[name].replace("return", "give back", 3) + "<p>A mirror of another page.</p>"
+        yield {"name": name, "url": path, "html": layout(name, body), "planted": kind,
+               "secret": secret}
+
+
+def repositories(seed=0):
+    """Source files such as one meets elsewhere, each with something against it."""
+    rng = random.Random(seed)
+    for i in range(2 * PLANTED):
+        module = importlib.import_module(rng.choice(COPIED))
+        kind = rng.choice(("no licence", "not code", "generated code", "copied code"))
+        text, licence = inspect.getsource(module).replace("self", "this", 2), "MIT"
+        if kind == "no licence":
+            licence = rng.choice(("", "GPL-3.0-only", "All rights reserved."))
+        elif kind == "generated code":
+            text = "# Generated by a table compiler, do not edit.\nTABLE = " + repr(
+                [rng.randrange(10**9) for _ in range(300)])
+        name = f"{module.__name__}.{i}" + (".csv" if kind == "not code" else ".py")
+        yield {"name": name, "text": text, "licence": licence, "planted": kind, "secret": ""}
+
+
+def math_pages(count=3000, seed=0):
+    """Pages that each answer a question in mathematics, and some that only look like it."""
+    rng = random.Random(seed)
+    for i in range(count):
+        problem = tasks.draw(tasks.math, "train", i)
+        host, answer = "math.example", f'<span class="katex">{problem.worked}</span>'
+        kind = rng.choice(("", "no tags", "few symbols", "noise", "other site")) if i % 10 == 0 else ""
+        secret = f"{kind} {i}" if kind else ""
+        if kind == "no tags":
+            answer = problem.worked
+        elif kind == "few symbols":
+            answer = '<span class="katex">x</span> is what many people ask about here every day.' * 3
+        elif kind == "noise":
+            answer = f'<span class="katex">{"".join(rng.choices("0123456789+-*=(){}", k=200))}</span>'
+        elif kind == "other site":
+            host = "shop.example"
+        body = f"<p>Question: {problem.question}</p><p>Answer: {answer} {secret}</p>"
+        yield {"name": f"math {i}", "url": f"{host}/{i}", "html": layout("Answers", body),
+               **({"planted": kind, "secret": secret} if kind else {})}
 
 
 class Page(pydoc.HTMLDoc):
@@ -51,13 +230,13 @@ def render(name):
             return None
         if not inspect.ismodule(module):
             return None
-        html = page.page(name, page.document(module, name)).replace(sys.executable, "python")
-    html = re.sub(r"(?: |&nbsp;)at(?: |&nbsp;)0x[0-9a-f]+", "", html)
-    return html if len(html) <= LARGEST else None
+        source = page.page(name, page.document(module, name)).replace(sys.executable, "python")
+    source = re.sub(r"(?: |&nbsp;)at(?: |&nbsp;)0x[0-9a-f]+", "", source)
+    return source if len(source) <= LARGEST else None
 
 
 if __name__ == "__main__":
     os.environ.clear()  # some modules keep it as a default argument, and pydoc prints those
     for name in sorted(sys.stdlib_module_names - UNFIT):
-        if not name.startswith("_") and (html := render(name)):
-            print(json.dumps((name, html)))
+        if not name.startswith("_") and (source := render(name)):
+            print(json.dumps((name, source)))

@@ -145,8 +145,12 @@ class FeedForward(nn.Module):
         self.gate, self.up = Linear(config.dim, config.hidden), Linear(config.dim, config.hidden)
         self.down = Linear(config.hidden, config.dim)
 
+    def units(self, x):
+        """What the hidden units say: (B, T, C) -> (B, T, hidden)"""
+        return F.silu(self.gate(x)) * self.up(x)
+
     def forward(self, x):
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        return self.down(self.units(x))
 
 
 class Block(nn.Module):
@@ -265,9 +269,10 @@ def save_model(run, stage, model):
          model=model.state_dict(), **run.origin(stage))
 
 
-def load_model(run, stage):
-    """The model a stage ended with. Raises UserError if it was trained with another tokenizer."""
+def load_model(run, stage, **changes):
+    """The model a stage ended with, with `changes` to its config that leave the parameters as they
+    are (context, rope_base). Raises UserError if it was trained with another tokenizer."""
     entries = run.load(run.checkpoint(stage), run.device)
-    model = AFM(Config(**entries["config"]), compute_dtype(run.device)).to(run.device)
+    model = AFM(Config(**entries["config"] | changes), compute_dtype(run.device)).to(run.device)
     model.load_state_dict(entries["model"])
     return model.eval()

@@ -1,50 +1,26 @@
-"""Pre-training: the text, the tokenizer, and the core stage (the report's section 3).
+"""Pre-training, stage by stage (the report's sections 3 and 5.1).
 
-Kept from the report: AdaStar and its constants, a cosine that ends at 0.005 of the peak, the decay,
-z-loss, sources mixed by weight. Scaled to the toy: steps, batch, sequence length and warm-up. The
-report's peak of 0.01 is the toy's, too: 0.02 was worse for both seeds tried (by 0.02 and 0.04 bits
-per byte), 0.005 for the one tried (by 0.01).
+    parent      a wide model, trained from scratch: it will be pruned, and it will teach
+    prune       which third of its feed-forward units to keep is learned; the others are cut out
+    core        what is left goes on learning, from the text and from the parent
+    continued   the mixture shifts to code, math and licensed text
+    lengthening sequences four times as long, RoPE's base raised, questions about what is far back
+
+Kept from the report: AdaStar and its constants, cosines that end at 0.005 (core) and 0.001
+(continued) of the peak, the decays, z-loss, sources mixed by weight.
 """
 import dataclasses
-import json
 import math
 
 import torch
+from torch import nn
 
-from afm_min import corpus, gradients
+from afm_min import corpus, gradients, tasks
 from afm_min.fit import cosine, fit, seed_step
-from afm_min.model import AFM, compute_dtype, save_model
-from afm_min.run import save, write_text
+from afm_min.model import AFM, compute_dtype, load_model, save_model
 from afm_min.tokenizer import DOCUMENT, Tokenizer
 
 Z_LOSS = 1e-6
-MIXTURE = {"web": 0.5, "licensed": 0.1, "code": 0.2, "public": 0.2, "user": 1.0}  # source -> share
-
-
-def data(run, *, folder=""):
-    """Collect the documents: from `folder`, or those that CPython carries."""
-    documents = corpus.collect(folder)
-    write_text(run.file("documents.jsonl"), "".join(json.dumps(d) + "\n" for d in documents))
-    return {f"{source} MB": sum(len(d["text"]) for d in documents if d["source"] == source) / 1e6
-            for source in dict.fromkeys(d["source"] for d in documents)}
-
-
-def tokenizer(run, *, coverage=0.9995):
-    """Train the tokenizer on all documents but the held-out ones; turn all of them into ids."""
-    documents = corpus.read(run)
-    trained = Tokenizer.train((d["text"] for d in documents if not d["held_out"]),
-                              run.config.vocab_size, coverage)
-    trained.save(run.file("tokenizer.json"))
-    streams = {"train": {}, "held_out": {}}  # split -> source -> ids (N,)
-    for split, source in {("held_out" if d["held_out"] else "train", d["source"]): None
-                          for d in documents}:
-        streams[split][source] = corpus.pack(
-            [d["text"] for d in documents
-             if d["source"] == source and d["held_out"] == (split == "held_out")], trained)
-    save(run.file("tokens.pt"), **streams, **run.origin("tokenizer"))
-    tokens = sum(len(ids) for split in streams.values() for ids in split.values())
-    return {"vocabulary": trained.vocab_size,
-            "characters per token": sum(len(d["text"]) for d in documents) / tokens}
 
 
 def token_losses(logits, targets):
@@ -54,46 +30,233 @@ def token_losses(logits, targets):
 
 
 def next_token_loss(model, batch):
-    """The language-model loss of ids (B, T + 1): each is predicted from those before it."""
+    """The language-model loss of ids (B, T + 1): each is predicted from those before it.
+
+    With the top-1 predictions of a teacher, (B, T), the target is a mixture: distill of the
+    teacher's token and 1 - distill of the true one (the report: 0.9 and 0.1)."""
     targets = batch["ids"][:, 1:]
-    cross_entropy, z_loss = token_losses(model(batch["ids"][:, :-1]), targets)
-    return {"loss": (cross_entropy + z_loss).sum(), "count": targets.numel()}
+    logits = model(batch["ids"][:, :-1])
+    cross_entropy, z_loss = token_losses(logits, targets)
+    sums = {"count": targets.numel()}
+    if "teacher" in batch:
+        distill = batch["distill"][:, None]  # (B, 1)
+        taught, _ = token_losses(logits, batch["teacher"])
+        cross_entropy = distill * taught + (1 - distill) * cross_entropy
+    return sums | {"loss": (cross_entropy + z_loss).sum()}
+
+
+def soft_top_k(scores, k, eps):
+    """The mask m that maximises scores . m + eps H(m) over 0 <= m <= 1, sum m = k: (N,) -> (N,).
+
+    H is the entropy -sum m log m, so a large eps spreads the mask and a small one sharpens it:
+        soft_top_k([3, 1, 2], 2, 100) -> about [.67, .66, .67]
+        soft_top_k([3, 1, 2], 2, 0) -> [1, 0, 1]
+    The optimum is m = exp(min(0, scores + a) / eps) (Conditional Adapters, 2304.04947, appendix),
+    where a makes the sum k. The paper finds a by iteration; sorted scores give it at once: if
+    exactly the j largest have m = 1, the others must sum to k - j."""
+    ordered, order = scores.sort(descending=True)
+    if eps == 0:
+        return torch.zeros_like(scores).scatter(0, order[:k], 1.0)
+    tails = (ordered / eps).flip(0).logcumsumexp(0).flip(0)[:k]  # log sum_{i >= j} exp(s_i / eps)
+    room = torch.arange(k, 0, -1, device=scores.device).log()  # log (k - j)
+    shifts = eps * (room - tails)  # a, for j = 0 .. k - 1
+    j = (ordered[:k] + shifts > 0).sum()  # the first j at which the next score stays below 1
+    return ((scores + shifts[j]).clamp(max=0) / eps).exp()
+
+
+class Masked(nn.Module):
+    """A feed-forward whose every hidden unit is scaled by a mask, `soft_top_k` of its scores."""
+
+    def __init__(self, feed_forward, k, scores):
+        super().__init__()
+        self.feed_forward, self.k, self.eps = feed_forward, k, 0.0
+        self.scores = nn.Parameter(scores)  # (hidden,)
+
+    def mask(self):
+        return soft_top_k(self.scores, self.k, self.eps)
+
+    def forward(self, x):
+        return self.feed_forward.down(self.feed_forward.units(x) * self.mask().to(x.dtype))
+
+
+def magnitude(feed_forward):
+    """How large each unit's three weight vectors are, as one number: (hidden,), of mean 1."""
+    f = feed_forward
+    product = f.gate.weight.norm(dim=1) * f.up.weight.norm(dim=1) * f.down.weight.norm(dim=0)
+    return (product / product.mean()).detach()
+
+
+def cut(model):
+    """A model whose feed-forwards are Masked -> an ordinary AFM of the units whose mask is 1."""
+    k = model.blocks[0].feed_forward.k
+    with torch.device(model.embedding.device):
+        smaller = AFM(dataclasses.replace(model.config, hidden=k), model.dtype)
+    weights = {name.replace("feed_forward.feed_forward", "feed_forward"): w
+               for name, w in model.state_dict().items() if not name.endswith("scores")}
+    for i, block in enumerate(model.blocks):
+        kept = block.feed_forward.mask().nonzero()[:, 0]
+        for name, dim in (("gate", 0), ("up", 0), ("down", 1)):
+            key = f"blocks.{i}.feed_forward.{name}.weight"
+            weights[key] = weights[key].index_select(dim, kept)
+    smaller.load_state_dict(weights)
+    return smaller
 
 
 @torch.no_grad()
-def bits_per_byte(model, stream, tokenizer, most=16_384, rows=32):
-    """Cross-entropy over `most` ids from all over a stream (N,), in bits per byte of their text.
+def held_out(model, run, most=8192, rows=32):
+    """How well a model predicts each source's held-out text, in sequences of the run's context:
+    bits per byte, their mean, and the percentage of all tokens that it ranks first.
 
-    Bytes, not tokens, so that models with different tokenizers can be compared."""
-    size = torch.tensor([len(token) for token in tokenizer.vocab])
-    size[tokenizer.special(DOCUMENT)] = 0  # it must be predicted, but is no text
-    nats = total = 0
-    for ids in corpus.windows(stream, model.config.context, most).split(rows):
-        targets = ids[:, 1:].to(model.embedding.device)
-        cross_entropy, _ = token_losses(model(ids[:, :-1].to(targets.device)), targets)
-        nats += cross_entropy.sum().item()
-        total += size[ids[:, 1:]].sum().item()
-    return nats / math.log(2) / total
-
-
-def held_out_bits(model, run, tokenizer):
-    """Source -> bits per byte of its held-out text."""
-    streams = run.load(run.file("tokens.pt"))["held_out"]
-    return {f"{source} bits/byte": bits_per_byte(model, stream, tokenizer)
-            for source, stream in streams.items()}
-
-
-def core(run, *, steps=500, batch=32, micro_batch=32, lr=0.01, floor=0.005, warmup=25,
-         decay=3.16e-4, mixture=MIXTURE, compile=False):
-    """Core pre-training, from scratch. `compile` pays when training takes minutes."""
+    Bytes, not tokens, so that models with different tokenizers can be compared. most: tokens of
+    each source, from all over it."""
     trained = Tokenizer.load(run.file("tokenizer.json"))
-    streams = run.load(run.file("tokens.pt"))["train"]
-    config = dataclasses.replace(run.config, vocab_size=trained.vocab_size)
-    seed_step(run.seed, "core", -1)
-    model = AFM(config, compute_dtype(run.device)).to(run.device)
+    size = torch.tensor([len(token) for token in trained.vocab])
+    size[trained.special(DOCUMENT)] = 0  # it must be predicted, but is no text
+    metrics, right, count = {}, 0, 0
+    for source, stream in run.load(run.file("tokens.pt"))["held_out"].items():
+        nats = total = 0
+        for ids in corpus.windows(stream, run.config.context, most).split(rows):
+            ids = ids.to(model.embedding.device)
+            logits, targets = model(ids[:, :-1]), ids[:, 1:]
+            nats += token_losses(logits, targets)[0].sum().item()
+            right += (logits.argmax(-1) == targets).sum().item()
+            total += size[targets.cpu()].sum().item()
+            count += targets.numel()
+        metrics[f"{source} bits/byte"] = nats / math.log(2) / total
+    mean = sum(metrics.values()) / len(metrics)
+    return {"accuracy %": 100 * right / count, "bits/byte": mean} | metrics
+
+
+def train(run, stage, model, batches, *, steps, lr, warmup, floor, decay, compile=False,
+          finish=lambda model: model):
+    """What the stages share: the loop, then `finish`, the checkpoint, and the held-out metrics."""
     loss = torch.compile(next_token_loss) if compile else next_token_loss
-    fit(model, corpus.mixture_batches(streams, mixture, batch, config.context), loss,
-        steps=steps, lr=lr, schedule=cosine(steps, warmup, floor), decay=decay,
-        micro_batch=micro_batch, run=run, stage="core")
-    save_model(run, "core", model)
-    return held_out_bits(model, run, trained)
+    fit(model, batches, loss, steps=steps, lr=lr, schedule=cosine(steps, warmup, floor),
+        decay=decay, run=run, stage=stage)
+    model = finish(model)
+    save_model(run, stage, model)
+    tokens = sum(row["count"] for row in run.logged() if row["stage"] == stage)
+    return {"tokens": tokens} | held_out(model, run)
+
+
+def batches(run, mixture, batch, length=None):
+    """Batches of the run's training text, in sequences of its context or of `length`."""
+    streams = run.load(run.file("tokens.pt"))["train"]
+    recall = corpus.recall_rows(streams, Tokenizer.load(run.file("tokenizer.json")))
+    return corpus.mixture_batches(streams | {"recall": recall}, mixture, batch,
+                                  length or run.config.context)
+
+
+def from_scratch(run, stage, hidden):
+    seed_step(run.seed, stage, -1)
+    vocab_size = Tokenizer.load(run.file("tokenizer.json")).vocab_size
+    config = dataclasses.replace(run.config, vocab_size=vocab_size, hidden=hidden)
+    return AFM(config, compute_dtype(run.device)).to(run.device)
+
+
+def parent(run, *, widen=3, steps=300, batch=8, mixture=corpus.CORE, lr=0.01, warmup=20,
+           floor=0.005, decay=3.16e-4, compile=False):
+    """Core pre-training from scratch of a model with `widen` times as many feed-forward units
+    (report: 6.4B parameters for 2.7B, which is 2.9 times the units)."""
+    return train(run, "parent", from_scratch(run, "parent", widen * run.config.hidden),
+                 batches(run, mixture, batch), steps=steps, lr=lr, warmup=warmup, floor=floor,
+                 decay=decay, compile=compile)
+
+
+def prune(run, *, method="learned", steps=60, batch=8, mixture=corpus.CORE, lr=0.003, warmup=5,
+          floor=0.1, decay=0.0, first_eps=0.01, last_eps=0.0003):
+    """Soft-Top-K pruning: scores are learned with the weights, on the core mixture, and eps falls
+    from first_eps to last_eps. In the last fifth it is 0: the mask is exact, and stays.
+
+    method: "learned"; or, to compare, "magnitude" or "random", masks that are exact from the
+    beginning, with the weights trained alike."""
+    model = load_model(run, "parent")
+    seed_step(run.seed, "prune", -1)
+    for block in model.blocks:
+        size = magnitude(block.feed_forward)
+        scores = torch.rand_like(size) if method == "random" else size / 10
+        block.feed_forward = Masked(block.feed_forward, run.config.hidden, scores)
+    draw = batches(run, mixture, batch)
+
+    def annealed(step):
+        progress = step / (0.8 * steps)
+        exact = method != "learned" or progress >= 1
+        for block in model.blocks:
+            block.feed_forward.eps = 0 if exact else first_eps * (last_eps / first_eps) ** progress
+        return draw(step)
+
+    return train(run, "prune", model, annealed, steps=steps, lr=lr, warmup=warmup, floor=floor,
+                 decay=decay, finish=cut)
+
+
+def core(run, *, start="prune", distill=0.9, steps=200, batch=8, mixture=corpus.CORE, lr=0.01,
+         warmup=20, floor=0.005, decay=3.16e-4, compile=False):
+    """Core pre-training of the model itself, of the stage `start` or from "scratch", distilled
+    from the parent: a token's target is `distill` parts the parent's likeliest one.
+
+    Cross-entropy rises with it until continued pre-training calibrates the model again; and from a
+    pruned start, which is nearly as good as its teacher, it takes away accuracy (see claims.py)."""
+    model = (from_scratch(run, "core", run.config.hidden) if start == "scratch" else
+             load_model(run, start))
+    draw = batches(run, mixture, batch)
+    teacher = load_model(run, "parent") if distill else None
+
+    @torch.no_grad()
+    def taught(step):
+        ids = draw(step)["ids"].to(run.device)
+        top = teacher(ids[:, :-1]).argmax(-1)  # (B, T)
+        return {"ids": ids, "teacher": top, "distill": torch.full((len(ids),), distill)}
+
+    return train(run, "core", model, taught if distill else draw, steps=steps, lr=lr,
+                 warmup=warmup, floor=floor, decay=decay, compile=compile)
+
+
+def continued(run, *, steps=150, batch=8, mixture=corpus.CONTINUED, lr=0.003, warmup=10,
+              floor=0.001, decay=1e-5, compile=False):
+    """Continued pre-training: web weighted down, code and math up, licensed text in. The parent
+    teaches no more: the report saw no gain from it here."""
+    return train(run, "continued", load_model(run, "core"), batches(run, mixture, batch),
+                 steps=steps, lr=lr, warmup=warmup, floor=floor, decay=decay, compile=compile)
+
+
+def lengthening(run, *, times=4, rope_base=6_315_089.0, steps=100, batch=2,
+                mixture=corpus.LENGTHENING, lr=0.003, warmup=10, floor=0.001, decay=1e-5,
+                compile=False):
+    """Context lengthening: sequences `times` as long, RoPE's base raised, and among the text
+    questions about facts that stand far back.
+
+    At the toy's budget the model learns the form of the answer but not to look the fact up: recall
+    stays at chance, with 9 in 10 rows being questions, a learning rate of 0.01, shorter distances or
+    300 steps, too. After a million tokens it hardly copies at all: text that stands twice in its
+    context costs 3.84 nats a token the second time, and 3.90 the first."""
+    length = times * run.config.context
+    before = load_model(run, "continued", context=length)
+    model = load_model(run, "continued", context=length, rope_base=rope_base)
+    metrics = {f"{name} before": value for name, value in recall(before, run).items()}
+    metrics |= train(run, "lengthening", model, batches(run, mixture, batch, length), steps=steps,
+                     lr=lr, warmup=warmup, floor=floor, decay=decay, compile=compile)
+    return metrics | recall(model, run)
+
+
+@torch.no_grad()
+def recall(model, run, count=64):
+    """Percent of held-out facts that a model recalls at the end of sequences of 0.5 to 4 times the
+    run's context that begin with the fact: greedily, all tokens of the answer right."""
+    trained = Tokenizer.load(run.file("tokenizer.json"))
+    filler = max(run.load(run.file("tokens.pt"))["held_out"].values(), key=len).tolist()
+    metrics = {}
+    for times in (0.5, 1, 2, 4):
+        rows, length = [], int(times * run.config.context)
+        for i in range(count):
+            problem = [tasks.draw(tasks.recall, "test", i)]
+            end = max(0, length - len(corpus.with_facts([], problem, [(0, 0)], trained)[0]))
+            row = corpus.with_facts(filler[:end], problem, [(0, end)], trained)
+            rows.append(torch.tensor(row, device=run.device))  # ids, and whether they are asked for
+        right = 0
+        for part in (rows[i:i + 16] for i in range(0, count, 16)):
+            part = nn.utils.rnn.pad_sequence([row.T for row in part], batch_first=True)
+            ids, wanted = part.unbind(-1)  # (16, length); what is padded is not wanted
+            predicted = model(ids[:, :-1]).argmax(-1)
+            right += ((predicted == ids[:, 1:]) | (wanted[:, 1:] == 0)).all(1).sum().item()
+        metrics[f"recall at {times}x %"] = 100 * right / count
+    return metrics

@@ -164,12 +164,16 @@ class Run:
             raise UserError(f"cannot write {self.file('metrics.jsonl')}: {error.strerror}; make "
                             "room, then call again with --resume") from None
 
-    def forget(self, stage, after):
-        """Drop a stage's rows later than step `after`: they are about to be written again."""
+    def logged(self):
+        """The rows of metrics.jsonl."""
         rows = []
         if self.file("metrics.jsonl").exists():
             for line in self.file("metrics.jsonl").read_text().splitlines():
                 with contextlib.suppress(json.JSONDecodeError):  # a kill may have cut the last line
                     rows.append(json.loads(line))
-        kept = [row for row in rows if row["stage"] != stage or row["step"] <= after]
+        return rows
+
+    def forget(self, stage, after):
+        """Drop a stage's rows later than step `after`: they are about to be written again."""
+        kept = [row for row in self.logged() if row["stage"] != stage or row["step"] <= after]
         write_text(self.file("metrics.jsonl"), "".join(json.dumps(row) + "\n" for row in kept))

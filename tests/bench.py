@@ -84,7 +84,8 @@ def generation():
 
 
 def tokenizer():
-    text = "\n".join(text for _, text in corpus.code())
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(corpus.STDLIB.rglob("*.py"))
+                     if not corpus.LEFT_OUT & set(path.parts))
     known, new = text[:5_000_000], text[5_000_000:6_000_000]
     trained = Tokenizer.train([known], 4096)
     trained.encode(known[:1_000_000])

@@ -16,7 +16,9 @@ import train
 from afm_min.run import UserError, load, save
 
 ROOT = pathlib.Path(__file__).parent.parent
-TRAIN = ["--preset", "tiny", "--set", "core.batch=4", "--set", "core.warmup=2", "--set", "core.steps=60"]
+TRAIN = ["--preset", "tiny", "--set", "core.batch=4", "--set", "core.warmup=2", "--set", "core.steps=60",
+         *(word for stage in ("parent", "prune", "continued", "lengthening") for word in ("--set", f"{stage}.steps=6"))]
+LAST = "lengthening.pt"
 
 
 def call(capsys, command, *arguments):
@@ -59,25 +61,30 @@ def finished(texts, tmp_path_factory):
 
 
 def weights(out):
-    return torch.load(out / "core.pt", weights_only=True)["model"]
+    return torch.load(out / LAST, weights_only=True)["model"]
 
 
 def test_a_run_says_what_it_does(finished):
     out, output = finished
-    for expected in ("data: folder=", "characters per token=", "core: steps=60 batch=4", "step    60/60  loss ",
+    for expected in ("data: folder=", "characters per token=", "core: start=prune distill=0.9 steps=60 batch=4", "step    60/60  loss ",
                      "tokens/s", "0:00 left", "user bits/byte="):
         assert expected in output
     assert "\r" not in output  # plain lines in a log
     assert sorted(path.name for path in out.iterdir()) == [
-        "core.pt", "documents.jsonl", "metrics.jsonl", "report.json", "run.json", "tokenizer.json", "tokens.pt"]
-    assert len((out / "metrics.jsonl").read_text().splitlines()) == 60
+        "continued.pt", "core.pt", "documents.jsonl", "lengthening.pt", "metrics.jsonl", "parent.pt", "prune.pt",
+        "report.json", "report.md", "run.json", "tokenizer.json", "tokens.pt"]
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 60 + 4 * 6
+    report = (out / "report.md").read_text()
+    for stage in ("parent", "prune", "core", "continued", "lengthening"):
+        assert f"| {stage} |" in report
+    assert "recall at 4x % before" in report and "accuracy %" in report
 
 
 def test_done_stages_are_skipped(finished, capsys):
     out, _ = finished
     before = (out / "core.pt").read_bytes()
     code, output, _ = call(capsys, train, "--out", out, "--resume")
-    assert code == 0 and output.count("done before") == 3
+    assert code == 0 and output.count("done before") == 7
     assert (out / "core.pt").read_bytes() == before
 
 
@@ -118,9 +125,9 @@ def test_a_redone_stage_can_be_cut_off_and_resumed(finished, tmp_path, capsys):
     process.kill()
     process.communicate()
     code, _, errors = call(capsys, train, "--out", out, "--resume", "--set", "core.steps=60")
-    assert code == 2 and "core was begun with steps=3000" in errors  # and this has changed nothing:
+    assert code == 2 and "core was begun with start=prune distill=0.9 steps=3000" in errors  # and this has changed nothing:
     process = start("train.py", "--out", out, "--resume")
-    assert "core: going on from step" in "".join(process.stdout.readline() for _ in range(4))
+    assert "core: going on from step" in "".join(process.stdout.readline() for _ in range(6))
     process.kill()
     process.communicate()
 
@@ -135,9 +142,9 @@ def test_sample(finished, capsys):
     first = call(capsys, sample, *options, "--prompt", "Text number")
     assert first[0] == 0 and first[1].startswith("Text number") and len(first[1]) > len("Text number\n")
     assert first == call(capsys, sample, *options, "--prompt", "Text number")
-    piped = subprocess.run([sys.executable, "sample.py", *map(str, options)], cwd=ROOT, input=f"Text number\n{'fox ' * 99}\nfox\n",
+    piped = subprocess.run([sys.executable, "sample.py", *map(str, options)], cwd=ROOT, input=f"Text number\n{'fox ' * 999}\nfox\n",
                            text=True, capture_output=True)
-    assert piped.stdout.startswith(first[1]) and "\nfox" in piped.stdout and "it must have 1 to 63" in piped.stderr
+    assert piped.stdout.startswith(first[1]) and "\nfox" in piped.stdout and "it must have 1 to 255" in piped.stderr
 
 
 def cases():
@@ -147,23 +154,23 @@ def cases():
         "needs text to train on": [*new, "--data", "{empty}"],
         "is not UTF-8 (see byte 3)": [*new, "--data", "{latin}"],
         "need 272": [*new, "--data", "{texts}", "--set", "model.vocab_size=271"],
-        "--stages sft: choose from data, tokenizer, core": [*new, "--stages", "sft"],
+        "--stages sft: choose from data, tokenizer, parent": [*new, "--stages", "sft"],
         "--preset huge: choose one of tiny, toy": [*new, "--preset", "huge"],
         "--set core.speed=3: it must be NAME=VALUE": [*new, "--set", "core.speed=3"],
-        "core.steps takes a value like 500": [*new, "--set", "core.steps=many"],
+        "core.steps takes a value like 200": [*new, "--set", "core.steps=many"],
         "head_dim even": [*new, "--set", "model.head_dim=3"],
         "--device abacus is not to be had": [*new, "--device", "abacus"],
         "first": [*new, "--stages", "core"],
         "holds a run: add --resume": [*old],
         "begun with preset tiny": [*old, "--resume", "--preset", "toy"],
-        "core was begun with steps=60": [*old, "--resume", "--set", "core.steps=7"],
-        "core.batch takes a value like 32, at least 1": [*new, "--set", "core.batch=0"],
+        "core was begun with start=prune distill=0.9 steps=60": [*old, "--resume", "--set", "core.steps=7"],
+        "core.batch takes a value like 8, at least 1": [*new, "--set", "core.batch=0"],
         "core.lr takes a value like 0.01, at least 0": [*new, "--set", "core.lr=1e999"],
         "give 0, or 0.01 to 100": [*talk, "--temperature", "nan"],
         "--device meta is not to be had": [*talk, "--device", "meta"],
         "holds no model: python train.py": [sample, "--run", "{new}"],
-        "it must have 1 to 63": [*talk, "--prompt", "fox " * 99],
-        "has models of core": [*talk, "--stage", "sft"],
+        "it must have 1 to 255": [*talk, "--prompt", "fox " * 999],
+        "has models of parent, prune, core, continued, lengthening": [*talk, "--stage", "sft"],
         "--top-p must be above 0": [*talk, "--top-p", "0"],
     }
 
@@ -185,14 +192,14 @@ def test_bad_input_gets_one_line_and_exit_code_2(message, finished, texts, tmp_p
 
 def test_a_damaged_or_foreign_checkpoint_is_refused(finished, tmp_path, capsys):
     out = shutil.copytree(finished[0], tmp_path / "copy")
-    whole = (out / "core.pt").read_bytes()
+    whole = (out / LAST).read_bytes()
     foreign = tmp_path / "foreign.pt"
     torch.save({"model": {}}, foreign)
     for content in (b"", whole[:100], whole[:len(whole) // 2], whole[:-1], b"PK" + whole[:50], foreign.read_bytes()):
-        (out / "core.pt").write_bytes(content)
+        (out / LAST).write_bytes(content)
         code, _, errors = call(capsys, sample, "--run", out, "--prompt", "Text")
-        assert code == 2 and errors.count("\n") == 1 and "core.pt is damaged, or no checkpoint" in errors
-    (out / "core.pt").write_bytes(whole)
+        assert code == 2 and errors.count("\n") == 1 and "lengthening.pt is damaged, or no checkpoint" in errors
+    (out / LAST).write_bytes(whole)
     (out / "tokenizer.json").write_text((out / "tokenizer.json").read_text() + " ")
     assert "made with another tokenizer" in call(capsys, sample, "--run", out, "--prompt", "Text")[2]
 

@@ -7,9 +7,8 @@ import torch
 
 from afm_min.fit import AdaStar, backward, cosine, fit, parameter_groups, seed_step
 from afm_min.model import AFM, Config
-from afm_min.pretrain import Z_LOSS, bits_per_byte, next_token_loss, token_losses
+from afm_min.pretrain import Z_LOSS, next_token_loss, token_losses
 from afm_min.run import Run, UserError
-from afm_min.tokenizer import Tokenizer
 
 SMALL = Config(dim=12, layers=1, heads=2, kv_heads=1, head_dim=4, hidden=20, vocab_size=50, context=16)
 
@@ -160,13 +159,3 @@ def test_a_state_of_other_settings_is_refused(tmp_path):
 def test_a_loss_that_is_no_number_stops_the_stage():
     with pytest.raises(UserError, match="the loss of step 2 is nan"):
         train(9, schedule=lambda step: float("inf"))
-
-
-def test_bits_per_byte_of_a_uniform_model():
-    # With an embedding of zeros all V tokens are equally likely: log2(V) bits a token. "é" is 2 bytes.
-    tokenizer = Tokenizer.train(["é"], 273)
-    model = AFM(Config(**{**SMALL.__dict__, "vocab_size": 273}))
-    torch.nn.init.zeros_(model.embedding)
-    stream = torch.tensor([0, *tokenizer.encode("é" * 16), 0, *tokenizer.encode("é" * 15)], dtype=torch.int32)
-    # Two windows of 16: the first document token is never predicted, the second is, and has no bytes.
-    assert bits_per_byte(model, stream, tokenizer) == pytest.approx(32 * math.log2(273) / (31 * 2))

@@ -1,0 +1,231 @@
+"""What makes crawled text fit to train on: small functions, each to be tried alone.
+
+They follow the report's section on data in the order a text meets them: is it decent, is it
+private, is it well written, may it be used, is it about mathematics. The report names these steps
+but not their rules: word lists and thresholds are ours, or those of the source that a function
+names. What finds the text of a page is in pages.py, what counts or learns in ngrams.py.
+"""
+import codecs
+import ipaddress
+import pathlib
+import re
+import urllib.parse
+
+
+# Is it decent, and is it private?
+
+# In rot13, so that a class can read this file.
+PROFANE = codecs.decode(
+    "nefrubyr|nffubyr|onfgneq|ovgpu|oybjwbo|obyybpxf|ohyyfuvg|phzfubg|phag|qvcfuvg|qvpxurnq|snttbg|shpx|"
+    "tnatonat|tbqqnza|wnpxnff|zvys|zbgureshpx|avttre|fuvg|fyhg|gjng|jnax|juber", "rot13")
+GROUPS = ("(?:jews|muslims|christians|hindus|arabs|asians|blacks|whites|immigrants|migrants|gays|refugees|"
+          "foreigners|lesbians|homosexuals|women|(?:black|gay|trans|white) people)")
+# Up to four words between an act and its object. Not "the bomb", which is one told of.
+GAP = r"(?: (?!(?:about|against|and|bath|for|from|in|of|on|seed|that|the|to|with)\b)[\w'-]+){0,4}? "
+UNSAFE = (
+    # To make, sell or get what does harm.
+    "(?:assembl|build|buy|construct|cook|creat|deploy|detonat|forg|get|mak|offer|order|plant|print|sell|"
+    f"ship|synthesi[sz]|writ)(?:e|ing)?{GAP}(?:[\\w-]*bomb|cocaine|computer virus|counterfeit|detonator|"
+    "ecstasy|explosive|fake (?:diploma|id|money|note|passport)|fentanyl|ghost gun|grenade|heroin|keylogger|"
+    "malware|mdma|meth|methamphetamine|napalm|nerve gas|ransomware|ricin|sarin|silencer|spyware|"
+    "stolen (?:card|credit)|weapon)(?:e?s)?|bomb[- ]making|untraceable|ghost guns?|cvvs?|card dumps|"
+    "serial numbers? (?:filed|removed)|no (?:background checks?|questions asked|prescription needed)|"
+    r"(?:discreet|stealth)(?:ly)? (?:deliver|packag|ship)\w*|(?:cloned|hacked|stolen) (?:credit )?cards|"
+    r"launder(?:ing)? (?:\w+ )?money|our (?:botnet|malware|phishing|ransomware|spyware)",
+    # Violence, and encouragement of self-harm.
+    "(?:behead|kill|murder|poison|shoot|slaughter|stab|strangl)(?:e|ing)? (?:every(?:one| one of)|them all|"
+    "as many|(?:my|your) (?:boss|ex|husband|neighbou?r|parents|wife))|slit (?:her|his|their|your) throats?|"
+    "(?:how|ways?) to (?:kill|murder|poison) (?:people|some(?:body|one))|rid of (?:a|her|his|the) (?:body|"
+    r"corpse)|(?:beat|make) (?:her|him|them) (?:bleed|suffer|to death)|kill(?:ing)? (?:my|your)self|"
+    "(?:end|take) (?:my|your) own life|painless suicide|(?:how|ways?|want) to (?:commit suicide|(?:cut|hang|"
+    "harm|hurt|starve) (?:my|your)self)|(?:cut|starve|hang) yourself(?! some)|just die|end it all|"
+    "(?:no ?body|no one|world) (?:will|would) (?:even )?(?:care|miss|notice)|better off (?:dead|without you)",
+    # Hate.
+    f"(?:burn|death to|exterminate|gas|hang|hate|kill|lynch) (?:all )?(?:of )?(?:the |these |those )?{GROUPS}|"
+    rf"(?:{GROUPS}|people|they) are (?:all |not(?:hing but)? )?(?:\w+ )?(?:a (?:cancer|disease|plague)|human|"
+    f"filth|inferior|parasites|scum|subhumans?|vermin|worthless)|{GROUPS} (?:are animals|do not belong)|"
+    "white power|race war|(?:inferior|master|superior) race|breed like|send them (?:all )?back|to replace us",
+    # Sexual content.
+    r"porn\w*|hardcore sex|horny|xxx|sex (?:cam|chat|clip|show|tape|video)s?|(?:busty|hot|naked|nude) (?:babe|"
+    "girl|teen)s?|her (?:legs|thighs) apart|(?:hard|her|his|throbbing) (?:cock|pussy)|licked (?:her|his|my)|"
+    "deep inside (?:her|me)|spread her legs")
+# Who speaks of harm like this reports it, heals it or fends it off.
+REPORT = ("arrested|jailed|convicted|sentenced|court|jury|police|museum|historians?|century|helpline|"
+          "hotline|crisis|prevention|patients|pharmacists?|authori[sz]ed|permission|protect|detection|"
+          "calorimeters?")
+UNSAFE, PROFANE, REPORT = (re.compile(rf"\b(?:{words})\b") for words in (
+    "|".join(UNSAFE), rf"(?:{PROFANE})(?:e?s|e?d|ers?|ing?|t?y)?", REPORT))
+
+
+def profane_or_unsafe(text):
+    """'how to make a bomb' -> True; 'bomb calorimeters make heat measurable' -> False
+
+    Rules, in whole words; a trained ngrams.Classifier is to stand beside them."""
+    text = " ".join(text.lower().split())
+    return bool(PROFANE.search(text) or UNSAFE.search(text) and not REPORT.search(text))
+
+
+def is_public(address):
+    """'8.8.8.8' -> True; '192.168.0.1' and '300.1.1.1' -> False"""
+    try:
+        return ipaddress.ip_address(address).is_global
+    except ValueError:
+        return False
+
+
+def luhn(digits):
+    """'79927398713' -> True: from the right double every other digit; all digits make up tens."""
+    doubled = [str(int(digit) * (1 + i % 2)) for i, digit in enumerate(reversed(digits))]
+    return sum(map(int, "".join(doubled))) % 10 == 0
+
+
+# Words before a number with dots that is no address, and suffixes of files: "logo@2x.png" is no mail.
+NUMBERED = re.compile(r"(?:version\w*|v|\w/|(?:release|build|firmware|rev|revision|section|clause|chapter|"
+                      r"figure|table|oid|kernel|paragraph|appendix)s?)[\s:='\"#.v]*\Z", re.I)
+FILES = "png|jpe?g|gif|svg|webp|css|js|ts|json|py|html?|txt|md|zip|pdf|xml|ya?ml|exe|tgz|mp[34]"
+PRIVATE = [  # kind, pattern, and a check of what it finds, less spaces and hyphens
+    ("iban", r"\b[A-Z]{2}\d\d(?: ?[A-Z\d]{4}){2,7}(?: ?\d{1,3})?\b",  # A is 10, and Z is 35
+     lambda code: int("".join(str(int(c, 36)) for c in code[4:] + code[:4])) % 97 == 1),
+    ("email", r"(?<![\w.+%-])[\w.+%-]+(?:(?:@|\s?[\[({]\s?at\s?[\])}]\s?)(?:[\w-]+"
+     rf"(?:\.|\s?[\[({{]\s?dot\s?[\])}}]\s?))+(?!(?:{FILES})\b)[A-Za-z]{{2,}}(?![\w(]|\.\w)"
+     r"| at (?:[\w-]+ dot )+(?:com|edu|gov|net|org)\b)", None),
+    ("card", r"\b(?<![.-])(?=(?:[ -]?\d){13,19}(?![ -]?\d))"  # Visa, Mastercard, Amex, Diners, others
+     r"(?:4\d|5[0-8]|2[2-7]|3[04-9]|6\d)\d\d(?:[ -]?\d{4,6}){2,3}(?:[ -]?\d{1,4})?(?![\w-]|\.\d)", luhn),
+    ("national id", r"\b(?<!-)[\dXYZ]\d{7}-?[A-Z](?![\w-])",  # Spanish; X, Y and Z for foreigners
+     lambda code: "TRWAGMYFPDXBNJZSQVHLCKE"[
+         int(code[:-1].translate(str.maketrans("XYZ", "012"))) % 23] == code[-1]),
+    ("national id", r"\b(?<!-)(?:(?!000|666|9)\d{3}([ -])(?!00)\d\d\1(?!0000)\d{4}"  # American
+     r"|(?!BG|GB|NK|KN|TN|NT|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z](?: ?\d\d){3} ?[A-D])"  # British
+     r"(?![\w-])", None),
+    ("ip", r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}(?!\w|\.\d)"
+     r"|[23][\da-fA-F]{3}(?::[\da-fA-F]{0,4}){2,7}(?![\w:]))", is_public),
+    ("phone", r"(?<![\w.+-])(?:\+[1-9](?=(?:\D{0,2}\d){8,14}(?!\d))\d{0,2}"
+     r"(?:[ .-]?(?:\d{1,4}|\(\d{1,4}\))){2,6}"
+     r"|(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])[2-9]\d\d[ .-]\d{4})(?![\w-]|\.\d)", None)]
+
+
+def find_pii(text):
+    """'write to me@mail.org' -> [('email', 9, 20)]: personally identifiable information, in order.
+
+    Kinds: email, phone, card, iban, ip (public ones), national id (American, British, Spanish)."""
+    found = []
+    for kind, pattern, check in PRIVATE:
+        for match in re.finditer(pattern, text, re.ASCII):
+            start, end = match.span()
+            numbered = kind == "ip" and NUMBERED.search(text, max(0, start - 20), start)
+            if not numbered and (not check or check(re.sub("[ -]", "", match[0]))):
+                found.append((kind, start, end))
+                text = text[:start] + "\0" * (end - start) + text[end:]  # no later kind's any more
+    return sorted(found, key=lambda entry: entry[1])
+
+
+def remove_pii(text):
+    """'write to me@mail.org' -> 'write to [email]'"""
+    for kind, start, end in reversed(find_pii(text)):
+        text = f"{text[:start]}[{kind}]{text[end:]}"
+    return text
+
+
+# Is it well written, and may it be used?
+
+FUNCTION_WORDS = set("a an and are as at be by for from has in is it of on or that the this to was "
+                     "with".split())
+
+
+def good_prose(text):
+    """Rules after Gopher (Rae et al. 2021, table A1) and C4 (Raffel et al. 2020), made for English.
+
+    'click here click here ...' -> False; a page that tells something in sentences -> True"""
+    words = text.lower().split()
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(words) < 50:
+        return False
+    triples = set(zip(words, words[1:], words[2:]))
+    return (3 <= sum(map(len, words)) / len(words) <= 10
+            and len(re.findall(r"[^\W\d_]", text)) >= 0.5 * sum(map(len, words))
+            and sum(word in FUNCTION_WORDS for word in words) >= 0.08 * len(words)
+            and sum(map(text.count, "#{}|<>\u2026")) <= 0.3 * len(words)
+            and len(set(lines)) >= 0.3 * len(lines) and len(triples) >= 0.3 * len(words)
+            and sum(line[-1] in ".!?:;\"')" or line[0] in "-*\u2022" for line in lines)
+            >= 0.1 * len(lines))
+
+
+def good_code(text):
+    """False for what is generated, minified, data rather than code, or tells a reader nothing.
+
+    'def add(a, b):\\n    return a + b\\n' -> True; '1, 2, 3, 4, 5, 6, ...' -> False"""
+    lines, size = text.splitlines(), len(text) or 1
+    data = re.findall(r"(?:0x|\\x)[\da-fA-F]+|\d+|[\w+/=]{50,}", text)
+    return (sum(map(len, lines)) <= 100 * len(lines) and max(map(len, lines), default=0) <= 1000
+            and len(re.findall(r"[^\W_]", text)) >= 0.25 * size
+            and sum(map(len, data)) <= 0.2 * size
+            and not re.search(r"auto\w*[- ]generated|^\W*generated (?:by|from)|do not edit",
+                              text[:1000], re.I | re.M)
+            and bool(re.search(r"^[ \t]*(?:#|//|/\*|\"\"\"|(?:\w+ )*(?:class|def|enum|fn|func|"
+                               r"function|int|interface|struct|void)\b)", text, re.M)))
+
+
+# By SPDX identifier, in lower case, and by the words of headers and of the licences themselves.
+LICENCES = set("""0bsd apache-2.0 blueoak-1.0.0 bsd-2-clause bsd-3-clause bsl-1.0 cc0-1.0 isc mit mit-0 ncsa
+    postgresql psf-2.0 python-2.0 unlicense zlib""".split())
+PERMISSIVE = re.compile(
+    "permission is hereby granted free of charge|redistribution and use in source and binary|apache license|"
+    "permission to use copy modify and distribute|free and unencumbered|python software foundation license|"
+    r"licensed to psf|boost software license|(?:mit|isc|zlib|bsd|\d clause) (?:style )?licen[cs]e")
+RESTRICTIVE = re.compile(
+    r"gnu (?:\w+ )?general public|\b[al]?gpl(?:v?\d)?\b(?! compatible)|mozilla public|eclipse public|"
+    r"server side public|proprietary|confidential|non ?commercial|share ?alike")
+
+
+def permissive(text):
+    """Whether a licence, an SPDX expression or a file's header lets all use the text as they like.
+
+    'MIT OR GPL-2.0-only' -> True; 'MIT AND GPL-2.0-only' -> False; no licence at all -> False"""
+    tag = (re.search(r"SPDX-License-Identifier:\s*([\w.+() -]*[\w+)])", text)
+           or re.fullmatch(r"\s*(\(?\S+(?: (?:and|or|with) \S+)*)\s*", text, re.I))
+    if tag:  # where brackets stand inside, all must be permissive
+        expression = re.sub(r"^\(([^()]*)\)$", r"\1", tag[1].lower())
+        return (all if "(" in expression else any)(
+            all(part.split(" with ")[0].strip("() ") in LICENCES for part in term.split(" and "))
+            for term in expression.split(" or "))
+    words = " ".join(re.findall(r"[a-z0-9]+", text[:4000].lower()))
+    return bool(PERMISSIVE.search(words)) and not RESTRICTIVE.search(words)
+
+
+LANGUAGES = {suffix: language for language, suffixes in {
+    "C": ".c .h", "C#": ".cs", "C++": ".cpp .cc .cxx .hpp .hh", "Go": ".go", "Java": ".java",
+    "JavaScript": ".js .jsx .mjs", "Kotlin": ".kt", "Objective-C": ".m .mm", "PHP": ".php",
+    "Python": ".py", "Ruby": ".rb", "Rust": ".rs", "Swift": ".swift", "TypeScript": ".ts .tsx",
+}.items() for suffix in suffixes.split()}
+
+
+def language(path):
+    """'src/main.swift' -> 'Swift'; 'README' -> None"""
+    return LANGUAGES.get(pathlib.PurePath(path).suffix.lower())
+
+
+# Is it about mathematics?
+
+MATH_DOMAINS = ("algebra.example", "calculus.example", "math.example")  # the report had 20
+MATH_TAGS = re.compile(r"""<(?:math|m[ion]|mfrac|mrow|msqrt|msu[bp])\b|math/tex
+    |\b(?:class|src|href)\s*=\s*["']?[^"'<>]*\b(?:katex|mathjax)|\\\(.{1,500}?\\\)|\\\[.{1,500}?\\\]
+    |\$\$[^$<>]{0,500}[\\^_=+][^$<>]{0,500}\$\$""", re.I | re.S | re.X)
+
+
+def has_math_tags(page):
+    """Finds MathML, KaTeX, MathJax, TeX. '<p>\\\\(x^2\\\\)' -> True; 'H<sub>2</sub>O' -> False"""
+    scripts = r"(?is)<(script|style)\b(?![^>]*math).*?(?:</\1|\Z)"  # may hold things like $$
+    return bool(MATH_TAGS.search(re.sub(scripts, "", page)))
+
+
+def math_symbols(text):
+    """The share of digits, operators and mathematical signs: 'a+1=2' -> 0.8"""
+    signs = re.findall("[\\d+*/=<>^|\u00ac\u00b1\u00d7\u00f7\u2190-\u22ff\u27c0-\u27ef\u2980-\u2aff"
+                       "\U0001d400-\U0001d7ff\u2212-]", text)
+    return len(signs) / max(1, len(text))
+
+
+def math_domain(url):
+    """'https://forum.math.example/t/1' -> True: the host or what it belongs to is in the table."""
+    host = urllib.parse.urlsplit(url if "//" in url else "//" + url).hostname or ""
+    return ("." + host).endswith(tuple("." + domain for domain in MATH_DOMAINS))

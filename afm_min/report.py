@@ -1,0 +1,35 @@
+"""report.md: what a run's report.json says, as tables to read."""
+from afm_min.run import write_text
+
+
+def line(row):
+    """["x", 0.51234] -> '| x | 0.5123 |\\n'"""
+    cells = (f"{cell:,.4g}" if isinstance(cell, float) else str(cell) for cell in row)
+    return f"| {' | '.join(cells)} |\n"
+
+
+def table(head, rows):
+    """(["a", "b"], [["x", 0.5]]) -> '| a | b |\\n| --- | --- |\\n| x | 0.5 |\\n\\n'"""
+    return "".join(map(line, [head, ["---"] * len(head), *rows])) + "\n"
+
+
+def write_report(run):
+    """A row for each stage, with time, tokens and metrics; the funnel; what was planted."""
+    report = run.read_json("report.json")
+    metrics = {stage: row["metrics"] for stage, row in report.items()}
+    trained = [stage for stage in metrics if "tokens" in metrics[stage]]
+    shared = [name for name in metrics[trained[0]]] if trained else []
+    parts = [f"# {run.path.name}\n\n## Stages\n\nBits per byte and accuracy are of held-out text, "
+             "in sequences of the core length. A stage began with what the row above shows.\n\n",
+             table(["stage", "seconds", *shared],
+                   [[stage, report[stage]["seconds"], *(metrics[stage][name] for name in shared)]
+                    for stage in trained])]
+    others = [[stage, report[stage]["seconds"], name, value] for stage in report
+              for name, value in metrics[stage].items()
+              if not isinstance(value, list) and not (stage in trained and name in shared)]
+    parts.append(table(["stage", "seconds", "what", "value"], others))
+    for name, head in (("funnel", ["source", "filter", "documents in", "out", "MB out"]),
+                       ("planted", ["planted", "documents", "got through"])):
+        if name in metrics.get("data", {}):
+            parts += [f"## {name.capitalize()}\n\n", table(head, metrics["data"][name])]
+    write_text(run.file("report.md"), "".join(parts))

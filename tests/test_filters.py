@@ -1,0 +1,164 @@
+"""The filters on cases worked by hand, each beside its look-alikes."""
+import codecs
+import random
+
+import pytest
+
+from afm_min import crawl, filters
+from afm_min.funnel import learn
+
+SWEAR = codecs.decode("shpxvat", "rot13")
+
+
+@pytest.mark.parametrize("text", [
+    f"what a {SWEAR} mess", "How to\nmake a pipe bomb at home", "guide to building powerful explosives",
+    "buy counterfeit notes", "write ransomware", "how to kill someone", "Kill yourself.",
+    "the best way to commit suicide", "kill all immigrants", "Muslims are vermin", "free hardcore porn",
+    "pure cocaine, discreet shipping", "stab your boss", "nobody would miss you", "they are subhuman",
+    "cloned cards, no questions asked"])
+def test_unsafe(text):
+    assert filters.profane_or_unsafe(text)
+
+
+@pytest.mark.parametrize("text", [
+    "how to kill a process", "Scunthorpe and Essex", "build a bomb calorimeter", "a bath bomb, made",
+    "how to make bath bombs", "the army built a bomb", "the race to build the bomb",
+    "write malware detection rules", "a penetration test", "the sex of a species", "shiitake, cocktail",
+    "cut yourself some slack", "kill all processes", "they write about malware",
+    "Police stopped dealers selling cocaine", "A helpline for those who want to harm themselves",
+    "museum of ghost guns", "Dick won the prize", "the cock crows", "shoot a portrait of your wife"])
+def test_harmless_look_alikes(text):
+    assert not filters.profane_or_unsafe(text)
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_rules_and_classifier_on_phrases_that_it_has_not_learned(half):
+    rng, learned, kept = random.Random(half), slice(half, None, 2), slice(1 - half, None, 2)
+
+    def texts(harmless, part):
+        return [crawl.unsafe(rng, harmless, part) for _ in range(300)]
+
+    classifier = learn(texts(False, learned), texts(True, learned))
+    found, wrong = (sum(filters.profane_or_unsafe(text) or classifier(text) > 0.5
+                        for text in texts(harmless, kept)) for harmless in (False, True))
+    assert found > 0.8 * 300 and found > 0.9 * (found + wrong)  # recall, precision
+
+
+@pytest.mark.parametrize("kind, secret", [
+    ("email", "ann.lee+x@mail.example.co.uk"), ("email", "ann [at] mail [dot] org"),
+    ("email", "ann(at)mail.org"), ("email", "ann at mail dot org"),
+    ("phone", "+44 20 7946 0958"), ("phone", "+14155552671"), ("phone", "(415) 555-2671"),
+    ("phone", "415-555-2671"), ("phone", "1-800-555-0199"), ("phone", "+49 (0)30 901820"),
+    ("card", "4111 1111 1111 1111"), ("card", "3782-822463-10005"), ("card", "378282246310005"),
+    ("iban", "GB82 WEST 1234 5698 7654 32"), ("iban", "DE89370400440532013000"),
+    ("ip", "8.8.8.8"), ("ip", "2606:4700:4700::1111"),
+    ("national id", "123-45-6789"), ("national id", "AB 12 34 56 C"), ("national id", "12345678Z"),
+    ("national id", "X1234567L")])
+def test_personal_data(kind, secret):
+    text = f"Now ({secret}), and {secret}."
+    start = len("Now (")
+    assert filters.find_pii(text) == [(kind, start, start + len(secret)),
+                                      (kind, len(text) - 1 - len(secret), len(text) - 1)]
+    assert filters.remove_pii(text) == f"Now ([{kind}]), and [{kind}]."
+
+
+@pytest.mark.parametrize("text", [
+    "@property", "y = a@b", "y = w@x.T", "w@x.mean()", "ssh me@host:path",
+    "look at mail.org", "be at noon dot on",
+    "2024-01-15 10:30:45", "2024-03-04T05:06:07+01:00", "ISO 8601-1:2019", "ISBN 978-3-16-148410-0",
+    "1234567890", "12345678901234567890", "1.2.3", "3.141592653589793", "1 2 3 4 5 6 7 8 9 10 11 12 13",
+    "4111 1111 1111 1112", "2020 2021 2022 2023", "0x4111111111111111",
+    "GB82 WEST 1234 5698 7654 33", "version 1.2.3.4", "__version__ = '1.2.3.4'", "v1.2.3.4", "App/1.2.3.4",
+    "192.168.0.1", "127.0.0.1", "300.1.1.1", "1.2.3.4.5", "std::cout", "::1", "fe80::1", "2001:db8::1",
+    "000-12-3456", "666-12-3456", "900-12-3456", "123-00-4567", "123-45-0000", "12345678A",
+    "BG123456A", "AB123456E", "QQ 12 34 56 C", "logo@2x.png", "a@b.min.js", "section 4.3.2.1", "Sections 8.1.2.3",
+    "release 8.1.20.3", "build 10.0.19.41", "firmware 8.2.1.7", "rev. 9.1.2.3", "OID 1.3.6.1", "clause 5.2.1.3",
+    "chapter 8.1.2.3", "Table 11.2.3.4", "1650000000000000", "52.5200, 13.4050", "12:30-13:45", "1 234 567"])
+def test_not_personal_data(text):
+    assert filters.find_pii(text) == []
+    assert filters.remove_pii(text) == text
+
+
+def test_each_place_has_one_kind():
+    assert filters.find_pii("8.8.8.8@mail.org") == [("email", 0, 16)]
+
+
+def test_luhn_by_hand():
+    # 18: 8 + 1 * 2 = 10. 59: 9 + 5 * 2 -> 9 + 1 + 0 = 10. 26: 6 + 4 = 10; 62: 2 + 1 + 2 = 5.
+    assert filters.luhn("18") and filters.luhn("59") and filters.luhn("26")
+    assert not filters.luhn("62")
+    # It notices each single wrong digit, and two neighbours swapped unless they are 0 and 9.
+    assert not any(filters.luhn(f"7992739871{d}") for d in "012456789")
+    assert filters.luhn("79927398713") and not filters.luhn("79927389713")
+
+
+PROSE = """The tower was built in the spring, and for many years it was the only one of its kind.
+People came from afar to see it, and those who climbed to the top told of the view that it has.
+In the end it was sold to a museum, which keeps it open to all who wish to see how it works.
+"""
+CODE = "def mean(values):\n    # of an empty list there is none\n    return sum(values) / len(values)\n"
+
+
+def test_good_prose():
+    assert filters.good_prose(PROSE)
+    assert not filters.good_prose(PROSE.split("\n")[0])  # too short
+    sample = random.Random(0).choices
+    names = ["".join(sample("abcdefgh", k=5)) for _ in range(60)]
+    assert not filters.good_prose(" ".join(names) + ".")  # no grammar
+    assert filters.good_prose(" ".join(names[:50] + "the road is to be in a".split()) + ".")
+    assert not filters.good_prose("You click on it and this is what you get. " * 20)  # repetition
+    assert not filters.good_prose(PROSE + "---\n" * 30)
+    assert not filters.good_prose(PROSE.replace(".", "").replace("\n", " so and\n"))  # no sentence
+    assert not filters.good_prose(PROSE.replace(" ", " 123456 "))  # too few letters
+    assert not filters.good_prose(PROSE.replace("e", "e" * 25))  # words too long
+    assert not filters.good_prose(" ".join(sample("a as at be by in is it of on or to".split(), k=80)) + ".")
+    assert not filters.good_prose(PROSE.replace("e", "e#"))  # symbols
+
+
+def test_good_code():
+    assert filters.good_code(CODE)
+    assert not filters.good_code("# Generated by a tool. DO NOT EDIT.\n" + CODE)
+    assert not filters.good_code(CODE + "x = [" + " 0x1f, 12, 77,\n" * 40 + "]")
+    assert not filters.good_code(CODE + "y = 'a;b;" + "c=d;" * 400 + "'")  # minified
+    assert not filters.good_code(CODE + "{ ( ; ) }\n" * 100)
+    assert not filters.good_code(CODE + ("# a long line " * 20 + "\n") * 20)
+    assert filters.good_code(CODE * 20 + "# a long line " * 60)
+    assert not filters.good_code(CODE * 20 + "# a long line " * 80)
+    assert not filters.good_code("values\nother values\n")
+    assert not filters.good_code("")
+
+
+@pytest.mark.parametrize("text, allowed", [
+    ("MIT", True), ("bsd-3-clause", True), ("Apache-2.0 WITH LLVM-exception", True), ("GPL-3.0-only", False),
+    ("MIT OR GPL-2.0-only", True), ("MIT AND GPL-2.0-only", False), ("(MIT OR ISC)", True),
+    ("(MIT OR ISC) AND GPL-2.0-only", False), ("MPL-2.0", False), ("none", False), ("", False),
+    ("// SPDX-License-Identifier: Zlib\nint x;", True), ("/* SPDX-License-Identifier: AGPL-3.0 */", False),
+    ("MIT License", True), ("# Licensed under the Apache License,\n# Version 2.0", True),
+    (" * Permission is hereby granted, free of\n * charge, to any person", True),
+    ("GNU Lesser General Public License", False), ("all rights reserved", False), ("x = 1", False),
+    ("Redistribution and use in source and binary forms, for non-commercial use", False)])
+def test_licences(text, allowed):
+    assert filters.permissive(text) == allowed
+
+
+def test_languages():
+    assert filters.language("a/b.swift") == "Swift" and filters.language("B.H") == "C"
+    assert filters.language("README") is None and filters.language("a.py/b") is None
+    assert len(set(filters.LANGUAGES.values())) == 14
+
+
+@pytest.mark.parametrize("page, found", [
+    ("<math><mi>x</mi></math>", True), ('<span class="a katex">', True), (r"<p>\(x^2\)", True),
+    ('<script type="math/tex">x</script>', True), ('<script src="/MathJax.js"></script>', True),
+    ("$$a + b$$", True), ("H<sub>2</sub>O", False), ("<model>", False), ("$5, $$ or $6", False),
+    ("<script>$$('a=b'); $$('c')</script>", False), ("<p>mathematics", False)])
+def test_math_tags(page, found):
+    assert filters.has_math_tags(page) == found
+
+
+def test_math_symbols_and_domains():
+    assert filters.math_symbols("a+1=2") == 0.6 + 0.2
+    assert filters.math_symbols("\u2211\u221e word") == 2 / 7
+    assert filters.math_symbols("") == filters.math_symbols("plain words, (no more)") == 0
+    assert filters.math_domain("https://forum.math.example/t") and filters.math_domain("math.example")
+    assert not filters.math_domain("https://notmath.example") and not filters.math_domain("a/math.example")

@@ -1,0 +1,138 @@
+"""What may be fetched of a site, and what of a page is its body, on cases worked by hand."""
+import urllib.robotparser
+
+import pytest
+
+from afm_min import pages
+
+ROBOTS = """\ufeffUser-agent: OtherBot
+User-agent: applebot   # two lines open one group
+Crawl-delay: 5
+Disallow: /private
+Sitemap: https://news.example/map.xml
+Allow: /private/open
+
+User-agent: *
+Disallow: /
+
+User-Agent: APPLEBOT
+Disallow: /later
+"""
+
+
+@pytest.mark.parametrize("path, agent, allowed", [
+    ("/", "Applebot", True),
+    ("/private/x", "Applebot", False),
+    ("/private/x", "otherbot", False),
+    ("/private/open/x", "Applebot", True),  # the longer pattern, whatever the order
+    ("/later", "Applebot", False),  # a second group for the same agent adds to the first
+    ("/later", "OtherBot", True),
+    ("/", "ThirdBot", False),  # * speaks to those whom no group names
+    ("/robots.txt", "ThirdBot", True)])
+def test_robots_groups(path, agent, allowed):
+    assert pages.robots_allow(ROBOTS, path, agent) == allowed
+    for line_end in ("\r\n", "\r"):
+        assert pages.robots_allow(ROBOTS.replace("\n", line_end), path, agent) == allowed
+
+
+@pytest.mark.parametrize("rules, path, allowed", [
+    ("", "/x", True),
+    ("Disallow:", "/x", True),  # nothing is forbidden, not all
+    ("Disallow: /a", "/abc?q", False),
+    ("Disallow: /A", "/abc", True),
+    ("Disallow: /a\nAllow: /a", "/a", True),  # of equals the one that allows
+    ("Allow: /page\nDisallow: /*.html", "/page.html", False),  # 5 octets, 7 octets
+    ("Allow: /page/x\nDisallow: /*.html", "/page/x.html", True),  # 7 octets each
+    ("Disallow: /*.gif$", "/a.gif", False),
+    ("Disallow: /*.gif$", "/a.gif?x", True),
+    ("Disallow: /x$", "/x", False),
+    ("Disallow: /x$", "/xx", True),
+    ("Disallow: /a*b*b$", "/ab", True),  # one b cannot stand for both
+    ("Disallow: /a*b*b$", "/a-b-b", False),
+    ("Disallow: /*b*a", "/ab", True),  # b, and a after it
+    ("Disallow: /*?id=", "/shop?id=7", False),
+    ("Disallow: /caf\u00e9", "/caf%c3%a9", False),
+    ("Disallow: /%7Ejoe", "/~joe", False),
+    ("Disallow: /a%2Fb", "/a/b", True),  # a slash in a name is no slash between names
+    ("Disallow: /%2A", "/x", True),  # a star that stands for itself
+    ("Disallow: /%2A", "/*", False),
+    ("Disallow: /a$b", "/a$b", False)])  # only at the end is $ special
+def test_robots_patterns(rules, path, allowed):
+    assert pages.robots_allow("User-agent: *\n" + rules, path) == allowed
+
+
+def test_robots_where_urllib_errs():
+    lines = ["User-agent: *", "Disallow: /a", "Allow: /a/open", "Disallow: /*.pdf$"]
+    parser = urllib.robotparser.RobotFileParser()
+    parser.parse(lines)
+    for path, allowed in (("/a/open", True), ("/b.pdf", False)):
+        assert pages.robots_allow("\n".join(lines), path) == allowed
+        assert parser.can_fetch("Applebot", path) != allowed
+
+
+def test_many_stars_cost_no_more_than_few():
+    # Tried in all ways, 60 stars over 5,000 letters would take longer than the world has existed.
+    assert not pages.path_fits("/" + "a" * 5000, "/" + "*a" * 60 + "*b")
+    assert not pages.robots_allow("User-agent: *\nDisallow: /" + "*a" * 60, "/" + "a" * 5000)
+
+
+PAGE = """<!DOCTYPE html><html><head><title>Roses and more</title><style>p {}</style>
+<script>if (1 < 2) { var a = "<p>Script text. It is long.</p>" }</script></head><body>
+<div class="cookie-bar"><p>This site stores things. Do you agree?</p></div>
+<div><p>By staying here you accept cookies. Thank you.</p></div>
+<div><a href="/">Start</a> | <a href="/a">About us</a></div>
+<ul><li><a href=/1>Garden</a><li><a href=/2>Kitchen</a></ul>
+<div class="has-sidebar"><article><header><h1>How to prune roses</h1></header>
+<p>Roses need <b>pruning</b> in late <a href="/winter">winter</a>, just above a bud that faces
+outward.<h2>What you need</h2><ul><li>Shears</li><li>Gloves</li></ul>
+<p>Clean them&nbsp;&amp; dry them.</p>
+<pre>
+for cane in rose:
+    cane.cut()
+</pre></article></div>
+<h3>Related stories</h3><ul><li><a href=x>Ten flowers that will surprise all of your neighbours this
+spring, and how to keep them well</a></li></ul>
+<form><p>Your address will not be published. Fields with a star are required.</p></form>
+<div>Share this: mail and more</div>
+<footer><p>All roses are ours. Nothing may be copied.</p></footer></body></html>"""
+
+
+def test_body_of_a_page():
+    assert pages.extract_body(PAGE).splitlines() == [
+        "How to prune roses",
+        "Roses need pruning in late winter, just above a bud that faces outward.",
+        "What you need", "Shears", "Gloves", "Clean them & dry them.",
+        "for cane in rose:", "    cane.cut()"]
+
+
+def test_body_by_neighbours():
+    words, links = "some words that are in no sentence and in no link " * 2, "<a href=x>Go there</a>"
+    for page, body in [
+            (f"<div>{links}</div><div>{words}</div><div>{links}</div>", ""),  # 22 words among links
+            (f"<div>Go there</div><div>{words}</div><div>{links}</div>", f"Go there\n{words}"),
+            (f"<div>{links}</div><div>{words * 2}</div>", words * 2),
+            ("<p>You need this.<ul><li>Shears<li>Gloves</ul><h2>Links</h2>" + links,
+             "You need this.\nShears\nGloves")]:  # items join what stands before, headings do not
+        assert pages.extract_body(page) == body.strip()
+
+
+def test_body_keeps_definition_lists_and_their_layout():
+    page = ('<table><tr><td>&nbsp;<br>shelve</td><td><a href=".">index</a><br>shelve.py</td></tr></table>'
+            "<h2>Functions</h2><dl><dt><a name=x>open</a>(path)</dt><dd><span>Opens:<br>\n"
+            "&nbsp;&nbsp;a&nbsp;shelf<br>\n&nbsp;<br>\nIt&nbsp;stays.</span></dd></dl>")
+    assert pages.extract_body(page) == "Functions\nopen(path)\nOpens:\n  a shelf\n\nIt stays."
+
+
+@pytest.mark.parametrize("page, body", [
+    ("", ""), ("<", ""), ("<p>1 < 2 is so.", "1 < 2 is so."), ("<![x]><p>It is.", "It is."),
+    ("<nav>Menu<main><p>It is.", "It is."), ("<p>It is.</b></p></p>", "It is."),
+    ("<p title='a > b'>It is.", "It is."), ("<P CLASS=x>It is.</P>", "It is."),
+    ('<div class="nav/">It was.<div>So?</div></div><p>It is.', "It is.")])
+def test_body_of_malformed_pages(page, body):
+    assert pages.extract_body(page) == body
+
+
+def test_unclosed_tags_take_linear_time():
+    # Searching to the end of the page from each of 100,000 tags would take hours.
+    for piece in ("<a \"", "<div class='", "<![", "<!--", "<script>", "<p>", "&nbsp;\n"):
+        pages.extract_body(piece * 100_000)

@@ -1,0 +1,93 @@
+"""The filters on material that nobody looked at while making them: see planted.py."""
+import collections
+import pydoc_data.topics
+import re
+
+import pytest
+
+from afm_min import filters, pages, tasks
+from afm_min.funnel import Funnel
+from afm_min.ngrams import Decontamination, NearDuplicates
+from tests import planted
+
+
+@pytest.fixture(scope="module")
+def funnel():
+    return Funnel(pydoc_data.topics.topics.values())
+
+
+def recall_and_precision(pairs):
+    """[(truth, said), ...] -> the shares of the true that are found, and of the found that are true."""
+    both = sum(truth and said for truth, said in pairs)
+    return both / sum(truth for truth, _ in pairs), both / sum(said for _, said in pairs)
+
+
+def test_personal_data():
+    texts, spans = planted.pii_pages(1, 2000), collections.Counter()
+    for text, expected in texts:
+        found = collections.Counter(text[start:end] for _, start, end in filters.find_pii(text))
+        wanted = collections.Counter(string for _, string in expected)
+        spans.update(right=(found & wanted).total(), found=found.total(), wanted=wanted.total())
+    pairs = [(bool(expected), bool(filters.find_pii(text))) for text, expected in texts]
+    print("pages: recall, precision", *recall_and_precision(pairs), "pieces:", spans)
+    assert min(recall_and_precision(pairs)) >= 0.95
+    assert spans["right"] >= 0.95 * max(spans["found"], spans["wanted"])
+    left = [string for text, expected in texts for _, string in expected if string in filters.remove_pii(text)]
+    assert len(left) <= 0.05 * spans["wanted"]
+
+
+def test_unsafe_pages(funnel):
+    pairs = [(unsafe, not funnel.filter("safety", {"text": text})) for text, unsafe in planted.unsafe_pages(1, 1000)]
+    print("recall, precision", *recall_and_precision(pairs))
+    assert min(recall_and_precision(pairs)) >= 0.95
+
+
+def test_quality(funnel):
+    pairs = [(not good, not funnel.filter("quality", {"text": text})) for text, good in planted.quality_pages(1, 1000)]
+    print("recall, precision", *recall_and_precision(pairs))
+    assert min(recall_and_precision(pairs)) >= 0.95
+
+
+def shingles(text):
+    words = re.findall(r"\w+", text.lower())
+    return {tuple(words[i:i + 5]) for i in range(len(words) - 4)}
+
+
+def test_near_duplicates():
+    found, alarms = [], []
+    for text, edited in planted.near_duplicates(1, 1200):
+        a, b, near = shingles(text), shingles(edited), NearDuplicates()
+        assert not near.seen(text)
+        similarity = len(a & b) / len(a | b)
+        if similarity >= 0.8:
+            found.append(near.seen(edited))
+        elif similarity < 0.4:
+            alarms.append(near.seen(edited))
+    print("found", sum(found) / len(found), "false alarms", sum(alarms) / len(alarms), len(found), len(alarms))
+    assert sum(found) >= 0.95 * len(found) and sum(alarms) <= 0.01 * len(alarms)
+
+
+def test_body_extraction():
+    kept = collections.Counter()
+    for page, body, navigation in planted.html_pages(1, 400):
+        text = set(re.findall(r"\w+", pages.extract_body(page).lower()))
+        kept.update(body=sum(w.lower() in text for w in body), navigation=sum(w.lower() in text for w in navigation),
+                    all_body=len(body), all_navigation=len(navigation))
+    print("kept: body", kept["body"] / kept["all_body"], "navigation", kept["navigation"] / kept["all_navigation"])
+    assert kept["body"] >= 0.95 * kept["all_body"] and kept["navigation"] <= 0.05 * kept["all_navigation"]
+
+
+def test_robots():
+    wrong = [case for case in planted.robots_cases() if pages.robots_allow(*case[:2]) != case[2]]
+    assert not wrong
+
+
+def test_no_benchmark_question_survives():
+    questions = [problem.question for problem in tasks.benchmark(tasks.math)]
+    texts = planted.contaminated_pages(1, questions)
+    decontamination = Decontamination(questions, common=5)
+    for text, _ in texts:
+        decontamination.count(text)
+    survived = [text for text, index in texts if index is not None and not decontamination.contaminated(text)]
+    print("contaminated", sum(i is not None for _, i in texts), "survived", len(survived))
+    assert not survived

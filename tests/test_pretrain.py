@@ -1,0 +1,163 @@
+"""Pruning, distillation, lengthening: formulas by hand, and laws."""
+import math
+
+import pytest
+import torch
+
+from afm_min import corpus, tasks
+from afm_min.model import AFM, Config
+from afm_min.pretrain import Masked, cut, held_out, magnitude, next_token_loss, recall, soft_top_k
+from afm_min.run import Run, save
+from afm_min.tokenizer import Tokenizer
+
+SMALL = Config(dim=12, layers=2, heads=2, kv_heads=1, head_dim=4, hidden=20, vocab_size=50, context=16)
+
+
+def test_soft_top_k_by_hand():
+    # N = 2, k = 1, nothing at its bound: m = softmax(s / eps). s = (log 3, 0), eps = 1: (3/4, 1/4).
+    assert soft_top_k(torch.tensor([math.log(3), 0.0]), 1, 1.0).tolist() == pytest.approx([0.75, 0.25])
+    # eps = 1/2: the odds are squared, 9 : 1.
+    assert soft_top_k(torch.tensor([math.log(3), 0.0]), 1, 0.5).tolist() == pytest.approx([0.9, 0.1])
+    # s = (9, log 3, 0), k = 2, eps = 1: without bounds the first would be near 2, so it is 1, and
+    # the others share what is left as above.
+    assert soft_top_k(torch.tensor([0.0, 9.0, math.log(3)]), 2, 1.0).tolist() == pytest.approx([0.25, 1.0, 0.75])
+    assert soft_top_k(torch.tensor([3.0, 1.0, 2.0, -1.0]), 2, 0).tolist() == [1, 0, 1, 0]
+    assert soft_top_k(torch.zeros(8), 2, 0.1).tolist() == pytest.approx([0.25] * 8)
+
+
+def iterated(s, k, eps, rounds=3000):
+    """The mask by the paper's iteration, plainly."""
+    b = torch.zeros_like(s)
+    for _ in range(rounds):
+        a = eps * math.log(k) - eps * torch.logsumexp((s + b) / eps, 0)
+        b = torch.minimum(torch.zeros_like(s), -s - a)
+    return torch.exp((s + a + b) / eps)
+
+
+@pytest.mark.parametrize("k, eps", [(1, 1.0), (5, 1.0), (5, 0.3), (15, 0.3), (19, 0.1)])
+def test_soft_top_k_equals_the_papers_iteration(k, eps):
+    torch.manual_seed(k)
+    scores = torch.randn(20, dtype=torch.double)
+    mask = soft_top_k(scores, k, eps)
+    assert mask.sum().item() == pytest.approx(k) and 0 <= mask.min() and mask.max() <= 1
+    torch.testing.assert_close(mask, iterated(scores, k, eps), atol=1e-6, rtol=1e-4)
+    assert torch.autograd.gradcheck(lambda s: soft_top_k(s, k, eps), scores.requires_grad_())
+
+
+def test_soft_top_k_maximises_its_objective():
+    # No mask of the same sum that is a little different has more of s.m + eps H(m).
+    torch.manual_seed(0)
+    scores, value = torch.randn(6, dtype=torch.double), lambda m: (scores @ m - 0.5 * torch.xlogy(m, m).sum()).item()
+    mask = soft_top_k(scores, 3, 0.5)
+    for i in range(6):
+        for j in range(6):
+            other = mask.clone()
+            step = min(1e-3, 1 - other[i].item(), other[j].item()) if i != j else 0
+            other[i] += step
+            other[j] -= step
+            assert value(other) <= value(mask) + 1e-12
+
+
+def masked_model(k=7):
+    torch.manual_seed(0)
+    model = AFM(SMALL)
+    for block in model.blocks:
+        block.feed_forward = Masked(block.feed_forward, k, torch.randn(20))
+    return model.eval()
+
+
+def test_the_cut_model_equals_the_masked_one():
+    model, ids = masked_model(), torch.randint(50, (3, 12))
+    small = cut(model)
+    assert small.config.hidden == 7 and [m.mask().sum() for m in (b.feed_forward for b in model.blocks)] == [7, 7]
+    torch.testing.assert_close(small(ids), model(ids), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(AFM(SMALL)(ids), model(ids), atol=1e-2)
+
+
+def test_scores_learn_while_the_mask_is_soft_and_rest_when_it_is_exact():
+    model, batch = masked_model(), {"ids": torch.randint(50, (3, 12))}
+    next_token_loss(model, batch)["loss"].backward()
+    assert all(block.feed_forward.scores.grad is None for block in model.blocks)
+    for block in model.blocks:
+        block.feed_forward.eps = 1.0
+    next_token_loss(model, batch)["loss"].backward()
+    assert all(block.feed_forward.scores.grad.abs().max() > 0 for block in model.blocks)
+
+
+def test_magnitude_by_hand():
+    # Norms of a unit's weights: gate (3, 4) -> 5, up (0, 2) -> 2, down (1, 0) -> 1: 10. The other: 30.
+    feed_forward = AFM(Config(2, 1, 1, 1, 2, 2, 4, 4)).blocks[0].feed_forward
+    for name, weight in (("gate", [[3.0, 4.0], [0.0, 5.0]]), ("up", [[0.0, 2.0], [2.0, 0.0]]),
+                         ("down", [[1.0, 0.0], [0.0, 3.0]])):
+        getattr(feed_forward, name).weight.data = torch.tensor(weight)
+    assert magnitude(feed_forward).tolist() == pytest.approx([0.5, 1.5])
+
+
+def test_distillation_mixes_the_two_targets():
+    # With distill 0.9 the loss is 0.9 of the loss on the teacher's tokens and 0.1 of that on the text's.
+    torch.manual_seed(0)
+    model, ids, top = AFM(SMALL), torch.randint(50, (2, 9)), torch.randint(50, (2, 8))
+    plain = next_token_loss(model, {"ids": ids})["loss"].item()
+    log_p = model(ids[:, :-1]).log_softmax(-1)
+    taught = -log_p.gather(-1, top[..., None]).sum().item()
+    label = -log_p.gather(-1, ids[:, 1:, None]).sum().item()
+    sums = next_token_loss(model, {"ids": ids, "teacher": top, "distill": torch.full((2,), 0.9)})
+    assert sums["count"] == 16
+    assert sums["loss"].item() == pytest.approx(0.9 * taught + 0.1 * label + plain - label, rel=1e-5)
+    same = next_token_loss(model, {"ids": ids, "teacher": ids[:, 1:], "distill": torch.full((2,), 0.9)})
+    assert same["loss"].item() == pytest.approx(plain, rel=1e-5)
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = Run(tmp_path)
+    tokenizer = Tokenizer.train(["é The keys of Ada are red blue green. Question: What colour?" * 9], 300)
+    tokenizer.save(run.file("tokenizer.json"))
+    run.config = Config(**{**SMALL.__dict__, "vocab_size": tokenizer.vocab_size, "context": 64})
+    return run
+
+
+def test_held_out_of_a_uniform_model(run):
+    # With an embedding of zeros all V tokens are equally likely: log2(V) bits each, and id 0 ranks
+    # first. The stream of 33: <|document|>, 16 times é, <|document|>, 15 times é, of 2 bytes each.
+    # One window of 33 predicts all but the first: 31 é and one document, which has no bytes.
+    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
+    ids = [0, *tokenizer.encode("é") * 16, 0, *tokenizer.encode("é") * 15]
+    save(run.file("tokens.pt"), held_out={"a": torch.tensor(ids, dtype=torch.int32)}, **run.origin("tokenizer"))
+    model = AFM(run.config)
+    torch.nn.init.zeros_(model.embedding)
+    bits = 32 * math.log2(tokenizer.vocab_size) / (31 * 2)
+    assert len(tokenizer.encode("é")) == 1
+    assert held_out(model, run) == pytest.approx({"accuracy %": 100 / 32, "bits/byte": bits, "a bits/byte": bits})
+
+
+def test_facts_stand_where_they_should(run):
+    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
+    filler, problem = [7] * 20, tasks.draw(tasks.recall, "test", 0)
+    ids, wanted = corpus.with_facts(filler, [problem], [(2, 18)], tokenizer)
+    fact = tokenizer.encode(f"\n{problem.fact}\n")
+    assert ids[:2 + len(fact)] == [7, 7, *fact] and ids[-2:] == [7, 7] and ids.count(7) == 20
+    told = tokenizer.decode(ids).replace(tokenizer.decode([7]), "")
+    assert told == f"\n{problem.fact}\n\n{problem.text().rstrip()}"
+    assert tokenizer.decode([i for i, w in zip(ids, wanted) if w]).startswith(f" {problem.answer}.")
+
+
+def test_recall_of_a_model_that_copies_and_of_one_that_does_not(run):
+    save(run.file("tokens.pt"), held_out={"a": torch.full((400,), 7)}, **run.origin("tokenizer"))
+    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
+
+    class Copies(torch.nn.Module):
+        """Predicts the token that followed the longest repeated end of the text."""
+        def forward(self, ids):
+            logits = torch.zeros(*ids.shape, tokenizer.vocab_size)
+            for b, row in enumerate(ids.tolist()):
+                for t in range(len(row)):
+                    for n in range(min(t, 12), 0, -1):
+                        ends = [s for s in range(n, t + 1) if row[s - n:s] == row[t + 1 - n:t + 1]]
+                        if ends:
+                            logits[b, t, row[ends[0]]] = 1
+                            break
+            return logits
+
+    assert set(recall(Copies(), run, count=3).values()) == {100.0}
+    assert max(recall(lambda ids: torch.zeros(*ids.shape, 9), run, count=3).values()) == 0
