@@ -167,7 +167,7 @@ def pages(seed=0):
         path, text, secret = planted(kind, rng, text)
         body = "".join(f"<p>{html.escape(line)}</p>" for line in text.splitlines())
         if kind == "copy":
-            body = bodies[name].replace("return", "give back", 3) + "<p>A mirror of another page.</p>"
+            body = bodies[name].replace("return", "give back", 3) + "<p>A copy of another page.</p>"
         yield {"name": name, "url": path, "html": layout(name, body), "planted": kind,
                "secret": secret}
 
@@ -194,14 +194,15 @@ def math_pages(count=3000, seed=0):
     for i in range(count):
         problem = tasks.draw(tasks.math, "train", i)
         host, answer = "math.example", f'<span class="katex">{problem.worked}</span>'
-        kind = rng.choice(("", "no tags", "few symbols", "noise", "other site")) if i % 10 == 0 else ""
+        kind = "" if i % 10 else rng.choice(("no tags", "few symbols", "noise", "other site"))
         secret = f"{kind} {i}" if kind else ""
         if kind == "no tags":
             answer = problem.worked
         elif kind == "few symbols":
-            answer = '<span class="katex">x</span> is what many people ask about here every day.' * 3
+            answer = '<span class="katex">x</span> is what many people ask here every day.' * 3
         elif kind == "noise":
-            answer = f'<span class="katex">{"".join(rng.choices("0123456789+-*=(){}", k=200))}</span>'
+            noise = "".join(rng.choices("0123456789+-*=(){}", k=200))
+            answer = f'<span class="katex">{noise}</span>'
         elif kind == "other site":
             host = "shop.example"
         body = f"<p>Question: {problem.question}</p><p>Answer: {answer} {secret}</p>"
