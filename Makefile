@@ -33,7 +33,7 @@ smoke: $(ENV)/installed
 
 # The parent learns longer here: it teaches, and must be better than what it teaches becomes.
 claims: $(ENV)/installed
-	$(RUN) train.py --out runs/claims --stages data,tokenizer,parent --set parent.steps=1200 --resume
+	$(RUN) train.py --out runs/claims --stages data,tokenizer,parent --set parent.steps=1000 --resume
 	$(RUN) -m afm_min.claims --run runs/claims
 
 bench: $(ENV)/installed

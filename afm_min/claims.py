@@ -25,7 +25,7 @@ from afm_min.stages import STAGES, carry_out, settings_of
 Claim = collections.namedtuple("Claim", "text stage metric treatment control")
 SCRATCH, PRUNED = {"core.start": "scratch"}, {"core.start": "prune"}
 TAUGHT, UNTAUGHT = {"core.distill": 0.9}, {"core.distill": 0.0}
-SAME, UNTRAINED = {}, {"lengthening.steps": 1}
+SAME, UNTRAINED = TAUGHT, TAUGHT | {"lengthening.steps": 1}
 
 CLAIMS = [Claim(*row) for row in (
     ("a learned mask beats one of the largest units", "prune", "accuracy %",
@@ -39,14 +39,15 @@ CLAIMS = [Claim(*row) for row in (
      PRUNED | TAUGHT, PRUNED | UNTAUGHT),
     ("both help", "continued", "accuracy %", PRUNED | TAUGHT, SCRATCH | UNTAUGHT),
     ("the continued mixture helps mathematics", "continued", "math bits/byte",
-     SAME, {"continued.mixture": corpus.CORE}),
-    ("... and code", "continued", "code bits/byte", SAME, {"continued.mixture": corpus.CORE}),
+     SAME, SAME | {"continued.mixture": corpus.CORE}),
+    ("... and code", "continued", "code bits/byte",
+     SAME, SAME | {"continued.mixture": corpus.CORE}),
     ("... at a price on the web", "continued", "web bits/byte",
-     {"continued.mixture": corpus.CORE}, SAME),
+     SAME | {"continued.mixture": corpus.CORE}, SAME),
     ("lengthening teaches recall at 4 times the length", "lengthening", "recall at 4x %",
      SAME, UNTRAINED),
     ("raising RoPE's base helps it", "lengthening", "recall at 4x %",
-     SAME, {"lengthening.rope_base": 500_000.0}),
+     SAME, SAME | {"lengthening.rope_base": 500_000.0}),
     ("... and costs nothing at the old length", "lengthening", "bits/byte", SAME, UNTRAINED),
 )]
 

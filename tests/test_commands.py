@@ -16,7 +16,7 @@ import train
 from afm_min.run import UserError, load, save
 
 ROOT = pathlib.Path(__file__).parent.parent
-TRAIN = ["--preset", "tiny", "--set", "core.batch=4", "--set", "core.warmup=2", "--set", "core.steps=60",
+TRAIN = ["--preset", "tiny", "--set", "core.batch=4", "--set", "core.warmup=2", "--set", "core.steps=60", "--set", "core.distill=0.9",
          *(word for stage in ("parent", "prune", "continued", "lengthening") for word in ("--set", f"{stage}.steps=6"))]
 LAST = "lengthening.pt"
 
