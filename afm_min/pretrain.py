@@ -227,7 +227,7 @@ def lengthening(run, *, times=4, rope_base=6_315_089.0, steps=100, batch=2,
     questions about facts that stand far back.
 
     At the toy's budget the model learns the form of the answer but not to look the fact up: recall
-    stays at chance, also with 9 in 10 rows being questions, a learning rate of 0.01, shorter
+    stays about chance, also with 9 in 10 rows being questions, a learning rate of 0.01, shorter
     distances, or 300 steps. After a million tokens it hardly copies at all: text that stands twice
     in its context costs 3.84 nats a token the second time, and 3.90 the first."""
     length = times * run.config.context
