@@ -24,10 +24,14 @@ from afm_min.tokenizer import DOCUMENT, Tokenizer
 HELD_OUT = 0.05  # share of each source's topics, at least
 SHARES = {"code": 0.3, "public": 0.7}  # share of a source's topics that is read; of others all
 
-# The mixture of each stage: source -> share of the rows, in any unit. "user" is --data's text.
-CORE = {"web": 0.5, "code": 0.2, "public": 0.25, "math": 0.05, "user": 1}
-CONTINUED = {"web": 0.2, "code": 0.3, "public": 0.1, "math": 0.2, "licensed": 0.2, "user": 1}
-LENGTHENING = {source: 0.5 * share for source, share in CONTINUED.items()} | {"recall": 0.5}
+# The mixture of each stage: source -> share of the rows, in any unit. "user" is --data's text;
+# "recall" is written on the way. The report has such questions in context lengthening only; but
+# from a few million tokens of text a model does not learn to look back, as it does from trillions.
+CORE = {"web": 0.5, "code": 0.2, "public": 0.25, "math": 0.05, "user": 1, "recall": 0.25}
+CONTINUED = {"web": 0.2, "code": 0.3, "public": 0.1, "math": 0.2, "licensed": 0.2, "user": 1,
+             "recall": 0.25}
+LENGTHENING = CONTINUED | {"recall": 1}
+ANSWER_WEIGHT = 30.0  # of an answer of recall in the loss; all other tokens have 1
 STDLIB = pathlib.Path(sysconfig.get_path("stdlib"))
 LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "encodings", "pydoc_data", "site-packages",
             "distutils", "msilib", "turtledemo", "ensurepip"}  # tests, tables, and copies of others
@@ -205,11 +209,12 @@ def pack(texts, tokenizer):
 
 
 def mixture_batches(streams, weights, rows, length):
-    """A function from step to batch, {"ids": (rows, length + 1)}: windows drawn from the streams.
+    """A function from step to batch, {"ids": (rows, length + 1), "weight": as ids, of each token in
+    the loss}: windows drawn from the streams.
 
-    streams: source -> ids (N,), or a function that makes a row of a given length. weights: source
-    -> share of the rows, in any unit; one that has no stream is passed over. A window may run on
-    from one document into the next. Draws come from torch's global generator, which the loop seeds
+    streams: source -> ids (N,), or a function from a length to a row of ids and one of weights.
+    weights: source -> share of the rows, in any unit; one that has no stream is passed over. A
+    window may run on from one document into the next. Draws come from torch's global generator, which the loop seeds
     anew at every step."""
     if rows < 1 or not all(isinstance(weight, (int, float)) for weight in weights.values()):
         raise UserError(f"{rows} rows drawn by the mixture {weights}: there must be at least one, "
@@ -227,8 +232,10 @@ def mixture_batches(streams, weights, rows, length):
         drawn = []
         for source in torch.multinomial(shares, rows, replacement=True):
             stream = streams[names[source]]
-            drawn.append(stream(length + 1) if callable(stream) else window(stream, length + 1))
-        return {"ids": torch.stack(drawn).long()}
+            drawn.append(stream(length + 1) if callable(stream) else
+                         (window(stream, length + 1), torch.ones(length + 1)))
+        ids, weights = map(torch.stack, zip(*drawn))
+        return {"ids": ids.long(), "weight": weights}
 
     return batch
 
@@ -239,33 +246,34 @@ def window(stream, size):
     return stream[start:start + size]
 
 
-def with_facts(filler, problems, places, tokenizer):
-    """Ids in which each problem's fact stands at its first place in the filler, and its question
-    with the answer at its second. Returns them, and for each whether it is of a wanted answer."""
-    pieces = []
-    for problem, (told, asked) in zip(problems, places):
-        before, answer, _ = problem.text().rpartition(f" {problem.answer}.")
-        asking, answer = tokenizer.encode("\n" + before), tokenizer.encode(answer)
-        pieces += [(told, tokenizer.encode(f"\n{problem.fact}\n"), []), (asked, asking, answer)]
-    ids, wanted, done = [], [], 0
-    for place, known, answer in sorted(pieces, key=lambda piece: piece[0]):
-        ids += [*filler[done:place], *known, *answer]
-        wanted += [False] * (len(ids) - len(wanted) - len(answer)) + [True] * len(answer)
+def with_fact(filler, problem, places, tokenizer):
+    """Ids in which a problem's fact stands at the first of some places in the filler, and at each
+    of the others its question with the answer. Returns them, and for each if it is of an answer."""
+    before, after = problem.text().split(problem.answer)
+    told = [(tokenizer.encode(f"\n{problem.fact}\n"), False)]
+    asked = [(tokenizer.encode(f"\n{before}"), False), (tokenizer.encode(problem.answer), True),
+             (tokenizer.encode(after), False)]
+    pieces, done = [], 0
+    for place in places:
+        pieces += [(filler[done:place], False), *(asked if pieces else told)]
         done = place
-    return ids + filler[done:], wanted + [False] * len(filler[done:])
+    pieces += [(filler[done:], False)]
+    return [i for ids, _ in pieces for i in ids], [is_answer for ids, is_answer in pieces for _ in ids]
 
 
 def recall_rows(streams, tokenizer):
-    """A function from size to a row of ids (size,): text with facts in it, and questions about
-    them far behind (the report's synthetic long-context question answering)."""
+    """A function from size to a row of ids, and one of weights, (size,): text, somewhere in it a
+    fact, and behind that questions about it (the report's synthetic long-context question
+    answering)."""
     def row(size):
         rng = random.Random(torch.randint(2**31, ()).item())
-        long = [stream for stream in streams.values() if len(stream) >= size]
-        filler = window(rng.choice(long), size).tolist()
-        drawn = (tasks.draw(tasks.recall, "train", rng.random()) for _ in range(max(1, size // 64)))
-        problems = {problem.question: problem for problem in drawn}.values()  # no contradictions
-        places = [sorted(rng.randrange(size // 2) for _ in range(2)) for _ in problems]
-        return torch.tensor(with_facts(filler, problems, places, tokenizer)[0][:size])
+        filler = window(rng.choice([s for s in streams.values() if len(s) >= size]), size).tolist()
+        problem = tasks.draw(tasks.recall, "train", rng.random())
+        empty = [0] * (1 + rng.randint(1, max(1, size // 40)))  # places: one to tell, others to ask
+        room = max(1, size - len(with_fact([], problem, empty, tokenizer)[0]))
+        places = sorted(rng.randrange(room) for _ in empty)
+        ids, answers = torch.tensor(with_fact(filler, problem, places, tokenizer))[:, :size]
+        return ids, 1 + (ANSWER_WEIGHT - 1) * answers.float()
     return row
 
 

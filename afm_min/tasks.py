@@ -66,7 +66,9 @@ def math(rng):
 
 
 def recall(rng):
-    """A fact to keep in mind: "What colour are the keys of Ada?" -> "The keys of Ada are red." """
-    name, thing, colour = rng.choice(NAMES), rng.choice(THINGS), rng.choice(COLOURS)
-    fact = f"The {thing} of {name} are {colour}."
-    return Problem(f"What colour are the {thing} of {name}?", fact, colour, fact), fact
+    """A fact to keep in mind: "Ada's keys are in box 4." "Where are Ada's keys?" -> "in box 4."
+
+    The box is one digit, so one token: a model can copy it before it can spell."""
+    owner, box = f"{rng.choice(NAMES)}'s {rng.choice(THINGS)}", str(rng.randint(0, 9))
+    fact = f"{owner} are in box {box}."
+    return Problem(f"Where are {owner}?", f"in box {box}.", box, fact), fact

@@ -84,7 +84,9 @@ def test_mixture_follows_the_weights():
     # Ids tell the source. Of 4000 rows 3/4 must be from a; the standard deviation of the share is 0.007.
     streams = {"a": torch.arange(100), "b": torch.arange(100, 130), "unused": torch.arange(5)}
     torch.manual_seed(0)
-    ids = corpus.mixture_batches(streams, {"a": 3, "b": 1}, 4000, 8)(0)["ids"]
+    batch = corpus.mixture_batches(streams, {"a": 3, "b": 1}, 4000, 8)(0)
+    ids = batch["ids"]
+    assert batch["weight"].shape == ids.shape and (batch["weight"] == 1).all()
     assert ids.shape == (4000, 9) and ids.dtype == torch.int64
     assert (ids.diff() == 1).all()  # each row is a window
     assert (ids[:, 0] < 100).float().mean().item() == pytest.approx(0.75, abs=0.035)

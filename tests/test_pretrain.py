@@ -131,15 +131,38 @@ def test_held_out_of_a_uniform_model(run):
     assert held_out(model, run) == pytest.approx({"accuracy %": 100 / 32, "bits/byte": bits, "a bits/byte": bits})
 
 
-def test_facts_stand_where_they_should(run):
+def test_the_fact_and_its_questions_stand_where_they_should(run):
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     filler, problem = [7] * 20, tasks.draw(tasks.recall, "test", 0)
-    ids, wanted = corpus.with_facts(filler, [problem], [(2, 18)], tokenizer)
-    fact = tokenizer.encode(f"\n{problem.fact}\n")
-    assert ids[:2 + len(fact)] == [7, 7, *fact] and ids[-2:] == [7, 7] and ids.count(7) == 20
-    told = tokenizer.decode(ids).replace(tokenizer.decode([7]), "")
-    assert told == f"\n{problem.fact}\n\n{problem.text().rstrip()}"
-    assert tokenizer.decode([i for i, w in zip(ids, wanted) if w]).startswith(f" {problem.answer}.")
+    ids, wanted = corpus.with_fact(filler, problem, (2, 9, 18), tokenizer)
+    told = f"\n{problem.fact}\n"
+    fact, asked = tokenizer.encode(told), len(tokenizer.encode("\n" + problem.text()))
+    assert ids[:2 + len(fact)] == [7, 7, *fact] and ids[2 + len(fact):][:7] == [7] * 7
+    assert ids[9 + len(fact) + asked:][:9] == [7] * 9 and ids[-2:] == [7, 7] and len(ids) == len(wanted)
+    texts = tokenizer.decode(ids).replace(tokenizer.decode([7]), "")
+    assert texts == told + f"\n{problem.text()}" * 2
+    assert [tokenizer.decode([i]) for i, w in zip(ids, wanted) if w] == [problem.answer] * 2
+
+
+def test_recall_rows_weigh_answers_only(run):
+    torch.manual_seed(0)
+    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
+    row = corpus.recall_rows({"a": torch.full((400,), 7)}, tokenizer)
+    ids, weights = row(400)
+    assert len(ids) == len(weights) == 400
+    answers = [tokenizer.decode([i]) for i in ids[weights > 1].tolist()]
+    assert 1 <= len(answers) <= 10 and len(set(answers)) == 1 and answers[0].isdigit()
+    assert set(weights.tolist()) == {1.0, corpus.ANSWER_WEIGHT}
+    assert tokenizer.decode(ids.tolist()).index("are in box") < tokenizer.decode(ids.tolist()).index("Where")
+
+
+def test_weights_count_in_the_loss():
+    # Weight 0 leaves a token out, weight 3 is as if it stood there three times.
+    torch.manual_seed(0)
+    model, ids, weight = AFM(SMALL), torch.randint(50, (1, 4)), torch.tensor([[9.0, 0.0, 3.0, 1.0]])
+    log_p = model(ids[:, :-1]).log_softmax(-1).gather(-1, ids[:, 1:, None]).flatten().tolist()
+    sums = next_token_loss(model, {"ids": ids, "weight": weight})
+    assert sums["loss"].item() == pytest.approx(-3 * log_p[1] - log_p[2], rel=1e-3) and sums["count"] == 3
 
 
 def test_recall_of_a_model_that_copies_and_of_one_that_does_not(run):
