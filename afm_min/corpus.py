@@ -214,8 +214,8 @@ def mixture_batches(streams, weights, rows, length):
 
     streams: source -> ids (N,), or a function from a length to a row of ids and one of weights.
     weights: source -> share of the rows, in any unit; one that has no stream is passed over. A
-    window may run on from one document into the next. Draws come from torch's global generator, which the loop seeds
-    anew at every step."""
+    window may run on from one document into the next. Draws come from torch's global generator,
+    which the loop seeds anew at every step."""
     if rows < 1 or not all(isinstance(weight, (int, float)) for weight in weights.values()):
         raise UserError(f"{rows} rows drawn by the mixture {weights}: there must be at least one, "
                         "and weights must be numbers")
@@ -258,7 +258,8 @@ def with_fact(filler, problem, places, tokenizer):
         pieces += [(filler[done:place], False), *(asked if pieces else told)]
         done = place
     pieces += [(filler[done:], False)]
-    return [i for ids, _ in pieces for i in ids], [is_answer for ids, is_answer in pieces for _ in ids]
+    return ([i for ids, _ in pieces for i in ids],
+            [is_answer for ids, is_answer in pieces for _ in ids])
 
 
 def recall_rows(streams, tokenizer):
@@ -269,9 +270,10 @@ def recall_rows(streams, tokenizer):
         rng = random.Random(torch.randint(2**31, ()).item())
         filler = window(rng.choice([s for s in streams.values() if len(s) >= size]), size).tolist()
         problem = tasks.draw(tasks.recall, "train", rng.random())
-        empty = [0] * (1 + rng.randint(1, max(1, size // 40)))  # places: one to tell, others to ask
-        room = max(1, size - len(with_fact([], problem, empty, tokenizer)[0]))
-        places = sorted(rng.randrange(room) for _ in empty)
+        asked = [0] * rng.randint(1, max(1, size // 40))
+        room = max(0, size - len(with_fact([], problem, [0, *asked], tokenizer)[0]))
+        told = rng.randint(0, room // 4)  # so early that questions can be far from it
+        places = [told, *sorted(rng.randint(told, room) for _ in asked)]
         ids, answers = torch.tensor(with_fact(filler, problem, places, tokenizer))[:, :size]
         return ids, 1 + (ANSWER_WEIGHT - 1) * answers.float()
     return row
