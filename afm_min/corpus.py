@@ -26,7 +26,7 @@ SHARES = {"code": 0.3, "public": 0.7}  # share of a source's topics that is read
 
 # The mixture of each stage: source -> share of the rows, in any unit. "user" is --data's text;
 # "recall" is written on the way. The report has such questions in context lengthening only; but
-# from a few million tokens of text a model does not learn to look back, as it does from trillions.
+# from under a million tokens of text a model does not learn to look back, as from trillions.
 CORE = {"web": 0.5, "code": 0.2, "public": 0.25, "math": 0.05, "user": 1, "recall": 0.25}
 CONTINUED = {"web": 0.2, "code": 0.3, "public": 0.1, "math": 0.2, "licensed": 0.2, "user": 1,
              "recall": 0.25}

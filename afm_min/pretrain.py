@@ -228,13 +228,12 @@ def lengthening(run, *, times=4, rope_base=6_315_089.0, steps=200, batch=2,
     """Context lengthening: sequences `times` as long, RoPE's base raised, and among the text
     questions about facts that stand far back.
 
-    Before it a model recalls at the distances it was trained on and no farther. Two things decided
-    that it recalls at all: such questions from core on (from text alone, after a million tokens,
-    what stands twice in the context costs 3.84 nats a token the second time, and 3.90 the first),
-    and answers that weigh 30 in the loss (at 1 or 10 all other tokens' gradients drown theirs:
-    after 300 steps of core recall is near chance; at 30 it is 100% within half the length). Facts
-    told early in a row, so that questions are far from them, took recall at the full length from
-    chance to 58%."""
+    Before it a model recalls within the length it was trained on, and not beyond. What it takes,
+    by trials of a seed or two each: such questions from core on (from text alone, after a million
+    tokens, what stands twice in the context costs 3.84 nats a token the second time, 3.90 the
+    first); answers that weigh some 30 in the loss (at 1, or at 10 with twice as many questions,
+    recall after 300 steps from scratch is near chance; at 30 it is 100% in half the length); and
+    facts told early, so that questions are far from them (8, then 58% at the full length)."""
     length = times * run.config.context
     before = load_model(run, "continued", context=length)
     model = load_model(run, "continued", context=length, rope_base=rope_base)
