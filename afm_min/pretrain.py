@@ -62,7 +62,7 @@ def soft_top_k(scores, k, eps):
     tails = (ordered / eps).flip(0).logcumsumexp(0).flip(0)[:k]  # log sum_{i >= j} exp(s_i / eps)
     room = torch.arange(k, 0, -1, device=scores.device).log()  # log (k - j)
     shifts = eps * (room - tails)  # a, for j = 0 .. k - 1
-    j = (ordered[:k] + shifts > 0).sum()  # the first j at which the next score stays below 1
+    j = (ordered[:k] + shifts > 0).sum().clamp(max=k - 1)  # the first at which the next m is < 1
     return ((scores + shifts[j]).clamp(max=0) / eps).exp()
 
 
@@ -165,26 +165,34 @@ def parent(run, *, widen=3, steps=300, batch=8, mixture=corpus.CORE, lr=0.01, wa
                  decay=decay, compile=compile)
 
 
-def prune(run, *, method="learned", steps=60, batch=8, mixture=corpus.CORE, lr=0.003, warmup=5,
-          floor=0.1, decay=0.0, first_eps=0.01, last_eps=0.0003):
-    """Soft-Top-K pruning: scores are learned with the weights, on the core mixture, and eps falls
-    from first_eps to last_eps. In the last fifth it is 0: the mask is exact, and stays.
+def prune(run, *, method="learned", steps=100, soft=0.8, batch=8, mixture=corpus.CORE, lr=0.002,
+          warmup=5, floor=0.1, decay=0.0, first_eps=0.006, last_eps=0.0002):
+    """Soft-Top-K pruning: scores, 0 at first, are learned with the weights, on the core mixture,
+    and eps falls from first_eps to last_eps. After `soft` of the steps it is 0: the mask is exact,
+    and stays.
 
-    method: "learned"; or, to compare, "magnitude" or "random", masks that are exact from the
-    beginning, with the weights trained alike."""
-    model = load_model(run, "parent")
+    method: "learned"; or, to compare, "magnitude" or "random": nothing is masked before that step,
+    and from it on all but the largest units, or but random ones. Weights learn alike in all.
+
+    Without any repair, a mask learned in 60 steps on frozen weights costs 0.09 bits per byte, that
+    of the largest units 0.19, a random one 0.49. Scores that begin as sizes are learned worse (0.11)
+    than from 0. Repair makes up for much of it: with either mask held fixed for 20, 40 or 100 steps
+    of training, the learned one is ahead by 0.024, 0.009 and 0.002. (One seed, on claims' parent.)
+    """
+    model, kept = load_model(run, "parent"), run.config.hidden
     seed_step(run.seed, "prune", -1)
     for block in model.blocks:
         size = magnitude(block.feed_forward)
-        scores = torch.rand_like(size) if method == "random" else size / 10
-        block.feed_forward = Masked(block.feed_forward, run.config.hidden, scores)
-    draw = batches(run, mixture, batch)
+        scores = torch.rand_like(size) if method == "random" else torch.zeros_like(size)
+        block.feed_forward = Masked(block.feed_forward, kept, scores)
+    draw, exact = batches(run, mixture, batch), min(round(soft * steps), steps - 1)
 
     def annealed(step):
-        progress = step / (0.8 * steps)
-        exact = method != "learned" or progress >= 1
-        for block in model.blocks:
-            block.feed_forward.eps = 0 if exact else first_eps * (last_eps / first_eps) ** progress
+        for masked in (block.feed_forward for block in model.blocks):
+            masked.eps = first_eps * (last_eps / first_eps) ** (step / exact) if step < exact else 0
+            masked.k = len(masked.scores) if method != "learned" and step < exact else kept
+            if method == "magnitude" and step == exact:
+                masked.scores.data.copy_(magnitude(masked.feed_forward))
         return draw(step)
 
     return train(run, "prune", model, annealed, steps=steps, lr=lr, warmup=warmup, floor=floor,
