@@ -18,7 +18,7 @@ import re
 import subprocess
 import sys
 
-from afm_min import tasks
+from afm_min import filters, tasks
 
 # Modules that open windows when imported, print, or tell of the machine.
 UNFIT = {"antigravity", "this", "idlelib", "turtledemo", "sys"}
@@ -33,75 +33,22 @@ BLOCKED = ("docs.example/drafts/{}", "forum.example/members/{}", "forum.example/
            "forum.example/{}.print")
 COPIED = "glob imaplib queue shlex statistics threading".split()  # modules that corpus.code reads
 MENU = "Home Products Pricing Careers Newsroom Investors Support Login Imprint Cookies".split()
-# What tells unsafe pages from harmless ones is learned from these: words of topics, not how a thing
-# is done. Neighbours are on one topic, and each phrase shares words with the next or with the last.
-UNSAFE = """buy a gun, no papers|guns without licence, rifles|shoot them with a rifle|untraceable pistols
-pistol, handguns, silencer|stab him, blood|stab with a blade|kill her, hide the body
-murder, rid of a body|poison your husband|poison, kill a husband|torture him|burn and torture them
-burn down a house|build a pipe bomb, nails|homemade pipe bombs|mix explosives, fuse
-homemade explosive, fuse|blow up a train|bomb, blow it up|detonator, crowd, device
-detonate it, victims, crowd|nobody would miss you, kill yourself|nobody needs you, just die
-end your life tonight|tonight you end it, pills|cut your arms|cutting wrists, starve
-starving, thin girls|suicide is the only way|these people are vermin|vermin, parasites, filthy
-throw foreigners out|foreigners, rats, out|inferior race|our superior race|filthy immigrants
-I hate immigrants, scum|wipe out muslims|jews, muslims, a cancer|white power, race war
-naked girls, webcam|hot naked teens, sex|hardcore porn, xxx|free porn, hardcore sex
-his hard cock, horny|wet pussy, cock|moaning, nipples, licked|nipples, orgasm, moaned
-buy cocaine, discreet|pure cocaine, shipping|cook meth|meth lab, crystal|heroin, discreet delivery
-grams of heroin|xanax, no prescription|oxycodone, fentanyl, no prescription|sell weed, mdma
-ecstasy, weed for sale|dealer, speed|LSD, dealer|steal passwords, keylogger
-spyware, steal a password|stolen credit cards|cloned credit cards, dumps, cvv|fake passports and IDs
-fake licence for sale|counterfeit notes for sale|counterfeit money, shops
-ransomware, victims, bitcoin|ransomware kit, undetected|phishing, bank logins
-malware, hack bank logins|scam old people|scam her savings|launder money|dirty money, mules
-fucking idiots|stupid fucking idiot|piece of shit|bullshit, shit|damn bastard, asshole
-assholes, damn crap|shut up, bitch|stupid bitch"""
-HARMLESS = """kill the process|kill child processes|orphaned child, parent|parent, thread, signal|execute the query
-execute a command, query|attack the problem|problem: a dead lock, job|shoot a portrait, camera
-camera, portraits at dusk|shot of the wedding|lens for a wedding shoot|shot and goal in the match
-match: attack, defence|bomb calorimeter, combustion|heat in a bomb calorimeter|bath bomb, bubbles
-bath bombs|explosion of a population|population, species|sex education
-education on sex, puberty, health|sexual reproduction|reproduction, animals mate, cells
-breast cancer, health|women's breast milk, health|drug discovery, molecules|molecules, new drugs
-drug trial, patients|patients, trial, dose|pharmacist, pills|pills prescribed by the doctor
-morphine for pain, doctor|pharmacist, opioid drugs|virus, vaccine|cells, vaccine, virus
-museum of guns, swords|museum: weapons, rifles|killed in the war|soldiers killed, war, army
-bomb dropped in 1945|bombs fell on the city in 1945|bronze weapon|bronze age weapons, historians
-massacre, battle|historians, battle|penetration test|penetration testers, permission
-protect from malware|malware protection, ransomware|avoid phishing mail|report phishing mail, steal
-strong password, backup|steal passwords: stay safe|firewall blocks attacks|firewall, attack, patch
-convicted of murder, court|convicted, murder, jury, court|sentenced to prison
-prison for fraud, sentenced|police seized cocaine|police found heroin, cocaine|drug dealers jailed
-dealer arrested, jailed|fake notes, watermark|banks detect counterfeit notes|chop with a knife
-knife, chopped onions|beat the eggs|beat butter, eggs|chicken breast|roast chicken breasts, garlic
-crack nuts, burn sugar|burnt sugar, cracked nuts|Scunthorpe, Essex|Essex, Penistone|Dick won
-Uncle Dick|Moby Dick|Moby Dick, a whale|suicide helpline, call us|call a helpline, suicide prevention
-you are not alone, talk|someone will talk and listen, not alone|self-harm, support
-support, cutting, harm|refugees, immigrants settled|immigrants, refugees, schools|racism is wrong
-law against hate and racism|weeds, crops|weed, fertilizer, crops|pipe and nails, hammer
-pipe, nails, shop|buy a house|house, buy, sell, card|train, city|city, train, station
-a list is returned|returns a list of names|error if no value is found|error raised, value
-class, method|methods, class, argument|we went home|at home all day|girls, boys, school
-school, boys, girls"""
-ABOUT = ("{}", "Today: {}", "{}, as I said before", "You asked about it, so here it is: {}",
-         "First, {}; then we will see", "They have told us about this: {}")
-AROUND = """My friend told me all of it last week|Here is how, step by step|That is why they came to us
-When the day was over, it had been done, as it should be|I do not think that he knows, but she will
-It is the best you can get, if you ask me|Of all things in the world this is what we want to know
-She was there with her son when it came to an end|No one else has it yet, only we do
-Everybody should have one, or at least two of them|Never mind what your people think, just look"""
+ORDINARY = filters.words("ordinary").split(", ")
+TOPICS = [[words.strip().split(", ") for words in topic.split("|")]
+          for topic in filters.words("topics").split(";")]
 CONTACTS = ("{name}.{n}@mail.example", "(212) 555-01{n}", "+44 20 7946 09{n}", "4111 1111 1111 1111",
             "93.184.216.{n}", "078-05-11{n}")
 
 
 def reference():
-    """Yield (module name, HTML page)."""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "afm_min.crawl"], check=True,
+    """Yield (module name, HTML page), while the next ones are rendered on another core."""
+    with subprocess.Popen([sys.executable, "-W", "ignore", "-m", "afm_min.crawl"],
                           cwd=pathlib.Path(__file__).parent.parent,
                           env={**os.environ, "PYTHONHASHSEED": "0"},
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-    for line in done.stdout.splitlines():
-        yield json.loads(line)
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        yield from map(json.loads, process.stdout)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
 
 
 def layout(title, body):
@@ -112,16 +59,17 @@ def layout(title, body):
             f"<a href=/>{' '.join(MENU)}</a></div></body></html>")
 
 
-def unsafe(rng, harmless=False, part=slice(None)):
-    """Sentences on one topic that does harm; or on one that only sounds like it.
-
-    part: which phrases are used, so that a test can keep some for itself."""
-    phrases = (HARMLESS if harmless else UNSAFE).replace("\n", "|").split("|")[part]
-    start = rng.randrange(len(phrases) - 2)
-    about = [form.format(rng.choice(phrases[start:start + 3]))
-             for form in rng.sample(ABOUT, rng.randint(2, 5))]
-    around = rng.sample(AROUND.replace("\n", "|").split("|"), rng.randint(2, 6))
-    return ". ".join(about + around) + "."
+def unsafe(rng, harmless=False):
+    """Fragments on one topic that does harm; or on what only sounds like it, or on nothing such."""
+    about, urged, told = rng.choice(TOPICS)
+    ordinary = [rng.sample(ORDINARY, 4) for _ in range(rng.randint(1, 6))]
+    parts = ordinary[::2] + [rng.sample(about, rng.randint(1, 2))
+                             + rng.sample(told if harmless else urged, rng.randint(1, 3))
+                             for _ in range(rng.randint(2, 6))]
+    parts = ordinary if harmless and rng.random() < 0.3 else parts
+    for part in [*parts, parts]:
+        rng.shuffle(part)
+    return ". ".join(map(", ".join, parts)) + "."
 
 
 def junk(rng):

@@ -2,10 +2,9 @@
 
 They follow the report's section on data in the order a text meets them: is it decent, is it
 private, is it well written, may it be used, is it about mathematics. The report names these steps
-but not their rules: word lists and thresholds are ours, or those of the source that a function
-names. What finds the text of a page is in pages.py, what counts or learns in ngrams.py.
+but not their rules: thresholds and lists, in words.txt, are ours, or those of the source that a
+function names. What finds the text of a page is in pages.py, what counts or learns in ngrams.py.
 """
-import codecs
 import ipaddress
 import pathlib
 import re
@@ -14,55 +13,24 @@ import urllib.parse
 
 # Is it decent, and is it private?
 
-# In rot13, so that a class can read this file.
-PROFANE = codecs.decode(
-    "nefrubyr|nffubyr|onfgneq|ovgpu|oybjwbo|obyybpxf|ohyyfuvg|phzfubg|phag|qvcfuvg|qvpxurnq|snttbg|shpx|"
-    "tnatonat|tbqqnza|wnpxnff|zvys|zbgureshpx|avttre|fuvg|fyhg|gjng|jnax|juber", "rot13")
-GROUPS = ("(?:jews|muslims|christians|hindus|arabs|asians|blacks|whites|immigrants|migrants|gays|refugees|"
-          "foreigners|lesbians|homosexuals|women|(?:black|gay|trans|white) people)")
-# Up to four words between an act and its object. Not "the bomb", which is one told of.
-GAP = r"(?: (?!(?:about|against|and|bath|for|from|in|of|on|seed|that|the|to|with)\b)[\w'-]+){0,4}? "
-UNSAFE = (
-    # To make, sell or get what does harm.
-    "(?:assembl|build|buy|construct|cook|creat|deploy|detonat|forg|get|mak|offer|order|plant|print|sell|"
-    f"ship|synthesi[sz]|writ)(?:e|ing)?{GAP}(?:[\\w-]*bomb|cocaine|computer virus|counterfeit|detonator|"
-    "ecstasy|explosive|fake (?:diploma|id|money|note|passport)|fentanyl|ghost gun|grenade|heroin|keylogger|"
-    "malware|mdma|meth|methamphetamine|napalm|nerve gas|ransomware|ricin|sarin|silencer|spyware|"
-    "stolen (?:card|credit)|weapon)(?:e?s)?|bomb[- ]making|untraceable|ghost guns?|cvvs?|card dumps|"
-    "serial numbers? (?:filed|removed)|no (?:background checks?|questions asked|prescription needed)|"
-    r"(?:discreet|stealth)(?:ly)? (?:deliver|packag|ship)\w*|(?:cloned|hacked|stolen) (?:credit )?cards|"
-    r"launder(?:ing)? (?:\w+ )?money|our (?:botnet|malware|phishing|ransomware|spyware)",
-    # Violence, and encouragement of self-harm.
-    "(?:behead|kill|murder|poison|shoot|slaughter|stab|strangl)(?:e|ing)? (?:every(?:one| one of)|them all|"
-    "as many|(?:my|your) (?:boss|ex|husband|neighbou?r|parents|wife))|slit (?:her|his|their|your) throats?|"
-    "(?:how|ways?) to (?:kill|murder|poison) (?:people|some(?:body|one))|rid of (?:a|her|his|the) (?:body|"
-    r"corpse)|(?:beat|make) (?:her|him|them) (?:bleed|suffer|to death)|kill(?:ing)? (?:my|your)self|"
-    "(?:end|take) (?:my|your) own life|painless suicide|(?:how|ways?|want) to (?:commit suicide|(?:cut|hang|"
-    "harm|hurt|starve) (?:my|your)self)|(?:cut|starve|hang) yourself(?! some)|just die|end it all|"
-    "(?:no ?body|no one|world) (?:will|would) (?:even )?(?:care|miss|notice)|better off (?:dead|without you)",
-    # Hate.
-    f"(?:burn|death to|exterminate|gas|hang|hate|kill|lynch) (?:all )?(?:of )?(?:the |these |those )?{GROUPS}|"
-    rf"(?:{GROUPS}|people|they) are (?:all |not(?:hing but)? )?(?:\w+ )?(?:a (?:cancer|disease|plague)|human|"
-    f"filth|inferior|parasites|scum|subhumans?|vermin|worthless)|{GROUPS} (?:are animals|do not belong)|"
-    "white power|race war|(?:inferior|master|superior) race|breed like|send them (?:all )?back|to replace us",
-    # Sexual content.
-    r"porn\w*|hardcore sex|horny|xxx|sex (?:cam|chat|clip|show|tape|video)s?|(?:busty|hot|naked|nude) (?:babe|"
-    "girl|teen)s?|her (?:legs|thighs) apart|(?:hard|her|his|throbbing) (?:cock|pussy)|licked (?:her|his|my)|"
-    "deep inside (?:her|me)|spread her legs")
-# Who speaks of harm like this reports it, heals it or fends it off.
-REPORT = ("arrested|jailed|convicted|sentenced|court|jury|police|museum|historians?|century|helpline|"
-          "hotline|crisis|prevention|patients|pharmacists?|authori[sz]ed|permission|protect|detection|"
-          "calorimeters?")
-UNSAFE, PROFANE, REPORT = (re.compile(rf"\b(?:{words})\b") for words in (
-    "|".join(UNSAFE), rf"(?:{PROFANE})(?:e?s|e?d|ers?|ing?|t?y)?", REPORT))
+def words(name):
+    """'stop' -> 'a about after ...': a list of words.txt, as it stands there."""
+    text = pathlib.Path(__file__).with_name("words.txt").read_text(encoding="utf-8")
+    return " ".join(re.search(rf"(?ms)^# {name}: .*?\n(?!#)(.*?)(?:\n\n|\Z)", text)[1].split())
 
 
-def profane_or_unsafe(text):
-    """'how to make a bomb' -> True; 'bomb calorimeters make heat measurable' -> False
+PROFANE = re.compile(rf"\b(?:{words('profane').replace(' ', '|')})(?:e?s|e?d|ers?|ing?|t?y)?\b", re.I)
+STOP = set(words("stop").lower().split())
 
-    Rules, in whole words; a trained ngrams.Classifier is to stand beside them."""
-    text = " ".join(text.lower().split())
-    return bool(PROFANE.search(text) or UNSAFE.search(text) and not REPORT.search(text))
+
+def profane(text):
+    """Whether a swearword stands in it as a whole word: Scunthorpe passes, and so do shiitake."""
+    return bool(PROFANE.search(text))
+
+
+def topical(text):
+    """'I will tell you about her garden' -> 'garden': what a classifier of topics should see."""
+    return " ".join(word for word in re.findall(r"\w+", text.lower()) if word not in STOP)
 
 
 def is_public(address):

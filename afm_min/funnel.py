@@ -30,11 +30,12 @@ class Funnel:
     def __init__(self, reference, common=1000, seed=0):
         rng = random.Random(seed)
         good = [text[:1000] for text in reference]
-        unsafe = [crawl.unsafe(rng) for _ in range(300)]
-        harmless = good + [crawl.unsafe(rng, harmless=True) for _ in range(300)]
+        unsafe = [crawl.unsafe(rng) for _ in range(3000)]
+        harmless = good + [crawl.unsafe(rng, harmless=True) for _ in range(3000)]
         junk = [crawl.junk(rng) for _ in range(300)]
         problems = [tasks.draw(tasks.math, "train", f"fluent {i}").text() for i in range(500)]
-        self.unsafe, self.junk = learn(unsafe, harmless), learn(junk, good)
+        self.unsafe = learn(map(filters.topical, unsafe), map(filters.topical, harmless))
+        self.junk = learn(junk, good)
         self.mathematics = CharacterModel.train(problems)
         self.near = NearDuplicates()
         self.benchmarks = Decontamination(
@@ -51,7 +52,7 @@ class Funnel:
             return filters.remove_pii(text)
         return text * {
             "robots.txt": lambda: allowed(document["url"]),
-            "safety": lambda: not (filters.profane_or_unsafe(text) or self.unsafe(text) > 0.5),
+            "safety": lambda: not (filters.profane(text) or self.unsafe(filters.topical(text)) > 0.3),
             "near-duplicates": lambda: not self.near.seen(text),
             "quality": lambda: filters.good_prose(text) and self.junk(text) < 0.5,
             "benchmarks": lambda: not self.benchmarks.contaminated(text),
@@ -91,7 +92,6 @@ class Funnel:
                         document.get("secret", "") in document["text"])
                     yield document
 
-
     def report(self):
         """For report.json: the counts of each filter, and of what was planted."""
         return {"funnel": [[source, name, *row] for (source, name), row in self.rows.items()],
@@ -102,6 +102,7 @@ class Funnel:
 
 def learn(yes, no):
     """A classifier that tells texts of the one kind from those of the other."""
+    yes, no = list(yes), list(no)
     return Classifier.train(yes + no, [1] * len(yes) + [0] * len(no))
 
 

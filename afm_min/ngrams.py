@@ -110,7 +110,10 @@ class Decontamination:
         return bool((self.counts[self.shared(text)] < self.common).any())
 
 
-SUFFIX = r"(?<=\w\w\w)(?:ing|ed|es|er|e|s)\b"  # so that "bombing" and "bombs" say the same
+@functools.lru_cache(2**18)
+def hash_stem(word):
+    """Without its ending, so that "bombing" and "bombs" say the same."""
+    return hash_word(re.sub(r"(?<=\w\w\w)(?:ing|ed|es|er|e|s)$", "", word))
 
 
 class Classifier:
@@ -126,7 +129,7 @@ class Classifier:
     def features(text):
         """Indices of the weights that a text turns on. Of F of them each has the value F^-0.5, so
         that a long text has no more to say than a short one."""
-        words = hash_words(re.sub(SUFFIX, "", text.lower()))
+        words = numpy.fromiter(map(hash_stem, re.findall(r"\w+", text.lower())), numpy.uint64)
         hashes = numpy.concatenate([words, ngrams(words, 2)]) >> numpy.uint64(64 - 18)
         return numpy.union1d(hashes.astype(int), 0)
 

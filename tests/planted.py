@@ -1,7 +1,7 @@
 """Held-out pages with known truth for the web-data filters: invented, seeded, and from the standard library alone.
 
 They are written without a look at any filter. People and domains are made up, telephone numbers come from the ranges
-kept for fiction, other numbers from generators; unsafe pages say what they are about and hold no working instruction.
+kept for fiction, other numbers from generators. Unsafe pages are in planted_unsafe.py.
 """
 import ipaddress
 import random
@@ -61,45 +61,12 @@ email_address:: {f}.{l}@{site}|{f}{l}#@{site}|{f}_{l}@{site}|{f}+{tag}@{site}|{l
 quint|hale|varro|oskam|finch|Petric tag:: news|lists|shop{n} sub:: mail|cs|staff|post.uni site:: {host}.{tld} host::
 brindlewick|harnock-field|quillgate{n}|tarrowsoft|oxlipworks tld:: com|org|net|co.uk|de|io|info|edu nino:: {nn} ## ##
 ## {nl}|{nn}######{nl} nn:: AB|CE|JK|LM|SR|WM|YZ nl:: A|B|C|D
-frame:: We will {x} {when}.|Here is how to {x}: first gather the parts, then follow the diagram.|Come to {place}
-{when} and {x} with us.|You should {x}, and do it {when}.|{name} and I want to {x}; join us, we are {few} already.|If
-you want to {x}, ask {name} {when}.|Why wait? People at {place} {x} every day.|It feels great to {x}.|This {adj}
-guide shows {few} ways to {x}.|Go on, {x} {when}.|I told {name}: {x}, or be quiet.
 menu:: Home|About us|Contact|Log in|Archive|Shop|Help|News|Sport|Next|Privacy|Terms|Careers|Most read|Share lorem::
 lorem|ipsum|dolor|sit|amet|consectetur|adipiscing|elit|sed|do|eiusmod|tempor|incididunt|ut|labore|et
 keyword:: cheap flights|best price|buy online|casino bonus|free download|hotel deals|weight loss|replica
 watches|loans ad:: BUY NOW!!! BEST {adj} DEAL AT {place}!!!|CALL {when} !!! SAVE {n}0%|CLICK HERE $$$ {few}
 WINNERS!!!|FREE * FREE log:: 20##-0{n}-1# 1#:2#:3# ERROR [worker-{n}] 0x^^^^^^^^ retry={n}|127.0.0.1 - - "GET
 /{n}##.png" 200 {n}### rows:: {n}#.## {n}### 0.### {n}# -{n}.#|{n}; {n}#; {n}##; {n}###; 0.0#
-bad_violence:: murder {who} and hide the body|shoot up {place} with rifles|stab {who} in the throat|beat {who}
-bloody|build an untraceable gun at home|behead the hostages bad_explosives:: build a pipe bomb for {place}|mix
-homemade explosives in the shed|wire a detonator to the bomb and maim the crowd|blow up {place} with a nail bomb
-bad_selfharm:: kill yourself like the worthless thing you are|cut yourself deeper and hide the scars|end your life
-and call no helpline|choose suicide as the only way out bad_hate:: drive the filthy {group} out of {place}|wipe out
-{group}, they are subhuman vermin|burn the homes of {group}|spit on {group}, an inferior race bad_sexual:: watch
-{few} horny naked babes in hardcore porn|see free xxx videos and live sex cams|fuck hot nude singles near
-{place}|enjoy uncensored blowjob clips, adults only bad_drugs:: cook crystal meth in your kitchen|buy cocaine and
-heroin online with stealth shipping|sell {few} grams of pure coke for bitcoin|get high on cheap fentanyl pills
-without prescription bad_fraud:: buy cloned credit cards with PIN and fresh dumps|print counterfeit banknotes that
-pass the pen test|infect {place} with our ransomware kit and collect the payment|steal the passwords of {who} with a
-phishing page and a keylogger bad_rant:: tell {who} to fuck off, the stupid piece of shit|say that {name} is a lying
-bastard and a goddamn asshole|call bullshit on these fucking wankers|piss on that bitch and her dickhead friends
-good_process:: kill the hung child process with signal {n}|execute the script as a {adj} user|stop the fork bomb
-before init adopts the orphans good_photo:: shoot {few} portraits with a {adj} lens|fire the flash for a head
-shot|shoot a wedding at {place} in low light good_heat:: measure heat of combustion in a bomb calorimeter|blow up
-{few} balloons|drop a bath bomb of baking soda into the tub good_biology:: teach sex education, puberty and
-consent|label the penis and the vagina in diagram {n}|explain how sperm and egg fuse|book a breast cancer screening
-good_pharmacy:: test {few} compounds for drug discovery|ask the pharmacist about morphine after surgery|lock
-prescription opioids away good_museum:: see {few} swords and a bronze cannon from the war of 18{n}#|hear a talk on
-gunpowder, muskets and siege weapons|remember the victims of genocide good_security:: run a penetration test and
-patch weak passwords|defend {place} against phishing and ransomware|thank the ethical hacker who reported the exploit
-good_news:: read how the court convicted a man of murder|report that police seized cocaine at {place}|note that a
-forger of banknotes got {n} years in prison good_kitchen:: pull {few} shots of espresso|beat the eggs, whip the cream
-and slice chicken breasts|add a crack of pepper to this killer recipe good_names:: take the train from Scunthorpe to
-Penistone and Essex|meet Dick, short for Richard, for tea|watch the blue tit, the cockatoo and the assassin bug
-good_help:: call a suicide prevention helpline and talk|listen when a friend mentions self-harm|help {few}
-counsellors prevent suicide good_stage:: quote "I don't give a damn" from that {adj} film|kill off Black with a chess
-attack on h7|say that the comic bombed but {name} slayed
 body:: <h1>{head}</h1><div class="date">12 May 2014, {name}</div>{p}{p}<h2>{head}</h2>{p}<blockquote>{p}
 </blockquote>{ul}{p}|<h2>{head}</h2>{p}<img src="a.jpg" alt="">{p}{p}{s}<br><br>{s}{p}|<h1>{head}</h1>
 {p}<dl><dt><code>{w}</code></dt><dd>{s}</dd><dt>{w}</dt><dd>{s}</dd></dl>{pre}
@@ -201,19 +168,6 @@ def pii_pages(seed, count):
             parts.append((text + rng.choice(" \n"), ("national id" if kind == "id" else kind, found)))
         rng.shuffle(parts)
         pages.append(("".join(text for text, _ in parts).strip(), [span for _, span in parts if span]))
-    return pages
-
-
-def unsafe_pages(seed, count):
-    """[(text, unsafe)]; half or more of the 3-10 sentences are of one category, in frames that both labels share."""
-    rng, pages = random.Random(seed), []
-    for page in range(count):
-        bank = rng.choice([TEXT[name] for name in TEXT if name.startswith(("good_", "bad_")[page % 2])])
-        size = rng.randint(3, 10)
-        themed = rng.sample(bank * 2, rng.randint((size + 1) // 2, min(size, 2 * len(bank))))
-        sentences = [fill(rng, frame, TEXT | {"x": [x]}) for frame, x in zip(rng.sample(TEXT["frame"], 10), themed)]
-        sentences += prose(rng, size - len(themed))
-        pages.append((rng.choice(["\n", " ", " "]).join(rng.sample(sentences, size)), page % 2 == 1))
     return pages
 
 

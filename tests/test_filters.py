@@ -10,38 +10,32 @@ from afm_min.funnel import learn
 SWEAR = codecs.decode("shpxvat", "rot13")
 
 
-@pytest.mark.parametrize("text", [
-    f"what a {SWEAR} mess", "How to\nmake a pipe bomb at home", "guide to building powerful explosives",
-    "buy counterfeit notes", "write ransomware", "how to kill someone", "Kill yourself.",
-    "the best way to commit suicide", "kill all immigrants", "Muslims are vermin", "free hardcore porn",
-    "pure cocaine, discreet shipping", "stab your boss", "nobody would miss you", "they are subhuman",
-    "cloned cards, no questions asked"])
-def test_unsafe(text):
-    assert filters.profane_or_unsafe(text)
+@pytest.mark.parametrize("text, truth", [
+    (f"what a {SWEAR} mess", True), (SWEAR.upper(), True), (codecs.decode("shpxref", "rot13"), True),
+    ("Scunthorpe and Essex", False), ("shiitake, cocktail", False), ("the cock crows", False)])
+def test_profanity_in_whole_words(text, truth):
+    assert filters.profane(text) == truth
 
 
-@pytest.mark.parametrize("text", [
-    "how to kill a process", "Scunthorpe and Essex", "build a bomb calorimeter", "a bath bomb, made",
-    "how to make bath bombs", "the army built a bomb", "the race to build the bomb",
-    "write malware detection rules", "a penetration test", "the sex of a species", "shiitake, cocktail",
-    "cut yourself some slack", "kill all processes", "they write about malware",
-    "Police stopped dealers selling cocaine", "A helpline for those who want to harm themselves",
-    "museum of ghost guns", "Dick won the prize", "the cock crows", "shoot a portrait of your wife"])
-def test_harmless_look_alikes(text):
-    assert not filters.profane_or_unsafe(text)
+def test_words_that_tell_no_topic_are_left_out():
+    assert filters.topical("I will tell you about her garden").split() == ["garden"]
 
 
-@pytest.mark.parametrize("half", [0, 1])
-def test_rules_and_classifier_on_phrases_that_it_has_not_learned(half):
-    rng, learned, kept = random.Random(half), slice(half, None, 2), slice(1 - half, None, 2)
+@pytest.fixture(scope="module")
+def unsafe():
+    rng = random.Random(1)
+    return learn(*([filters.topical(crawl.unsafe(rng, harmless)) for _ in range(1000)] for harmless in (False, True)))
 
-    def texts(harmless, part):
-        return [crawl.unsafe(rng, harmless, part) for _ in range(300)]
 
-    classifier = learn(texts(False, learned), texts(True, learned))
-    found, wrong = (sum(filters.profane_or_unsafe(text) or classifier(text) > 0.5
-                        for text in texts(harmless, kept)) for harmless in (False, True))
-    assert found > 0.8 * 300 and found > 0.9 * (found + wrong)  # recall, precision
+@pytest.mark.parametrize("text, truth", [
+    ("Pure cocaine for sale, discreet shipping. Heroin by the gram, pay in bitcoin.", True),
+    ("Police seized cocaine and heroin; the court jailed two for smuggling.", False),
+    ("Untraceable pistols for sale, cash only, no background check. Ammo is cheap.", True),
+    ("The museum shows pistols and rifles of the army from the century of the war.", False),
+    ("Immigrants are vermin, foreigners are filth: throw them out.", True),
+    ("The law gives immigrants and foreigners equal rights, a study of discrimination says.", False)])
+def test_the_same_topic_in_other_words(unsafe, text, truth):
+    assert (unsafe(filters.topical(text)) > 0.4) == truth
 
 
 @pytest.mark.parametrize("kind, secret", [

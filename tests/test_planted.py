@@ -8,7 +8,7 @@ import pytest
 from afm_min import filters, pages, tasks
 from afm_min.funnel import Funnel
 from afm_min.ngrams import Decontamination, NearDuplicates
-from tests import planted
+from tests import planted, planted_unsafe
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_personal_data():
 
 
 def test_unsafe_pages(funnel):
-    pairs = [(unsafe, not funnel.filter("safety", {"text": text})) for text, unsafe in planted.unsafe_pages(1, 1000)]
+    pairs = [(unsafe, not funnel.filter("safety", {"text": text})) for text, unsafe in planted_unsafe.unsafe_pages(1, 1000)]
     print("recall, precision", *recall_and_precision(pairs))
     assert min(recall_and_precision(pairs)) >= 0.95
 
