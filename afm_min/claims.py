@@ -23,7 +23,7 @@ from afm_min.run import Run, UserError, choose_device, run_command, write_text
 from afm_min.stages import STAGES, carry_out, settings_of
 
 Claim = collections.namedtuple("Claim", "text stage metric treatment control")
-LEARNED, LARGEST = {"prune.method": "learned"}, {"prune.method": "magnitude"}
+LEARNED, LARGEST, RANDOM = ({"prune.method": name} for name in ("learned", "magnitude", "random"))
 SCRATCH, PRUNED = {"core.start": "scratch"}, {"core.start": "prune"}
 TAUGHT, UNTAUGHT = {"core.distill": 0.9}, {"core.distill": 0.0}
 SAME, UNTRAINED = TAUGHT, TAUGHT | {"lengthening.steps": 1}
@@ -32,7 +32,7 @@ CLAIMS = [Claim(*row) for row in (
     ("a learned mask beats one of the largest units", "prune", "accuracy %", LEARNED, LARGEST),
     ("... even one held fixed from the first step", "prune", "accuracy %",
      LEARNED, LARGEST | {"prune.soft": 0.0}),
-    ("a learned mask beats a random one", "prune", "accuracy %", LEARNED, {"prune.method": "random"}),
+    ("a learned mask beats a random one", "prune", "accuracy %", LEARNED, RANDOM),
     ("a pruned start helps", "continued", "accuracy %", PRUNED | UNTAUGHT, SCRATCH | UNTAUGHT),
     ("distillation helps from scratch", "continued", "accuracy %",
      SCRATCH | TAUGHT, SCRATCH | UNTAUGHT),

@@ -36,8 +36,8 @@ MENU = "Home Products Pricing Careers Newsroom Investors Support Login Imprint C
 ORDINARY = filters.words("ordinary").split(", ")
 TOPICS = [[words.strip().split(", ") for words in topic.split("|")]
           for topic in filters.words("topics").split(";")]
-CONTACTS = ("{name}.{n}@mail.example", "(212) 555-01{n}", "+44 20 7946 09{n}", "4111 1111 1111 1111",
-            "93.184.216.{n}", "078-05-11{n}")
+CONTACTS = ("{name}.{n}@mail.example", "(212) 555-01{n}", "+44 20 7946 09{n}",
+            "4111 1111 1111 1111", "93.184.216.{n}", "078-05-11{n}")
 
 
 def reference():

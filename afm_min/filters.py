@@ -19,7 +19,8 @@ def words(name):
     return " ".join(re.search(rf"(?ms)^# {name}: .*?\n(?!#)(.*?)(?:\n\n|\Z)", text)[1].split())
 
 
-PROFANE = re.compile(rf"\b(?:{words('profane').replace(' ', '|')})(?:e?s|e?d|ers?|ing?|t?y)?\b", re.I)
+PROFANE = re.compile(rf"\b(?:{words('profane').replace(' ', '|')})(?:e?s|e?d|ers?|ing?|t?y)?\b",
+                     re.I)
 STOP = set(words("stop").lower().split())
 
 
@@ -47,9 +48,10 @@ def luhn(digits):
     return sum(map(int, "".join(doubled))) % 10 == 0
 
 
-# Words before a number with dots that is no address, and suffixes of files: "logo@2x.png" is no mail.
-NUMBERED = re.compile(r"(?:version\w*|v|\w/|(?:release|build|firmware|rev|revision|section|clause|chapter|"
-                      r"figure|table|oid|kernel|paragraph|appendix)s?)[\s:='\"#.v]*\Z", re.I)
+# Words before a number with dots that is no address; suffixes of files: "logo@2x.png" is no mail.
+NUMBERED = re.compile(
+    r"(?:version\w*|v|\w/|(?:release|build|firmware|rev|revision|section|clause|chapter|figure|"
+    r"table|oid|kernel|paragraph|appendix)s?)[\s:='\"#.v]*\Z", re.I)
 FILES = "png|jpe?g|gif|svg|webp|css|js|ts|json|py|html?|txt|md|zip|pdf|xml|ya?ml|exe|tgz|mp[34]"
 PRIVATE = [  # kind, pattern, and a check of what it finds, less spaces and hyphens
     ("iban", r"\b[A-Z]{2}\d\d(?: ?[A-Z\d]{4}){2,7}(?: ?\d{1,3})?\b",  # A is 10, and Z is 35
@@ -57,8 +59,9 @@ PRIVATE = [  # kind, pattern, and a check of what it finds, less spaces and hyph
     ("email", r"(?<![\w.+%-])[\w.+%-]+(?:(?:@|\s?[\[({]\s?at\s?[\])}]\s?)(?:[\w-]+"
      rf"(?:\.|\s?[\[({{]\s?dot\s?[\])}}]\s?))+(?!(?:{FILES})\b)[A-Za-z]{{2,}}(?![\w(]|\.\w)"
      r"| at (?:[\w-]+ dot )+(?:com|edu|gov|net|org)\b)", None),
-    ("card", r"\b(?<![.-])(?=(?:[ -]?\d){13,19}(?![ -]?\d))"  # Visa, Mastercard, Amex, Diners, others
-     r"(?:4\d|5[0-8]|2[2-7]|3[04-9]|6\d)\d\d(?:[ -]?\d{4,6}){2,3}(?:[ -]?\d{1,4})?(?![\w-]|\.\d)", luhn),
+    ("card", r"\b(?<![.-])(?=(?:[ -]?\d){13,19}(?![ -]?\d))"  # Visa, Mastercard, Amex, Diners, ...
+     r"(?:4\d|5[0-8]|2[2-7]|3[04-9]|6\d)\d\d(?:[ -]?\d{4,6}){2,3}(?:[ -]?\d{1,4})?(?![\w-]|\.\d)",
+     luhn),
     ("national id", r"\b(?<!-)[\dXYZ]\d{7}-?[A-Z](?![\w-])",  # Spanish; X, Y and Z for foreigners
      lambda code: "TRWAGMYFPDXBNJZSQVHLCKE"[
          int(code[:-1].translate(str.maketrans("XYZ", "012"))) % 23] == code[-1]),
@@ -134,15 +137,16 @@ def good_code(text):
 
 
 # By SPDX identifier, in lower case, and by the words of headers and of the licences themselves.
-LICENCES = set("""0bsd apache-2.0 blueoak-1.0.0 bsd-2-clause bsd-3-clause bsl-1.0 cc0-1.0 isc mit mit-0 ncsa
-    postgresql psf-2.0 python-2.0 unlicense zlib""".split())
+LICENCES = set("""0bsd apache-2.0 blueoak-1.0.0 bsd-2-clause bsd-3-clause bsl-1.0 cc0-1.0 isc mit
+    mit-0 ncsa postgresql psf-2.0 python-2.0 unlicense zlib""".split())
 PERMISSIVE = re.compile(
-    "permission is hereby granted free of charge|redistribution and use in source and binary|apache license|"
-    "permission to use copy modify and distribute|free and unencumbered|python software foundation license|"
-    r"licensed to psf|boost software license|(?:mit|isc|zlib|bsd|\d clause) (?:style )?licen[cs]e")
+    "permission is hereby granted free of charge|redistribution and use in source and binary|"
+    "permission to use copy modify and distribute|free and unencumbered|licensed to psf|"
+    "(?:apache|boost software|python software foundation) license|"
+    r"(?:mit|isc|zlib|bsd|\d clause) (?:style )?licen[cs]e")
 RESTRICTIVE = re.compile(
-    r"gnu (?:\w+ )?general public|\b[al]?gpl(?:v?\d)?\b(?! compatible)|mozilla public|eclipse public|"
-    r"server side public|proprietary|confidential|non ?commercial|share ?alike")
+    r"gnu (?:\w+ )?general public|\b[al]?gpl(?:v?\d)?\b(?! compatible)|proprietary|confidential|"
+    "(?:mozilla|eclipse|server side) public|non ?commercial|share ?alike")
 
 
 def permissive(text):

@@ -36,7 +36,7 @@ class Funnel:
         problems = [tasks.draw(tasks.math, "train", f"fluent {i}").text() for i in range(500)]
         self.unsafe = learn(map(filters.topical, unsafe), map(filters.topical, harmless))
         self.junk = learn(junk, good)
-        self.mathematics = CharacterModel.train(problems)
+        self.mathematics = CharacterModel(problems)
         self.near = NearDuplicates()
         self.benchmarks = Decontamination(
             [problem.question for problem in tasks.benchmark(tasks.math)], common)
@@ -52,7 +52,8 @@ class Funnel:
             return filters.remove_pii(text)
         return text * {
             "robots.txt": lambda: allowed(document["url"]),
-            "safety": lambda: not (filters.profane(text) or self.unsafe(filters.topical(text)) > 0.3),
+            "safety": lambda: not (filters.profane(text)
+                                   or self.unsafe(filters.topical(text)) > 0.3),
             "near-duplicates": lambda: not self.near.seen(text),
             "quality": lambda: filters.good_prose(text) and self.junk(text) < 0.5,
             "benchmarks": lambda: not self.benchmarks.contaminated(text),

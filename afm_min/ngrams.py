@@ -162,12 +162,14 @@ def sigmoid(logits):
 class CharacterModel:
     """A language model of characters as their UTF-8 bytes, each told from the 3 bytes before it.
 
-    P(b | context) = (n(context b) + T(context) P(b | shorter context)) / (n(context) + T(context)),
-    with n the times seen and T the number of different bytes seen next; at last stands 1 / 256.
-    (Witten and Bell 1991.) All 256 bytes sum to 1, and none is impossible."""
+    P(b | context) = (n(context b) + 2 P(b | shorter context)) / (n(context) + 2), with n the times
+    seen in the texts; at last stands 1 / 256 (MacKay and Peto 1995). All 256 bytes sum to 1, and
+    none is impossible."""
 
-    def __init__(self):
-        self.tables = []  # for n = 1 to 4: n-grams, P; contexts, weight of P(b | shorter context)
+    def __init__(self, texts):
+        codes = numpy.concatenate([self.codes(text) for text in texts])
+        self.tables = [[numpy.unique(codes % 256**n >> shift, return_counts=True)
+                        for shift in (0, 8)] for n in range(1, 5)]  # n bytes; less the last
 
     @staticmethod
     def codes(text):
@@ -176,35 +178,20 @@ class CharacterModel:
         data = numpy.frombuffer(data, numpy.uint8).astype(int)
         return sum(data[i:len(data) - 3 + i] << 8 * (3 - i) for i in range(4))
 
-    def probabilities(self, codes, n):
-        """P of the last byte of each code after the n - 1 before it."""
-        if n == 0:
-            return numpy.full(len(codes), 1 / 256)
-        seen, known, contexts, weights = self.tables[n - 1]
-        codes = codes % 256**n
-        result = known[find(seen, codes)]
-        new = numpy.isnan(result)
-        shorter = self.probabilities(codes[new], n - 1)
-        result[new] = weights[find(contexts, codes[new] >> 8)] * shorter
+    def probabilities(self, codes):
+        """P of the last byte of each code after the 3 before it."""
+        result = numpy.full(len(codes), 1 / 256)
+        for n, (grams, contexts) in enumerate(self.tables, 1):
+            last = codes % 256**n
+            result = (seen(grams, last) + 2 * result) / (seen(contexts, last >> 8) + 2)
         return result
-
-    @classmethod
-    def train(cls, texts):
-        """Raises ValueError if there is no text."""
-        model = cls()
-        codes = numpy.concatenate([model.codes(text) for text in texts])
-        for n in range(1, 5):
-            seen, times = numpy.unique(codes % 256**n, return_counts=True)
-            contexts, group = numpy.unique(seen >> 8, return_inverse=True)
-            kinds = numpy.bincount(group)
-            total = numpy.bincount(group, times) + kinds
-            shorter = kinds[group] * model.probabilities(seen, n - 1)
-            # What is not found has index -1, the last: no P, and all weight on the shorter context.
-            model.tables.append((seen, numpy.append((times + shorter) / total[group], numpy.nan),
-                                 contexts, numpy.append(kinds / total, 1.0)))
-        return model
 
     def bits(self, text):
         """Cross-entropy in bits per character: low for what is like the texts it has learned."""
-        bits = -numpy.log2(self.probabilities(self.codes(text), 4))
-        return float(bits.sum() / max(1, len(text)))
+        return float(-numpy.log2(self.probabilities(self.codes(text))).sum() / max(1, len(text)))
+
+
+def seen(table, queries):
+    """(([2, 5], [10, 20]), [5, 6]) -> [20, 0]: how often the queries are counted in the table."""
+    keys, counts = table
+    return numpy.append(counts, 0)[find(keys, queries)]

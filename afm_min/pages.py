@@ -58,10 +58,12 @@ SILENT = set("aside button footer form header nav noscript script style svg temp
 BLOCKS = CONTAINERS | SILENT | set("""address article blockquote body dd details dl dt figcaption
     figure h1 h2 h3 h4 h5 h6 head hr label li main p pre summary td th tr""".split())
 # Names that authors give to what is not body. Readers such as Safari's heed them, Boilerpipe not.
-NAMED = re.compile("(?<![a-z])(?<!has-)(?<!with-)(?:ads?|advert|banner|comments?|consent|cookies?|"
-                   "footer|menu|nav|navbar|popup|promo|related|share|sidebar|social)(?![a-z])", re.I)
-NOISE = re.compile(r"(?:.{0,99}\baccept (?:all )?cookies|copyright|\(c\)|\u00a9|all rights reserved|"
-                   r"advertisement|leave a comment|read more|related stories|share this)(?!\w)", re.I)
+NAMED = re.compile(
+    "(?<![a-z])(?<!has-)(?<!with-)(?:ads?|advert|banner|comments?|consent|cookies?|footer|menu|nav|"
+    "navbar|popup|promo|related|share|sidebar|social)(?![a-z])", re.I)
+NOISE = re.compile(
+    r"(?:.{0,99}\baccept (?:all )?cookies|copyright|\(c\)|\u00a9|all rights reserved|advertisement|"
+    r"leave a comment|read more|related stories|share this)(?!\w)", re.I)
 # density: the share of words that stand in links; 1 if the block is a phrase like those above
 Block = collections.namedtuple("Block", "tag text words density", defaults=("", "", 0, 0.0))
 
@@ -100,12 +102,12 @@ def text_blocks(page):
     closed: so declarations and comments go first, and a < that begins no tag becomes text."""
     page = re.sub(r"(?s)<!--.*?(?:-->|\Z)|<[!?][^<>]*>?", "", page)
     parser = BlockParser()
-    parser.feed(re.sub(r"<(?!/?[A-Za-z][^<>]*>)", "&lt;", page) + "<p>")  # which ends the last block
+    parser.feed(re.sub(r"<(?!/?[A-Za-z][^<>]*>)", "&lt;", page) + "<p>")  # to end the last
     return parser.blocks
 
 
 class BlockParser(html.parser.HTMLParser):
-    """Gathers the blocks outside of silent elements. Lines end at <br>, and in <pre> as they do there.
+    """Gathers the blocks outside of silent elements. Lines end at <br>, in <pre> as they do there.
 
     An element is silent by its tag, or by a name such as "sidebar"; but a header in an article
     holds its title. One never closed is taken to end where <main> or <body> begins."""

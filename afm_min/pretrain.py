@@ -175,9 +175,9 @@ def prune(run, *, method="learned", steps=100, soft=0.8, batch=8, mixture=corpus
     and from it on all but the largest units, or but random ones. Weights learn alike in all.
 
     Without any repair, a mask learned in 60 steps on frozen weights costs 0.09 bits per byte, that
-    of the largest units 0.19, a random one 0.49. Scores that begin as sizes are learned worse (0.11)
-    than from 0. Repair makes up for much of it: with either mask held fixed for 20, 40 or 100 steps
-    of training, the learned one is ahead by 0.024, 0.009 and 0.002. (One seed, on claims' parent.)
+    of the largest units 0.19, a random one 0.49. Scores that begin as sizes learn worse (0.11) than
+    from 0. Repair makes up for much of it: with either mask held fixed for 20, 40 or 100 steps of
+    training, the learned one is ahead by 0.024, 0.009 and 0.002. (One seed, on claims' parent.)
     """
     model, kept = load_model(run, "parent"), run.config.hidden
     seed_step(run.seed, "prune", -1)

@@ -181,33 +181,33 @@ def test_classifier_reaches_the_minimum():
 
 
 def test_character_model_by_hand():
-    # "ab" after three line ends. One byte: a, b once each, N = 2, T = 2:
+    # "ab" after three line ends. One byte: a, b once each, so N = 2:
     # P(a) = (1 + 2 / 256) / (2 + 2) = 129 / 512, and P(z) = (0 + 2 / 256) / 4 = 1 / 512.
-    # In the context of a, b was seen: P(b | a) = (1 + P(b)) / (1 + 1); and so up to 4 bytes.
-    model = CharacterModel.train(["ab"])
+    # In the context of a, b was seen: P(b | a) = (1 + 2 P(b)) / (1 + 2); and so up to 4 bytes.
+    model = CharacterModel(["ab"])
     probability = 129 / 512
     for _ in range(3):
-        probability = (1 + probability) / 2
+        probability = (1 + 2 * probability) / 3
     assert model.bits("ab") == pytest.approx(-math.log2(probability))
-    # After a line end z was not seen, but the contexts were: each takes half.
-    assert model.bits("z") == pytest.approx(-math.log2(1 / 512 / 8))
+    # After a line end z was not seen, but the contexts were, once: each takes a third.
+    assert model.bits("z") == pytest.approx(-math.log2(1 / 512 * 8 / 27))
     # In contexts that were never seen, the probability is that of the byte alone.
     assert CharacterModel.codes("b").tolist() == [int.from_bytes(b"\n\n\nb", "big")]
     assert CharacterModel.codes("xyzb").tolist()[-1] == int.from_bytes(b"xyzb", "big")
     codes = numpy.array([int.from_bytes(b"xyz" + b, "big") for b in (b"a", b"z")])
-    assert model.probabilities(codes, 4).tolist() == pytest.approx([129 / 512, 1 / 512])
+    assert model.probabilities(codes).tolist() == pytest.approx([129 / 512, 1 / 512])
 
 
 def test_character_model_sums_to_one():
-    model = CharacterModel.train(["the cat sat on the mat", "a hat, the bat"])
+    model = CharacterModel(["the cat sat on the mat", "a hat, the bat"])
     for context in (b"the", b" th", b"\n\n\n", b"qat", b"xyz"):
         codes = int.from_bytes(context, "big") * 256 + numpy.arange(256)
-        assert model.probabilities(codes, 4).sum() == pytest.approx(1, abs=1e-12)
-        assert model.probabilities(codes, 4).min() > 0
+        assert model.probabilities(codes).sum() == pytest.approx(1, abs=1e-12)
+        assert model.probabilities(codes).min() > 0
 
 
 def test_character_model_tells_like_from_unlike():
-    model = CharacterModel.train(" ".join(words(100, seed)) for seed in range(20))
+    model = CharacterModel(" ".join(words(100, seed)) for seed in range(20))
     assert model.bits(" ".join(words(50, "new"))) < 4.5 < 8 < model.bits("ZQXW" * 50)
     assert model.bits("") == 0
     # Per character, not per byte: three bytes of a character that is unknown count together.
