@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from afm_min import corpus, tasks
+from afm_min import corpus, pretrain, tasks
 from afm_min.model import AFM, Config
 from afm_min.pretrain import Masked, cut, held_out, magnitude, next_token_loss, recall, soft_top_k
 from afm_min.run import Run, save
@@ -129,6 +129,34 @@ def test_held_out_of_a_uniform_model(run):
     bits = 32 * math.log2(tokenizer.vocab_size) / (31 * 2)
     assert len(tokenizer.encode("é")) == 1
     assert held_out(model, run) == pytest.approx({"accuracy %": 100 / 32, "bits/byte": bits, "a bits/byte": bits})
+
+
+@pytest.mark.parametrize("method", ["learned", "magnitude", "random"])
+def test_all_masks_are_exact_from_the_same_step_on(run, monkeypatch, method):
+    """With 10 steps, 0.8 of them soft, eps falls by one factor a step: sqrt(first * last) at step 4, of 8."""
+    parent, staged = AFM(SMALL), {}
+    monkeypatch.setattr(pretrain, "load_model", lambda run, stage: parent)
+    monkeypatch.setattr(pretrain, "batches", lambda *arguments: lambda step: step)
+    monkeypatch.setattr(pretrain, "train", lambda run, stage, model, batches, **rest: staged.update(draw=batches, **rest))
+    run.config = Config(**{**SMALL.__dict__, "hidden": 7})
+    pretrain.prune(run, method=method, steps=10, soft=0.8, first_eps=0.04, last_eps=0.01)
+    masked = [block.feed_forward for block in parent.blocks]
+    for step in range(10):
+        assert staged["draw"](step) == step
+        for m in masked:
+            assert m.mask().sum().item() == pytest.approx(20 if method != "learned" and step < 8 else 7, rel=1e-4)
+            if method == "learned" and step in (0, 4):
+                assert m.eps == pytest.approx({0: 0.04, 4: 0.02}[step])
+                assert m.mask().tolist() == pytest.approx([7 / 20] * 20)  # scores are 0 at first
+        if step < 8:
+            for m in masked:  # so that what is largest at step 8 counts, not what was at first
+                m.feed_forward.up.weight.data *= torch.rand(20, 1)
+    for m in masked:
+        assert set(m.mask().tolist()) == {0, 1}
+        if method != "learned":
+            largest = m.mask().bool().equal(soft_top_k(magnitude(m.feed_forward), 7, 0).bool())
+            assert largest == (method == "magnitude")
+    assert staged["finish"](parent).config.hidden == 7
 
 
 def test_the_fact_and_its_questions_stand_where_they_should(run):
