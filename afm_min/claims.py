@@ -1,7 +1,7 @@
 """What the AFM report claims, as experiments: make claims.
 
 A claim compares a treatment with a control that differ in the settings named, and in nothing else:
-both go on from one parent checkpoint, seed by seed, and see the same batches. The interval is a
+both go on from one parent checkpoint, seed by seed, with the same draws of text. The interval is a
 bootstrap over the seeds' differences, so with few seeds it is coarse: clear of zero means little
 more than that all of them agree.
 
@@ -57,7 +57,8 @@ CLAIMS = [Claim(*row) for row in (
 def arm(base, seed, stage, given):
     """The metrics of a stage, with the settings given for it and for those between it and the
     parent checkpoint of the run `base`."""
-    names, settings, before = list(STAGES), {}, base
+    names, before = list(STAGES), base
+    settings = {"parent": base.read_json("report.json")["parent"]}  # so that no other one's counts
     for name in names[names.index("parent") + 1:names.index(stage) + 1]:
         settings[name] = settings_of(name, given)
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
@@ -100,10 +101,10 @@ def run_claims(arguments):
                             if name.startswith("model.")})
     if not 1 <= arguments.seeds:
         raise UserError(f"--seeds {arguments.seeds}: it takes one or more")
-    rows = []
-    for claim in CLAIMS:
-        if arguments.only not in claim.text:
-            continue
+    rows, claims = [], [claim for claim in CLAIMS if arguments.only in claim.text]
+    if not claims:
+        raise UserError(f"--only {arguments.only}: no claim holds this text")
+    for claim in claims:
         treated, controls = ([arm(base, seed, claim.stage, begun["set"] | given)[claim.metric]
                               for seed in range(arguments.seeds)]
                              for given in (claim.treatment, claim.control))

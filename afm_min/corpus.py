@@ -1,9 +1,10 @@
 """Where text comes from, what is held out, how sources are mixed, and how text is packed.
 
-The default text needs no download: every CPython carries it, see SOURCES. A document is a dict of
-source, name, topic, text, and held_out: true for those that no stage may train on.
+The default text needs no download: CPython, numpy and torch carry it, see SOURCES. A document is a
+dict of source, name, topic, text, and held_out: true for those that no stage may train on.
 """
 import ast
+import collections
 import hashlib
 import importlib.metadata
 import json
@@ -25,8 +26,7 @@ HELD_OUT = 0.05  # share of each source's topics, at least
 SHARES = {"code": 0.3, "public": 0.7}  # share of a source's topics that is read; of others all
 
 # The mixture of each stage: source -> share of the rows, in any unit. "user" is --data's text;
-# "recall" is written on the way. The report has such questions in context lengthening only; but
-# from under a million tokens of text a model does not learn to look back, as from trillions.
+# "recall" is written on the way: in the report in context lengthening only, but see README.
 CORE = {"web": 0.5, "code": 0.2, "public": 0.25, "math": 0.05, "user": 1, "recall": 0.25}
 CONTINUED = {"web": 0.2, "code": 0.3, "public": 0.1, "math": 0.2, "licensed": 0.2, "user": 1,
              "recall": 0.25}
@@ -35,12 +35,6 @@ ANSWER_WEIGHT = 30.0  # of an answer of recall in the loss; all other tokens hav
 STDLIB = pathlib.Path(sysconfig.get_path("stdlib"))
 LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "encodings", "pydoc_data", "site-packages",
             "distutils", "msilib", "turtledemo", "ensurepip"}  # tests, tables, and copies of others
-
-
-def web():
-    """Pages of the crawl, as HTML."""
-    for page in crawl.pages():
-        yield page | {"text": page["html"]}
 
 
 def licensed():
@@ -76,22 +70,19 @@ def public():
                    "text": "\n\n".join(string for string in strings if len(string) > 200)}
 
 
-def math():
-    """Pages that answer questions in mathematics, as HTML."""
-    for page in crawl.math_pages():
-        yield page | {"text": page["html"]}
-
-
-SOURCES = {"web": web, "licensed": licensed, "code": code, "public": public, "math": math}
+SOURCES = {"web": crawl.pages, "licensed": licensed, "code": code, "public": public,
+           "math": crawl.math_pages}
 
 
 def user_files(folder):
-    """All files below a folder. One of more than 64 K characters becomes several documents, so
-    that a single large file can be split into what is trained on and what is held out."""
+    """All files below a folder but hidden ones. One of more than 64 K characters becomes several
+    documents, so that a single large file can be split into what is trained on and held out."""
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise UserError(f"--data {folder}: there is no such folder")
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
         try:
             text = path.read_bytes().decode("utf-8")
         except OSError as error:
@@ -103,7 +94,7 @@ def user_files(folder):
             yield {"name": f"{path.relative_to(folder)} {start}", "text": text[start:start + 2**16]}
 
 
-def collect(folder="", common=5):
+def collect(folder, common):
     """All documents: those of SOURCES that pass the funnel, or a user's files as they are, of the
     source "user". Returns them, and the funnel or None."""
     funnel = None if folder else Funnel(pydoc_data.topics.topics.values(), common)
@@ -139,7 +130,8 @@ def digest(topic):
 
 
 def taken(source, name):
-    """Whether a document is among the share of its source that is read."""
+    """Whether a document is among the share of its source that is read: as held-out topics have the
+    lowest digests, they are always among it."""
     return digest(topic(source, name)) < SHARES[source]
 
 
@@ -177,9 +169,11 @@ def data(run, *, folder="", common=5):
     """Collect the documents: from `folder`, or those that CPython carries, through the funnel."""
     documents, funnel = collect(folder, common)
     write_text(run.file("documents.jsonl"), "".join(json.dumps(d) + "\n" for d in documents))
-    metrics = {f"{source} MB": sum(len(d["text"]) for d in documents if d["source"] == source) / 1e6
-               for source in dict.fromkeys(d["source"] for d in documents)}
-    return metrics | (funnel.report() if funnel else {})
+    sizes = collections.Counter()  # source -> millions of characters
+    for document in documents:
+        sizes[document["source"]] += len(document["text"]) / 1e6
+    return ({f"{source} M characters": size for source, size in sizes.items()}
+            | (funnel.report() if funnel else {}))
 
 
 def tokenizer(run, *, coverage=0.9995):
@@ -262,13 +256,17 @@ def with_fact(filler, problem, places, tokenizer):
             [is_answer for ids, is_answer in pieces for _ in ids])
 
 
-def recall_rows(streams, tokenizer):
-    """A function from size to a row of ids, and one of weights, (size,): text, somewhere in it a
-    fact, and behind that questions about it (the report's synthetic long-context question
-    answering)."""
+def recall_rows(streams, mixture, tokenizer):
+    """A function from size to a row of ids, and one of weights, (size,): text of the mixture,
+    somewhere in it a fact, and behind that questions about it (the report's synthetic long-context
+    question answering)."""
+    shares = {name: mixture[name] for name in streams if mixture.get(name, 0)}
+
     def row(size):
+        if not shares:
+            raise UserError(f"the mixture {mixture} has no text to tell facts in: add a source")
         rng = random.Random(torch.randint(2**31, ()).item())
-        filler = window(rng.choice([s for s in streams.values() if len(s) >= size]), size).tolist()
+        filler = window(streams[rng.choices(list(shares), shares.values())[0]], size).tolist()
         problem = tasks.draw(tasks.recall, "train", rng.random())
         asked = [0] * rng.randint(1, max(1, size // 40))
         room = max(0, size - len(with_fact([], problem, [0, *asked], tokenizer)[0]))

@@ -102,12 +102,12 @@ def planted(kind, rng, text):
 
 
 def pages(seed=0):
-    """The crawl: yield {"name", "url", "html"}, and of bad pages "planted", the kind, and "secret".
-    A planted page is named like the real one that it was made from."""
+    """The crawl: yield {"name", "url", "text"}, HTML, and of bad pages "planted", their kind, and
+    "secret". A planted page is named like the real one that it was made from."""
     bodies = {}
     for name, page in reference():
-        bodies[name] = re.search(r"(?s)<body>(.*)</body>", page)[1]
-        yield {"name": name, "url": f"docs.example/{name}.html", "html": layout(name, bodies[name])}
+        bodies[name] = re.search(r"(?s)<body[^>]*>(.*)</body>", page)[1]
+        yield {"name": name, "url": f"docs.example/{name}.html", "text": layout(name, bodies[name])}
     rng = random.Random(seed)
     for kind in ("blocked", "unsafe", "personal", "copy", "junk", "benchmark") * PLANTED:
         name = rng.choice(list(bodies))
@@ -116,7 +116,7 @@ def pages(seed=0):
         body = "".join(f"<p>{html.escape(line)}</p>" for line in text.splitlines())
         if kind == "copy":
             body = bodies[name].replace("return", "give back", 3) + "<p>A copy of another page.</p>"
-        yield {"name": name, "url": path, "html": layout(name, body), "planted": kind,
+        yield {"name": name, "url": path, "text": layout(name, body), "planted": kind,
                "secret": secret}
 
 
@@ -154,7 +154,7 @@ def math_pages(count=3000, seed=0):
         elif kind == "other site":
             host = "shop.example"
         body = f"<p>Question: {problem.question}</p><p>Answer: {answer} {secret}</p>"
-        yield {"name": f"math {i}", "url": f"{host}/{i}", "html": layout("Answers", body),
+        yield {"name": f"math {i}", "url": f"{host}/{i}", "text": layout("Answers", body),
                **({"planted": kind, "secret": secret} if kind else {})}
 
 

@@ -1,7 +1,7 @@
 """What makes crawled text fit to train on: small functions, each to be tried alone.
 
-They follow the report's section on data in the order a text meets them: is it decent, is it
-private, is it well written, may it be used, is it about mathematics. The report names these steps
+They follow the report's section on data: is a text decent, is it private, is it well written, may
+it be used, is it about mathematics. The report names these steps
 but not their rules: thresholds and lists, in words.txt, are ours, or those of the source that a
 function names. What finds the text of a page is in pages.py, what counts or learns in ngrams.py.
 """
@@ -50,11 +50,11 @@ def luhn(digits):
 
 # Words before a number with dots that is no address; suffixes of files: "logo@2x.png" is no mail.
 NUMBERED = re.compile(
-    r"(?:version\w*|v|\w/|(?:release|build|firmware|rev|revision|section|clause|chapter|figure|"
-    r"table|oid|kernel|paragraph|appendix)s?)[\s:='\"#.v]*\Z", re.I)
+    r"(?:\w/|(?<![^\W_])(?:version\w*|v|(?:release|build|firmware|rev|revision|section|clause|"
+    r"chapter|figure|table|oid|kernel|paragraph|appendix)s?))[\s:='\"#.v]*\Z", re.I)
 FILES = "png|jpe?g|gif|svg|webp|css|js|ts|json|py|html?|txt|md|zip|pdf|xml|ya?ml|exe|tgz|mp[34]"
 PRIVATE = [  # kind, pattern, and a check of what it finds, less spaces and hyphens
-    ("iban", r"\b[A-Z]{2}\d\d(?: ?[A-Z\d]{4}){2,7}(?: ?\d{1,3})?\b",  # A is 10, and Z is 35
+    ("iban", r"\b[A-Z]{2}\d\d(?: ?[A-Z\d]{4}){2,7}(?: ?[A-Z\d]{1,3})?\b",  # A is 10, and Z is 35
      lambda code: int("".join(str(int(c, 36)) for c in code[4:] + code[:4])) % 97 == 1),
     ("email", r"(?<![\w.+%-])[\w.+%-]+(?:(?:@|\s?[\[({]\s?at\s?[\])}]\s?)(?:[\w-]+"
      rf"(?:\.|\s?[\[({{]\s?dot\s?[\])}}]\s?))+(?!(?:{FILES})\b)[A-Za-z]{{2,}}(?![\w(]|\.\w)"
@@ -130,7 +130,7 @@ def good_code(text):
     return (sum(map(len, lines)) <= 100 * len(lines) and max(map(len, lines), default=0) <= 1000
             and len(re.findall(r"[^\W_]", text)) >= 0.25 * size
             and sum(map(len, data)) <= 0.2 * size
-            and not re.search(r"auto\w*[- ]generated|^\W*generated (?:by|from)|do not edit",
+            and not re.search(r"auto\w*[- ]?generated|^\W*generated (?:by|from)|do not edit",
                               text[:1000], re.I | re.M)
             and bool(re.search(r"^[ \t]*(?:#|//|/\*|\"\"\"|(?:\w+ )*(?:class|def|enum|fn|func|"
                                r"function|int|interface|struct|void)\b)", text, re.M)))
@@ -186,7 +186,7 @@ MATH_TAGS = re.compile(r"""<(?:math|m[ion]|mfrac|mrow|msqrt|msu[bp])\b|math/tex
 
 def has_math_tags(page):
     """Finds MathML, KaTeX, MathJax, TeX. '<p>\\\\(x^2\\\\)' -> True; 'H<sub>2</sub>O' -> False"""
-    scripts = r"(?is)<(script|style)\b(?![^>]*math).*?(?:</\1|\Z)"  # may hold things like $$
+    scripts = r"(?is)<(script|style)\b(?![^>]*(?:math|katex)).*?(?:</\1|\Z)"  # $$ is none there
     return bool(MATH_TAGS.search(re.sub(scripts, "", page)))
 
 

@@ -21,10 +21,11 @@ ORDER = {  # source -> its filters; "benchmarks" comes last, as it wants all tex
 
 
 class Funnel:
-    """All filters and what they remember: hashes and counts, never a text.
+    """All filters and what they remember: hashes and counts, not the texts.
 
     The report's models are trained on what people have judged. Ours learn from texts whose truth
-    is known: `reference`, well-written ones, and what `crawl` and `tasks` can write.
+    is known: `reference`, well-written, and what `crawl` and `tasks` can write. So what `crawl`
+    plants is no fair test of them; tests/planted.py is one.
     common: times an n-gram must be seen to be common usage; the report's 1,000 is for a web."""
 
     def __init__(self, reference, common=1000, seed=0):

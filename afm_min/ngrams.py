@@ -1,8 +1,8 @@
 """What n-grams tell: near-duplicates, contamination by a benchmark, and quality that is learned.
 
 A text is its lower-case words, a word a hash of 64 bits, an n-gram a hash of its words' hashes: so
-numpy takes a whole text at once, and what is kept of a text cannot be read. The same in every
-process. Shapes: W words, N n-grams of a text.
+numpy takes a whole text at once, and no text is kept. The same in every process. (Only
+CharacterModel sees bytes.) Shapes: W words, N n-grams of a text.
 """
 import functools
 import hashlib
@@ -145,8 +145,9 @@ class Classifier:
         with this momentum converges if rate * curvature < 3.8: no data can make it diverge."""
         features = [cls.features(text) for text in texts]
         sizes, column = [len(indices) for indices in features], numpy.concatenate(features)
-        row, value = numpy.repeat([range(len(sizes)), numpy.array(sizes)**-0.5], sizes, axis=1)
-        row, (weights, velocity) = row.astype(int), numpy.zeros((2, 2**18))
+        row = numpy.repeat(numpy.arange(len(sizes)), sizes)
+        value = numpy.repeat(numpy.array(sizes)**-0.5, sizes)
+        weights, velocity = numpy.zeros((2, 2**18))
         for _ in range(steps):
             error = sigmoid(numpy.bincount(row, weights[column] * value)) - labels
             gradient = numpy.bincount(column, error[row] * value, 2**18) / len(sizes)

@@ -23,7 +23,7 @@ def robots_allow(robots, path, agent="Applebot"):
     for opens, run in itertools.groupby(entries, lambda entry: entry[0].lower() == "user-agent"):
         names = [value.strip().lower() for _, value in run] if opens else names
         rules = [(normal_path(value.strip(), "*$"), key.lower() == "allow") for key, value in run]
-        for name in names:  # one that opens a group is in it without rules, too
+        for name in names:  # of those that open a group no rules are left to read: []
             groups[name] = groups.get(name, []) + rules
     rules, octets = groups.get(agent.lower(), groups.get("*", [])), normal_path(path)
     fitting = [(len(pattern), allows) for pattern, allows in rules if path_fits(octets, pattern)]
@@ -139,6 +139,7 @@ class BlockParser(html.parser.HTMLParser):
             self.silent *= self.depth > 0
         elif tag in BLOCKS:
             self.end_block("")
+            self.article &= tag not in ("article", "main")
         self.link &= tag != "a"
 
     def handle_data(self, text):

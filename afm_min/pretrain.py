@@ -1,8 +1,8 @@
 """Pre-training, stage by stage (the report's sections 3 and 5.1).
 
-    parent      a wide model, trained from scratch: it will be pruned, and it will teach
+    parent      a wide model, trained from scratch: it will be pruned, and can teach
     prune       which third of its feed-forward units to keep is learned; the others are cut out
-    core        what is left goes on learning, from the text and from the parent
+    core        what is left goes on learning, from the text and, if wanted, from the parent
     continued   the mixture shifts to code, math and licensed text
     lengthening sequences four times as long, RoPE's base raised, questions about what is far back
 
@@ -82,10 +82,9 @@ class Masked(nn.Module):
 
 
 def magnitude(feed_forward):
-    """How large each unit's three weight vectors are, as one number: (hidden,), of mean 1."""
-    f = feed_forward
-    product = f.gate.weight.norm(dim=1) * f.up.weight.norm(dim=1) * f.down.weight.norm(dim=0)
-    return (product / product.mean()).detach()
+    """How large each unit's three weight vectors are, the product of their norms: (hidden,)."""
+    gate, up, down = (getattr(feed_forward, name).weight for name in ("gate", "up", "down"))
+    return (gate.norm(dim=1) * up.norm(dim=1) * down.norm(dim=0)).detach()
 
 
 def cut(model):
@@ -144,7 +143,7 @@ def train(run, stage, model, batches, *, steps, lr, warmup, floor, decay, compil
 def batches(run, mixture, batch, length=None):
     """Batches of the run's training text, in sequences of its context or of `length`."""
     streams = run.load(run.file("tokens.pt"))["train"]
-    recall = corpus.recall_rows(streams, Tokenizer.load(run.file("tokenizer.json")))
+    recall = corpus.recall_rows(streams, mixture, Tokenizer.load(run.file("tokenizer.json")))
     return corpus.mixture_batches(streams | {"recall": recall}, mixture, batch,
                                   length or run.config.context)
 
@@ -182,9 +181,9 @@ def prune(run, *, method="learned", steps=100, soft=0.8, batch=8, mixture=corpus
     model, kept = load_model(run, "parent"), run.config.hidden
     seed_step(run.seed, "prune", -1)
     for block in model.blocks:
-        size = magnitude(block.feed_forward)
-        scores = torch.rand_like(size) if method == "random" else torch.zeros_like(size)
-        block.feed_forward = Masked(block.feed_forward, kept, scores)
+        hidden = model.config.hidden
+        scores = torch.rand(hidden) if method == "random" else torch.zeros(hidden)
+        block.feed_forward = Masked(block.feed_forward, kept, scores.to(run.device))
     draw, exact = batches(run, mixture, batch), min(round(soft * steps), steps - 1)
 
     def annealed(step):
@@ -205,8 +204,8 @@ def core(run, *, start="prune", distill=0.0, steps=200, batch=8, mixture=corpus.
     from the parent: a token's target is `distill` parts the parent's likeliest one.
 
     The report has 0.9. Here that helps a model from scratch; a pruned one, which begins nearly as
-    good as its teacher, is held back (see claims.py), so the default is not to. Cross-entropy rises
-    with it until continued pre-training calibrates the model again."""
+    good as its teacher, is held back (README, claims), so the default is not to. Cross-entropy
+    rises with it until continued pre-training calibrates the model again."""
     model = (from_scratch(run, "core", run.config.hidden) if start == "scratch" else
              load_model(run, start))
     draw = batches(run, mixture, batch)
@@ -236,34 +235,36 @@ def lengthening(run, *, times=4, rope_base=6_315_089.0, steps=200, batch=2,
     """Context lengthening: sequences `times` as long, RoPE's base raised, and among the text
     questions about facts that stand far back.
 
-    Before it a model recalls within the length it was trained on, and not beyond. What it takes,
-    by trials of a seed or two each: such questions from core on (from text alone, after a million
-    tokens, what stands twice in the context costs 3.84 nats a token the second time, 3.90 the
-    first); answers that weigh some 30 in the loss (at 1, or at 10 with twice as many questions,
+    Before it a model recalls most facts within the length it was trained on, and none beyond. What
+    it takes, by trials of a seed or two each: such questions from core on (from text alone, after a
+    million tokens, what stands twice in the context costs 3.84 nats a token the second time, 3.90
+    the first); answers that weigh some 30 in the loss (at 1, or at 10 with twice as many questions,
     recall after 300 steps from scratch is near chance; at 30 it is 100% in half the length); and
     facts told early, so that questions are far from them (8, then 58% at the full length)."""
     length = times * run.config.context
     before = load_model(run, "continued", context=length)
     model = load_model(run, "continued", context=length, rope_base=rope_base)
-    metrics = {f"{name} before": value for name, value in recall(before, run).items()}
+    metrics = {f"{name} before": value for name, value in recall(before, run, times).items()}
     metrics |= train(run, "lengthening", model, batches(run, mixture, batch, length), steps=steps,
                      lr=lr, warmup=warmup, floor=floor, decay=decay, compile=compile)
-    return metrics | recall(model, run)
+    return metrics | recall(model, run, times)
 
 
 @torch.no_grad()
-def recall(model, run, count=64):
-    """Percent of held-out facts that a model recalls at the end of sequences of 0.5 to 4 times the
-    run's context that begin with the fact: greedily, all tokens of the answer right."""
+def recall(model, run, most, count=64):
+    """Percent of held-out facts that a model recalls at the end of sequences that begin with them:
+    greedily, all tokens of the answer right. Their lengths are 0.5, 1, 2, ... up to `most` times
+    the run's context."""
     trained = Tokenizer.load(run.file("tokenizer.json"))
     filler = max(run.load(run.file("tokens.pt"))["held_out"].values(), key=len).tolist()
     metrics = {}
-    for times in (0.5, 1, 2, 4):
+    for times in (0.5, *(2**i for i in range(most.bit_length()))):
         rows, length = [], int(times * run.config.context)
+        text = filler * (1 + length // len(filler))
         for i in range(count):
             problem = tasks.draw(tasks.recall, "test", i)
             end = max(0, length - len(corpus.with_fact([], problem, (0, 0), trained)[0]))
-            row = corpus.with_fact(filler[:end], problem, (0, end), trained)
+            row = corpus.with_fact(text[:end], problem, (0, end), trained)
             rows.append(torch.tensor(row, device=run.device))  # ids, and whether they are asked for
         right = 0
         for part in (rows[i:i + 16] for i in range(0, count, 16)):

@@ -20,7 +20,7 @@ def write_report(run):
     trained = [stage for stage in metrics if "tokens" in metrics[stage]]
     shared = [name for name in metrics[trained[0]]] if trained else []
     parts = [f"# {run.path.name}\n\n## Stages\n\nBits per byte and accuracy are of held-out text, "
-             "in sequences of the core length. A stage began with what the row above shows.\n\n",
+             "in sequences of the core length. A stage begins where the row above ends.\n\n",
              table(["stage", "seconds", *shared],
                    [[stage, report[stage]["seconds"], *(metrics[stage][name] for name in shared)]
                     for stage in trained])]
@@ -28,7 +28,7 @@ def write_report(run):
               for name, value in metrics[stage].items()
               if not isinstance(value, list) and not (stage in trained and name in shared)]
     parts.append(table(["stage", "seconds", "what", "value"], others))
-    for name, head in (("funnel", ["source", "filter", "documents in", "out", "MB out"]),
+    for name, head in (("funnel", ["source", "filter", "documents in", "out", "M characters out"]),
                        ("planted", ["planted", "documents", "got through"])):
         if name in metrics.get("data", {}):
             parts += [f"## {name.capitalize()}\n\n", table(head, metrics["data"][name])]

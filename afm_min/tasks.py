@@ -2,7 +2,7 @@
 
 A family is a function from a random generator to a problem and its content. The content decides
 by hash which split a problem is in: so one of the test split is never drawn for training, whatever
-the seed, and has other numbers than any that is.
+the seed.
 """
 import dataclasses
 import functools
@@ -55,7 +55,8 @@ def math(rng):
         story, content, total = [f"{bags} bags of {size} {thing}"], f"{bags}*{size}", bags * size
         steps = [f"{bags} * {size} = {total}."]
     for _ in range(rng.randint(1, 2)):
-        n, sign = rng.randint(2, 9), rng.choice("+-")
+        n = rng.randint(2, 9)
+        sign = rng.choice("+-") if total > n else "+"
         change = {"+": rng.choice(("buys", "finds")), "-": rng.choice(("loses", "sells"))}[sign]
         result = total + n if sign == "+" else total - n
         story.append(f"{name} {change} {n}")

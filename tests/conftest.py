@@ -7,4 +7,4 @@ from afm_min import corpus
 @pytest.fixture(scope="session")
 def collected():
     """The default documents, and the funnel they came through."""
-    return corpus.collect()
+    return corpus.collect("", 5)

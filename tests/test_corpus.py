@@ -28,7 +28,7 @@ def test_pages_are_text_and_tell_nothing_of_this_machine(documents):
 
 
 def test_the_crawl_is_the_same_every_time():
-    first, again = ([page["html"] for page in crawl.pages()] for _ in range(2))
+    first, again = ([page["text"] for page in crawl.pages()] for _ in range(2))
     assert len(first) > 400 and first == again
 
 
@@ -56,22 +56,22 @@ def test_held_out_lines_are_not_known_from_training(documents):
 
 def test_user_files(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
-        corpus.collect(tmp_path / "none")
+        corpus.collect(tmp_path / "none", 5)
     with pytest.raises(UserError, match="needs text to train on"):
-        corpus.collect(tmp_path)
+        corpus.collect(tmp_path, 5)
     (tmp_path / "small.txt").write_text("One small file.")
     with pytest.raises(UserError, match="needs text to train on"):
-        corpus.collect(tmp_path)
+        corpus.collect(tmp_path, 5)
     text = "".join(f"Line {i} of a large file.\r\n" for i in range(10_000))
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "large.txt").write_bytes(text.encode())
-    documents, funnel = corpus.collect(tmp_path)
+    documents, funnel = corpus.collect(tmp_path, 5)
     assert funnel is None
     assert "".join(d["text"] for d in documents if d["name"].startswith("sub")) == text
     assert {d["held_out"] for d in documents} == {True, False}
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
     with pytest.raises(UserError, match=r"latin.txt is not UTF-8 \(see byte 3\)"):
-        corpus.collect(tmp_path)
+        corpus.collect(tmp_path, 5)
 
 
 def test_pack_opens_each_document():

@@ -90,7 +90,7 @@ def test_magnitude_by_hand():
     for name, weight in (("gate", [[3.0, 4.0], [0.0, 5.0]]), ("up", [[0.0, 2.0], [2.0, 0.0]]),
                          ("down", [[1.0, 0.0], [0.0, 3.0]])):
         getattr(feed_forward, name).weight.data = torch.tensor(weight)
-    assert magnitude(feed_forward).tolist() == pytest.approx([0.5, 1.5])
+    assert magnitude(feed_forward).tolist() == pytest.approx([10, 30])
 
 
 def test_distillation_mixes_the_two_targets():
@@ -175,7 +175,7 @@ def test_the_fact_and_its_questions_stand_where_they_should(run):
 def test_recall_rows_weigh_answers_only(run):
     torch.manual_seed(0)
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
-    row = corpus.recall_rows({"a": torch.full((400,), 7)}, tokenizer)
+    row = corpus.recall_rows({"a": torch.full((400,), 7)}, {"a": 1}, tokenizer)
     ids, weights = row(400)
     assert len(ids) == len(weights) == 400
     answers = [tokenizer.decode([i]) for i in ids[weights > 1].tolist()]
@@ -210,5 +210,5 @@ def test_recall_of_a_model_that_copies_and_of_one_that_does_not(run):
                             break
             return logits
 
-    assert set(recall(Copies(), run, count=3).values()) == {100.0}
-    assert max(recall(lambda ids: torch.zeros(*ids.shape, 9), run, count=3).values()) == 0
+    assert set(recall(Copies(), run, 4, count=3).values()) == {100.0}
+    assert max(recall(lambda ids: torch.zeros(*ids.shape, 9), run, 4, count=3).values()) == 0
