@@ -32,7 +32,7 @@ smoke: $(ENV)/installed
 	echo "import " | $(RUN) sample.py --run runs/smoke --max-new-tokens 20 --temperature 0
 
 # The parent learns longer here: it teaches, and must be better than what it teaches becomes.
-# So does lengthening: recall is still rising at the 200 steps of make train.
+# So does lengthening: to see what training adds to a raised base.
 claims: $(ENV)/installed
 	$(RUN) train.py --out runs/claims --stages data,tokenizer,parent --set parent.steps=1000 \
 		--set lengthening.steps=400 --resume

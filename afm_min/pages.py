@@ -117,6 +117,10 @@ class BlockParser(html.parser.HTMLParser):
         self.blocks, self.parts, self.words, self.linked = [], [], 0, 0
         self.tag, self.link, self.article, self.silent, self.depth = "", False, False, "", 0
 
+    def updatepos(self, i, j):
+        """html.parser would count lines here, which nobody asks for."""
+        return j
+
     def handle_starttag(self, tag, attributes):
         if self.silent and tag not in ("body", "main"):
             self.depth += tag == self.silent
@@ -129,8 +133,9 @@ class BlockParser(html.parser.HTMLParser):
         elif tag in BLOCKS:
             self.end_block(tag)
         self.article |= tag in ("article", "main")
-        named = NAMED.search(f"{attributes.get('class')} {attributes.get('id')}")
-        if tag in CONTAINERS and named or tag in SILENT - {"header" if self.article else ""}:
+        named = tag in CONTAINERS and NAMED.search(f"{attributes.get('class')} "
+                                                   f"{attributes.get('id')}")
+        if named or tag in SILENT and not (tag == "header" and self.article):
             self.silent, self.depth = tag, 1
 
     def handle_endtag(self, tag):

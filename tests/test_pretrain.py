@@ -212,3 +212,16 @@ def test_recall_of_a_model_that_copies_and_of_one_that_does_not(run):
 
     assert set(recall(Copies(), run, 4, count=3).values()) == {100.0}
     assert max(recall(lambda ids: torch.zeros(*ids.shape, 9), run, 4, count=3).values()) == 0
+
+
+def test_each_fact_to_recall_has_text_of_its_own_before_the_question(run):
+    """One text for all of them made the measure a matter of luck."""
+    save(run.file("tokens.pt"), held_out={"a": torch.arange(1000, 1400)}, **run.origin("tokenizer"))
+    run.config, seen = Config(**{**SMALL.__dict__, "context": 256}), []
+
+    def model(ids):
+        seen.extend(ids.tolist())
+        return torch.zeros(*ids.shape, 9)
+    recall(model, run, 1, count=4)
+    begins = [next(i for i in row if i >= 1000) for row in seen]  # where in the stream the text is from
+    assert begins == [1000, 1100, 1200, 1300] * 2
