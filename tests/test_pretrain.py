@@ -159,6 +159,27 @@ def test_all_masks_are_exact_from_the_same_step_on(run, monkeypatch, method):
     assert staged["finish"](parent).config.hidden == 7
 
 
+def test_core_is_taught_what_the_parent_would_say_next(run, monkeypatch):
+    torch.manual_seed(0)
+    teacher, staged, ids = AFM(SMALL).eval(), {}, torch.randint(50, (2, 9))
+    monkeypatch.setattr(pretrain, "load_model", lambda run, stage: {"parent": teacher, "prune": None}[stage])
+    monkeypatch.setattr(pretrain, "batches", lambda *arguments: lambda step: {"ids": ids})
+    monkeypatch.setattr(pretrain, "train", lambda run, stage, model, batches, **rest: staged.update(draw=batches))
+    pretrain.core(run, distill=0.9)
+    batch = staged["draw"](0)
+    assert batch["teacher"].equal(teacher(ids)[:, :8].argmax(-1))  # at t, of what comes at t + 1
+    assert batch["distill"].tolist() == pytest.approx([0.9, 0.9]) and batch["ids"] is ids
+    pretrain.core(run)
+    assert staged["draw"](0) == {"ids": ids}
+
+
+def test_the_parent_is_wider_in_its_feed_forward_only(run, monkeypatch):
+    monkeypatch.setattr(pretrain, "batches", lambda *arguments: None)
+    monkeypatch.setattr(pretrain, "train", lambda run, stage, model, batches, **rest: model.config)
+    config = pretrain.parent(run, widen=3)
+    assert config == Config(**{**run.config.__dict__, "hidden": 3 * run.config.hidden})
+
+
 def test_the_fact_and_its_questions_stand_where_they_should(run):
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     filler, problem = [7] * 20, tasks.draw(tasks.recall, "test", 0)
@@ -211,12 +232,15 @@ def test_recall_of_a_model_that_copies_and_of_one_that_does_not(run):
             return logits
 
     assert set(recall(Copies(), run, 4, count=3).values()) == {100.0}
+    digits = torch.tensor([token.isdigit() for token in tokenizer.vocab])  # no more than answers
+    assert set(recall(lambda ids: Copies()(ids) * digits, run, 1, count=3).values()) == {100.0}
     assert max(recall(lambda ids: torch.zeros(*ids.shape, 9), run, 4, count=3).values()) == 0
 
 
 def test_each_fact_to_recall_has_text_of_its_own_before_the_question(run):
     """One text for all of them made the measure a matter of luck."""
-    save(run.file("tokens.pt"), held_out={"a": torch.arange(1000, 1400)}, **run.origin("tokenizer"))
+    streams = {"b": torch.arange(2000, 2010), "a": torch.arange(1000, 1400)}  # the longest is taken
+    save(run.file("tokens.pt"), held_out=streams, **run.origin("tokenizer"))
     run.config, seen = Config(**{**SMALL.__dict__, "context": 256}), []
 
     def model(ids):
@@ -225,3 +249,4 @@ def test_each_fact_to_recall_has_text_of_its_own_before_the_question(run):
     recall(model, run, 1, count=4)
     begins = [next(i for i in row if i >= 1000) for row in seen]  # where in the stream the text is from
     assert begins == [1000, 1100, 1200, 1300] * 2
+    assert all(row[0] < 1000 for row in seen)  # the fact comes first
