@@ -44,7 +44,7 @@ def open_run(arguments):
     identifies it (all its stages share it), and the settings given for it, now and earlier."""
     run = Run(arguments.out, choose_device(arguments.device))
     worked = run.read_json("report.json") or any(run.path.glob("*.part.pt"))
-    begun = run.read_json("run.json") if worked else {}
+    begun = run.read_json("run.json") if worked or arguments.resume else {}
     if begun and not arguments.resume and not arguments.stages:
         raise UserError(f"{run.path} holds a run: add --resume to go on with it, or choose another "
                         "--out")

@@ -134,6 +134,8 @@ def test_a_redone_stage_can_be_cut_off_and_resumed(finished, tmp_path, capsys):
 
 def test_a_refused_first_call_leaves_the_way_free(texts, tmp_path, capsys):
     assert call(capsys, train, "--out", tmp_path / "new", "--data", tmp_path / "typo")[0] == 2
+    again = call(capsys, train, "--out", tmp_path / "new", "--resume")  # not with other text in silence
+    assert again[0] == 2 and "typo" in again[2]
     assert call(capsys, train, "--out", tmp_path / "new", "--data", texts, "--stages", "data")[0] == 0
 
 
