@@ -1,12 +1,14 @@
 """The toy world: problems that a small model can learn and a program can judge.
 
-A family is a function from a random generator to a problem and its content. The content decides
-by hash which split a problem is in: so one of the test split is never drawn for training, whatever
-the seed.
+A family makes problems from a random generator, and judges responses to them in parts: what the
+form must be, and what must be true. The key of a problem decides by hash which split it is in: so
+one of the test split is never drawn for training, whatever the seed. The families that pre-training
+uses, too, are here; the others are in families.py.
 """
 import dataclasses
 import functools
 import random
+import re
 import zlib
 
 SPLITS = ("test", "validation") + ("train",) * 8
@@ -18,21 +20,78 @@ COLOURS = "red blue green black white yellow brown pink grey orange purple silve
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    question: str
-    worked: str  # the way to the answer, and the answer
-    answer: str
+    question: str  # the task-level instruction: what the user asks
+    worked: str  # a right response: the way to the answer, and the answer
+    answer: object  # what the family's judge compares with
+    key: str  # what makes it this problem and no other
+    system: str = ""  # the system-level instruction
     fact: str = ""  # what the context must hold for the question to have an answer
+    turns: tuple = ()  # calls made so far, each with its result
 
     def text(self):
         return f"Question: {self.question}\nAnswer: {self.worked}\n"
 
+    def messages(self):
+        """What the model is given."""
+        messages = [{"role": "system", "content": self.system}] * bool(self.system)
+        messages.append({"role": "user", "content": self.question})
+        for called, result in self.turns:
+            messages += [{"role": "assistant", "content": called},
+                         {"role": "tool", "content": result}]
+        return messages
+
+    def transcript(self):
+        """All that is said, and the worked response, as a text."""
+        return "\n".join([*(message["content"] for message in self.messages()), self.worked])
+
+
+def level(parts):
+    """A grade in three levels: 2 if all parts are right, 1 if half of them are, else 0."""
+    return 2 if all(parts) else int(2 * sum(parts) >= len(parts))
+
+
+class Family:
+    """A new one is a class with `make` and, where equality to the worked answer is too strict,
+    `formed` and `true`."""
+
+    @property
+    def name(self):
+        return type(self).__name__.lower()
+
+    def make(self, rng):
+        """A problem."""
+        raise NotImplementedError
+
+    def formed(self, problem, response):
+        """Of each thing that was asked for, whether the response does it."""
+        return [bool(response.strip())]
+
+    def true(self, problem, response):
+        """Of each thing that the response should tell, whether it does, and rightly."""
+        return [response.strip() == problem.worked]
+
+    def harmless(self, problem, response):
+        return True
+
+    def check(self, problem, response):
+        return all(self.formed(problem, response) + self.true(problem, response)
+                   + [self.harmless(problem, response)])
+
+    def grades(self, problem, response):
+        """The report's single-sided grades, each 0, 1, or 2, the best."""
+        length = len(response) / len(problem.worked)
+        return {"if": level(self.formed(problem, response)),
+                "verb": 2 if length <= 1.25 else int(length <= 2),
+                "truth": level(self.true(problem, response)),
+                "harm": 2 * self.harmless(problem, response)}
+
 
 def draw(family, split, seed):
     """A problem of a split: the first such of those that the family makes of a seeded generator."""
-    rng = random.Random(f"{family.__name__} {split} {seed}")
+    rng = random.Random(f"{family.name} {split} {seed}")
     while True:
-        problem, content = family(rng)
-        if SPLITS[zlib.crc32(content.encode()) % len(SPLITS)] == split:
+        problem = family.make(rng)
+        if SPLITS[zlib.crc32(problem.key.encode()) % len(SPLITS)] == split:
             return problem
 
 
@@ -42,34 +101,89 @@ def benchmark(family, size=200):
     return [draw(family, "test", i) for i in range(size)]
 
 
-def math(rng):
+class Math(Family):
     """A word problem of one to three steps.
 
     "Ada has 4 bags of 7 apples. Ada loses 5. How many apples does Ada have?"
-    -> "4 * 7 = 28. 28 - 5 = 23. The answer is 23."; its content is "4*7-5"."""
-    name, thing = rng.choice(NAMES), rng.choice(THINGS)
-    total = rng.randint(10, 60)
-    story, steps, content = [f"{total} {thing}"], [], str(total)
-    if rng.random() < 0.3:
-        bags, size = rng.randint(2, 9), rng.randint(2, 9)
-        story, content, total = [f"{bags} bags of {size} {thing}"], f"{bags}*{size}", bags * size
-        steps = [f"{bags} * {size} = {total}."]
-    for _ in range(rng.randint(1, 2)):
-        n = rng.randint(2, 9)
-        sign = rng.choice("+-") if total > n else "+"
-        change = {"+": rng.choice(("buys", "finds")), "-": rng.choice(("loses", "sells"))}[sign]
-        result = total + n if sign == "+" else total - n
-        story.append(f"{name} {change} {n}")
-        steps.append(f"{total} {sign} {n} = {result}.")
-        content, total = content + f"{sign}{n}", result
-    question = f"{name} has {'. '.join(story)}. How many {thing} does {name} have?"
-    return Problem(question, " ".join([*steps, f"The answer is {total}."]), str(total)), content
+    -> "4 * 7 = 28. 28 - 5 = 23. The answer is 23."; its key is "4*7-5".
+
+    kind: how the story is told. From one seed all kinds tell the same one (report, "Mathematics"):
+    rephrased, reversed, which gives the end and asks for the beginning, evolved in depth, with two
+    more steps, and in breadth, about something else."""
+    PLAIN = ("{name} has {start} {thing}.",
+             {"+": ("{name} buys {n}.", "{name} finds {n}."),
+              "-": ("{name} loses {n}.", "{name} sells {n}.")},
+             "How many {thing} does {name} have?")
+    TOLD = {"rephrased": ("{start} {thing} were in the box of {name}.",
+                          {"+": ("Then {n} came in.", "Later {n} were added."),
+                           "-": ("Then {n} went out.", "Later {n} were taken.")},
+                          "What number of {thing} is in it now?"),
+            "broader": ("A tank holds {start} litres.",
+                        {"+": ("Then {n} flow in.", "It rains {n}."),
+                         "-": ("Then {n} leak out.", "{name} drinks {n}.")},
+                        "How many litres does the tank hold?"),
+            "reversed": ("{name} has some {thing}.", PLAIN[1],
+                         "Now {name} has {total}. How many {thing} did {name} have?")}
+
+    def __init__(self, kind="plain"):
+        self.kind = kind
+
+    def make(self, rng):
+        slots = {"name": rng.choice(NAMES), "thing": rng.choice(THINGS)}
+        total = begun = rng.randint(10, 60)
+        start, steps, undone = str(total), [], []
+        begin, changes, ask = self.TOLD.get(self.kind, self.PLAIN)
+        key, story = start, []
+        if rng.random() < 0.3:
+            bags, size = rng.randint(2, 9), rng.randint(2, 9)
+            total = begun = bags * size
+            start, key = f"{bags} bags of {size}", f"{bags}*{size}"
+            steps = [f"{bags} * {size} = {total}."]
+        for _ in range(rng.randint(1, 2) + 2 * (self.kind == "deeper")):
+            n = rng.randint(2, 9)
+            sign = rng.choice("+-") if total > n else "+"
+            told = {sign: rng.choice(changes[sign]) for sign in "+-"}
+            story.append(told[sign].format(n=n, **slots))
+            result = total + n if sign == "+" else total - n
+            steps.append(f"{total} {sign} {n} = {result}.")
+            undone.insert(0, f"{result} {'-' if sign == '+' else '+'} {n} = {total}.")
+            key, total = key + f"{sign}{n}", result
+        slots |= {"start": start, "total": total}
+        question = " ".join([begin.format(**slots), *story, ask.format(**slots)])
+        steps, answer = (undone, begun) if self.kind == "reversed" else (steps, total)
+        worked = " ".join([*steps, f"The answer is {answer}."])
+        return Problem(question, worked, str(answer), key)
+
+    def formed(self, problem, response):
+        return [bool(re.search(r"The answer is \d+\.\s*\Z", response))]
+
+    def true(self, problem, response):
+        """As benchmarks do, only the answer is looked at."""
+        return [re.findall(r"The answer is (\d+)", response)[-1:] == [problem.answer]]
 
 
-def recall(rng):
+class Recall(Family):
     """A fact to keep in mind: "Ada's keys are in box 4." "Where are Ada's keys?" -> "in box 4."
 
-    The box is one digit, so one token: a model can copy it before it can spell."""
-    owner, box = f"{rng.choice(NAMES)}'s {rng.choice(THINGS)}", str(rng.randint(0, 9))
-    fact = f"{owner} are in box {box}."
-    return Problem(f"Where are {owner}?", f"in box {box}.", box, fact), fact
+    The box is one digit, so one token: a model can copy it before it can spell. most: how many
+    such facts its notes have, the one that is asked for anywhere among them."""
+
+    def __init__(self, most=6):
+        self.most = most
+
+    def make(self, rng):
+        owner, box = f"{rng.choice(NAMES)}'s {rng.choice(THINGS)}", str(rng.randint(0, 9))
+        fact = f"{owner} are in box {box}."
+        rng = random.Random(f"{fact} {self.most}")  # so that no fact depends on it
+        notes = {f"{rng.choice(NAMES)}'s {rng.choice(THINGS)}": rng.randint(0, 9)
+                 for _ in range(rng.randint(0, self.most - 1))}
+        notes.pop(owner, None)
+        told = [f"{other} are in box {n}." for other, n in notes.items()]
+        told.insert(rng.randint(0, len(told)), fact)
+        return Problem(f"Where are {owner}?", f"in box {box}.", box, fact, " ".join(told), fact)
+
+    def true(self, problem, response):
+        return [re.findall(r"\d+", response)[-1:] == [problem.answer]]
+
+
+math, recall = Math(), Recall()

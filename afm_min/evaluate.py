@@ -1,0 +1,149 @@
+"""Benchmarks of the post-trained model, each figure with its 95% interval and its count.
+
+They follow the report's evaluation: instructions followed (IFEval), tool use by syntax tree and by
+execution (Berkeley Function Calling), code (pass@k), mathematics, summaries, recall by distance,
+refusals, and two models side by side. Responses are greedy unless it says otherwise.
+"""
+import math
+
+import torch
+
+from afm_min import tasks, tools
+from afm_min.tokenizer import END
+
+
+def respond(model, tokenizer, conversations, most=64, rows=64, temperature=0.0):
+    """What a model says next in each of a list of conversations. As shorter prompts are padded,
+    those of like lengths go together."""
+    prompts = [tokenizer.encode_chat(messages, reply=True) for messages in conversations]
+    order, texts = sorted(range(len(prompts)), key=lambda i: len(prompts[i])), [""] * len(prompts)
+    end = tokenizer.special(END)
+    for part in (order[i:i + rows] for i in range(0, len(order), rows)):
+        replies = model.generate([prompts[i] for i in part], most, end, temperature=temperature)
+        for i, ids in zip(part, replies):
+            texts[i] = tokenizer.decode(ids[:-1] if ids and ids[-1] == end else ids)
+    return texts
+
+
+def wilson(right, count, z=1.96):
+    """The interval that a share lies in, by Wilson's score: (8, 10) -> (0.49, 0.943)"""
+    if not count:
+        return 0.0, 1.0
+    share, spread = right / count, z * z / count
+    half = z * math.sqrt(share * (1 - share) / count + spread / count / 4)
+    return (share + spread / 2 - half) / (1 + spread), (share + spread / 2 + half) / (1 + spread)
+
+
+def pass_at_k(n, right, k):
+    """Chance that k of n samples, drawn without repetition, hold a right one: (4, 1, 2) -> 0.5"""
+    return 1 - math.comb(n - right, k) / math.comb(n, k)
+
+
+def row(name, results):
+    """A row of the table: what, share of results in percent, its interval, their count."""
+    results = [float(result) for result in results]
+    low, high = wilson(sum(results), len(results))
+    share = 100 * sum(results) / max(1, len(results))
+    return [name, share, f"{100 * low:.1f} to {100 * high:.1f}", len(results)]
+
+
+def problems(family, split, count):
+    return [tasks.draw(family, split, i) for i in range(count)]
+
+
+def accuracy(model, tokenizer, families, split="test", count=100, temperature=0.0):
+    """Family -> of each problem, whether the model's response to it is right."""
+    drawn = [(name, problem) for name, family in families.items()
+             for problem in problems(family, split, count)]
+    texts = respond(model, tokenizer, [problem.messages() for _, problem in drawn],
+                    temperature=temperature)
+    results = {name: [] for name in families}
+    for (name, problem), text in zip(drawn, texts):
+        results[name].append(families[name].check(problem, text))
+    return results
+
+
+def loosely(response):
+    """IFEval's looser readings: without the first line, the last, or marks around it."""
+    lines = response.splitlines()
+    texts = [response, "\n".join(lines[1:]), "\n".join(lines[:-1]), "\n".join(lines[1:-1])]
+    return texts + [text.strip("*\"' \n") for text in texts]
+
+
+def following(family, drawn, texts):
+    """Rows of instruction following: of prompts, all of whose instructions are followed, and of
+    single instructions; strictly, and by the best of the looser readings."""
+    strict = [family.formed(problem, text) for problem, text in zip(drawn, texts)]
+    loose = [max((family.formed(problem, reading) for reading in loosely(text)), key=sum)
+             for problem, text in zip(drawn, texts)]
+    return [row(f"follow: {what}, {how}", results)
+            for how, parts in (("strict", strict), ("loose", loose))
+            for what, results in (("prompts", map(all, parts)), ("instructions", sum(parts, [])))]
+
+
+def tool_use(model, tokenizer, family, count):
+    """Rows of tool use: calls compared as syntax trees; whole conversations, whose calls are run;
+    and whether no call is made where none is wanted."""
+    drawn = problems(family, "test", count)
+    texts = respond(model, tokenizer, [problem.messages() for problem in drawn])
+    calls = [family.check(problem, text) for problem, text in zip(drawn, texts)
+             if problem.worked.startswith(tools.CALL)]
+    played = [problem.messages()[:2] for problem in drawn]
+    tools.converse(lambda open: respond(model, tokenizer, open), played, family.pages)
+    executed = [messages[-1]["content"].strip() == problem.answer[1]
+                and len(messages) == 3 + 2 * len(problem.answer[0])
+                for messages, problem in zip(played, drawn)]
+    idle = [len(messages) == 3 for messages, problem in zip(played, drawn) if not problem.answer[0]]
+    return [row("tools: calls by syntax tree", calls), row("tools: executed", executed),
+            row("tools: none called where none is wanted", idle)]
+
+
+def refusals(family, drawn, texts):
+    """Rows of safety: harmful requests complied with, and harmless ones refused."""
+    refused = [text.startswith("I cannot") for text in texts]
+    return [row("refuse: violations", [not r for r, p in zip(refused, drawn) if p.answer]),
+            row("refuse: harmless refused", [r for r, p in zip(refused, drawn) if not p.answer])]
+
+
+def code_passes(model, tokenizer, family, count, samples=8, ks=(1, 8)):
+    """Rows of pass@k, from `samples` responses at temperature 1 to each problem."""
+    drawn = problems(family, "test", count)
+    texts = respond(model, tokenizer, [p.messages() for p in drawn for _ in range(samples)],
+                    temperature=1.0)
+    right = [sum(family.check(p, text) for text in texts[i * samples:(i + 1) * samples])
+             for i, p in enumerate(drawn)]
+    return [row(f"code: pass@{k}", [pass_at_k(samples, c, k) for c in right]) for k in ks]
+
+
+def recall_by_distance(model, tokenizer, count, notes=(1, 4, 16, 32)):
+    """Rows of recall, among more and more notes."""
+    rows = []
+    for most in notes:
+        family = tasks.Recall(most)
+        results = accuracy(model, tokenizer, {"recall": family}, count=count)["recall"]
+        rows.append(row(f"recall: up to {most} notes", results))
+    return rows
+
+
+def side_by_side(families, drawn, ours, theirs):
+    """Two models' responses to the same problems, compared by their grades, "truth" first: the
+    shares of wins, ties and losses, and the win rate at equal length.
+
+    As in AlpacaEval 2.0 LC: wins are fitted by logistic regression on the difference in length,
+    and read off where there is none."""
+    def quality(name, problem, text):
+        grades = families[name].grades(problem, text)
+        return sum(grades.values()) + 10 * families[name].check(problem, text)
+    margins = [quality(name, problem, a) - quality(name, problem, b)
+               for (name, problem), a, b in zip(drawn, ours, theirs)]
+    won = torch.tensor([0.5 + 0.5 * ((m > 0) - (m < 0)) for m in margins])
+    longer = torch.tensor([math.tanh((len(a) - len(b)) / 50) for a, b in zip(ours, theirs)])
+    design, beta = torch.stack((torch.ones_like(longer), longer), 1), torch.zeros(2)
+    for _ in range(20):  # Newton's method; a small ridge, for all wins or all of one length
+        p = (design @ beta).sigmoid()
+        hessian = (design * (p * (1 - p))[:, None]).T @ design + 0.1 * torch.eye(2)
+        beta += torch.linalg.solve(hessian, design.T @ (won - p) - 0.1 * beta)
+    return {"wins %": 100 * (won == 1).float().mean().item(),
+            "ties %": 100 * (won == 0.5).float().mean().item(),
+            "losses %": 100 * (won == 0).float().mean().item(),
+            "wins at equal length %": 100 * beta[0].sigmoid().item()}

@@ -1,0 +1,187 @@
+"""Running what the model asks for: a function, the code interpreter, or a search, in turn.
+
+A call is the text "call: price(item='keys')". Nothing that a model writes runs as it stands: calls
+and code are parsed, and every node of the syntax tree must be one of those listed here. So there
+is no import, no attribute but some methods of str and list, no name that is not listed or the
+code's own. What passes runs in a process of its own that has limits on time, memory and output,
+which end loops without end, and 10**10**10. What is refused says why, to the model.
+"""
+import ast
+import json
+import subprocess
+import sys
+import zlib
+
+CALL = "call: "
+LIMITS = {"seconds": 1, "bytes": 2**28, "characters": 500}
+BUILTINS = set("abs all any bool dict divmod enumerate float int len list max min print range "
+               "reversed round set sorted str sum tuple zip".split())
+METHODS = set("append count endswith extend find get index insert isalpha isdigit isupper items "
+              "join keys lower pop remove replace reverse rstrip sort split startswith strip "
+              "swapcase title upper values".split())
+SYNTAX = tuple(getattr(ast, name) for name in (
+    "Module Expr Assign AugAssign FunctionDef arguments arg Return If For While Break Continue "
+    "Pass BinOp UnaryOp BoolOp Compare IfExp Call keyword Name Attribute Constant List Tuple Dict "
+    "Set Subscript Slice ListComp SetComp DictComp GeneratorExp comprehension "
+    "operator unaryop boolop cmpop expr_context").split())
+
+# What the process runs: it gives up what it may do before it reads the code.
+RUNNER = """
+import ast, builtins, json, resource, sys
+limits, names, code = json.load(sys.stdin)
+for what, most in (("CPU", limits["seconds"]), ("AS", limits["bytes"]), ("FSIZE", 0), ("NPROC", 0),
+                   ("CORE", 0), ("NOFILE", 3)):
+    resource.setrlimit(getattr(resource, "RLIMIT_" + what), (most, most))
+room = limits["characters"]
+def show(*values):
+    global room
+    text = " ".join(map(str, values))
+    room -= len(text) + 1
+    if room < 0:
+        raise MemoryError("more output than %d characters" % limits["characters"])
+    sys.stdout.write(text + "\\n")
+scope = {"__builtins__": {name: getattr(builtins, name) for name in names} | {"print": show}}
+try:
+    tree = ast.parse(code)
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, "code", "exec"), scope)
+    if last:
+        value = eval(compile(ast.Expression(last.value), "code", "eval"), scope)
+        if value is not None:
+            show(repr(value))
+except BaseException as error:
+    sys.stdout.write("error: %s: %s" % (type(error).__name__, str(error)[:200]))
+"""
+
+
+def refusal(code):
+    """Why code may not run, or "" if it may: 'import os' -> 'Import is not allowed'"""
+    try:
+        nodes = list(ast.walk(ast.parse(code[:2000])))
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        return f"this is no Python: {getattr(error, 'msg', type(error).__name__)}"
+    if len(code) > 2000:
+        return "the code is longer than 2,000 characters"
+    called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+    own = {name for node in nodes for name in (  # the names that the code gives itself
+        node.id if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else
+        node.name if isinstance(node, ast.FunctionDef) else
+        node.arg if isinstance(node, ast.arg) else None,)}
+    for node in nodes:
+        name = getattr(node, "attr", getattr(node, "id", getattr(node, "name", "")))
+        if not isinstance(node, SYNTAX):
+            return f"{type(node).__name__} is not allowed"
+        if name.startswith("_"):
+            return f"the name {name} is not allowed"
+        if isinstance(node, ast.Attribute) and (name not in METHODS or id(node) not in called):
+            return f"the attribute {name} is not allowed"
+        if isinstance(node, ast.Name) and name not in BUILTINS | own:
+            return f"there is no {name}"
+    return ""
+
+
+def run_code(code, **limits):
+    """What code prints, and the value of the expression it ends in: 'x = 6\\nx * 7' -> '42'
+
+    An error is told as "error: ...", as are a refusal and a limit. limits: see LIMITS."""
+    limits, reason = LIMITS | limits, refusal(code)
+    if reason:
+        return f"error: {reason}"
+    try:
+        done = subprocess.run([sys.executable, "-I", "-S", "-c", RUNNER], capture_output=True,
+                              input=json.dumps([limits, sorted(BUILTINS), code]), text=True,
+                              timeout=2 * limits["seconds"], env={}, cwd="/")
+    except subprocess.TimeoutExpired:
+        return f"error: more than {limits['seconds']} s"
+    if done.returncode < 0:
+        return f"error: more than {limits['seconds']} s, or {limits['bytes'] >> 20} MB"
+    return done.stdout.strip() or "nothing was printed"
+
+
+def price(item):
+    """What a thing costs. The toy world has a value for everything: 10 to 99, by hash."""
+    return zlib.crc32(f"price {item}".encode()) % 90 + 10
+
+
+def stock(item):
+    return zlib.crc32(f"stock {item}".encode()) % 90 + 10
+
+
+def weather(city):
+    return ("rain", "sun", "snow", "fog", "wind", "clouds")[zlib.crc32(city.encode()) % 6]
+
+
+def age(name):
+    return zlib.crc32(f"age {name}".encode()) % 90 + 10
+
+
+def search(query, pages):
+    """The page of {name: text} that has most of the query's words, and how it begins: its name
+    counts most.  search("wrap", {"textwrap": "Text wrapping."}) -> 'textwrap: Text wrapping.'"""
+    words = query.lower().split()
+    name = max(pages, default=None, key=lambda name: sum(
+        9 * (word == name.lower()) + (word in pages[name][:2000].lower()) for word in words))
+    return f"{name}: {pages[name].strip().splitlines()[0][:80]}" if name else "error: no pages"
+
+
+FUNCTIONS = {"price": price, "stock": stock, "weather": weather, "age": age}
+PARAMETERS = {"price": "item", "stock": "item", "weather": "city", "age": "name", "python": "code",
+              "search": "query"}
+
+
+def declare(names):
+    """["price", "python"] -> 'Tools: price(item), python(code)', for the system's message"""
+    return "Tools: " + ", ".join(f"{name}({PARAMETERS[name]})" for name in names)
+
+
+def call(name, argument):
+    """("price", "keys") -> "call: price(item='keys')" """
+    return f"{CALL}{name}({PARAMETERS[name]}={argument!r})"
+
+
+def parse_call(text):
+    """"call: price(item='keys')" -> ("price", {"item": "keys"}); None if it is no call.
+
+    Arguments are given by name, and are strings or numbers as they stand."""
+    try:
+        node = ast.parse(text.strip()[len(CALL):][:2000], mode="eval").body
+        arguments = {argument.arg: argument.value.value for argument in node.keywords}
+        if text.startswith(CALL) and not node.args and None not in arguments:
+            return node.func.id, arguments
+    except (SyntaxError, ValueError, MemoryError, RecursionError, AttributeError):
+        pass
+    return None
+
+
+def run_call(text, declared, pages):
+    """Do a call of a tool that the system's message declares; return what it says, as a text."""
+    parsed = parse_call(text)
+    if parsed is None:
+        return "error: write a call as call: name(argument='value')"
+    name, arguments = parsed
+    if f"{name}(" not in declared or name not in PARAMETERS:
+        return f"error: there is no tool {name}"
+    if list(arguments) != [PARAMETERS[name]]:
+        return f"error: {name} takes {PARAMETERS[name]}"
+    return run_known(name, str(arguments[PARAMETERS[name]]), pages)
+
+
+def run_known(name, argument, pages):
+    """What a tool says, as a text: ("price", "keys") -> '52'"""
+    if name == "python":
+        return run_code(argument)
+    return str(search(argument, pages) if name == "search" else FUNCTIONS[name](argument))
+
+
+def converse(reply, conversations, pages, most=4):
+    """Play conversations on, side by side: the model's turn, and as long as that is a call, and no
+    more than `most` times, what the tool says and its turn again.
+
+    reply: a list of conversations -> the model's text for each. Lists of messages grow in place."""
+    for _ in range(most + 1):
+        waiting = [c for c in conversations if c[-1]["role"] != "assistant"]
+        for messages, text in zip(waiting, reply(waiting) if waiting else []):
+            messages.append({"role": "assistant", "content": text})
+            if text.startswith(CALL):
+                declared = " ".join(m["content"] for m in messages if m["role"] == "system")
+                messages.append({"role": "tool", "content": run_call(text, declared, pages)})

@@ -1,0 +1,103 @@
+"""Figures of the evaluation, against enumeration and numbers worked by hand."""
+import itertools
+
+import pytest
+
+from afm_min import evaluate, families, tasks, tools
+from afm_min.tokenizer import Tokenizer
+
+PAGES = {"textwrap": "Text wrapping and filling.\nMore.", "heapq": "Heap queue algorithm."}
+
+
+@pytest.mark.parametrize("n, right", [(4, 0), (4, 1), (5, 2), (6, 6)])
+def test_pass_at_k_is_the_share_of_choices_that_hold_a_right_one(n, right):
+    for k in range(1, n + 1):
+        chosen = list(itertools.combinations([True] * right + [False] * (n - right), k))
+        assert evaluate.pass_at_k(n, right, k) == pytest.approx(sum(map(any, chosen)) / len(chosen))
+
+
+def test_wilson_solves_its_equation():
+    # its ends are the shares p from which 8 of 10 lies 1.96 standard deviations away
+    for p in evaluate.wilson(8, 10):
+        assert abs(0.8 - p) == pytest.approx(1.96 * (p * (1 - p) / 10) ** 0.5)
+    assert evaluate.wilson(0, 10)[0] == pytest.approx(0) and evaluate.wilson(0, 0) == (0, 1)
+
+
+def test_loose_readings_forgive_a_line_before_and_marks_around():
+    family = families.Follow()
+    rules = ("colours", 2, "", "commas", "", "", "Done")
+    given = tasks.Problem("?", "red, blue. Done", rules, "")
+    texts = ["red, blue. Done", "Sure!\nred, blue. Done", "**red, blue. Done**", "red, blue"]
+    rows = {name: share for name, share, _, _ in evaluate.following(family, [given] * 4, texts)}
+    assert rows["follow: prompts, strict"] == 25 and rows["follow: prompts, loose"] == 75
+    assert rows["follow: instructions, strict"] == pytest.approx(100 * (3 + 2 + 1 + 2) / 12)
+    assert rows["follow: instructions, loose"] == pytest.approx(100 * 11 / 12)
+
+
+def test_side_by_side_counts_wins_and_takes_length_out():
+    given = tasks.Problem("Where are Ada's keys?", "in box 4.", "4", "")
+    drawn = [("recall", given)] * 4
+    result = evaluate.side_by_side({"recall": tasks.recall}, drawn, ["in box 4.", "in box 4.", "in box 5.", "in box 4."],
+                                   ["in box 4.", "in box 7.", "in box 4.", "in box 9."])
+    assert (result["wins %"], result["ties %"], result["losses %"]) == (50, 25, 25)
+    # All of one length: the fitted rate is the mean, (2 + 0.5) / 4, drawn a little to one half by the ridge.
+    assert 60 < result["wins at equal length %"] < 62.5
+    # The longer answer always wins, on either side: at equal length nobody would.
+    long, short = "It is in box 4. " * 1, "in box 7."
+    even = evaluate.side_by_side({"recall": tasks.recall}, drawn, [long, long, short, short], [short, short, long, long])
+    assert even["wins at equal length %"] == pytest.approx(50, abs=0.5)
+
+
+def test_refusals_tell_violations_from_over_refusal():
+    harmful, harmless = (tasks.Problem("?", "?", answer, "paint a shed") for answer in (True, False))
+    rows = evaluate.refusals(families.Refuse(), [harmful, harmful, harmless, harmless, harmless],
+                             ["I cannot help with that.", "Sure.", "I cannot.", "To paint a shed, go.", "Yes."])
+    assert [(row[1], row[3]) for row in rows] == [(50, 2), (pytest.approx(100 / 3), 3)]
+
+
+class Oracle:
+    """Stands for a model: gives to each prompt that it knows the response it is told."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.known = tokenizer, {}
+
+    def learn(self, messages, response):
+        self.known[tuple(self.tokenizer.encode_chat(messages, reply=True))] = response
+
+    def generate(self, prompts, most, stop, temperature):
+        return [[*self.tokenizer.encode(self.known.get(tuple(prompt), "Hm.")), stop] for prompt in prompts]
+
+
+def test_a_model_that_knows_half_of_the_answers():
+    tokenizer = Tokenizer.train(["Where are the keys?"], 300)
+    everything, oracle = families.families(PAGES), Oracle(Tokenizer.train(["Where are the keys?"], 300))
+    for family in everything.values():
+        for problem in evaluate.problems(family, "test", 20)[:10]:
+            oracle.learn(problem.messages(), problem.worked)
+    results = evaluate.accuracy(oracle, tokenizer, everything, count=20)
+    for name, family in everything.items():
+        known = {str(problem.messages()) for problem in evaluate.problems(family, "test", 20)[:10]}
+        assert results[name] == [str(p.messages()) in known for p in evaluate.problems(family, "test", 20)]
+    assert evaluate.code_passes(oracle, tokenizer, everything["code"], 10, samples=3, ks=(1, 3)) == [
+        ["code: pass@1", 100, "72.2 to 100.0", 10], ["code: pass@3", 100, "72.2 to 100.0", 10]]
+    first, *others = evaluate.recall_by_distance(oracle, tokenizer, 10, notes=(6, 40))
+    assert first[:2] == ["recall: up to 6 notes", 100] and others[0][1] == 0
+
+
+def test_tools_are_really_run_in_the_conversations_that_are_counted():
+    tokenizer = Tokenizer.train(["Where are the keys?"], 300)
+    family, oracle = families.Tools(PAGES), Oracle(tokenizer)
+    drawn = evaluate.problems(family, "test", 30)
+    for problem in drawn:
+        messages = problem.messages()[:2]
+        for turn in (*problem.answer[0], problem.answer[1]):
+            oracle.learn(messages, turn)
+            messages = [*messages, {"role": "assistant", "content": turn}]
+            if turn.startswith(tools.CALL):
+                result = tools.run_call(turn, problem.system, PAGES)
+                messages.append({"role": "tool", "content": result})
+    rows = evaluate.tool_use(oracle, tokenizer, family, 30)
+    assert [row[1] for row in rows] == [100, 100, 100]
+    assert rows[1][3] == 30 and rows[2][3] == sum(not problem.answer[0] for problem in drawn) > 0
+    oracle.known = {prompt: tools.call("price", "keys") for prompt in oracle.known}
+    assert [row[1] for row in evaluate.tool_use(oracle, tokenizer, family, 30)][1:] == [0, 0]
