@@ -40,7 +40,8 @@ def pass_at_k(n, right, k):
 
 
 def row(name, results):
-    """A row of the table: what, share of results in percent, its interval, their count."""
+    """A row of the table: what, share of results in percent, its interval, their count. Results
+    are right or wrong, or chances to be right, for which the interval is too wide."""
     results = [float(result) for result in results]
     low, high = wilson(sum(results), len(results))
     share = 100 * sum(results) / max(1, len(results))
@@ -126,11 +127,11 @@ def recall_by_distance(model, tokenizer, count, notes=(1, 4, 16, 32)):
 
 
 def side_by_side(families, drawn, ours, theirs):
-    """Two models' responses to the same problems, compared by their grades, "truth" first: the
-    shares of wins, ties and losses, and the win rate at equal length.
+    """Two models' responses to the same problems, compared by whether they are right, and then by
+    their grades: the shares of wins, ties and losses, and the win rate at equal length.
 
     As in AlpacaEval 2.0 LC: wins are fitted by logistic regression on the difference in length,
-    and read off where there is none."""
+    tanh of it in units of 50 characters, and read off where there is none."""
     def quality(name, problem, text):
         grades = families[name].grades(problem, text)
         return sum(grades.values()) + 10 * families[name].check(problem, text)

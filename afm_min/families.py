@@ -25,7 +25,8 @@ class Follow(Family):
         kind, n = rng.choice(list(self.LISTS)), rng.randint(2, 4)
         case, mark = rng.choice(list(self.CASES)), rng.choice(list(self.MARKS))
         used = rng.choice(["", *self.LISTS[kind]])
-        avoided = rng.choice(["", *(set(self.LISTS[kind]) - {used})]) if rng.random() < 0.5 else ""
+        avoided = rng.choice([word for word in self.LISTS[kind] if word != used])
+        avoided = rng.choice(["", avoided])
         end, system = rng.choice(["", *self.ENDS]), rng.choice(["", "", *self.ENDS])
         end = "" if system else end
         rules = (kind, n, case, mark, used, avoided, end or system)
@@ -58,8 +59,8 @@ class Follow(Family):
 class Tools(Family):
     """What wants one tool, or several in turn, among others that distract; and what wants none.
 
-    pages: {name: text}, what can be searched. The right calls are (report, "Tool use") compared as
-    syntax trees; evaluate.py also runs them."""
+    pages: {name: text}, what can be searched. Calls are compared as syntax trees, as the Berkeley
+    leaderboard does; evaluate.py also runs them."""
     ASKED = {"price": ("What do {} cost?", "The {} cost {}.", THINGS),
              "stock": ("How many {} are in stock?", "There are {1} {0} in stock.", THINGS),
              "weather": ("How is the weather in {}?", "{} has {}.", CITIES),
@@ -73,8 +74,8 @@ class Tools(Family):
         kinds += ["search"] * bool(self.pages)
         kind = rng.choice(kinds)
         function = rng.choice(list(self.ASKED))
-        question, answer, topics = self.ASKED[function]
-        topic, wanted = rng.choice(topics), []
+        question, answer, words = self.ASKED[function]
+        topic, wanted = rng.choice(words), []
         if kind == "several":
             first, second = rng.sample(THINGS, 2)
             question = f"What do {first} and {second} cost together?"
@@ -130,8 +131,8 @@ class Code(Family):
             list: [("and how many", "len({})"), ("and the first", "({})[0]")]}
     TOPICS = topics()
 
-    def inputs(self, arguments, rng):
-        """Values for "x, y", "s" or "v"."""
+    def inputs(self, rng):
+        """Values for all arguments that topics have: numbers x and y, a text s, a list v."""
         return {"x": rng.randint(10, 99), "y": rng.randint(2, 9),
                 "s": " ".join(rng.sample(THINGS + COLOURS, rng.randint(1, 3))),
                 "v": [rng.randint(1, 20) for _ in range(rng.randint(4, 6))]}
@@ -140,7 +141,7 @@ class Code(Family):
         arguments, *topic = rng.choice(self.TOPICS)
         n, m = str(rng.randint(2, 9)), str(rng.randint(2, 9))
         phrase, expression = (re.sub(r"\bn\b", n, part) for part in topic)
-        result = type(eval(expression, self.inputs(arguments, rng)))
+        result = type(eval(expression, self.inputs(rng)))
         if rng.random() < 0.5 and result in self.THEN:
             then = rng.choice(self.THEN[result])
             phrase += ", " + then[0].format(n=m)
@@ -148,7 +149,7 @@ class Code(Family):
         names, tests = arguments.split(", "), []
         while len(tests) < 5:
             try:
-                values = self.inputs(arguments, rng)
+                values = self.inputs(rng)
                 call = f"f({', '.join(repr(values[name]) for name in names)})"
                 tests.append((call, eval(expression, values)))
             except IndexError:  # the first of an empty list: the function is not asked for it
@@ -166,12 +167,17 @@ class Code(Family):
 
 @functools.lru_cache(2**14)
 def passed(code, tests):
-    """Of each unit test, whether code passes it: tests are reprs of pairs (call, result)."""
+    """Of each unit test, whether code passes it: tests are reprs of pairs (call, result).
+
+    The calls come after an empty line, so that no backslash at the end of the code reaches them,
+    and what they give is the last line: what the code prints is no result."""
     calls, results = zip(*map(ast.literal_eval, tests))
-    output = tools.run_code(f"{code}\n[{', '.join(calls)}]").splitlines()[-1]
+    output = tools.run_code(f"{code}\n\n[{', '.join(calls)}]", characters=10_000).splitlines()[-1]
     try:
         values = ast.literal_eval(output)
     except (ValueError, SyntaxError):
+        values = None
+    if not isinstance(values, list) or len(values) != len(results):
         return [False] * len(tests)
     return [repr(value) == repr(result) for value, result in zip(values, results)]
 

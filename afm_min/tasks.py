@@ -5,6 +5,7 @@ form must be, and what must be true. The key of a problem decides by hash which 
 one of the test split is never drawn for training, whatever the seed. The families that pre-training
 uses, too, are here; the others are in families.py.
 """
+import abc
 import dataclasses
 import functools
 import random
@@ -40,17 +41,13 @@ class Problem:
                          {"role": "tool", "content": result}]
         return messages
 
-    def transcript(self):
-        """All that is said, and the worked response, as a text."""
-        return "\n".join([*(message["content"] for message in self.messages()), self.worked])
-
 
 def level(parts):
     """A grade in three levels: 2 if all parts are right, 1 if half of them are, else 0."""
     return 2 if all(parts) else int(2 * sum(parts) >= len(parts))
 
 
-class Family:
+class Family(abc.ABC):
     """A new one is a class with `make` and, where equality to the worked answer is too strict,
     `formed` and `true`."""
 
@@ -58,9 +55,9 @@ class Family:
     def name(self):
         return type(self).__name__.lower()
 
+    @abc.abstractmethod
     def make(self, rng):
         """A problem."""
-        raise NotImplementedError
 
     def formed(self, problem, response):
         """Of each thing that was asked for, whether the response does it."""

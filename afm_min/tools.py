@@ -89,30 +89,37 @@ def run_code(code, **limits):
         return f"error: {reason}"
     try:
         done = subprocess.run([sys.executable, "-I", "-S", "-c", RUNNER], capture_output=True,
-                              input=json.dumps([limits, sorted(BUILTINS), code]), text=True,
-                              timeout=2 * limits["seconds"], env={}, cwd="/")
+                              input=json.dumps([limits, sorted(BUILTINS), code]), env={}, cwd="/",
+                              encoding="utf-8", errors="replace", timeout=2 * limits["seconds"])
     except subprocess.TimeoutExpired:
         return f"error: more than {limits['seconds']} s"
-    if done.returncode < 0:
+    if done.returncode < 0:  # killed
         return f"error: more than {limits['seconds']} s, or {limits['bytes'] >> 20} MB"
+    if done.returncode:
+        return f"error: {(done.stderr.strip() or 'it broke off').splitlines()[-1]}"
     return done.stdout.strip() or "nothing was printed"
 
 
+def hashed(text, most):
+    """A number below `most` that looks like chance, and is always the same for a text."""
+    return zlib.crc32(text.encode("utf-8", "replace")) % most
+
+
 def price(item):
-    """What a thing costs. The toy world has a value for everything: 10 to 99, by hash."""
-    return zlib.crc32(f"price {item}".encode()) % 90 + 10
+    """What a thing costs. In the toy world everything has a value: 10 to 99."""
+    return 10 + hashed(f"price {item}", 90)
 
 
 def stock(item):
-    return zlib.crc32(f"stock {item}".encode()) % 90 + 10
+    return 10 + hashed(f"stock {item}", 90)
 
 
 def weather(city):
-    return ("rain", "sun", "snow", "fog", "wind", "clouds")[zlib.crc32(city.encode()) % 6]
+    return ("rain", "sun", "snow", "fog", "wind", "clouds")[hashed(city, 6)]
 
 
 def age(name):
-    return zlib.crc32(f"age {name}".encode()) % 90 + 10
+    return 10 + hashed(f"age {name}", 90)
 
 
 def search(query, pages):

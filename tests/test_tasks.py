@@ -1,6 +1,9 @@
 """The toy world: answers are right, and no split leaks into another."""
+import os
 import random
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -143,12 +146,43 @@ def test_code_is_judged_by_running_it():
     assert not FAMILIES["code"].check(given, "def f(v):\n    print([6, 10])")  # what it says is no result
 
 
-def test_there_are_71_topics_and_each_gives_a_value():
+class First(random.Random):
+    """Draws a given topic, and all else by chance."""
+    topic = None
+
+    def choice(self, sequence):
+        return self.topic if sequence is families.Code.TOPICS else super().choice(sequence)
+
+
+def test_there_are_71_topics_whose_functions_pass_their_own_tests():
     assert len(families.Code.TOPICS) == 71
-    for arguments, phrase, expression in families.Code.TOPICS:
-        values = FAMILIES["code"].inputs(arguments, random.Random(0))
-        assert eval(re.sub(r"\bn\b", "3", expression), values) is not None
-        assert all(name in phrase for name in arguments.split(", ")), phrase
+    for First.topic in families.Code.TOPICS:
+        given = FAMILIES["code"].make(First(0))
+        assert families.passed(given.worked, given.answer) == [True] * 5, given
+        assert all(name in given.question.split(": ")[1] for name in First.topic[0].split(", "))
+
+
+def test_long_results_count_and_missing_ones_do_not(monkeypatch):
+    tests = (repr(("f(300)", list(range(300)))), repr(("f(2)", [0, 1])))
+    code = "def f(x):\n    return list(range(x))"
+    assert families.passed(code, tests) == [True, True]
+    monkeypatch.setattr(tools, "run_code", lambda code, **limits: f"[{list(range(300))}]")
+    assert families.passed(code + "  # again", tests) == [False, False]
+
+
+def test_code_cannot_speak_for_its_own_tests():
+    tests = ("('f(1)', 6)", "('f(2)', 6)")
+    for code in ("[6] if 1 else \\", "[6, 6] if 1 else \\", "7 if 1 else \\", "[6, 6]  #", "print([6, 6])"):
+        assert families.passed(f"def f(x):\n    return 7\n{code}", tests) == [False, False], code
+
+
+def test_problems_are_the_same_in_every_process():
+    """Python orders a set of strings anew in each."""
+    code = ("from afm_min import families, tasks; print([tasks.draw(f, 'train', i) "
+            "for f in families.families({'a': 'b'}).values() for i in range(30)])")
+    first, second = (subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed},
+                                    capture_output=True, check=True).stdout for seed in "12")
+    assert first == second
 
 
 def test_summary_tells_every_notification_shortly():
@@ -163,6 +197,9 @@ def test_summary_tells_every_notification_shortly():
 def test_recall_wants_the_box():
     given = problem("recall", worked="in box 4.", answer="4")
     assert judged("recall", given, "in box 4.") == (True, "2222")
+    for i in range(50):  # of 39 other notes none is about what is asked for
+        crowded = tasks.draw(tasks.Recall(40), "train", i)
+        assert crowded.system.count(crowded.question.removeprefix("Where are ").removesuffix("?")) == 1
     assert judged("recall", given, "in box 14.")[0] is judged("recall", given, "in a box.")[0] is False
 
 

@@ -91,6 +91,7 @@ x = 'ab'\nwhile True: x = x + x
 x = []\nx.append(x)\nx == [x]
 x = {{}}\nwhile True: x[len(x)] = [0] * 1000
 print('x' * 10**9)
+print('\ud800')
 signal.signal(9, print)
 import signal; signal.alarm(0)
 socket.socket()
@@ -134,6 +135,7 @@ def test_code_says_what_it_prints_and_its_last_value():
     assert tools.run_code("def f(v):\n    return [x * 2 for x in v]\nf([1, 2])") == "[2, 4]"
     assert tools.run_code("x = 1") == "nothing was printed"
     assert tools.run_code("'red'.upper()") == "'RED'"
+    assert tools.run_code("print('é \\udc80')").startswith(("é", "error: UnicodeEncodeError"))  # bytes that are no UTF-8
 
 
 @pytest.mark.parametrize("code, says", {
@@ -157,6 +159,7 @@ def test_calls_are_parsed_and_checked_against_what_is_declared():
     assert tools.run_call(tools.call("stock", "keys"), declared, {}) == "error: there is no tool stock"
     assert tools.run_call("call: price(city='Oslo')", declared, {}) == "error: price takes item"
     assert tools.run_call("call: price('keys')", declared, {}).startswith("error: write a call as")
+    assert tools.run_call("call: price(item='\\ud800')", declared, {}).isdigit()  # half a character
 
 
 def test_search_finds_the_page_by_its_name_or_its_words():
