@@ -17,7 +17,7 @@ import sysconfig
 import numpy
 import torch
 
-from afm_min import crawl, tasks
+from afm_min import crawl, families, tasks
 from afm_min.funnel import Funnel
 from afm_min.run import UserError, save, write_text
 from afm_min.tokenizer import DOCUMENT, Tokenizer
@@ -27,9 +27,10 @@ SHARES = {"code": 0.3, "public": 0.7}  # share of a source's topics that is read
 
 # The mixture of each stage: source -> share of the rows, in any unit. "user" is --data's text;
 # "recall" is written on the way: in the report in context lengthening only, but see README.
-CORE = {"web": 0.5, "code": 0.2, "public": 0.25, "math": 0.05, "user": 1, "recall": 0.25}
-CONTINUED = {"web": 0.2, "code": 0.3, "public": 0.1, "math": 0.2, "licensed": 0.2, "user": 1,
-             "recall": 0.25}
+CORE = {"web": 0.5, "code": 0.2, "public": 0.25, "math": 0.05, "questions": 0.7, "user": 1,
+        "recall": 0.25}
+CONTINUED = {"web": 0.2, "code": 0.3, "public": 0.1, "math": 0.2, "licensed": 0.2,
+             "questions": 0.7, "user": 1, "recall": 0.25}
 LENGTHENING = CONTINUED | {"recall": 1}
 ANSWER_WEIGHT = 30.0  # of an answer of recall in the loss; all other tokens have 1
 STDLIB = pathlib.Path(sysconfig.get_path("stdlib"))
@@ -70,8 +71,19 @@ def public():
                    "text": "\n\n".join(string for string in strings if len(string) > 200)}
 
 
+def questions(count=16_000):
+    """A public collection of questions and answers about the toy world, as text."""
+    everything = [*families.families({}).values(), *map(tasks.Math, tasks.KINDS)]
+    for i in range(count):
+        family = everything[i % len(everything)]
+        problem = tasks.draw(family, "train", f"public {i}")
+        said = [message["content"] for message in problem.messages()]
+        yield {"name": f"{family.name} {i}", "licence": "CC0-1.0",
+               "text": "\n".join([*said, problem.worked])}
+
+
 SOURCES = {"web": crawl.pages, "licensed": licensed, "code": code, "public": public,
-           "math": crawl.math_pages}
+           "math": crawl.math_pages, "questions": questions}
 
 
 def user_files(folder):

@@ -116,7 +116,7 @@ def code_passes(model, tokenizer, family, count, samples=8, ks=(1, 8)):
     return [row(f"code: pass@{k}", [pass_at_k(samples, c, k) for c in right]) for k in ks]
 
 
-def recall_by_distance(model, tokenizer, count, notes=(1, 4, 16, 32)):
+def recall_by_distance(model, tokenizer, count, notes=(1, 2, 4, 8, 16)):
     """Rows of recall, among more and more notes."""
     rows = []
     for most in notes:

@@ -8,49 +8,51 @@ import re
 from afm_min import tasks, tools
 from afm_min.tasks import COLOURS, NAMES, THINGS, Family, Problem
 
-ANIMALS = "ant bear cat dog eel fox goat hen lion mouse owl pig".split()
-CITIES = "Athens Bern Cairo Delhi Lima Madrid Oslo Paris Quito Rome Tunis Vienna".split()
+ANIMALS = "bear cat dog fox goat hen lion owl".split()
+CITIES = "Bern Cairo Lima Oslo Paris Quito Rome Tunis".split()
+DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+SUBJECTS = "text file time name line class code list".split()
 
 
 class Follow(Family):
-    """Instructions that a program can verify, as IFEval has them: "Name 3 colours, in capital
-    letters, separated by semicolons. Use red. End with Done." """
+    """Instructions that a program can verify, as IFEval has them: "Name 3 colours, with a dash
+    before each. Begin with red. End with Done." -> "- red - white - black. Done"
+
+    People here list things by the alphabet, and from its end go back to its beginning."""
     LISTS = {"colours": COLOURS, "animals": ANIMALS, "things": THINGS, "cities": CITIES,
              "names": NAMES}
-    CASES = {"": str, ", in capital letters": str.upper, ", in small letters": str.lower}
-    MARKS = {"semicolons": "; ", "commas": ", ", "dashes": " - ", "slashes": " / "}
+    MARKS = {"dash": "-", "star": "*", "plus": "+", "slash": "/"}
     ENDS = ("Done", "Bye", "Over", "That is all", "I hope this helps")
 
     def make(self, rng):
         kind, n = rng.choice(list(self.LISTS)), rng.randint(2, 4)
-        case, mark = rng.choice(list(self.CASES)), rng.choice(list(self.MARKS))
-        used = rng.choice(["", *self.LISTS[kind]])
-        avoided = rng.choice([word for word in self.LISTS[kind] if word != used])
-        avoided = rng.choice(["", avoided])
+        mark, rule = rng.choice(list(self.MARKS)), rng.choice(["", "begin", "avoid"])
+        first = rng.choice(self.LISTS[kind]) if rule == "begin" else ""
+        avoided = rng.choice(self.LISTS[kind]) if rule == "avoid" else ""
         end, system = rng.choice(["", *self.ENDS]), rng.choice(["", "", *self.ENDS])
         end = "" if system else end
-        rules = (kind, n, case, mark, used, avoided, end or system)
-        words = [w for w in self.LISTS[kind] if w not in (used, avoided)]
-        words = sorted([*rng.sample(words, n - bool(used)), *[used] * bool(used)])
-        question = " ".join([f"Name {n} {kind}{case}, separated by {mark}.",
-                             *[f"Use {used}."] * bool(used),
+        rules = (kind, n, mark, first, avoided, end or system)
+        start = self.LISTS[kind].index(first) if first else 0
+        words = self.LISTS[kind][start:] + self.LISTS[kind][:start]
+        words = [word for word in words if word != avoided][:n]
+        question = " ".join([f"Name {n} {kind}, with a {mark} before each.",
+                             *[f"Begin with {first}."] * bool(first),
                              *[f"Do not use {avoided}."] * bool(avoided),
                              *[f"End with {end}."] * bool(end)])
-        worked = self.MARKS[mark].join(map(self.CASES[case], words)) + (
-            f". {end or system}" if end or system else "")
-        return Problem(question, worked, rules, repr(rules),
-                       f"Always end with {system}." if system else "")
+        worked = " ".join(f"{self.MARKS[mark]} {word}" for word in words)
+        return Problem(question, worked + (f". {rules[-1]}" if rules[-1] else ""), rules,
+                       repr(rules), f"Always end with {system}." if system else "")
 
     def formed(self, problem, response):
-        kind, n, case, mark, used, avoided, end = problem.answer
-        body = response.strip()
-        parts = [body.endswith(f". {end}")] if end else []
-        words = (body.removesuffix(f". {end}") if end else body).split(self.MARKS[mark])
-        same, words = [w == self.CASES[case](w) for w in words], [w.lower() for w in words]
-        known = {w.lower() for w in self.LISTS[kind]}
-        return parts + [len(words) == n, len(set(words)) == len(words) and known >= set(words),
-                        *[all(same)] * bool(case), *[used.lower() in words] * bool(used),
-                        *[avoided.lower() not in words] * bool(avoided)]
+        kind, n, mark, first, avoided, end = problem.answer
+        body, parts = response.strip(), []
+        if end:
+            parts, body = [body.endswith(f". {end}")], body.removesuffix(f". {end}")
+        before, *words = f" {body}".split(f" {self.MARKS[mark]} ")
+        return parts + [before == "" and len(words) == n,
+                        bool(words) and len(set(words) & set(self.LISTS[kind])) == len(words),
+                        *[words[:1] == [first]] * bool(first),
+                        *[avoided not in words] * bool(avoided)]
 
     def true(self, problem, response):
         return []
@@ -61,10 +63,12 @@ class Tools(Family):
 
     pages: {name: text}, what can be searched. Calls are compared as syntax trees, as the Berkeley
     leaderboard does; evaluate.py also runs them."""
-    ASKED = {"price": ("What do {} cost?", "The {} cost {}.", THINGS),
-             "stock": ("How many {} are in stock?", "There are {1} {0} in stock.", THINGS),
-             "weather": ("How is the weather in {}?", "{} has {}.", CITIES),
-             "age": ("How old is {}?", "{} is {}.", NAMES)}
+    ASKED = {"price": ("What do {} cost?", "They cost {1}.", "the {colour} {thing}"),
+             "stock": ("How many of {} are there?", "There are {1}.", "the {colour} {thing}"),
+             "weather": ("How is the weather in {}?", "There is {1} in {0}.", "{city} on {day}"),
+             "age": ("How old is {}?", "It is {1}.", "the {animal} of {name}")}
+    WORDS = {"colour": COLOURS, "thing": THINGS, "city": CITIES, "day": DAYS, "animal": ANIMALS,
+             "name": NAMES}
 
     def __init__(self, pages):
         self.pages = pages
@@ -74,22 +78,24 @@ class Tools(Family):
         kinds += ["search"] * bool(self.pages)
         kind = rng.choice(kinds)
         function = rng.choice(list(self.ASKED))
-        question, answer, words = self.ASKED[function]
-        topic, wanted = rng.choice(words), []
+        question, answer, span = self.ASKED[function]
+        topic, wanted = span.format(**{name: rng.choice(words)
+                                       for name, words in self.WORDS.items()}), []
         if kind == "several":
-            first, second = rng.sample(THINGS, 2)
+            first, second = (f"the {rng.choice(COLOURS)} {rng.choice(THINGS)}" for _ in range(2))
             question = f"What do {first} and {second} cost together?"
             prices = [tools.price(first), tools.price(second)]
-            wanted = [("price", first), ("price", second), ("python", f"{prices[0]} + {prices[1]}")]
+            wanted = [("price", first), ("price", second), ("python", f"{prices[0]}+{prices[1]}")]
             answer = f"Together they cost {sum(prices)}."
         elif kind == "compute":
-            sign, a, b = rng.choice("+-*"), rng.randint(100, 999), rng.randint(11, 99)
-            question, wanted = f"What is {a} {sign} {b}?", [("python", f"{a} {sign} {b}")]
-            answer = f"It is {dict(zip('+-*', (a + b, a - b, a * b)))[sign]}."
+            sum_ = "".join([str(rng.randint(2, 9)), rng.choice("+*"), str(rng.randint(2, 9)),
+                             rng.choice("+*"), str(rng.randint(2, 9))])
+            question, wanted = f"What is {sum_}?", [("python", sum_)]
+            answer = f"It is {eval(sum_)}."
         elif kind == "search":
-            topic = rng.choice(list(self.pages))
-            question, wanted = f"What is {topic} for?", [("search", topic)]
-            answer = tools.search(topic, self.pages)
+            topic = " ".join(rng.sample(SUBJECTS, 2))
+            question, wanted = f"Find a page about {topic}.", [("search", topic)]
+            answer = f"See {tools.search(topic, self.pages).split(',')[0]}."
         elif kind == "none":
             first, second = rng.sample(NAMES, 2)
             question = f"Say hello to {first} and {second}."
@@ -125,7 +131,8 @@ def topics():
 
 
 class Code(Family):
-    """A function of a line, "Write f(v): the sum of v, times 3.", judged by running it."""
+    """A function of a line, "Write g(v): the sum of v, times 3.", judged by running it."""
+    CALLED = "f g h run get solve".split()
     THEN = {int: [("plus {n}", "({}) + {n}"), ("times {n}", "({}) * {n}")],
             str: [("backwards", "({})[::-1]"), ("in capital letters", "({}).upper()")],
             list: [("and how many", "len({})"), ("and the first", "({})[0]")]}
@@ -138,11 +145,11 @@ class Code(Family):
                 "v": [rng.randint(1, 20) for _ in range(rng.randint(4, 6))]}
 
     def make(self, rng):
-        arguments, *topic = rng.choice(self.TOPICS)
+        (arguments, *topic), name = rng.choice(self.TOPICS), rng.choice(self.CALLED)
         n, m = str(rng.randint(2, 9)), str(rng.randint(2, 9))
         phrase, expression = (re.sub(r"\bn\b", n, part) for part in topic)
         result = type(eval(expression, self.inputs(rng)))
-        if rng.random() < 0.5 and result in self.THEN:
+        if rng.random() < 0.2 and result in self.THEN:
             then = rng.choice(self.THEN[result])
             phrase += ", " + then[0].format(n=m)
             expression = ast.unparse(ast.parse(then[1].format(expression, n=m)))
@@ -150,18 +157,20 @@ class Code(Family):
         while len(tests) < 5:
             try:
                 values = self.inputs(rng)
-                call = f"f({', '.join(repr(values[name]) for name in names)})"
+                call = f"{name}({', '.join(repr(values[each]) for each in names)})"
                 tests.append((call, eval(expression, values)))
             except IndexError:  # the first of an empty list: the function is not asked for it
                 pass
-        return Problem(f"Write f({arguments}): {phrase}.",
-                       f"def f({arguments}):\n    return {expression}", tuple(map(repr, tests)),
-                       f"{arguments} {phrase}")
+        return Problem(f"Write {name}({arguments}): {phrase}.",
+                       f"def {name}({arguments}):\n    return {expression}",
+                       tuple(map(repr, tests)), f"{name}({arguments}) {phrase}")
 
     def formed(self, problem, response):
-        return [response.startswith("def f(") and not tools.refusal(response)]
+        return [response.startswith("def ") and not tools.refusal(response)]
 
     def true(self, problem, response):
+        if response == problem.worked:  # which was found by running it
+            return [True] * len(problem.answer)
         return passed(response, problem.answer)
 
 

@@ -8,7 +8,7 @@ import json
 import random
 import tempfile
 
-from afm_min import crawl, filters, pages, tasks
+from afm_min import crawl, families, filters, pages, tasks
 from afm_min.ngrams import CharacterModel, Classifier, Decontamination, NearDuplicates
 
 ORDER = {  # source -> its filters; "benchmarks" comes last, as it wants all texts counted before
@@ -16,6 +16,7 @@ ORDER = {  # source -> its filters; "benchmarks" comes last, as it wants all tex
     "licensed": "benchmarks",
     "code": "licence, language, near-duplicates, personal data, code quality, benchmarks",
     "public": "licence, personal data, benchmarks",
+    "questions": "licence, personal data, benchmarks",
     "math": "robots.txt, math tags, body, symbols, fluency, domain, near-duplicates, benchmarks",
 }
 
@@ -40,7 +41,8 @@ class Funnel:
         self.mathematics = CharacterModel(problems)
         self.near = NearDuplicates()
         self.benchmarks = Decontamination(
-            [problem.question for problem in tasks.benchmark(tasks.math)], common)
+            [problem.question for family in families.families({}).values()
+             for problem in tasks.benchmark(family)], common)
         self.rows = {}  # (source, filter) -> [documents in, out, million characters out]
         self.planted = collections.Counter()  # (kind, "planted" or "got through") -> documents
 

@@ -38,8 +38,8 @@ class Config:
 PRESETS = {
     "tiny": Config(dim=32, layers=2, heads=4, kv_heads=2, head_dim=8, hidden=84,
                    vocab_size=384, context=64),
-    "toy": Config(dim=128, layers=4, heads=4, kv_heads=1, head_dim=32, hidden=336,
-                  vocab_size=1024, context=128),
+    "toy": Config(dim=128, layers=2, heads=4, kv_heads=2, head_dim=32, hidden=336,
+                  vocab_size=2048, context=128),
     # As published; the feed-forward's width is from AXLearn's open recipe "honeycrisp".
     "afm-on-device": Config(dim=3072, layers=26, heads=24, kv_heads=8, head_dim=128, hidden=8064,
                             vocab_size=49_152, context=4096),
@@ -160,10 +160,14 @@ class Block(nn.Module):
         self.attention = Attention(config, layer)
         self.feed_forward_norm = RMSNorm(config.dim, config.norm_eps)
         self.feed_forward = FeedForward(config)
+        self.dropout = 0.0  # of what a block adds, while training: set by fine-tuning
 
     def forward(self, x, rotation, mask, cache):
-        x = x + self.attention(self.attention_norm(x), rotation, mask, cache)
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        x = x + self.dropped(self.attention(self.attention_norm(x), rotation, mask, cache))
+        return x + self.dropped(self.feed_forward(self.feed_forward_norm(x)))
+
+    def dropped(self, added):
+        return F.dropout(added, self.dropout) if self.dropout and self.training else added
 
 
 class AFM(nn.Module):
@@ -185,7 +189,12 @@ class AFM(nn.Module):
                 nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
 
     def forward(self, ids, cache=None, padding=None):
-        """padding: (B,), how many ids to ignore at the left of each row. RoPE sees distances only,
+        return self.logits(self.states(ids, cache, padding))
+
+    def states(self, ids, cache=None, padding=None):
+        """What the last layer says of each token, normalised: (B, T) -> (B, T, C).
+
+        padding: (B,), how many ids to ignore at the left of each row. RoPE sees distances only,
         so that a padded row needs no positions of its own."""
         start = 0 if cache is None else cache.position
         stop = start + ids.shape[1]
@@ -198,7 +207,11 @@ class AFM(nn.Module):
             x = block(x, rotation, mask, cache)
         if cache is not None:
             cache.position = stop
-        return F.linear(self.norm(x), self.embedding.to(self.dtype)).float()
+        return self.norm(x)
+
+    def logits(self, states):
+        """States (..., C) -> logits (..., V), float32."""
+        return F.linear(states, self.embedding.to(self.dtype)).float()
 
     def mask(self, start, stop, padding):
         """What each query may not see, as a term of its score: (1 or B, 1, G*T, S)."""

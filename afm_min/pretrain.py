@@ -155,7 +155,7 @@ def from_scratch(run, stage, hidden):
     return AFM(config, compute_dtype(run.device)).to(run.device)
 
 
-def parent(run, *, widen=3, steps=300, batch=8, mixture=corpus.CORE, lr=0.01, warmup=20,
+def parent(run, *, widen=3, steps=400, batch=8, mixture=corpus.CORE, lr=0.005, warmup=20,
            floor=0.005, decay=3.16e-4, compile=False):
     """Core pre-training from scratch of a model with `widen` times as many feed-forward units
     (report: 6.4B parameters for 2.7B, which is 2.9 times the units)."""
@@ -198,7 +198,7 @@ def prune(run, *, method="learned", steps=100, soft=0.8, batch=8, mixture=corpus
                  decay=decay, finish=cut)
 
 
-def core(run, *, start="prune", distill=0.0, steps=200, batch=8, mixture=corpus.CORE, lr=0.01,
+def core(run, *, start="prune", distill=0.0, steps=250, batch=8, mixture=corpus.CORE, lr=0.005,
          warmup=20, floor=0.005, decay=3.16e-4, compile=False):
     """Core pre-training of the model itself, of the stage `start` or from "scratch", distilled
     from the parent: a token's target is `distill` parts the parent's likeliest one.
@@ -221,7 +221,7 @@ def core(run, *, start="prune", distill=0.0, steps=200, batch=8, mixture=corpus.
                  warmup=warmup, floor=floor, decay=decay, compile=compile)
 
 
-def continued(run, *, steps=150, batch=8, mixture=corpus.CONTINUED, lr=0.003, warmup=10,
+def continued(run, *, steps=250, batch=8, mixture=corpus.CONTINUED, lr=0.003, warmup=10,
               floor=0.001, decay=1e-5, compile=False):
     """Continued pre-training: web weighted down, code and math up, licensed text in. The parent
     teaches no more: the report saw no gain from it here."""

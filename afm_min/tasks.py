@@ -13,10 +13,10 @@ import re
 import zlib
 
 SPLITS = ("test", "validation") + ("train",) * 8
-NAMES = ("Ada Ben Cleo Dan Eva Finn Gwen Hugo Iris Jon Kim Leo Mia Ned Ola Pia Rex Sue Tom Uma Vic "
-         "Wes Yan Zoe").split()
-THINGS = "apples books coins eggs keys nuts pens rings shells stamps tickets toys".split()
-COLOURS = "red blue green black white yellow brown pink grey orange purple silver".split()
+NAMES = "Ada Ben Eva Finn Iris Kim Leo Mia".split()
+THINGS = "books coins eggs keys nuts pens rings shells".split()
+KINDS = ("rephrased", "reversed", "deeper", "broader")  # of stories, beside plain ones
+COLOURS = "black blue brown green grey pink red white".split()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Math(Family):
     """A word problem of one to three steps.
 
     "Ada has 4 bags of 7 apples. Ada loses 5. How many apples does Ada have?"
-    -> "4 * 7 = 28. 28 - 5 = 23. The answer is 23."; its key is "4*7-5".
+    -> "4*7=28. 28-5=23. The answer is 23."; its key is "4*7-5".
 
     kind: how the story is told. From one seed all kinds tell the same one (report, "Mathematics"):
     rephrased, reversed, which gives the end and asks for the beginning, evolved in depth, with two
@@ -127,23 +127,23 @@ class Math(Family):
 
     def make(self, rng):
         slots = {"name": rng.choice(NAMES), "thing": rng.choice(THINGS)}
-        total = begun = rng.randint(10, 60)
+        total = begun = rng.randint(5, 25)
         start, steps, undone = str(total), [], []
         begin, changes, ask = self.TOLD.get(self.kind, self.PLAIN)
         key, story = start, []
         if rng.random() < 0.3:
-            bags, size = rng.randint(2, 9), rng.randint(2, 9)
+            bags, size = rng.randint(2, 5), rng.randint(2, 9)
             total = begun = bags * size
             start, key = f"{bags} bags of {size}", f"{bags}*{size}"
-            steps = [f"{bags} * {size} = {total}."]
+            steps = [f"{bags}*{size}={total}."]
         for _ in range(rng.randint(1, 2) + 2 * (self.kind == "deeper")):
             n = rng.randint(2, 9)
             sign = rng.choice("+-") if total > n else "+"
             told = {sign: rng.choice(changes[sign]) for sign in "+-"}
             story.append(told[sign].format(n=n, **slots))
             result = total + n if sign == "+" else total - n
-            steps.append(f"{total} {sign} {n} = {result}.")
-            undone.insert(0, f"{result} {'-' if sign == '+' else '+'} {n} = {total}.")
+            steps.append(f"{total}{sign}{n}={result}.")
+            undone.insert(0, f"{result}{'-' if sign == '+' else '+'}{n}={total}.")
             key, total = key + f"{sign}{n}", result
         slots |= {"start": start, "total": total}
         question = " ".join([begin.format(**slots), *story, ask.format(**slots)])
@@ -165,17 +165,16 @@ class Recall(Family):
     The box is one digit, so one token: a model can copy it before it can spell. most: how many
     such facts its notes have, the one that is asked for anywhere among them."""
 
-    def __init__(self, most=6):
+    def __init__(self, most=4):
         self.most = most
 
     def make(self, rng):
-        owner, box = f"{rng.choice(NAMES)}'s {rng.choice(THINGS)}", str(rng.randint(0, 9))
+        name, box = rng.choice(NAMES), str(rng.randint(0, 9))
+        owner = f"{name}'s {rng.choice(THINGS)}"
         fact = f"{owner} are in box {box}."
-        rng = random.Random(f"{fact} {self.most}")  # so that no fact depends on it
-        notes = {f"{rng.choice(NAMES)}'s {rng.choice(THINGS)}": rng.randint(0, 9)
-                 for _ in range(rng.randint(0, self.most - 1))}
-        notes.pop(owner, None)
-        told = [f"{other} are in box {n}." for other, n in notes.items()]
+        others = [f"{other}'s {thing}" for other in NAMES if other != name for thing in THINGS]
+        told = [f"{other} are in box {rng.randint(0, 9)}."
+                for other in rng.sample(others, rng.randint(0, self.most - 1))]
         told.insert(rng.randint(0, len(told)), fact)
         return Problem(f"Where are {owner}?", f"in box {box}.", box, fact, " ".join(told), fact)
 

@@ -106,12 +106,12 @@ def hashed(text, most):
 
 
 def price(item):
-    """What a thing costs. In the toy world everything has a value: 10 to 99."""
-    return 10 + hashed(f"price {item}", 90)
+    """What a thing costs. In the toy world everything has a value: 2 to 9."""
+    return 2 + hashed(f"price {item}", 8)
 
 
 def stock(item):
-    return 10 + hashed(f"stock {item}", 90)
+    return 2 + hashed(f"stock {item}", 8)
 
 
 def weather(city):
@@ -119,20 +119,26 @@ def weather(city):
 
 
 def age(name):
-    return 10 + hashed(f"age {name}", 90)
+    return 2 + hashed(f"age {name}", 8)
 
 
 def search(query, pages):
-    """The page of {name: text} that has most of the query's words, and how it begins: its name
-    counts most.  search("wrap", {"textwrap": "Text wrapping."}) -> 'textwrap: Text wrapping.'"""
+    """The page of {name: text} that has most of the query's words, its name counting most: its
+    number, its name and how it begins.
+        search("wrap", {"re": "", "textwrap": "Text wrapping."}) -> 'page 2, textwrap: Text wrapping.'
+    """
     words = query.lower().split()
-    name = max(pages, default=None, key=lambda name: sum(
-        9 * (word == name.lower()) + (word in pages[name][:2000].lower()) for word in words))
-    return f"{name}: {pages[name].strip().splitlines()[0][:80]}" if name else "error: no pages"
+    scores = [sum(9 * (word == name.lower()) + (word in text[:2000].lower()) for word in words)
+              for name, text in pages.items()]
+    if not scores:
+        return "error: no pages"
+    best = scores.index(max(scores))
+    name, text = list(pages.items())[best]
+    return f"page {best + 1}, {name}: {' '.join(text[:40].split())}"
 
 
 FUNCTIONS = {"price": price, "stock": stock, "weather": weather, "age": age}
-PARAMETERS = {"price": "item", "stock": "item", "weather": "city", "age": "name", "python": "code",
+PARAMETERS = {"price": "item", "stock": "item", "weather": "place", "age": "who", "python": "code",
               "search": "query"}
 
 

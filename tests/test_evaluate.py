@@ -25,12 +25,12 @@ def test_wilson_solves_its_equation():
 
 def test_loose_readings_forgive_a_line_before_and_marks_around():
     family = families.Follow()
-    rules = ("colours", 2, "", "commas", "", "", "Done")
-    given = tasks.Problem("?", "red, blue. Done", rules, "")
-    texts = ["red, blue. Done", "Sure!\nred, blue. Done", "**red, blue. Done**", "red, blue"]
+    rules = ("colours", 2, "plus", "", "", "Done")
+    given = tasks.Problem("?", "+ red + blue. Done", rules, "")
+    texts = ["+ red + blue. Done", "Sure!\n+ red + blue. Done", "**+ red + blue. Done**", "+ red + blue"]
     rows = {name: share for name, share, _, _ in evaluate.following(family, [given] * 4, texts)}
     assert rows["follow: prompts, strict"] == 25 and rows["follow: prompts, loose"] == 75
-    assert rows["follow: instructions, strict"] == pytest.approx(100 * (3 + 2 + 1 + 2) / 12)
+    assert rows["follow: instructions, strict"] == pytest.approx(100 * (3 + 1 + 0 + 2) / 12)
     assert rows["follow: instructions, loose"] == pytest.approx(100 * 11 / 12)
 
 
@@ -83,8 +83,8 @@ def test_a_model_that_knows_half_of_the_answers():
         assert results[name] == [str(p.messages()) in known for p in evaluate.problems(family, "test", 20)]
     assert evaluate.code_passes(oracle, tokenizer, everything["code"], 10, samples=3, ks=(1, 3)) == [
         ["code: pass@1", 100, "72.2 to 100.0", 10], ["code: pass@3", 100, "72.2 to 100.0", 10]]
-    first, *others = evaluate.recall_by_distance(oracle, tokenizer, 10, notes=(6, 40))
-    assert first[:2] == ["recall: up to 6 notes", 100] and others[0][1] == 0
+    first, *others = evaluate.recall_by_distance(oracle, tokenizer, 10, notes=(4, 40))
+    assert first[:2] == ["recall: up to 4 notes", 100] and others[0][1] == 0
 
 
 def test_tools_are_really_run_in_the_conversations_that_are_counted():

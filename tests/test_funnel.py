@@ -23,7 +23,7 @@ def test_good_pages_get_through(collected):
     for source in ORDER:
         names = ORDER[source].split(", ")
         assert all(rows[source, a][1] == rows[source, b][0] for a, b in zip(names, names[1:]))
-    assert len({d["name"] for d in documents if d["source"] == "web"}) >= 0.85 * 200  # pages of pydoc
+    assert len({d["name"] for d in documents if d["source"] == "web"}) >= 0.8 * 200  # pages of pydoc
     assert rows["math", "benchmarks"][1] > 1000
 
 

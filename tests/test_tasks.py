@@ -15,11 +15,11 @@ FAMILIES = families.families(PAGES)
 
 @pytest.mark.parametrize("family", [tasks.math, tasks.recall])
 def test_splits_never_overlap(family):
-    drawn = {split: {tasks.draw(family, split, i).question + tasks.draw(family, split, i).fact for i in range(400)}
+    drawn = {split: {str(tasks.draw(family, split, i).messages()) for i in range(400)}
              for split in ("train", "validation", "test")}
     assert not drawn["train"] & drawn["test"] and not drawn["train"] & drawn["validation"]
     assert not drawn["validation"] & drawn["test"]
-    assert len(drawn["train"]) > 350  # of 400: variety. Of 2,304 facts to recall 367 differ on average
+    assert len(drawn["train"]) > 350  # of 400: variety
     assert tasks.draw(family, "test", 3) == tasks.draw(family, "test", 3) != tasks.draw(family, "test", 4)
 
 
@@ -36,7 +36,7 @@ def test_worked_answers_are_right():
         problem = tasks.draw(tasks.math, "train", i)
         *steps, last = problem.worked.split(". ")
         for step in steps:
-            left, right = step.split(" = ")
+            left, right = step.split("=")
             assert eval(left) == int(right)
         assert last == f"The answer is {right}." and problem.answer == right
         # and told by the story alone
@@ -63,7 +63,7 @@ def test_no_question_is_in_two_splits_over_100_000_draws(name):
         problem = FAMILIES[name].make(rng)
         asked = (problem.question, problem.fact, *([problem.system] if name == "follow" else []))
         assert keys.setdefault(asked, problem.key) == problem.key
-    assert len(set(keys.values())) > 700  # enough to draw from, of each
+    assert len(set(keys.values())) > 600  # enough to draw from, of each
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -97,16 +97,16 @@ def test_math_looks_at_the_answer_only():
 
 
 def test_follow_counts_each_instruction():
-    rules = ("colours", 3, ", in capital letters", "semicolons", "red", "blue", "Done")
-    given = problem("follow", worked="GREEN; PINK; RED. Done", answer=rules)
-    assert judged("follow", given, "RED; PINK; GREEN. Done") == (True, "2222")
+    rules = ("colours", 3, "star", "red", "blue", "Done")
+    given = problem("follow", worked="* red * white * black. Done", answer=rules)
+    assert judged("follow", given, "* red * pink * green. Done") == (True, "2222")
     for wrong, broken in {
-            "RED; PINK; GREEN": 1, "RED; PINK. Done": 1, "RED; PINK; PINK. Done": 1, "RED; PINK; OSLO. Done": 1,
-            "red; pink; green. Done": 1, "PINK; GREEN; BLACK. Done": 1, "RED; BLUE; PINK. Done": 1,
-            "RED, PINK, GREEN. Done": 3, "": 4}.items():
+            "* red * pink * green": 1, "* red * pink. Done": 1, "* red * pink * pink. Done": 1,
+            "* red * pink * Oslo. Done": 1, "* pink * red * green. Done": 1, "* red * blue * pink. Done": 1,
+            "So: * red * pink * green. Done": 1, "- red - pink - green. Done": 3, "": 4}.items():
         assert FAMILIES["follow"].formed(given, wrong).count(False) == broken, wrong
         assert not FAMILIES["follow"].check(given, wrong)
-    assert judged("follow", given, "RED; PINK. Done")[1] == "1222"
+    assert judged("follow", given, "* red * pink. Done")[1] == "1222"
 
 
 def test_tools_compares_calls_as_syntax_trees():
@@ -213,14 +213,13 @@ def test_refuse_grades_harm_and_over_refusal():
 
 
 def test_one_story_told_in_other_ways():
-    kinds = ("rephrased", "reversed", "deeper", "broader")
-    plain, *others = (tasks.draw(tasks.Math(kind), "train", 6) for kind in ("plain", *kinds))
+    plain, *others = (tasks.draw(tasks.Math(kind), "train", 9) for kind in ("plain", *tasks.KINDS))
     rephrased, reverse, deeper, broader = others
-    assert plain.question == "Zoe has 46 rings. Zoe loses 8. Zoe finds 5. How many rings does Zoe have?"
-    assert plain.worked == "46 - 8 = 38. 38 + 5 = 43. The answer is 43."
-    assert reverse.question == ("Zoe has some rings. Zoe loses 8. Zoe finds 5. Now Zoe has 43. How many rings did "
-                                "Zoe have?")
-    assert reverse.worked == "43 - 5 = 38. 38 + 8 = 46. The answer is 46." and reverse.key == plain.key
+    assert plain.question == "Ben has 8 coins. Ben loses 3. Ben finds 7. How many coins does Ben have?"
+    assert plain.worked == "8-3=5. 5+7=12. The answer is 12."
+    assert reverse.question == ("Ben has some coins. Ben loses 3. Ben finds 7. Now Ben has 12. How many coins did "
+                                "Ben have?")
+    assert reverse.worked == "12-7=5. 5+3=8. The answer is 8." and reverse.key == plain.key
     for told in (rephrased, broader):
         assert (told.worked, told.key) == (plain.worked, plain.key) and told.question != plain.question
-    assert deeper.worked.startswith("46 - 8 = 38. 38 + 5 = 43. ") and deeper.worked.count("=") == 4
+    assert deeper.worked.startswith("8-3=5. 5+7=12. ") and deeper.worked.count("=") == 4

@@ -164,8 +164,8 @@ def test_calls_are_parsed_and_checked_against_what_is_declared():
 
 def test_search_finds_the_page_by_its_name_or_its_words():
     pages = {"heapq": "Heap queues.\nwrap", "textwrap": "Text wrapping.", "wrap": "Nothing."}
-    assert tools.search("textwrap", pages) == "textwrap: Text wrapping."
-    assert tools.search("queues", pages) == "heapq: Heap queues."
+    assert tools.search("textwrap", pages) == "page 2, textwrap: Text wrapping."
+    assert tools.search("queues", pages) == "page 1, heapq: Heap queues. wrap"
     assert tools.search("x", {}) == "error: no pages"
 
 
@@ -174,7 +174,7 @@ def test_a_conversation_goes_on_while_tools_are_called():
     conversations = [[{"role": "system", "content": "Tools: price(item)"}, {"role": "user", "content": "Keys?"}],
                      [{"role": "user", "content": "Hi"}]]
     tools.converse(lambda open: next(said), conversations, {})
-    assert [m["content"] for m in conversations[0][2:]] == ["call: price(item='keys')", "52", "They cost 52."]
+    assert [m["content"] for m in conversations[0][2:]] == ["call: price(item='keys')", str(tools.price("keys")), "They cost 52."]
     assert [m["content"] for m in conversations[1]] == ["Hi", "Hello!"]
     endless = [[{"role": "system", "content": "Tools: price(item)"}, {"role": "user", "content": "Keys?"}]]
     tools.converse(lambda open: ["call: price(item='keys')"], endless, {}, most=2)

@@ -1,0 +1,122 @@
+"""Training examples that the model writes itself (the report's section 4.1.2, "Synthetic Data").
+
+The questions come from the toy world, which can tell a story in another way or ask for a function
+on one of 71 topics, as a model of half a million parameters cannot. The responses are the model's
+own, several to a question. Few are right; which to keep is found out by comparing with the truth
+or, where that is hidden, with each other, and by running code and calls. What it cannot do yet is
+not hidden: the yield of each kind is reported.
+"""
+import collections
+import re
+
+from afm_min import evaluate, families, sft, tasks, tools
+from afm_min.model import load_model
+from afm_min.tokenizer import Tokenizer
+
+TRUTH_KNOWN = {"rephrased": True, "reversed": True, "deeper": False, "broader": False}
+
+
+def majority(answers):
+    """What more than half of them are, or None: ["7", "7", "9"] -> "7", ["7", "9"] -> None"""
+    (answer, count), = collections.Counter(answers).most_common(1)
+    return answer if 2 * count > len(answers) else None
+
+
+def agreeing(responses, truth=None):
+    """The first response whose answer is the truth or, if that is hidden, what the majority says;
+    None if there is none."""
+    answers = [(re.findall(r"The answer is (\d+)\.$", response) or [None])[0]
+               for response in responses]
+    wanted = majority(answers) if truth is None else truth
+    return next((r for r, a in zip(responses, answers) if a == wanted is not None), None)
+
+
+def best(responses, scores, threshold):
+    """The response with the highest score, None if that is below the threshold."""
+    score, i = max((score, -i) for i, score in enumerate(scores))
+    return responses[-i] if score >= threshold else None
+
+
+def sampled(model, tokenizer, problems, samples):
+    """For each problem, as many responses at temperature 1."""
+    texts = evaluate.respond(model, tokenizer, rows=256, temperature=1.0, conversations=[
+        problem.messages() for problem in problems for _ in range(samples)])
+    return [texts[i:i + samples] for i in range(0, len(texts), samples)]
+
+
+def drawn(family, count):
+    return [tasks.draw(family, "train", f"synthetic {i}") for i in range(count)]
+
+
+def yields(name, family, problems, responses, chosen):
+    """A row of the table: questions asked, how many of all samples are right, to how many questions
+    a response was kept, and how many of those are right."""
+    right = [family.check(p, r) for p, some in zip(problems, responses) for r in some]
+    kept = [family.check(p, r) for p, r in zip(problems, chosen) if r]
+    return [name, len(problems), 100 * sum(right) / len(right), len(kept),
+            100 * sum(kept) / max(1, len(kept))]
+
+
+def mathematics(model, tokenizer, count, samples):
+    """Examples and rows of each kind of evolved problem."""
+    examples, rows = [], []
+    for kind, known in TRUTH_KNOWN.items():
+        family = tasks.Math(kind)
+        problems = drawn(family, count)
+        responses = sampled(model, tokenizer, problems, samples)
+        chosen = [agreeing(some, problem.answer if known else None)
+                  for problem, some in zip(problems, responses)]
+        examples += [sft.example("evolved math", problem.messages(), response)
+                     for problem, response in zip(problems, chosen) if response]
+        rows.append(yields(f"math {kind}", family, problems, responses, chosen))
+    return examples, rows
+
+
+def code(model, tokenizer, count, samples, threshold, seen=2):
+    """Of each question's sampled solutions the one that passes most of the first `seen` unit tests
+    is kept, if that share of them reaches the threshold. The other tests are hidden: they tell how
+    many of what was kept, and of single samples, is right."""
+    family = families.Code()
+    problems = drawn(family, count)
+    responses = sampled(model, tokenizer, problems, samples)
+    passed = [[family.true(problem, response) for response in some]
+              for problem, some in zip(problems, responses)]
+    chosen = [best(list(zip(some, tests)), [sum(t[:seen]) / seen for t in tests], threshold)
+              for some, tests in zip(responses, passed)]
+    kept = [pair and pair[0] for pair in chosen]
+    hidden = {"one sample passes hidden tests %": [all(tests[0][seen:]) for tests in passed],
+              "kept sample passes hidden tests %": [all(pair[1][seen:]) for pair in chosen if pair]}
+    return ([sft.example("own code", problem.messages(), response)
+             for problem, response in zip(problems, kept) if response],
+            [yields("code", family, problems, responses, kept)],
+            {name: 100 * sum(right) / max(1, len(right)) for name, right in hidden.items()})
+
+
+def episodes(model, tokenizer, family, count, samples):
+    """Conversations in which the model called tools, which were run, and answered rightly."""
+    asked = [problem for problem in drawn(family, 4 * count) if not problem.turns][:count]
+    played = [problem.messages() for problem in asked for _ in range(samples)]
+    tools.converse(lambda some: evaluate.respond(model, tokenizer, some, rows=256, temperature=1.0),
+                   played, family.pages)
+    examples, right, solved = [], 0, set()
+    for i, messages in enumerate(played):
+        calls, answer = asked[i // samples].answer
+        said = [m["content"] for m in messages if m["role"] == "assistant"]
+        right += said == [*calls, answer]
+        if said == [*calls, answer] and i // samples not in solved:
+            solved.add(i // samples)
+            examples.append(sft.example("own tools", messages[:-1], answer))
+    return examples, [["tools", len(asked), 100 * right / len(played), len(solved), 100.0]]
+
+
+def synthetic(run, *, math=250, code_questions=100, tool_questions=150, samples=8, threshold=1.0):
+    """Examples by the draft model, and of each kind the yield."""
+    model = load_model(run, "draft")
+    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
+    examples, rows = mathematics(model, tokenizer, math, samples)
+    code_examples, code_rows, metrics = code(model, tokenizer, code_questions, samples, threshold)
+    tool_examples, tool_rows = episodes(model, tokenizer, sft.toy_world(run)["tools"],
+                                        tool_questions, samples)
+    sft.write_examples(run, "synthetic", examples + code_examples + tool_examples)
+    return {"examples": len(examples + code_examples + tool_examples), **metrics,
+            "yields": rows + code_rows + tool_rows}
