@@ -21,7 +21,8 @@ def complete(model, tokenizer, prompt, arguments):
     characters = codecs.getincrementaldecoder("utf-8")("replace")
     generator = torch.Generator(model.embedding.device).manual_seed(arguments.seed)
     tokens = model.stream([[document, *tokenizer.encode(prompt)]], arguments.max_new_tokens,
-                          arguments.temperature, arguments.top_p, generator)
+                          temperature=arguments.temperature, top_p=arguments.top_p,
+                          generator=generator)
     for i, (token,) in enumerate(map(torch.Tensor.tolist, tokens)):
         if i == 0:  # the prompt has been accepted
             print(prompt, end="")

@@ -4,15 +4,17 @@ They follow the report's evaluation: instructions followed (IFEval), tool use by
 execution (Berkeley Function Calling), code (pass@k), mathematics, summaries, recall by distance,
 refusals, and two models side by side. Responses are greedy unless it says otherwise.
 """
+import collections
 import math
 
 import torch
 
-from afm_min import tasks, tools
-from afm_min.tokenizer import END
+from afm_min import chat, tasks, tools
+from afm_min.model import load_model
+from afm_min.tokenizer import END, Tokenizer
 
 
-def respond(model, tokenizer, conversations, most=64, rows=64, temperature=0.0):
+def respond(model, tokenizer, conversations, most=64, rows=512, temperature=0.0):
     """What a model says next in each of a list of conversations. As shorter prompts are padded,
     those of like lengths go together."""
     prompts = [tokenizer.encode_chat(messages, reply=True) for messages in conversations]
@@ -62,6 +64,18 @@ def accuracy(model, tokenizer, families, split="test", count=100, temperature=0.
     for (name, problem), text in zip(drawn, texts):
         results[name].append(families[name].check(problem, text))
     return results
+
+
+def validation(model, tokenizer, families, count=50, samples=1):
+    """Percent of each family's validation problems that a model gets right, and their mean: the
+    greedy response or, of several samples at temperature 1, the one that the checker picks."""
+    right = collections.Counter()
+    for _ in range(samples):
+        results = accuracy(model, tokenizer, families, "validation", count, float(samples > 1))
+        right.update({(name, n) for name, some in results.items() for n, ok in enumerate(some) if ok})
+    shares = {f"{name} %": 100 * sum((name, n) in right for n in range(count)) / count
+              for name in families}
+    return {"mean %": sum(shares.values()) / len(shares)} | shares
 
 
 def loosely(response):
@@ -148,3 +162,32 @@ def side_by_side(families, drawn, ours, theirs):
             "ties %": 100 * (won == 0.5).float().mean().item(),
             "losses %": 100 * (won == 0).float().mean().item(),
             "wins at equal length %": 100 * beta[0].sigmoid().item()}
+
+
+def benchmarks(model, tokenizer, world, count):
+    """All rows of the table for one model, and its responses to `count` problems of each family."""
+    drawn = {name: problems(family, "test", count) for name, family in world.items()}
+    texts = {name: respond(model, tokenizer, [problem.messages() for problem in some])
+             for name, some in drawn.items()}
+    rows = [row(name, [family.check(*pair) for pair in zip(drawn[name], texts[name])])
+            for name, family in world.items()]
+    evolved = {f"math, {kind}": tasks.Math(kind) for kind in tasks.KINDS}
+    rows += [row(*result) for result in accuracy(model, tokenizer, evolved, count=count).items()]
+    rows += following(world["follow"], drawn["follow"], texts["follow"])
+    rows += refusals(world["refuse"], drawn["refuse"], texts["refuse"])
+    rows += tool_use(model, tokenizer, world["tools"], count)
+    rows += code_passes(model, tokenizer, world["code"], count // 4)
+    return rows + recall_by_distance(model, tokenizer, count), sum(texts.values(), [])
+
+
+def evaluation(run, *, count=200):
+    """All benchmarks, on test problems, of the base model, the draft and the one after it."""
+    tokenizer, world = Tokenizer.load(run.file("tokenizer.json")), chat.toy_world(run)
+    stages = ("lengthening", "draft", "sft")
+    tables, texts = zip(*(benchmarks(load_model(run, stage), tokenizer, world, count)
+                          for stage in stages))
+    drawn = [(name, problem) for name, family in world.items()
+             for problem in problems(family, "test", count)]
+    return side_by_side(world, drawn, texts[2], texts[1]) | {"evaluation": [
+        [rows[0][0], *(cell for each in rows for cell in each[1:3]), rows[0][3]]
+        for rows in zip(*tables)]}

@@ -201,7 +201,7 @@ class Summary(Family):
         "The meeting in {city} is off. | {city} off", "Thanks for the {thing}! | thanks")]
 
     def make(self, rng):
-        senders = rng.sample(NAMES, rng.randint(2, 3))
+        senders = rng.sample(NAMES, 2)
         slots = [{"n": rng.randint(2, 9), "thing": rng.choice(THINGS), "city": rng.choice(CITIES)}
                  for _ in senders]
         chosen = rng.sample(self.EVENTS, len(senders))

@@ -120,7 +120,7 @@ def backward(model, batch, loss, micro_batch=None):
 
 
 def fit(model, batches, loss, *, steps, lr, schedule=lambda step: 1.0, decay=0.0,
-        micro_batch=None, run=None, stage="fit", save_every=50):
+        micro_batch=None, run=None, stage="fit", save_every=50, quiet=False):
     """Train: seed, batch, gradient, update, log, save, in this order, `steps` times.
 
     batches: step -> dict of tensors with a row per example; rollouts of `model` itself in RL.
@@ -144,7 +144,8 @@ def fit(model, batches, loss, *, steps, lr, schedule=lambda step: 1.0, decay=0.0
         factor = schedule(step)
         norm = optimizer.step(factor)
         step += 1
-        progress.update(step, metrics["loss"], metrics["count"])
+        if not quiet:
+            progress.update(step, metrics["loss"], metrics["count"])
         if run:
             run.log(stage=stage, step=step, lr=lr * factor, norm=norm, **metrics)
             if step % save_every == 0 or step == steps:

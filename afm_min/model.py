@@ -106,6 +106,10 @@ class Cache:
         self.values[layer, :, :, self.position:end] = value
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
+    def keep(self, rows):
+        """Forget all rows but those of a mask, (B,)."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+
 
 class Attention(nn.Module):
     """Grouped-query attention with query/key normalisation."""
@@ -223,9 +227,10 @@ class AFM(nn.Module):
         return mask.repeat(1, 1, self.config.heads // self.config.kv_heads, 1)
 
     @torch.no_grad()
-    def stream(self, prompts, max_new_tokens, temperature=1.0, top_p=1.0, generator=None,
+    def stream(self, prompts, max_new_tokens, stop=-1, temperature=1.0, top_p=1.0, generator=None,
                cached=True):
-        """Yield the next id of every row, (B,), until max_new_tokens or the context is full.
+        """Yield the next id of every row, (B,), until max_new_tokens, or the context is full, or
+        all rows have said the id `stop`, which is all that a row says from then on.
 
         prompts: B lists of ids, of any lengths. temperature 0 is greedy. top_p < 1 draws from the
         likeliest ids that hold this probability together: for talking only, as training must score
@@ -240,25 +245,29 @@ class AFM(nn.Module):
         ids = torch.tensor(padded, device=device)  # (B, longest)
         padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
         cache = Cache(self.config, len(prompts), size, device, self.dtype) if cached else None
+        rows = torch.arange(len(prompts), device=device)  # those computed: R of B
+        following = torch.full_like(rows, stop - 1)
         for _ in range(size - longest):
             fed = ids[:, cache.position:] if cached else ids
-            logits = self(fed, cache, padding if padding.any() else None)[:, -1]  # (B, V)
-            following = sample(logits, temperature, top_p, generator)
+            logits = self(fed, cache, padding if padding.any() else None)[:, -1]  # (R, V)
+            drawn = sample(logits, temperature, top_p, generator)
+            following = following.clone()
+            following[rows] = drawn.where(following[rows] != stop, stop)
             yield following
-            ids = torch.cat((ids, following[:, None]), 1)
+            ids = torch.cat((ids, following[rows, None]), 1)
+            going = following[rows] != stop
+            if not going.any():
+                return
+            if 2 * going.sum() <= len(rows):  # the rest of the work is halved
+                rows, ids, padding = rows[going], ids[going], padding[going]
+                if cached:
+                    cache.keep(going)
 
-    def generate(self, prompts, max_new_tokens, stop=None, **sampling):
+    def generate(self, prompts, max_new_tokens, stop=-1, **sampling):
         """The new ids of every row, as B lists: up to and with the id `stop`, or until `stream`
         ends. prompts, sampling: as for `stream`."""
-        rows, done = [[] for _ in prompts], [False] * len(prompts)
-        for following in self.stream(prompts, max_new_tokens, **sampling):
-            for b, token in enumerate(following.tolist()):
-                if not done[b]:
-                    rows[b].append(token)
-                    done[b] = token == stop
-            if all(done):
-                break
-        return rows
+        rows = torch.stack(list(self.stream(prompts, max_new_tokens, stop, **sampling)), 1).tolist()
+        return [row[:row.index(stop) + 1] if stop in row else row for row in rows]
 
 
 def sample(logits, temperature=1.0, top_p=1.0, generator=None):

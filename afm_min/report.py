@@ -2,6 +2,18 @@
 from afm_min.run import write_text
 
 
+TABLES = {name: columns.split(", ") for name, columns in {
+    "funnel": "source, filter, documents in, out, M characters out",
+    "planted": "planted, documents, got through",
+    "guards": "flaw, examples, dropped by rating, by the model, as copies, kept",
+    "yields": "what, questions, right samples %, kept, of these right %",
+    "weights": "source, share of the conversations",
+    "trace": "round, weight of, was, score with more of it, with less",
+    "checkpoints": "step, greedy %, best of 4 %",
+    "evaluation": "benchmark, base %, 95% interval, draft %, 95% interval, sft %, 95% interval, count",
+}.items()}
+
+
 def line(row):
     """["x", 0.51234] -> '| x | 0.5123 |\\n'"""
     cells = (f"{cell:,.4g}" if isinstance(cell, float) else str(cell) for cell in row)
@@ -28,8 +40,7 @@ def write_report(run):
               for name, value in metrics[stage].items()
               if not isinstance(value, list) and not (stage in trained and name in shared)]
     parts.append(table(["stage", "seconds", "what", "value"], others))
-    for name, head in (("funnel", ["source", "filter", "documents in", "out", "M characters out"]),
-                       ("planted", ["planted", "documents", "got through"])):
-        if name in metrics.get("data", {}):
-            parts += [f"## {name.capitalize()}\n\n", table(head, metrics["data"][name])]
+    for name, rows in ((name, rows) for each in metrics.values() for name, rows in each.items()
+                       if isinstance(rows, list)):
+        parts += [f"## {name.capitalize()}\n\n", table(TABLES[name], rows)]
     write_text(run.file("report.md"), "".join(parts))

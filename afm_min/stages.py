@@ -5,11 +5,13 @@ Each stage is a function of a run; its keyword arguments, with their defaults, a
 import inspect
 import time
 
-from afm_min import corpus, pretrain
+from afm_min import corpus, demonstrations, evaluate, pretrain, sft, synthetic
 
 STAGES = {"data": corpus.data, "tokenizer": corpus.tokenizer, "parent": pretrain.parent,
           "prune": pretrain.prune, "core": pretrain.core, "continued": pretrain.continued,
-          "lengthening": pretrain.lengthening}
+          "lengthening": pretrain.lengthening, "demonstrations": demonstrations.demonstrations,
+          "draft": sft.draft, "synthetic": synthetic.synthetic, "mixture": sft.mixture,
+          "sft": sft.sft, "evaluation": evaluate.evaluation}
 
 
 def settings_of(stage, given=()):

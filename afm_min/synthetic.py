@@ -9,7 +9,7 @@ not hidden: the yield of each kind is reported.
 import collections
 import re
 
-from afm_min import evaluate, families, sft, tasks, tools
+from afm_min import chat, evaluate, families, tasks, tools
 from afm_min.model import load_model
 from afm_min.tokenizer import Tokenizer
 
@@ -17,18 +17,37 @@ TRUTH_KNOWN = {"rephrased": True, "reversed": True, "deeper": False, "broader": 
 
 
 def majority(answers):
-    """What more than half of them are, or None: ["7", "7", "9"] -> "7", ["7", "9"] -> None"""
+    """What three quarters of them are, or None: ["7", "7", "9", "7"] -> "7", ["7", "9"] -> None"""
     (answer, count), = collections.Counter(answers).most_common(1)
-    return answer if 2 * count > len(answers) else None
+    return answer if 4 * count >= 3 * len(answers) else None
 
 
-def agreeing(responses, truth=None):
-    """The first response whose answer is the truth or, if that is hidden, what the majority says;
-    None if there is none."""
-    answers = [(re.findall(r"The answer is (\d+)\.$", response) or [None])[0]
-               for response in responses]
-    wanted = majority(answers) if truth is None else truth
-    return next((r for r, a in zip(responses, answers) if a == wanted is not None), None)
+def sound(question, response):
+    """The answer of a worked answer if all its steps hold, go on from one another and use just the
+    numbers of the question; else None. (Most small answers can be reached by false steps, too: of
+    the responses that ended rightly in early attempts, half had got there by chance.)
+
+    ("Ada has 4 pens. Ada buys 3. ..", "4+3=7. The answer is 7.") -> "7" """
+    steps = re.findall(r"(\d+)([-+*])(\d+)=(\d+)\.", response)
+    if not steps or response != " ".join([*map("{0[0]}{0[1]}{0[2]}={0[3]}.".format, steps),
+                                          f"The answer is {steps[-1][3]}."]):
+        return None
+    before, used = steps[0][0], [steps[0][0]]
+    for left, sign, right, result in steps:
+        a, b = int(left), int(right)
+        if left != before or int(result) != {"+": a + b, "-": a - b, "*": a * b}[sign]:
+            return None
+        before, used = result, [*used, right]
+    return before if sorted(used) == sorted(re.findall(r"\d+", question)) else None
+
+
+def agreeing(question, responses, truth=None):
+    """The first sound response whose answer is the truth or, if that is hidden, what most sound
+    ones say; None if there is none."""
+    answers = [(sound(question, response), response) for response in responses]
+    answers = [(answer, response) for answer, response in answers if answer]
+    wanted = truth or (answers and majority([answer for answer, _ in answers]))
+    return next((response for answer, response in answers if answer == wanted), None)
 
 
 def best(responses, scores, threshold):
@@ -39,7 +58,7 @@ def best(responses, scores, threshold):
 
 def sampled(model, tokenizer, problems, samples):
     """For each problem, as many responses at temperature 1."""
-    texts = evaluate.respond(model, tokenizer, rows=256, temperature=1.0, conversations=[
+    texts = evaluate.respond(model, tokenizer, temperature=1.0, conversations=[
         problem.messages() for problem in problems for _ in range(samples)])
     return [texts[i:i + samples] for i in range(0, len(texts), samples)]
 
@@ -64,9 +83,9 @@ def mathematics(model, tokenizer, count, samples):
         family = tasks.Math(kind)
         problems = drawn(family, count)
         responses = sampled(model, tokenizer, problems, samples)
-        chosen = [agreeing(some, problem.answer if known else None)
+        chosen = [agreeing(problem.question, some, problem.answer if known else None)
                   for problem, some in zip(problems, responses)]
-        examples += [sft.example("evolved math", problem.messages(), response)
+        examples += [chat.example("evolved math", problem.messages(), response)
                      for problem, response in zip(problems, chosen) if response]
         rows.append(yields(f"math {kind}", family, problems, responses, chosen))
     return examples, rows
@@ -86,7 +105,7 @@ def code(model, tokenizer, count, samples, threshold, seen=2):
     kept = [pair and pair[0] for pair in chosen]
     hidden = {"one sample passes hidden tests %": [all(tests[0][seen:]) for tests in passed],
               "kept sample passes hidden tests %": [all(pair[1][seen:]) for pair in chosen if pair]}
-    return ([sft.example("own code", problem.messages(), response)
+    return ([chat.example("code", problem.messages(), response)
              for problem, response in zip(problems, kept) if response],
             [yields("code", family, problems, responses, kept)],
             {name: 100 * sum(right) / max(1, len(right)) for name, right in hidden.items()})
@@ -96,7 +115,7 @@ def episodes(model, tokenizer, family, count, samples):
     """Conversations in which the model called tools, which were run, and answered rightly."""
     asked = [problem for problem in drawn(family, 4 * count) if not problem.turns][:count]
     played = [problem.messages() for problem in asked for _ in range(samples)]
-    tools.converse(lambda some: evaluate.respond(model, tokenizer, some, rows=256, temperature=1.0),
+    tools.converse(lambda some: evaluate.respond(model, tokenizer, some, temperature=1.0),
                    played, family.pages)
     examples, right, solved = [], 0, set()
     for i, messages in enumerate(played):
@@ -105,18 +124,18 @@ def episodes(model, tokenizer, family, count, samples):
         right += said == [*calls, answer]
         if said == [*calls, answer] and i // samples not in solved:
             solved.add(i // samples)
-            examples.append(sft.example("own tools", messages[:-1], answer))
+            examples.append(chat.example("tools", messages[:-1], answer))
     return examples, [["tools", len(asked), 100 * right / len(played), len(solved), 100.0]]
 
 
-def synthetic(run, *, math=250, code_questions=100, tool_questions=150, samples=8, threshold=1.0):
+def synthetic(run, *, math=400, code_questions=100, tool_questions=150, samples=8, threshold=1.0):
     """Examples by the draft model, and of each kind the yield."""
     model = load_model(run, "draft")
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     examples, rows = mathematics(model, tokenizer, math, samples)
     code_examples, code_rows, metrics = code(model, tokenizer, code_questions, samples, threshold)
-    tool_examples, tool_rows = episodes(model, tokenizer, sft.toy_world(run)["tools"],
+    tool_examples, tool_rows = episodes(model, tokenizer, chat.toy_world(run)["tools"],
                                         tool_questions, samples)
-    sft.write_examples(run, "synthetic", examples + code_examples + tool_examples)
+    chat.write_examples(run, "synthetic", examples + code_examples + tool_examples)
     return {"examples": len(examples + code_examples + tool_examples), **metrics,
             "yields": rows + code_rows + tool_rows}

@@ -105,8 +105,8 @@ class Math(Family):
     -> "4*7=28. 28-5=23. The answer is 23."; its key is "4*7-5".
 
     kind: how the story is told. From one seed all kinds tell the same one (report, "Mathematics"):
-    rephrased, reversed, which gives the end and asks for the beginning, evolved in depth, with two
-    more steps, and in breadth, about something else."""
+    rephrased, reversed, which gives the end and asks for the beginning, evolved in depth, with one
+    more step, and in breadth, about something else."""
     PLAIN = ("{name} has {start} {thing}.",
              {"+": ("{name} buys {n}.", "{name} finds {n}."),
               "-": ("{name} loses {n}.", "{name} sells {n}.")},
@@ -127,17 +127,17 @@ class Math(Family):
 
     def make(self, rng):
         slots = {"name": rng.choice(NAMES), "thing": rng.choice(THINGS)}
-        total = begun = rng.randint(5, 25)
+        total = begun = rng.randint(5, 15)
         start, steps, undone = str(total), [], []
         begin, changes, ask = self.TOLD.get(self.kind, self.PLAIN)
         key, story = start, []
         if rng.random() < 0.3:
-            bags, size = rng.randint(2, 5), rng.randint(2, 9)
+            bags, size = rng.randint(2, 4), rng.randint(2, 5)
             total = begun = bags * size
             start, key = f"{bags} bags of {size}", f"{bags}*{size}"
             steps = [f"{bags}*{size}={total}."]
-        for _ in range(rng.randint(1, 2) + 2 * (self.kind == "deeper")):
-            n = rng.randint(2, 9)
+        for _ in range(rng.randint(1, 2) + (self.kind == "deeper")):
+            n = rng.randint(2, 6)
             sign = rng.choice("+-") if total > n else "+"
             told = {sign: rng.choice(changes[sign]) for sign in "+-"}
             story.append(told[sign].format(n=n, **slots))

@@ -30,7 +30,7 @@ def test_loose_readings_forgive_a_line_before_and_marks_around():
     texts = ["+ red + blue. Done", "Sure!\n+ red + blue. Done", "**+ red + blue. Done**", "+ red + blue"]
     rows = {name: share for name, share, _, _ in evaluate.following(family, [given] * 4, texts)}
     assert rows["follow: prompts, strict"] == 25 and rows["follow: prompts, loose"] == 75
-    assert rows["follow: instructions, strict"] == pytest.approx(100 * (3 + 1 + 0 + 2) / 12)
+    assert rows["follow: instructions, strict"] == pytest.approx(100 * (3 + 2 + 0 + 2) / 12)
     assert rows["follow: instructions, loose"] == pytest.approx(100 * 11 / 12)
 
 

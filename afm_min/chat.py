@@ -1,0 +1,111 @@
+"""Conversations to train on: which of their tokens the loss counts, and batches of them."""
+import json
+
+import torch
+from torch import nn
+
+from afm_min import corpus, families, pretrain
+from afm_min.fit import fit
+from afm_min.run import UserError, write_text
+
+
+def toy_world(run):
+    """The families, with the run's own web pages to search."""
+    return families.families({d["name"]: d["text"] for d in corpus.read(run)
+                              if d["source"] == "web" and not d["held_out"]})
+
+
+def example(source, messages, response):
+    return {"source": source,
+            "messages": [*messages, {"role": "assistant", "content": response}]}
+
+
+def write_examples(run, stage, examples):
+    write_text(run.file(f"{stage}.jsonl"), "".join(json.dumps(e) + "\n" for e in examples))
+
+
+def read_examples(run, tokenizer, *stages):
+    """Source -> list of pairs (ids, weights), of what stages wrote."""
+    sources = {}
+    for path in (run.file(f"{stage}.jsonl") for stage in stages):
+        try:
+            with open(path, encoding="utf-8") as file:
+                for each in map(json.loads, file):
+                    sources.setdefault(each["source"], []).append(
+                        render(each["messages"], tokenizer))
+        except FileNotFoundError:
+            raise UserError(f"there is no {path}: run the stage {path.stem} first") from None
+    return sources
+
+
+def render(messages, tokenizer):
+    """A conversation's ids, (T,), and of each its weight in the loss, (T,): 1 where the assistant
+    has to say it, its end token included, and 0 elsewhere."""
+    ids, weights = [], []
+    for message in messages:
+        turn = tokenizer.encode_chat([message])
+        ids += turn
+        weights += [0.0] + [float(message["role"] == "assistant")] * (len(turn) - 1)
+    return torch.tensor(ids), torch.tensor(weights)
+
+
+def pad(conversations):
+    """Pairs (ids, weights) as a batch, padded at the right with what has no weight."""
+    ids, weight = (nn.utils.rnn.pad_sequence(x, batch_first=True) for x in zip(*conversations))
+    return {"ids": ids, "weight": weight}
+
+
+def batches(sources, mixture, rows, among=4):
+    """A function from step to a batch of `rows` conversations, of like lengths so that little of
+    it is padding: those drawn are `among` times as many, and a stretch of them in order is taken.
+
+    sources: name -> list of pairs (ids, weights). mixture: name -> share of the conversations."""
+    names = [name for name in sources if mixture.get(name, 0) > 0]
+    if not names:
+        raise UserError(f"the mixture {mixture} names none of {', '.join(sources)}")
+    shares = torch.tensor([float(mixture[name]) for name in names])
+
+    def batch(step):
+        drawn = [sources[names[i]] for i in torch.multinomial(shares, among * rows, True)]
+        drawn = [source[torch.randint(len(source), ())] for source in drawn]
+        start = rows * torch.randint(among, ()).item()
+        return pad(sorted(drawn, key=lambda pair: len(pair[0]))[start:start + rows])
+    return batch
+
+
+def response_loss(model, batch):
+    """The language-model loss of the tokens that have weight: ids, weight (B, T + 1). Logits of
+    the others, two thirds of them, are not computed."""
+    weight, targets = batch["weight"][:, 1:], batch["ids"][:, 1:]
+    said = weight > 0
+    logits = model.logits(model.states(batch["ids"][:, :-1])[said])  # (N, V)
+    cross_entropy, z_loss = pretrain.token_losses(logits[None], targets[said][None])
+    return {"loss": (weight[said] * (cross_entropy + z_loss)).sum(), "count": weight.sum()}
+
+
+def tune(model, sources, mixture, *, steps, rows, lr, dropout=0.0, fast=None, slow=1.0, watch=None,
+         warmup=20, **kept):
+    """Train on conversations, at a constant learning rate that falls to `slow` of it after `fast`
+    steps. watch(step): called before each. kept: of `fit`, where to log and save."""
+    for block in model.blocks:
+        block.dropout = dropout
+    draw = batches(sources, mixture, rows)
+
+    def watched(step):
+        if watch:
+            watch(step)
+        return draw(step)
+    fit(model, watched, response_loss, steps=steps, lr=lr, **kept, schedule=lambda step: min(
+        1.0 if fast is None or step < fast else slow, (step + 1) / warmup))
+
+
+@torch.no_grad()
+def losses(model, conversations, rows=64):
+    """The loss per response token of each conversation: a list of pairs -> (N,)."""
+    found = []
+    for part in (conversations[i:i + rows] for i in range(0, len(conversations), rows)):
+        batch = {name: x.to(model.embedding.device) for name, x in pad(part).items()}
+        weight = batch["weight"][:, 1:]
+        loss, _ = pretrain.token_losses(model(batch["ids"][:, :-1]), batch["ids"][:, 1:])
+        found.append(((loss * weight).sum(1) / weight.sum(1)).cpu())
+    return torch.cat(found)
