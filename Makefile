@@ -25,9 +25,13 @@ train: $(ENV)/installed
 test: $(ENV)/installed
 	$(RUN) -m pytest -q tests
 
+SMOKE = $(foreach stage,parent prune core continued lengthening draft sft,$(stage).steps=10) \
+	demonstrations.count=30 demonstrations.evolved=3 synthetic.math=4 synthetic.code_questions=4 \
+	synthetic.tool_questions=4 synthetic.samples=2 mixture.rounds=1 mixture.steps=1 mixture.count=4 \
+	mixture.seeds=1 sft.checkpoints=1 sft.count=2 evaluation.count=4
 smoke: $(ENV)/installed
 	rm -rf runs/smoke
-	$(RUN) train.py --out runs/smoke --preset tiny $(foreach stage,parent prune core continued lengthening,--set $(stage).steps=10)
+	$(RUN) train.py --out runs/smoke --preset tiny $(foreach setting,$(SMOKE),--set $(setting))
 	$(RUN) sample.py --run runs/smoke --prompt "The value of" --max-new-tokens 20
 	echo "import " | $(RUN) sample.py --run runs/smoke --max-new-tokens 20 --temperature 0
 

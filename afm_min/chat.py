@@ -24,15 +24,16 @@ def write_examples(run, stage, examples):
     write_text(run.file(f"{stage}.jsonl"), "".join(json.dumps(e) + "\n" for e in examples))
 
 
-def read_examples(run, tokenizer, *stages):
-    """Source -> list of pairs (ids, weights), of what stages wrote."""
+def read_examples(run, tokenizer, context, *stages):
+    """Source -> list of pairs (ids, weights), of what stages wrote and fits the context."""
     sources = {}
     for path in (run.file(f"{stage}.jsonl") for stage in stages):
         try:
             with open(path, encoding="utf-8") as file:
                 for each in map(json.loads, file):
-                    sources.setdefault(each["source"], []).append(
-                        render(each["messages"], tokenizer))
+                    pair = render(each["messages"], tokenizer)
+                    if len(pair[0]) <= context:
+                        sources.setdefault(each["source"], []).append(pair)
         except FileNotFoundError:
             raise UserError(f"there is no {path}: run the stage {path.stem} first") from None
     return sources

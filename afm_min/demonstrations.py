@@ -45,7 +45,8 @@ def rated(family, problem, response, rng, raters=3, noise=0.1):
 def read_texts(model, tokenizer, texts, rows=64):
     """What a model makes of texts: the mean of its last layer's states, scaled to length 1, (N, C),
     and its loss per token, (N,)."""
-    ids = [torch.tensor([tokenizer.special(DOCUMENT), *tokenizer.encode(text)]) for text in texts]
+    ids = [torch.tensor([tokenizer.special(DOCUMENT), *tokenizer.encode(text)]
+                        [:model.config.context]) for text in texts]
     means, losses = torch.zeros(len(ids), model.config.dim), torch.zeros(len(ids))
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     for part in (order[i:i + rows] for i in range(0, len(order), rows)):

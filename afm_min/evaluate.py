@@ -15,10 +15,11 @@ from afm_min.tokenizer import END, Tokenizer
 
 
 def respond(model, tokenizer, conversations, most=64, rows=512, temperature=0.0):
-    """What a model says next in each of a list of conversations. As shorter prompts are padded,
-    those of like lengths go together."""
+    """What a model says next in each of a list of conversations: nothing in those that do not fit
+    its context. As shorter prompts are padded, those of like lengths go together."""
     prompts = [tokenizer.encode_chat(messages, reply=True) for messages in conversations]
     order, texts = sorted(range(len(prompts)), key=lambda i: len(prompts[i])), [""] * len(prompts)
+    order = [i for i in order if len(prompts[i]) < model.config.context]
     end = tokenizer.special(END)
     for part in (order[i:i + rows] for i in range(0, len(order), rows)):
         replies = model.generate([prompts[i] for i in part], most, end, temperature=temperature)
@@ -72,7 +73,7 @@ def validation(model, tokenizer, families, count=50, samples=1):
     right = collections.Counter()
     for _ in range(samples):
         results = accuracy(model, tokenizer, families, "validation", count, float(samples > 1))
-        right.update({(name, n) for name, some in results.items() for n, ok in enumerate(some) if ok})
+        right.update({(name, n) for name in families for n, ok in enumerate(results[name]) if ok})
     shares = {f"{name} %": 100 * sum((name, n) in right for n in range(count)) / count
               for name in families}
     return {"mean %": sum(shares.values()) / len(shares)} | shares

@@ -27,8 +27,8 @@ def draft(run, *, steps=850, fast=650, rows=24, lr=0.004, slow=0.25, mixture=MIX
     """A first model, tuned on the demonstrations alone: `fast` steps at the full rate, the others
     at `slow` of it."""
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
-    model, sources = load_model(run, "lengthening"), chat.read_examples(
-        run, tokenizer, "demonstrations")
+    model = load_model(run, "lengthening")
+    sources = chat.read_examples(run, tokenizer, model.config.context, "demonstrations")
     chat.tune(model, sources, mixture, steps=steps, fast=fast, rows=rows, lr=lr, slow=slow,
               run=run, stage="draft")
     save_model(run, "draft", model)
@@ -75,8 +75,10 @@ def mixture(run, *, rounds=2, dw=0.5, steps=12, rows=24, lr=0.001, count=16, see
     the same draws each time, the mean loss on validation conversations is to fall. Then what was
     found is compared with equal weights, in runs `longer` times as long and of other draws."""
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
-    sources = chat.read_examples(run, tokenizer, "demonstrations", "synthetic")
-    validated, draft = held_back(run, tokenizer, count), load_model(run, "draft")
+    draft = load_model(run, "draft")
+    context = draft.config.context
+    sources = chat.read_examples(run, tokenizer, context, "demonstrations", "synthetic")
+    validated = [pair for pair in held_back(run, tokenizer, count) if len(pair[0]) <= context]
 
     def trained(weights, seed, steps):
         model, draw = copy.deepcopy(draft), chat.batches(sources, weights, rows)
@@ -95,13 +97,15 @@ def mixture(run, *, rounds=2, dw=0.5, steps=12, rows=24, lr=0.001, count=16, see
             "weights": [[name, weight] for name, weight in found.items()], "trace": trace}
 
 
-def sft(run, *, steps=300, rows=24, lr=0.001, dropout=0.1, synthetic=True, checkpoints=3):
+def sft(run, *, steps=300, rows=24, lr=0.001, dropout=0.1, synthetic=True, checkpoints=3,
+        count=100):
     """The draft trained on, with the mixture that was found; of some checkpoints on the way the one
     is taken whose validation accuracy, greedily and as the best of 4 samples by the checkers, is
     highest. synthetic: whether the model's own examples are among them."""
     tokenizer, world = Tokenizer.load(run.file("tokenizer.json")), chat.toy_world(run)
     model = load_model(run, "draft")
-    sources = chat.read_examples(run, tokenizer, "demonstrations", *["synthetic"] * synthetic)
+    sources = chat.read_examples(run, tokenizer, model.config.context, "demonstrations",
+                                 *["synthetic"] * synthetic)
     at = sorted({steps * (i + 1) // checkpoints for i in range(checkpoints)} - {0})
 
     def watch(step):
@@ -113,7 +117,7 @@ def sft(run, *, steps=300, rows=24, lr=0.001, dropout=0.1, synthetic=True, check
     tried = []
     for step in at:
         model = load_model(run, f"sft-{step}")
-        greedy, best = (evaluate.validation(model, tokenizer, world, 30, samples)["mean %"]
+        greedy, best = (evaluate.validation(model, tokenizer, world, max(1, count // 3), samples)["mean %"]
                         for samples in (1, 4))
         tried.append([step, greedy, best])
     chosen = max(tried, key=lambda row: row[1] + row[2])[0]
@@ -122,5 +126,5 @@ def sft(run, *, steps=300, rows=24, lr=0.001, dropout=0.1, synthetic=True, check
     for step in at:
         run.checkpoint(f"sft-{step}").unlink(missing_ok=True)
     evolved = {f"math {kind}": tasks.Math(kind) for kind in tasks.KINDS}
-    shares = evaluate.validation(model, tokenizer, world | evolved, 100)
+    shares = evaluate.validation(model, tokenizer, world | evolved, count)
     return {"checkpoint": chosen, "checkpoints": tried} | shares

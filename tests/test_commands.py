@@ -16,8 +16,12 @@ import train
 from afm_min.run import UserError, load, save
 
 ROOT = pathlib.Path(__file__).parent.parent
-TRAIN = ["--preset", "tiny", "--set", "core.batch=4", "--set", "core.warmup=2", "--set", "core.steps=60", "--set", "core.distill=0.9",
-         *(word for stage in ("parent", "prune", "continued", "lengthening") for word in ("--set", f"{stage}.steps=6"))]
+PRETRAIN = ["--stages", "data,tokenizer,parent,prune,core,continued,lengthening"]
+TRAIN = [*PRETRAIN, "--preset", "tiny", "--set", "core.batch=4", "--set", "core.warmup=2", "--set", "core.steps=60", "--set", "core.distill=0.9",
+         *(word for stage in ("parent", "prune", "continued", "lengthening", "draft", "sft") for word in ("--set", f"{stage}.steps=6")),
+         *(word for setting in ("demonstrations.count=30", "demonstrations.evolved=3", "draft.rows=4", "synthetic.math=2", "synthetic.code_questions=2",
+                                "synthetic.tool_questions=2", "synthetic.samples=2", "mixture.rounds=1", "mixture.steps=1", "mixture.rows=4",
+                                "mixture.count=4", "mixture.seeds=1", "sft.rows=4", "sft.checkpoints=1", "sft.count=1", "evaluation.count=4") for word in ("--set", setting))]
 LAST = "lengthening.pt"
 
 
@@ -83,7 +87,7 @@ def test_a_run_says_what_it_does(finished):
 def test_done_stages_are_skipped(finished, capsys):
     out, _ = finished
     before = (out / "core.pt").read_bytes()
-    code, output, _ = call(capsys, train, "--out", out, "--resume")
+    code, output, _ = call(capsys, train, "--out", out, "--resume", *PRETRAIN)
     assert code == 0 and output.count("done before") == 7
     assert (out / "core.pt").read_bytes() == before
 
@@ -98,12 +102,12 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_weights(finished, texts, 
     """SIGKILL after delays that fall into the start, the stages, and the saving; then --resume."""
     out, kills = tmp_path / "killed", 0
     for delay in (0.2, 2.0, 2.6, 3.0, 3.4, 3.8):
-        process = start("train.py", "--out", out, "--data", texts, *TRAIN, "--resume")
+        process = start("train.py", "--out", out, "--data", texts, *TRAIN, "--resume", *PRETRAIN)
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         kills += process.returncode == -signal.SIGKILL
-    code, _, errors = finish(start("train.py", "--out", out, "--data", texts, *TRAIN, "--resume"))
+    code, _, errors = finish(start("train.py", "--out", out, "--data", texts, *TRAIN, "--resume", *PRETRAIN))
     assert (code, errors) == (0, "") and kills >= 2
     expected, ended = weights(finished[0]), weights(out)
     assert all(torch.equal(expected[name], ended[name]) for name in expected)
@@ -113,7 +117,7 @@ def test_what_was_built_on_a_redone_stage_is_redone(finished, tmp_path, capsys):
     out = shutil.copytree(finished[0], tmp_path / "copy")
     assert call(capsys, train, "--out", out, "--stages", "tokenizer", "--set", "tokenizer.coverage=0.9")[0] == 0
     assert "made with another tokenizer" in call(capsys, sample, "--run", out, "--prompt", "Text")[2]
-    code, output, _ = call(capsys, train, "--out", out, "--resume")
+    code, output, _ = call(capsys, train, "--out", out, "--resume", *PRETRAIN)
     assert code == 0 and output.count("done before") == 2 and "step    60/60" in output
 
 
@@ -124,9 +128,9 @@ def test_a_redone_stage_can_be_cut_off_and_resumed(finished, tmp_path, capsys):
         time.sleep(0.05)
     process.kill()
     process.communicate()
-    code, _, errors = call(capsys, train, "--out", out, "--resume", "--set", "core.steps=60")
+    code, _, errors = call(capsys, train, "--out", out, "--resume", *PRETRAIN, "--set", "core.steps=60")
     assert code == 2 and "core was begun with start=prune distill=0.9 steps=3000" in errors  # and this has changed nothing:
-    process = start("train.py", "--out", out, "--resume")
+    process = start("train.py", "--out", out, "--resume", *PRETRAIN)
     assert "core: going on from step" in "".join(process.stdout.readline() for _ in range(6))
     process.kill()
     process.communicate()
@@ -134,7 +138,7 @@ def test_a_redone_stage_can_be_cut_off_and_resumed(finished, tmp_path, capsys):
 
 def test_a_refused_first_call_leaves_the_way_free(texts, tmp_path, capsys):
     assert call(capsys, train, "--out", tmp_path / "new", "--data", tmp_path / "typo")[0] == 2
-    again = call(capsys, train, "--out", tmp_path / "new", "--resume")  # not with other text in silence
+    again = call(capsys, train, "--out", tmp_path / "new", "--resume", *PRETRAIN)  # not with other text in silence
     assert again[0] == 2 and "typo" in again[2]
     assert call(capsys, train, "--out", tmp_path / "new", "--data", texts, "--stages", "data")[0] == 0
 
@@ -156,7 +160,7 @@ def cases():
         "needs text to train on": [*new, "--data", "{empty}"],
         "is not UTF-8 (see byte 3)": [*new, "--data", "{latin}"],
         "need 272": [*new, "--data", "{texts}", "--set", "model.vocab_size=271"],
-        "--stages sft: choose from data, tokenizer, parent": [*new, "--stages", "sft"],
+        "--stages reward: choose from data, tokenizer, parent": [*new, "--stages", "reward"],
         "--preset huge: choose one of tiny, toy": [*new, "--preset", "huge"],
         "--set core.speed=3: it must be NAME=VALUE": [*new, "--set", "core.speed=3"],
         "core.steps takes a value like 250": [*new, "--set", "core.steps=many"],
@@ -164,8 +168,8 @@ def cases():
         "--device abacus is not to be had": [*new, "--device", "abacus"],
         "first": [*new, "--stages", "core"],
         "holds a run: add --resume": [*old],
-        "begun with preset tiny": [*old, "--resume", "--preset", "toy"],
-        "core was begun with start=prune distill=0.9 steps=60": [*old, "--resume", "--set", "core.steps=7"],
+        "begun with preset tiny": [*old, "--resume", *PRETRAIN, "--preset", "toy"],
+        "core was begun with start=prune distill=0.9 steps=60": [*old, "--resume", *PRETRAIN, "--set", "core.steps=7"],
         "core.batch takes a value like 8, at least 1": [*new, "--set", "core.batch=0"],
         "core.lr takes a value like 0.005, at least 0": [*new, "--set", "core.lr=1e999"],
         "give 0, or 0.01 to 100": [*talk, "--temperature", "nan"],
@@ -229,7 +233,22 @@ def test_a_full_disk_loses_nothing(finished, tmp_path, capsys):
     assert code == 2 and errors.count("\n") == 1 and "cannot write" in errors and "core.part.pt" in errors
     after = {path.name: path.read_bytes() for path in out.iterdir()}
     assert {name for name in after if before.get(name) != after[name]} <= {"metrics.jsonl", "report.json"}
-    code, _, errors = call(capsys, train, "--out", out, "--resume")
+    code, _, errors = call(capsys, train, "--out", out, "--resume", *PRETRAIN)
     assert (code, errors) == (0, "") and os.listdir(out).count("core.part.pt") == 0
     expected, ended = weights(finished[0]), weights(out)
     assert all(torch.equal(expected[name], ended[name]) for name in expected)
+
+
+def test_post_training_goes_on_from_there(finished, tmp_path):
+    """On a model that has learned next to nothing every stage goes through, and says so."""
+    out = tmp_path / "run"
+    shutil.copytree(finished[0], out)
+    code, output, errors = finish(start("train.py", "--out", out, "--resume"))
+    assert (code, errors) == (0, "")
+    for stage in ("demonstrations", "draft", "synthetic", "mixture", "sft", "evaluation"):
+        assert f"\n{stage}: " in output
+    assert all((out / name).exists() for name in ("draft.pt", "sft.pt", "mixture.json", "synthetic.jsonl"))
+    assert not list(out.glob("sft-*.pt"))
+    report = (out / "report.md").read_text()
+    for head in ("## Guards", "## Yields", "## Weights", "## Trace", "## Checkpoints", "## Evaluation"):
+        assert head in report

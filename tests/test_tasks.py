@@ -213,13 +213,13 @@ def test_refuse_grades_harm_and_over_refusal():
 
 
 def test_one_story_told_in_other_ways():
-    plain, *others = (tasks.draw(tasks.Math(kind), "train", 9) for kind in ("plain", *tasks.KINDS))
+    plain, *others = (tasks.draw(tasks.Math(kind), "train", 8) for kind in ("plain", *tasks.KINDS))
     rephrased, reverse, deeper, broader = others
-    assert plain.question == "Ben has 8 coins. Ben loses 3. Ben finds 7. How many coins does Ben have?"
-    assert plain.worked == "8-3=5. 5+7=12. The answer is 12."
-    assert reverse.question == ("Ben has some coins. Ben loses 3. Ben finds 7. Now Ben has 12. How many coins did "
-                                "Ben have?")
-    assert reverse.worked == "12-7=5. 5+3=8. The answer is 8." and reverse.key == plain.key
+    assert plain.question == "Leo has 14 coins. Leo loses 3. Leo loses 5. How many coins does Leo have?"
+    assert plain.worked == "14-3=11. 11-5=6. The answer is 6."
+    assert reverse.question == ("Leo has some coins. Leo loses 3. Leo loses 5. Now Leo has 6. How many coins did "
+                                "Leo have?")
+    assert reverse.worked == "6+5=11. 11+3=14. The answer is 14." and reverse.key == plain.key
     for told in (rephrased, broader):
         assert (told.worked, told.key) == (plain.worked, plain.key) and told.question != plain.question
-    assert deeper.worked.startswith("8-3=5. 5+7=12. ") and deeper.worked.count("=") == 4
+    assert deeper.worked.startswith("14-3=11. 11-5=6. ") and deeper.worked.count("=") == 3

@@ -1,0 +1,157 @@
+"""Conversations, their loss, the guards, synthetic data and the search for a mixture, by hand."""
+import random
+
+import pytest
+import torch
+
+from afm_min import chat, demonstrations, evaluate, families, pretrain, sft, synthetic, tasks
+from afm_min.model import AFM, Config
+from afm_min.run import Run, UserError
+from afm_min.tokenizer import END, Tokenizer
+
+TINY = Config(dim=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=24, vocab_size=300, context=256)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.train(["Hi. Yes. No. What is it?"] * 3, 272)
+
+
+def test_only_what_the_assistant_says_has_weight_its_end_included(tokenizer):
+    messages = [{"role": "system", "content": "Hi."}, {"role": "user", "content": "No."},
+                {"role": "assistant", "content": "Yes."}, {"role": "tool", "content": "Hi."},
+                {"role": "assistant", "content": "No."}]
+    ids, weights = chat.render(messages, tokenizer)
+    assert ids.tolist() == tokenizer.encode_chat(messages)
+    said = [tokenizer.decode([i]) for i, w in zip(ids.tolist(), weights.tolist()) if w]
+    end = tokenizer.decode([tokenizer.special(END)])
+    assert "".join(said) == f"Yes.{end}No.{end}"
+    # The very ids: a role, what is said, an end; the role itself is given, not learned.
+    turns = [tokenizer.encode_chat([message]) for message in messages]
+    expected = [0.0] * (len(turns[0]) + len(turns[1])) + [0.0] + [1.0] * (len(turns[2]) - 1)
+    expected += [0.0] * len(turns[3]) + [0.0] + [1.0] * (len(turns[4]) - 1)
+    assert weights.tolist() == expected
+
+
+def test_response_loss_is_that_of_all_logits_times_weight():
+    torch.manual_seed(0)
+    model = AFM(TINY)
+    batch = {"ids": torch.randint(300, (3, 12)), "weight": (torch.rand(3, 12) > 0.5).float()}
+    loss = chat.response_loss(model, batch)
+    cross_entropy, z_loss = pretrain.token_losses(model(batch["ids"][:, :-1]), batch["ids"][:, 1:])
+    weight = batch["weight"][:, 1:]
+    assert loss["count"] == weight.sum()
+    assert loss["loss"].item() == pytest.approx(((cross_entropy + z_loss) * weight).sum().item(), rel=1e-5)
+
+
+def test_batches_follow_the_mixture_and_pad_without_weight():
+    sources = {"a": [(torch.full((n,), 7), torch.ones(n)) for n in (3, 5)],
+               "b": [(torch.full((4,), 9), torch.ones(4))], "c": [(torch.full((4,), 11), torch.ones(4))]}
+    torch.manual_seed(0)
+    draw, seen = chat.batches(sources, {"a": 3, "b": 1, "c": 0}, rows=8), []
+    for step in range(100):
+        batch = draw(step)
+        assert batch["ids"].shape == batch["weight"].shape and len(batch["ids"]) == 8
+        assert (batch["weight"][batch["ids"] == 0] == 0).all()
+        seen += batch["ids"][:, 0].tolist()
+    assert 11 not in seen and 0.7 < seen.count(7) / len(seen) < 0.8
+    with pytest.raises(UserError, match="names none of a, b, c"):
+        chat.batches(sources, {"d": 1.0}, 8)
+
+
+def test_examples_come_back_and_long_ones_are_left_out(tokenizer, tmp_path):
+    run = Run(tmp_path, torch.device("cpu"))
+    messages = [{"role": "user", "content": "No."}]
+    chat.write_examples(run, "demonstrations", [chat.example("math", messages, "Yes."),
+                                                chat.example("code", messages, "Yes. " * 50)])
+    sources = chat.read_examples(run, tokenizer, 60, "demonstrations")
+    assert list(sources) == ["math"] and len(sources["math"]) == 1
+    with pytest.raises(UserError, match="run the stage synthetic first"):
+        chat.read_examples(run, tokenizer, 60, "demonstrations", "synthetic")
+
+
+def test_a_sound_way_to_an_answer():
+    asked = "Ada has 4 bags of 3 pens. Ada loses 5. How many pens does Ada have?"
+    assert synthetic.sound(asked, "4*3=12. 12-5=7. The answer is 7.") == "7"
+    for bad in ("4*3=12. 12-5=8. The answer is 8.",  # a false step
+                "4*3=12. 13-5=8. The answer is 8.",  # that does not go on
+                "4*3=12. 12-5=7. The answer is 12.",  # another answer than it found
+                "4*3=12. The answer is 12.",  # a number left out
+                "4*3=12. 12-5=7. 7+1=8. The answer is 8.",  # a number that nobody named
+                "The answer is 7.", "12-5=7. The answer is 7.", "4*3=12. 12-5=7. The answer is 7. 7", ""):
+        assert synthetic.sound(asked, bad) is None, bad
+
+
+def test_majority_is_three_quarters():
+    assert synthetic.majority(["7", "7", "9", "7"]) == "7"
+    assert synthetic.majority(["7", "7", "9"]) is None and synthetic.majority(["7"]) == "7"
+
+
+def test_agreeing_with_the_truth_or_with_each_other():
+    asked = "Ada has 4 pens. Ada buys 3. How many pens does Ada have?"
+    seven, one = "4+3=7. The answer is 7.", "4-3=1. The answer is 1."
+    assert synthetic.agreeing(asked, [one, seven], truth="7") == seven
+    assert synthetic.agreeing(asked, [one, one], truth="7") is None
+    assert synthetic.agreeing(asked, ["nonsense", seven, "5+2=7. The answer is 7."]) == seven
+    assert synthetic.agreeing(asked, [one, seven]) is None and synthetic.agreeing(asked, ["?"]) is None
+
+
+def test_the_best_above_a_threshold_the_first_of_equals():
+    assert synthetic.best(["a", "b", "c"], [0.5, 1.0, 1.0], 1.0) == "b"
+    assert synthetic.best(["a", "b"], [0.5, 0.0], 1.0) is None
+
+
+def test_ascend_climbs_to_the_optimum_and_tells_its_way():
+    def score(weights):  # highest where a is 4 and b is 1
+        return -(weights["a"] - 4) ** 2 - (weights["b"] - 1) ** 2
+    weights, trace = sft.ascend(score, {"a": 1.0, "b": 1.0}, rounds=6, dw=0.5)
+    assert score(weights) > -1 > score({"a": 1.0, "b": 1.0})
+    # a at 1.5 scores -6.25, at 0.5 -12.25; b at 1.5 or 0.5 -9.25: so a alone moves, by 1.5.
+    assert trace[:3] == [[1, "a", 1.0, -6.25, -12.25], [1, "b", 1.0, -9.25, -9.25],
+                         [1, "all", 0.5, -6.25, -9.0]]
+    stays, trace = sft.ascend(lambda w: -abs(w["a"] - 1), {"a": 1.0}, rounds=2, dw=0.5)
+    assert stays == {"a": 1.0} and [row[2] for row in trace if row[1] == "all"] == [0.5, 0.25]
+
+
+def test_flaws_of_demonstrations():
+    family, seen = tasks.Math(), {}
+    for i in range(200):
+        problem, messages, response, flaw = demonstrations.demonstration(family, i, 0.5)
+        seen.setdefault(flaw, []).append((problem, messages[-1]["content"], response))
+    assert set(seen) == {"", *demonstrations.FLAWS} and 60 < len(seen[""]) < 140
+    assert all(r == p.worked and q == p.question for p, q, r in seen[""])
+    assert all(r == f"{p.worked} {p.worked}" for p, q, r in seen["wordy"])
+    assert all(q != p.question and sorted(q) == sorted(p.question) for p, q, r in seen["garbled"])
+    assert sum(family.check(p, r) for p, q, r in seen["wrong"]) < len(seen["wrong"]) / 2
+
+
+def test_raters_outvote_noise_mostly():
+    rng, problem = random.Random(0), tasks.draw(tasks.math, "train", 1)
+    good = sum(demonstrations.rated(tasks.math, problem, problem.worked, rng) for _ in range(300))
+    bad = sum(demonstrations.rated(tasks.math, problem, "The answer is 99.", rng) for _ in range(300))
+    assert good > 270 and bad < 30
+    assert demonstrations.rated(tasks.math, problem, problem.worked, rng, noise=0)
+    assert not demonstrations.rated(tasks.math, problem, "The answer is 99.", rng, noise=0)
+
+
+def test_dropout_only_while_training():
+    torch.manual_seed(0)
+    model, ids = AFM(TINY), torch.randint(300, (2, 9))
+    plain = model(ids)
+    for block in model.blocks:
+        block.dropout = 0.5
+    assert not torch.equal(model.train()(ids), plain) and torch.equal(model.eval()(ids), plain)
+
+
+def test_best_of_n_counts_a_problem_once():
+    """A model that says the worked answer in the second of two samples only."""
+    calls = []
+
+    def said(model, tokenizer, conversations, temperature=0.0, **_):
+        calls.append(temperature)
+        right = [p.worked for p in evaluate.problems(tasks.math, "validation", 4)]
+        return right[:2] + ["", ""] if len(calls) == 1 else right[:1] + ["", right[2], ""]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "respond", said)
+        assert evaluate.validation(None, None, {"math": tasks.math}, 4, samples=2)["math %"] == 75
+    assert calls == [1.0, 1.0]
