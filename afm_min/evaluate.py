@@ -10,6 +10,7 @@ import math
 import torch
 
 from afm_min import chat, tasks, tools
+from afm_min.fit import seed_step
 from afm_min.model import load_model
 from afm_min.tokenizer import END, Tokenizer
 
@@ -185,6 +186,7 @@ def evaluation(run, *, count=200):
     """All benchmarks, on test problems, of the base model, the draft and the one after it."""
     tokenizer, world = Tokenizer.load(run.file("tokenizer.json")), chat.toy_world(run)
     stages = ("lengthening", "draft", "sft")
+    seed_step(run.seed, "evaluation", 0)
     tables, texts = zip(*(benchmarks(load_model(run, stage), tokenizer, world, count)
                           for stage in stages))
     drawn = [(name, problem) for name, family in world.items()

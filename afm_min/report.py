@@ -10,7 +10,7 @@ TABLES = {name: columns.split(", ") for name, columns in {
     "weights": "source, share of the conversations",
     "trace": "round, weight of, was, score with more of it, with less",
     "checkpoints": "step, greedy %, best of 4 %",
-    "evaluation": "benchmark, base %, 95% interval, draft %, 95% interval, sft %, 95% interval, count",
+    "evaluation": "benchmark, base %, 95% interval, draft %, 95% interval, sft %, 95% interval, n",
 }.items()}
 
 

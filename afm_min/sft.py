@@ -66,8 +66,10 @@ def held_back(run, tokenizer, count):
     """Validation conversations, as pairs: `count` of each family, and as many of evolved math."""
     wanted = {family: count for family in chat.toy_world(run).values()}
     wanted |= {tasks.Math(kind): count // len(tasks.KINDS) for kind in tasks.KINDS}
+    problems = [problem for family, n in wanted.items()
+                for problem in evaluate.problems(family, "validation", n)]
     return [chat.render(chat.example("", problem.messages(), problem.worked)["messages"], tokenizer)
-            for family, n in wanted.items() for problem in evaluate.problems(family, "validation", n)]
+            for problem in problems]
 
 
 def mixture(run, *, rounds=2, dw=0.5, steps=12, rows=24, lr=0.001, count=16, seeds=3, longer=4):
@@ -114,12 +116,12 @@ def sft(run, *, steps=300, rows=24, lr=0.001, dropout=0.1, synthetic=True, check
     chat.tune(model, sources, run.read_json("mixture.json"), steps=steps, rows=rows, lr=lr,
               dropout=dropout, watch=watch, run=run, stage="sft")
     watch(steps)
+    seed_step(run.seed, "checkpoints", 0)
     tried = []
     for step in at:
         model = load_model(run, f"sft-{step}")
-        greedy, best = (evaluate.validation(model, tokenizer, world, max(1, count // 3), samples)["mean %"]
-                        for samples in (1, 4))
-        tried.append([step, greedy, best])
+        tried.append([step, *(evaluate.validation(model, tokenizer, world, max(1, count // 3), n)
+                              ["mean %"] for n in (1, 4))])
     chosen = max(tried, key=lambda row: row[1] + row[2])[0]
     model = load_model(run, f"sft-{chosen}")
     save_model(run, "sft", model)

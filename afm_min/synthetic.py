@@ -10,6 +10,7 @@ import collections
 import re
 
 from afm_min import chat, evaluate, families, tasks, tools
+from afm_min.fit import seed_step
 from afm_min.model import load_model
 from afm_min.tokenizer import Tokenizer
 
@@ -132,6 +133,7 @@ def synthetic(run, *, math=400, code_questions=100, tool_questions=150, samples=
     """Examples by the draft model, and of each kind the yield."""
     model = load_model(run, "draft")
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
+    seed_step(run.seed, "synthetic", 0)  # as sampled whether or not the run was cut off before
     examples, rows = mathematics(model, tokenizer, math, samples)
     code_examples, code_rows, metrics = code(model, tokenizer, code_questions, samples, threshold)
     tool_examples, tool_rows = episodes(model, tokenizer, chat.toy_world(run)["tools"],
