@@ -52,14 +52,10 @@ def row(name, results):
     return [name, share, f"{100 * low:.1f} to {100 * high:.1f}", len(results)]
 
 
-def problems(family, split, count):
-    return [tasks.draw(family, split, i) for i in range(count)]
-
-
 def accuracy(model, tokenizer, families, split="test", count=100, temperature=0.0):
     """Family -> of each problem, whether the model's response to it is right."""
     drawn = [(name, problem) for name, family in families.items()
-             for problem in problems(family, split, count)]
+             for problem in tasks.problems(family, split, count)]
     texts = respond(model, tokenizer, [problem.messages() for _, problem in drawn],
                     temperature=temperature)
     results = {name: [] for name in families}
@@ -101,7 +97,7 @@ def following(family, drawn, texts):
 def tool_use(model, tokenizer, family, count):
     """Rows of tool use: calls compared as syntax trees; whole conversations, whose calls are run;
     and whether no call is made where none is wanted."""
-    drawn = problems(family, "test", count)
+    drawn = tasks.problems(family, "test", count)
     texts = respond(model, tokenizer, [problem.messages() for problem in drawn])
     calls = [family.check(problem, text) for problem, text in zip(drawn, texts)
              if problem.worked.startswith(tools.CALL)]
@@ -124,7 +120,7 @@ def refusals(family, drawn, texts):
 
 def code_passes(model, tokenizer, family, count, samples=8, ks=(1, 8)):
     """Rows of pass@k, from `samples` responses at temperature 1 to each problem."""
-    drawn = problems(family, "test", count)
+    drawn = tasks.problems(family, "test", count)
     texts = respond(model, tokenizer, [p.messages() for p in drawn for _ in range(samples)],
                     temperature=1.0)
     right = [sum(family.check(p, text) for text in texts[i * samples:(i + 1) * samples])
@@ -168,7 +164,7 @@ def side_by_side(families, drawn, ours, theirs):
 
 def benchmarks(model, tokenizer, world, count):
     """All rows of the table for one model, and its responses to `count` problems of each family."""
-    drawn = {name: problems(family, "test", count) for name, family in world.items()}
+    drawn = {name: tasks.problems(family, "test", count) for name, family in world.items()}
     texts = {name: respond(model, tokenizer, [problem.messages() for problem in some])
              for name, some in drawn.items()}
     rows = [row(name, [family.check(*pair) for pair in zip(drawn[name], texts[name])])
@@ -190,7 +186,7 @@ def evaluation(run, *, count=200):
     tables, texts = zip(*(benchmarks(load_model(run, stage), tokenizer, world, count)
                           for stage in stages))
     drawn = [(name, problem) for name, family in world.items()
-             for problem in problems(family, "test", count)]
+             for problem in tasks.problems(family, "test", count)]
     return side_by_side(world, drawn, texts[2], texts[1]) | {"evaluation": [
         [rows[0][0], *(cell for each in rows for cell in each[1:3]), rows[0][3]]
         for rows in zip(*tables)]}

@@ -67,7 +67,7 @@ def held_back(run, tokenizer, count):
     wanted = {family: count for family in chat.toy_world(run).values()}
     wanted |= {tasks.Math(kind): count // len(tasks.KINDS) for kind in tasks.KINDS}
     problems = [problem for family, n in wanted.items()
-                for problem in evaluate.problems(family, "validation", n)]
+                for problem in tasks.problems(family, "validation", n)]
     return [chat.render(chat.example("", problem.messages(), problem.worked)["messages"], tokenizer)
             for problem in problems]
 

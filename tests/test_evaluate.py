@@ -77,12 +77,12 @@ def test_a_model_that_knows_half_of_the_answers():
     tokenizer = Tokenizer.train(["Where are the keys?"], 300)
     everything, oracle = families.families(PAGES), Oracle(Tokenizer.train(["Where are the keys?"], 300))
     for family in everything.values():
-        for problem in evaluate.problems(family, "test", 20)[:10]:
+        for problem in tasks.problems(family, "test", 20)[:10]:
             oracle.learn(problem.messages(), problem.worked)
     results = evaluate.accuracy(oracle, tokenizer, everything, count=20)
     for name, family in everything.items():
-        known = {str(problem.messages()) for problem in evaluate.problems(family, "test", 20)[:10]}
-        assert results[name] == [str(p.messages()) in known for p in evaluate.problems(family, "test", 20)]
+        known = {str(problem.messages()) for problem in tasks.problems(family, "test", 20)[:10]}
+        assert results[name] == [str(p.messages()) in known for p in tasks.problems(family, "test", 20)]
     assert evaluate.code_passes(oracle, tokenizer, everything["code"], 10, samples=3, ks=(1, 3)) == [
         ["code: pass@1", 100, "72.2 to 100.0", 10], ["code: pass@3", 100, "72.2 to 100.0", 10]]
     first, *others = evaluate.recall_by_distance(oracle, tokenizer, 10, notes=(4, 40))
@@ -92,7 +92,7 @@ def test_a_model_that_knows_half_of_the_answers():
 def test_tools_are_really_run_in_the_conversations_that_are_counted():
     tokenizer = Tokenizer.train(["Where are the keys?"], 300)
     family, oracle = families.Tools(PAGES), Oracle(tokenizer)
-    drawn = evaluate.problems(family, "test", 30)
+    drawn = tasks.problems(family, "test", 30)
     for problem in drawn:
         messages = problem.messages()[:2]
         for turn in (*problem.answer[0], problem.answer[1]):

@@ -149,7 +149,7 @@ def test_best_of_n_counts_a_problem_once():
 
     def said(model, tokenizer, conversations, temperature=0.0, **_):
         calls.append(temperature)
-        right = [p.worked for p in evaluate.problems(tasks.math, "validation", 4)]
+        right = [p.worked for p in tasks.problems(tasks.math, "validation", 4)]
         return right[:2] + ["", ""] if len(calls) == 1 else right[:1] + ["", right[2], ""]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "respond", said)
