@@ -9,10 +9,10 @@ from afm_min.fit import fit
 from afm_min.run import UserError, write_text
 
 
-def toy_world(run):
-    """The families, with the run's own web pages to search."""
+def toy_world(run, whole=False):
+    """The families, with the run's own web pages to search. whole: see families.Tools."""
     return families.families({d["name"]: d["text"] for d in corpus.read(run)
-                              if d["source"] == "web" and not d["held_out"]})
+                              if d["source"] == "web" and not d["held_out"]}, whole)
 
 
 def example(source, messages, response):
@@ -56,9 +56,24 @@ def pad(conversations):
     return {"ids": ids, "weight": weight}
 
 
-def batches(sources, mixture, rows, among=4):
-    """A function from step to a batch of `rows` conversations, of like lengths so that little of
-    it is padding: those drawn are `among` times as many, and a stretch of them in order is taken.
+def pack(conversations):
+    """Pairs (ids, weights) as a batch of few rows, as long as the longest of them: each goes into
+    the first row that has room, longer ones first. begin: see `AFM.states`."""
+    rows, width = [], max(len(ids) for ids, _ in conversations)
+    for pair in sorted(conversations, key=lambda pair: -len(pair[0])):
+        row = next((row for row in rows if sum(map(len, row[0])) + len(pair[0]) <= width), None)
+        if row is None:
+            rows.append(row := ([], [], []))
+        begin = torch.full(pair[0].shape, sum(map(len, row[0])))
+        for entries, entry in zip(row, (*pair, begin)):
+            entries.append(entry)
+    return dict(zip(("ids", "weight", "begin"), (
+        nn.utils.rnn.pad_sequence([torch.cat(entries) for entries in column], batch_first=True)
+        for column in zip(*rows))))
+
+
+def batches(sources, mixture, count):
+    """A function from step to a batch of `count` conversations.
 
     sources: name -> list of pairs (ids, weights). mixture: name -> share of the conversations."""
     names = [name for name in sources if mixture.get(name, 0) > 0]
@@ -67,19 +82,18 @@ def batches(sources, mixture, rows, among=4):
     shares = torch.tensor([float(mixture[name]) for name in names])
 
     def batch(step):
-        drawn = [sources[names[i]] for i in torch.multinomial(shares, among * rows, True)]
-        drawn = [source[torch.randint(len(source), ())] for source in drawn]
-        start = rows * torch.randint(among, ()).item()
-        return pad(sorted(drawn, key=lambda pair: len(pair[0]))[start:start + rows])
+        drawn = [sources[names[i]] for i in torch.multinomial(shares, count, replacement=True)]
+        return pack([source[torch.randint(len(source), ())] for source in drawn])
     return batch
 
 
 def response_loss(model, batch):
     """The language-model loss of the tokens that have weight: ids, weight (B, T + 1). Logits of
-    the others, two thirds of them, are not computed."""
+    the others, two thirds of them, are not computed. begin (B, T + 1): see `AFM.states`."""
     weight, targets = batch["weight"][:, 1:], batch["ids"][:, 1:]
     said = weight > 0
-    logits = model.logits(model.states(batch["ids"][:, :-1])[said])  # (N, V)
+    states = model.states(batch["ids"][:, :-1], begin=batch["begin"][:, :-1])
+    logits = model.logits(states[said])  # (N, V)
     cross_entropy, z_loss = pretrain.token_losses(logits[None], targets[said][None])
     return {"loss": (weight[said] * (cross_entropy + z_loss)).sum(), "count": weight.sum()}
 

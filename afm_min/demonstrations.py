@@ -84,7 +84,7 @@ def demonstrations(run, *, count=2000, evolved=50, flawed=0.15, unlikely=2.7, si
     model, kept = load_model(run, "lengthening"), []
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     fates = collections.Counter()  # (flaw, fate) -> examples
-    for family, n in [*((family, count) for family in chat.toy_world(run).values()),
+    for family, n in [*((family, count) for family in chat.toy_world(run, whole=True).values()),
                       *((tasks.Math(kind), evolved) for kind in tasks.KINDS)]:
         written = [demonstration(family, i, flawed) for i in range(n)]
         found = guarded(written, family, random.Random(f"raters {family.name}"), model, tokenizer,

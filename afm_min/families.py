@@ -61,7 +61,8 @@ class Follow(Family):
 class Tools(Family):
     """What wants one tool, or several in turn, among others that distract; and what wants none.
 
-    pages: {name: text}, what can be searched. Calls are compared as syntax trees, as the Berkeley
+    pages: {name: text}, what can be searched. whole: whether all calls have been made, as in what
+    is trained on; else any number of them. Calls are compared as syntax trees, as the Berkeley
     leaderboard does; evaluate.py also runs them."""
     ASKED = {"price": ("What do {} cost?", "They cost {1}.", "the {colour} {thing} of {name}"),
              "stock": ("How many of {} are there?", "There are {1}.", "the {colour} {thing} of {name}"),
@@ -70,8 +71,8 @@ class Tools(Family):
     WORDS = {"colour": COLOURS, "thing": THINGS, "city": CITIES, "day": DAYS, "animal": ANIMALS,
              "name": NAMES, "hour": "23456789"}
 
-    def __init__(self, pages):
-        self.pages = pages
+    def __init__(self, pages, whole=False):
+        self.pages, self.whole = pages, whole
 
     def make(self, rng):
         kinds = ["one", "one", "several", "compute", "none", "missing"]
@@ -111,7 +112,7 @@ class Tools(Family):
         calls = [tools.call(*pair) for pair in wanted]
         turns = tuple((c, str(eval(pair[1])) if pair[0] == "python" else
                        tools.run_known(*pair, self.pages)) for c, pair in zip(calls, wanted))
-        turn = rng.randint(0, len(calls))
+        turn = len(calls) if self.whole else rng.randint(0, len(calls))
         return Problem(question, [*calls, answer][turn], (tuple(calls), answer), question,
                        tools.declare(declared), turns=turns[:turn])
 
@@ -254,7 +255,7 @@ class Refuse(Family):
         return response.startswith("I cannot") or not problem.answer
 
 
-def families(pages):
-    """All families by name. pages: {name: text}, what the tools can search."""
+def families(pages, whole=False):
+    """All families by name. pages, whole: see Tools."""
     return {family.name: family for family in (
-        tasks.math, Follow(), Tools(pages), Code(), Summary(), tasks.recall, Refuse())}
+        tasks.math, Follow(), Tools(pages, whole), Code(), Summary(), tasks.recall, Refuse())}

@@ -192,20 +192,21 @@ class AFM(nn.Module):
             if parameter.dim() == 2:  # std 1/sqrt(fan in), for the embedding as the output layer
                 nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
 
-    def forward(self, ids, cache=None, padding=None):
-        return self.logits(self.states(ids, cache, padding))
+    def forward(self, ids, cache=None, begin=None):
+        return self.logits(self.states(ids, cache, begin))
 
-    def states(self, ids, cache=None, padding=None):
+    def states(self, ids, cache=None, begin=None):
         """What the last layer says of each token, normalised: (B, T) -> (B, T, C).
 
-        padding: (B,), how many ids to ignore at the left of each row. RoPE sees distances only,
-        so that a padded row needs no positions of its own."""
+        begin: (B, 1 or T), where in its row each token's text begins: it sees nothing before that,
+        neither padding nor another text. RoPE sees distances only, so that such a text needs no
+        positions of its own."""
         start = 0 if cache is None else cache.position
         stop = start + ids.shape[1]
         if stop > self.config.context:
             raise UserError(f"{stop} tokens do not fit the context of {self.config.context}")
         rotation = [table[start:stop].to(self.dtype) for table in (self.cos, self.sin)]  # (T, D)
-        mask = self.mask(start, stop, padding)
+        mask = self.mask(start, stop, begin)
         x = F.embedding(ids, self.embedding).to(self.dtype)  # (B, T, C)
         for block in self.blocks:
             x = block(x, rotation, mask, cache)
@@ -217,12 +218,12 @@ class AFM(nn.Module):
         """States (..., C) -> logits (..., V), float32."""
         return F.linear(states, self.embedding.to(self.dtype)).float()
 
-    def mask(self, start, stop, padding):
+    def mask(self, start, stop, begin):
         """What each query may not see, as a term of its score: (1 or B, 1, G*T, S)."""
         keys = torch.arange(stop, device=self.embedding.device)
         masked = keys > keys[start:, None]  # (T, S): the future
-        if padding is not None:
-            masked = masked | (keys < padding[:, None, None])  # (B, T, S)
+        if begin is not None:
+            masked = masked | (keys < begin[..., None])  # (B, T, S)
         mask = masked.to(self.dtype).view(-1, 1, stop - start, stop) * MASKED
         return mask.repeat(1, 1, self.config.heads // self.config.kv_heads, 1)
 
@@ -243,13 +244,13 @@ class AFM(nn.Module):
         device, size = self.embedding.device, min(longest + max_new_tokens, self.config.context)
         padded = [[0] * (longest - len(prompt)) + prompt for prompt in prompts]
         ids = torch.tensor(padded, device=device)  # (B, longest)
-        padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
+        begin = torch.tensor([[longest - len(prompt)] for prompt in prompts], device=device)
         cache = Cache(self.config, len(prompts), size, device, self.dtype) if cached else None
         rows = torch.arange(len(prompts), device=device)  # those computed: R of B
         following = torch.full_like(rows, stop - 1)
         for _ in range(size - longest):
             fed = ids[:, cache.position:] if cached else ids
-            logits = self(fed, cache, padding if padding.any() else None)[:, -1]  # (R, V)
+            logits = self(fed, cache, begin if begin.any() else None)[:, -1]  # (R, V)
             drawn = sample(logits, temperature, top_p, generator)
             following = following.clone()
             following[rows] = drawn.where(following[rows] != stop, stop)
@@ -259,7 +260,7 @@ class AFM(nn.Module):
             if not going.any():
                 return
             if 2 * going.sum() <= len(rows):  # the rest of the work is halved
-                rows, ids, padding = rows[going], ids[going], padding[going]
+                rows, ids, begin = rows[going], ids[going], begin[going]
                 if cached:
                     cache.keep(going)
 
