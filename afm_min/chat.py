@@ -98,13 +98,13 @@ def response_loss(model, batch):
     return {"loss": (weight[said] * (cross_entropy + z_loss)).sum(), "count": weight.sum()}
 
 
-def tune(model, sources, mixture, *, steps, rows, lr, dropout=0.0, fast=None, slow=1.0, watch=None,
+def tune(model, sources, mixture, *, steps, batch, lr, dropout=0.0, fast=None, slow=1.0, watch=None,
          warmup=20, **kept):
     """Train on conversations, at a constant learning rate that falls to `slow` of it after `fast`
     steps. watch(step): called before each. kept: of `fit`, where to log and save."""
     for block in model.blocks:
         block.dropout = dropout
-    draw = batches(sources, mixture, rows)
+    draw = batches(sources, mixture, batch)
 
     def watched(step):
         if watch:

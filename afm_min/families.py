@@ -64,10 +64,12 @@ class Tools(Family):
     pages: {name: text}, what can be searched. whole: whether all calls have been made, as in what
     is trained on; else any number of them. Calls are compared as syntax trees, as the Berkeley
     leaderboard does; evaluate.py also runs them."""
-    ASKED = {"price": ("What do {} cost?", "They cost {1}.", "the {colour} {thing} of {name}"),
-             "stock": ("How many of {} are there?", "There are {1}.", "the {colour} {thing} of {name}"),
-             "weather": ("How is the weather in {}?", "There is {1} in {0}.", "{city} on {day} at {hour}"),
-             "age": ("How old is {}?", "It is {1}.", "the {colour} {animal} of {name}")}
+    ASKED = {  # tool -> question, answer, and what it is about
+        "price": ("What do {} cost?", "They cost {1}.", "the {colour} {thing} of {name}"),
+        "stock": ("How many of {} are there?", "There are {1}.", "the {colour} {thing} of {name}"),
+        "weather": ("How is the weather in {}?", "There is {1} in {0}.",
+                    "{city} on {day} at {hour}"),
+        "age": ("How old is {}?", "It is {1}.", "the {colour} {animal} of {name}")}
     WORDS = {"colour": COLOURS, "thing": THINGS, "city": CITIES, "day": DAYS, "animal": ANIMALS,
              "name": NAMES, "hour": "23456789"}
 

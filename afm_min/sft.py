@@ -19,17 +19,17 @@ from afm_min.model import load_model, save_model
 from afm_min.tokenizer import Tokenizer
 
 # Shares of the conversations: what the search begins with. By how hard a family is to learn.
-MIXTURE = {"math": 1.6, "follow": 2.0, "tools": 2.0, "code": 1.2, "summary": 0.6, "recall": 0.2,
-           "refuse": 0.7, "evolved math": 2.0}
+MIXTURE = {"math": 1.2, "follow": 2.2, "tools": 2.4, "code": 2.0, "summary": 0.5, "recall": 0.2,
+           "refuse": 1.0, "evolved math": 2.0}
 
 
-def draft(run, *, steps=850, fast=650, rows=24, lr=0.004, slow=0.25, mixture=MIXTURE):
+def draft(run, *, steps=1000, fast=800, batch=24, lr=0.004, slow=0.25, mixture=MIXTURE):
     """A first model, tuned on the demonstrations alone: `fast` steps at the full rate, the others
     at `slow` of it."""
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     model = load_model(run, "lengthening")
     sources = chat.read_examples(run, tokenizer, model.config.context, "demonstrations")
-    chat.tune(model, sources, mixture, steps=steps, fast=fast, rows=rows, lr=lr, slow=slow,
+    chat.tune(model, sources, mixture, steps=steps, fast=fast, batch=batch, lr=lr, slow=slow,
               run=run, stage="draft")
     save_model(run, "draft", model)
     return evaluate.validation(model.eval(), tokenizer, chat.toy_world(run))
@@ -72,7 +72,7 @@ def held_back(run, tokenizer, count):
             for problem in problems]
 
 
-def mixture(run, *, rounds=2, dw=0.5, steps=12, rows=24, lr=0.001, count=16, seeds=3, longer=4):
+def mixture(run, *, rounds=2, dw=0.5, steps=12, batch=24, lr=0.001, count=16, seeds=3, longer=4):
     """Weights of all sources, found from those of the draft: of it, trained for a few steps with
     the same draws each time, the mean loss on validation conversations is to fall. Then what was
     found is compared with equal weights, in runs `longer` times as long and of other draws."""
@@ -83,7 +83,7 @@ def mixture(run, *, rounds=2, dw=0.5, steps=12, rows=24, lr=0.001, count=16, see
     validated = [pair for pair in held_back(run, tokenizer, count) if len(pair[0]) <= context]
 
     def trained(weights, seed, steps):
-        model, draw = copy.deepcopy(draft), chat.batches(sources, weights, rows)
+        model, draw = copy.deepcopy(draft), chat.batches(sources, weights, batch)
         fit(model, lambda step: (seed_step(seed, "mixture", step), draw(step))[1],
             chat.response_loss, steps=steps, lr=lr, quiet=True)
         return chat.losses(model.eval(), validated)
@@ -99,7 +99,7 @@ def mixture(run, *, rounds=2, dw=0.5, steps=12, rows=24, lr=0.001, count=16, see
             "weights": [[name, weight] for name, weight in found.items()], "trace": trace}
 
 
-def sft(run, *, steps=300, rows=24, lr=0.001, dropout=0.1, synthetic=True, checkpoints=3,
+def sft(run, *, steps=340, batch=24, lr=0.001, dropout=0.1, synthetic=True, checkpoints=2,
         count=100):
     """The draft trained on, with the mixture that was found; of some checkpoints on the way the one
     is taken whose validation accuracy, greedily and as the best of 4 samples by the checkers, is
@@ -113,14 +113,14 @@ def sft(run, *, steps=300, rows=24, lr=0.001, dropout=0.1, synthetic=True, check
     def watch(step):
         if step in at:
             save_model(run, f"sft-{step}", model)
-    chat.tune(model, sources, run.read_json("mixture.json"), steps=steps, rows=rows, lr=lr,
+    chat.tune(model, sources, run.read_json("mixture.json"), steps=steps, batch=batch, lr=lr,
               dropout=dropout, watch=watch, run=run, stage="sft")
     watch(steps)
     seed_step(run.seed, "checkpoints", 0)
     tried = []
     for step in at:
         model = load_model(run, f"sft-{step}")
-        tried.append([step, *(evaluate.validation(model, tokenizer, world, max(1, count // 3), n)
+        tried.append([step, *(evaluate.validation(model, tokenizer, world, max(1, count // 4), n)
                               ["mean %"] for n in (1, 4))])
     chosen = max(tried, key=lambda row: row[1] + row[2])[0]
     model = load_model(run, f"sft-{chosen}")

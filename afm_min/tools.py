@@ -125,7 +125,7 @@ def age(name):
 def search(query, pages):
     """The page of {name: text} that has most of the query's words, its name counting most: its
     number, its name and how it begins.
-        search("wrap", {"re": "", "textwrap": "Text wrapping."}) -> 'page 2, textwrap: Text wrapping.'
+        search("wrap", {"re": "", "textwrap": "Text wraps."}) -> 'page 2, textwrap: Text wraps.'
     """
     words = query.lower().split()
     scores = [sum(9 * (word == name.lower()) + (word in text[:2000].lower()) for word in words)

@@ -33,26 +33,31 @@ def test_only_what_the_assistant_says_has_weight_its_end_included(tokenizer):
     assert weights.tolist() == expected
 
 
-def test_response_loss_is_that_of_all_logits_times_weight():
+def test_response_loss_of_packed_conversations_is_that_of_each_alone():
     torch.manual_seed(0)
     model = AFM(TINY)
-    batch = {"ids": torch.randint(300, (3, 12)), "weight": (torch.rand(3, 12) > 0.5).float()}
-    loss = chat.response_loss(model, batch)
-    cross_entropy, z_loss = pretrain.token_losses(model(batch["ids"][:, :-1]), batch["ids"][:, 1:])
-    weight = batch["weight"][:, 1:]
-    assert loss["count"] == weight.sum()
-    assert loss["loss"].item() == pytest.approx(((cross_entropy + z_loss) * weight).sum().item(), rel=1e-5)
+    conversations = [(torch.randint(300, (n,)), (torch.rand(n) > 0.5).float().index_fill(0, torch.tensor(0), 0))
+                     for n in (5, 12, 4, 7, 3)]
+    batch = chat.pack(conversations)
+    assert batch["ids"].shape == (3, 12)  # 12, 7 + 5, 4 + 3
+    assert batch["begin"].tolist() == [[0] * 12, [0] * 7 + [7] * 5, [0] * 4 + [4] * 3 + [0] * 5]
+    assert not batch["weight"][2, 7:].any()
+    loss, alone = chat.response_loss(model, batch), 0.0
+    for ids, weight in conversations:
+        cross_entropy, z_loss = pretrain.token_losses(model(ids[None, :-1]), ids[None, 1:])
+        alone += ((cross_entropy + z_loss) * weight[1:]).sum()
+    assert loss["count"] == sum(weight[1:].sum() for _, weight in conversations)
+    assert loss["loss"].item() == pytest.approx(alone.item(), rel=1e-5)
 
 
-def test_batches_follow_the_mixture_and_pad_without_weight():
-    sources = {"a": [(torch.full((n,), 7), torch.ones(n)) for n in (3, 5)],
+def test_batches_follow_the_mixture():
+    sources = {"a": [(torch.full((n,), 7), torch.ones(n)) for n in (4, 4)],
                "b": [(torch.full((4,), 9), torch.ones(4))], "c": [(torch.full((4,), 11), torch.ones(4))]}
     torch.manual_seed(0)
-    draw, seen = chat.batches(sources, {"a": 3, "b": 1, "c": 0}, rows=8), []
+    draw, seen = chat.batches(sources, {"a": 3, "b": 1, "c": 0}, 8), []
     for step in range(100):
         batch = draw(step)
-        assert batch["ids"].shape == batch["weight"].shape and len(batch["ids"]) == 8
-        assert (batch["weight"][batch["ids"] == 0] == 0).all()
+        assert batch["ids"].shape == batch["weight"].shape == (8, 4)
         seen += batch["ids"][:, 0].tolist()
     assert 11 not in seen and 0.7 < seen.count(7) / len(seen) < 0.8
     with pytest.raises(UserError, match="names none of a, b, c"):

@@ -61,7 +61,7 @@ def test_no_question_is_in_two_splits_over_100_000_draws(name):
     rng, keys = random.Random(0), {}
     for _ in range(14_300):
         problem = FAMILIES[name].make(rng)
-        asked = (problem.question, problem.fact, *([problem.system] if name == "follow" else []))
+        asked = (problem.question, problem.fact, *([problem.system] if name in ("follow", "recall") else []))
         assert keys.setdefault(asked, problem.key) == problem.key
     assert len(set(keys.values())) > 600  # enough to draw from, of each
 
@@ -213,13 +213,13 @@ def test_refuse_grades_harm_and_over_refusal():
 
 
 def test_one_story_told_in_other_ways():
-    plain, *others = (tasks.draw(tasks.Math(kind), "train", 8) for kind in ("plain", *tasks.KINDS))
+    plain, *others = (tasks.draw(tasks.Math(kind), "train", 0) for kind in ("plain", *tasks.KINDS))
     rephrased, reverse, deeper, broader = others
-    assert plain.question == "Leo has 14 coins. Leo loses 3. Leo loses 5. How many coins does Leo have?"
-    assert plain.worked == "14-3=11. 11-5=6. The answer is 6."
-    assert reverse.question == ("Leo has some coins. Leo loses 3. Leo loses 5. Now Leo has 6. How many coins did "
-                                "Leo have?")
-    assert reverse.worked == "6+5=11. 11+3=14. The answer is 14." and reverse.key == plain.key
+    assert plain.question == "Eva has 8 nuts. Eva sells 6. Eva finds 3. How many nuts does Eva have?"
+    assert plain.worked == "8-6=2. 2+3=5. The answer is 5."
+    assert reverse.question == ("Eva has some nuts. Eva sells 6. Eva finds 3. Now Eva has 5. How many nuts did "
+                                "Eva have?")
+    assert reverse.worked == "5-3=2. 2+6=8. The answer is 8." and reverse.key == plain.key
     for told in (rephrased, broader):
         assert (told.worked, told.key) == (plain.worked, plain.key) and told.question != plain.question
-    assert deeper.worked.startswith("14-3=11. 11-5=6. ") and deeper.worked.count("=") == 3
+    assert deeper.worked.startswith("8-6=2. 2+3=5. ") and deeper.worked.count("=") == 3
