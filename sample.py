@@ -1,59 +1,107 @@
-"""Talk to a trained model: it goes on from the prompt, token by token.
+"""Talk to a trained model: one of text goes on from the prompt, one of conversations answers it.
 
-    python sample.py --run runs/toy --prompt "def main("
-    echo "The value of" | python sample.py --run runs/toy             one prompt a line
+    python sample.py --run runs/toy --tools price,weather --prompt "What do the red keys of Ada cost?"
+    python sample.py --run runs/toy --stage lengthening --prompt "def main("
+    echo "Name 3 colours, with a dash before each." | python sample.py --run runs/toy
+
+Without --prompt each line of the input is one. In the toy world a conversation has one question:
+every line begins another one.
 """
 import argparse
 import codecs
+import functools
 import sys
 
 import torch
 
+from afm_min import chat, tools
 from afm_min.model import load_model
 from afm_min.run import Run, UserError, choose_device, run_command
 from afm_min.stages import STAGES
-from afm_min.tokenizer import DOCUMENT, Tokenizer
+from afm_min.tokenizer import DOCUMENT, END, Tokenizer
+
+CONVERSING = list(STAGES)[list(STAGES).index("draft"):]
+
+
+def say(model, tokenizer, ids, stop, arguments, before=""):
+    """Print `before` and what the model says after ids, token by token, until it says `stop`;
+    return what it said. Half a character waits for the rest."""
+    characters = codecs.getincrementaldecoder("utf-8")("replace")
+    generator = torch.Generator(model.embedding.device).manual_seed(arguments.seed)
+    tokens = model.stream([ids], arguments.max_new_tokens, temperature=arguments.temperature,
+                          top_p=arguments.top_p, generator=generator)
+    said = []
+    for (token,) in map(torch.Tensor.tolist, tokens):
+        if not said:  # the prompt has been accepted
+            print(before, end="")
+        said.append("" if token == stop else characters.decode(tokenizer.vocab[token]))
+        print(said[-1], end="", flush=True)
+        if token == stop:
+            break
+    said.append(characters.decode(b"", final=True))
+    print(said[-1])
+    return "".join(said)
 
 
 def complete(model, tokenizer, prompt, arguments):
-    """Print the prompt and what follows, token by token; half a character waits for the rest."""
-    document = tokenizer.special(DOCUMENT)
-    characters = codecs.getincrementaldecoder("utf-8")("replace")
-    generator = torch.Generator(model.embedding.device).manual_seed(arguments.seed)
-    tokens = model.stream([[document, *tokenizer.encode(prompt)]], arguments.max_new_tokens,
-                          temperature=arguments.temperature, top_p=arguments.top_p,
-                          generator=generator)
-    for i, (token,) in enumerate(map(torch.Tensor.tolist, tokens)):
-        if i == 0:  # the prompt has been accepted
-            print(prompt, end="")
-        if token == document:  # here another text would begin
-            break
-        print(characters.decode(tokenizer.vocab[token]), end="", flush=True)
-    print(characters.decode(b"", final=True))
+    document = tokenizer.special(DOCUMENT)  # where another text would begin
+    say(model, tokenizer, [document, *tokenizer.encode(prompt)], document, arguments, prompt)
+
+
+def answer(model, tokenizer, question, arguments, pages):
+    """Print what the model answers, each tool that it calls on the way, and what that says."""
+    declared = tools.declare(arguments.tools) if arguments.tools else ""
+    system = "\n".join(filter(None, (arguments.system, declared)))
+    messages = [{"role": "system", "content": system}] * bool(system)
+    messages.append({"role": "user", "content": question})
+
+    def reply(conversations):
+        if messages[-1]["role"] == "tool":
+            print(f"    {messages[-1]['content']}")
+        ids = tokenizer.encode_chat(messages, reply=True)
+        return [say(model, tokenizer, ids, tokenizer.special(END), arguments)]
+    tools.converse(reply, [messages], pages)
+
+
+def refuse_bad(arguments, stage, trained):
+    temperature, declared = arguments.temperature, arguments.tools
+    if not (temperature in (None, 0) or 0.01 <= temperature <= 100):
+        raise UserError(f"--temperature {temperature}: give 0, or 0.01 to 100")
+    if not 0 < arguments.top_p <= 1 or arguments.max_new_tokens < 1:
+        raise UserError("--top-p must be above 0 and at most 1, --max-new-tokens 1 or more")
+    if not trained:
+        raise UserError(f"{arguments.run} holds no model: python train.py --out {arguments.run} "
+                        "trains one")
+    if stage not in trained:
+        raise UserError(f"--stage {stage}: {arguments.run} has models of {', '.join(trained)}")
+    if stage not in CONVERSING and (declared or arguments.system):
+        raise UserError(f"--stage {stage} goes on from a prompt: --system and --tools are for "
+                        f"{CONVERSING[0]} and what comes after it")
+    if unknown := set(declared) - set(tools.PARAMETERS):
+        raise UserError(f"--tools {min(unknown)}: choose from {', '.join(tools.PARAMETERS)}")
 
 
 def talk(arguments):
-    if not (arguments.temperature == 0 or 0.01 <= arguments.temperature <= 100):
-        raise UserError(f"--temperature {arguments.temperature}: give 0, or 0.01 to 100")
-    if not 0 < arguments.top_p <= 1 or arguments.max_new_tokens < 1:
-        raise UserError("--top-p must be above 0 and at most 1, --max-new-tokens 1 or more")
     run = Run(arguments.run, choose_device(arguments.device))
     trained = [stage for stage in STAGES if run.checkpoint(stage).exists()]
-    if not trained:
-        raise UserError(f"{run.path} holds no model: python train.py --out {run.path} trains one")
-    if arguments.stage not in [None, *trained]:
-        raise UserError(f"--stage {arguments.stage}: {run.path} has models of {', '.join(trained)}")
-    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
-    model = load_model(run, arguments.stage or trained[-1])
+    stage = arguments.stage or (trained or [""])[-1]
+    arguments.tools = list(filter(None, arguments.tools.split(",")))
+    refuse_bad(arguments, stage, trained)
+    conversing = stage in CONVERSING
+    if arguments.temperature is None:
+        arguments.temperature = 0.0 if conversing else 0.8
+    tokenizer, model = Tokenizer.load(run.file("tokenizer.json")), load_model(run, stage)
+    pages = chat.toy_world(run)["tools"].pages if "search" in arguments.tools else {}
+    respond = functools.partial(answer, pages=pages) if conversing else complete
     if arguments.prompt is not None:
-        return complete(model, tokenizer, arguments.prompt, arguments)
+        return respond(model, tokenizer, arguments.prompt, arguments)
     while True:
         try:
             prompt = input("> " if sys.stdin.isatty() else "")
         except EOFError:
             return
         try:
-            complete(model, tokenizer, prompt, arguments)
+            respond(model, tokenizer, prompt, arguments)
         except UserError as error:  # one prompt was bad: the next may be good
             print(f"error: {error}", file=sys.stderr)
 
@@ -64,10 +112,14 @@ def main():
     add = parser.add_argument
     add("--run", metavar="DIR", default="runs/toy", help="run directory (default: %(default)s)")
     add("--stage", metavar="NAME", help="whose checkpoint to load (default: the last one trained)")
-    add("--prompt", metavar="TEXT", help="what to go on from (default: every line of the input)")
+    add("--prompt", metavar="TEXT", help="what to answer, or to go on from (default: every line "
+        "of the input)")
+    add("--system", metavar="TEXT", default="", help="what the conversation begins with")
+    add("--tools", metavar="NAME,NAME", default="", help=f"what may be called: {', '.join(tools.PARAMETERS)} "
+        "(default: nothing)")
     add("--max-new-tokens", metavar="N", type=int, default=100, help="(default: %(default)s)")
-    add("--temperature", metavar="T", type=float, default=0.8,
-        help="0 takes the likeliest token (default: %(default)s)")
+    add("--temperature", metavar="T", type=float, help="0 takes the likeliest token (default: 0 in "
+        "conversations, else 0.8)")
     add("--top-p", metavar="P", type=float, default=0.95, help="draw from the likeliest tokens "
         "that hold this probability together (default: %(default)s)")
     add("--seed", metavar="N", type=int, default=0,

@@ -188,10 +188,11 @@ def data(run, *, folder="", common=5):
             | (funnel.report() if funnel else {}))
 
 
-def tokenizer(run, *, coverage=0.9995):
-    """Train the tokenizer on all documents but the held-out ones; turn all of them into ids."""
+def tokenizer(run, *, mixture=CONTINUED, coverage=0.9995):
+    """Train the tokenizer on documents in the proportions of the mixture, so that what the model
+    sees often becomes few tokens; turn all documents into ids."""
     documents = read(run)
-    trained = Tokenizer.train((d["text"] for d in documents if not d["held_out"]),
+    trained = Tokenizer.train(proportioned([d for d in documents if not d["held_out"]], mixture),
                               run.config.vocab_size, coverage)
     trained.save(run.file("tokenizer.json"))
     streams = {"train": {}, "held_out": {}}  # split -> source -> ids (N,)
@@ -204,6 +205,18 @@ def tokenizer(run, *, coverage=0.9995):
     tokens = sum(len(ids) for split in streams.values() for ids in split.values())
     return {"vocabulary": trained.vocab_size,
             "characters per token": sum(len(d["text"]) for d in documents) / tokens}
+
+
+def proportioned(documents, mixture):
+    """Their texts, of each source so many, or so often, that it has its share of all characters."""
+    lengths, rng = collections.Counter(), random.Random(0)
+    for document in documents:
+        lengths[document["source"]] += len(document["text"])
+    unit = lengths.total() / (sum(mixture.get(source, 0) for source in lengths) or 1)
+    for document in documents:
+        source = document["source"]
+        times = mixture.get(source, 0) * unit / lengths[source]
+        yield from [document["text"]] * int(times + rng.random())
 
 
 def pack(texts, tokenizer):

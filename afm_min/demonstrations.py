@@ -73,7 +73,7 @@ def guarded(written, family, rng, model, tokenizer, unlikely, similar):
             for i, (problem, _, response, _) in enumerate(written)]
 
 
-def demonstrations(run, *, count=2000, evolved=50, flawed=0.15, unlikely=2.7, similar=0.9999):
+def demonstrations(run, *, count=2000, evolved=150, flawed=0.15, unlikely=2.7, similar=0.9999):
     """Examples of each family and a few of each kind of evolved mathematics, and what the three
     guards leave of them.
 
@@ -83,13 +83,16 @@ def demonstrations(run, *, count=2000, evolved=50, flawed=0.15, unlikely=2.7, si
     different problems look much alike: at 0.995 half of all would go.)"""
     model, kept = load_model(run, "lengthening"), []
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
-    fates = collections.Counter()  # (flaw, fate) -> examples
+    fates, before = collections.Counter(), set()  # (flaw, fate) -> examples; what has been said
     for family, n in [*((family, count) for family in chat.toy_world(run, whole=True).values()),
                       *((tasks.Math(kind), evolved) for kind in tasks.KINDS)]:
         written = [demonstration(family, i, flawed) for i in range(n)]
         found = guarded(written, family, random.Random(f"raters {family.name}"), model, tokenizer,
                         unlikely, similar)
-        fates.update((flaw, fate) for (*_, flaw), fate in zip(written, found))
+        for (_, messages, response, flaw), fate in zip(written, found):
+            said = f"{messages} {response}"
+            fates["copied" if said in before else flaw, fate] += 1
+            before.add(said)
         kept += [chat.example(family.name, messages, response)
                  for (_, messages, response, _), fate in zip(written, found) if fate == "kept"]
     chat.write_examples(run, "demonstrations", kept)

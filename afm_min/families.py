@@ -10,7 +10,6 @@ from afm_min.tasks import COLOURS, NAMES, THINGS, Family, Problem
 
 ANIMALS = "bear cat dog fox goat hen lion owl".split()
 CITIES = "Bern Cairo Lima Oslo Paris Quito Rome Tunis".split()
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 SUBJECTS = "text file time name line class code list".split()
 
 
@@ -29,19 +28,18 @@ class Follow(Family):
         mark, rule = rng.choice(list(self.MARKS)), rng.choice(["", "begin", "avoid"])
         first = rng.choice(self.LISTS[kind]) if rule == "begin" else ""
         avoided = rng.choice(self.LISTS[kind]) if rule == "avoid" else ""
-        end, system = rng.choice(["", *self.ENDS]), rng.choice(["", "", *self.ENDS])
-        end = "" if system else end
-        rules = (kind, n, mark, first, avoided, end or system)
+        end, who = rng.choice(self.ENDS), rng.choice(["", "user", "system"])
+        rules = (kind, n, mark, first, avoided, end if who else "")
         start = self.LISTS[kind].index(first) if first else 0
         words = self.LISTS[kind][start:] + self.LISTS[kind][:start]
         words = [word for word in words if word != avoided][:n]
         question = " ".join([f"Name {n} {kind}, with a {mark} before each.",
                              *[f"Begin with {first}."] * bool(first),
                              *[f"Do not use {avoided}."] * bool(avoided),
-                             *[f"End with {end}."] * bool(end)])
+                             *[f"End with {end}."] * (who == "user")])
         worked = " ".join(f"{self.MARKS[mark]} {word}" for word in words)
         return Problem(question, worked + (f". {rules[-1]}" if rules[-1] else ""), rules,
-                       repr(rules), f"Always end with {system}." if system else "")
+                       repr(rules), f"Always end with {end}." if who == "system" else "")
 
     def formed(self, problem, response):
         kind, n, mark, first, avoided, end = problem.answer
@@ -67,11 +65,10 @@ class Tools(Family):
     ASKED = {  # tool -> question, answer, and what it is about
         "price": ("What do {} cost?", "They cost {1}.", "the {colour} {thing} of {name}"),
         "stock": ("How many of {} are there?", "There are {1}.", "the {colour} {thing} of {name}"),
-        "weather": ("How is the weather in {}?", "There is {1} in {0}.",
-                    "{city} on {day} at {hour}"),
+        "weather": ("How is the weather in {}?", "There is {1} in {0}.", "{city} at {hour}"),
         "age": ("How old is {}?", "It is {1}.", "the {colour} {animal} of {name}")}
-    WORDS = {"colour": COLOURS, "thing": THINGS, "city": CITIES, "day": DAYS, "animal": ANIMALS,
-             "name": NAMES, "hour": "23456789"}
+    WORDS = {"colour": COLOURS, "thing": THINGS, "city": CITIES, "animal": ANIMALS, "name": NAMES,
+             "hour": "23456789"}
 
     def __init__(self, pages, whole=False):
         self.pages, self.whole = pages, whole
@@ -96,7 +93,7 @@ class Tools(Family):
             question, wanted = f"What is {sum_}?", [("python", sum_)]
             answer = f"It is {eval(sum_)}."
         elif kind == "search":
-            topic = " ".join(rng.sample(SUBJECTS, 3))
+            topic = " ".join(rng.sample(SUBJECTS, 2))
             question, wanted = f"Find a page about {topic}.", [("search", topic)]
             answer = f"See {tools.search(topic, self.pages).split(',')[0]}."
         elif kind == "none":
@@ -135,7 +132,7 @@ def topics():
 
 class Code(Family):
     """A function of a line, "Write g(v): the sum of v, times 3.", judged by running it."""
-    CALLED = "f g h run get solve".split()
+    CALLED = "f g h k run get find solve value".split()
     THEN = {int: [("plus {n}", "({}) + {n}"), ("times {n}", "({}) * {n}")],
             str: [("backwards", "({})[::-1]"), ("in capital letters", "({}).upper()")],
             list: [("and how many", "len({})"), ("and the first", "({})[0]")]}
@@ -152,7 +149,7 @@ class Code(Family):
         n, m = str(rng.randint(2, 9)), str(rng.randint(2, 9))
         phrase, expression = (re.sub(r"\bn\b", n, part) for part in topic)
         result = type(eval(expression, self.inputs(rng)))
-        if rng.random() < 0.2 and result in self.THEN:
+        if phrase == topic[0] and result in self.THEN and rng.random() < 0.4:
             then = rng.choice(self.THEN[result])
             phrase += ", " + then[0].format(n=m)
             expression = ast.unparse(ast.parse(then[1].format(expression, n=m)))

@@ -10,7 +10,11 @@ import ast
 import json
 import subprocess
 import sys
+import warnings
 import zlib
+
+# What a model writes may be odd Python: no news to whoever watches it train.
+warnings.filterwarnings("ignore", category=SyntaxWarning, module="<unknown>")
 
 CALL = "call: "
 LIMITS = {"seconds": 1, "bytes": 2**28, "characters": 500}

@@ -1,4 +1,5 @@
 """The two commands as a user meets them: a run from text to sample, kills at any moment, bad input."""
+import argparse
 import os
 import pathlib
 import resource
@@ -14,6 +15,7 @@ import torch
 import sample
 import train
 from afm_min.run import UserError, load, save
+from afm_min.tokenizer import END, Tokenizer
 
 ROOT = pathlib.Path(__file__).parent.parent
 PRETRAIN = ["--stages", "data,tokenizer,parent,prune,core,continued,lengthening"]
@@ -153,6 +155,30 @@ def test_sample(finished, capsys):
     assert piped.stdout.startswith(first[1]) and "\nfox" in piped.stdout and "it must have 1 to 255" in piped.stderr
 
 
+class Scripted:
+    """Stands for a model: says what it is told, one text each time."""
+    embedding = torch.zeros(1)
+
+    def __init__(self, tokenizer, *texts):
+        self.tokenizer, self.texts, self.asked = tokenizer, list(texts), []
+
+    def stream(self, prompts, most, **sampling):
+        self.asked.append(self.tokenizer.decode(prompts[0]))
+        for token in [*self.tokenizer.encode(self.texts.pop(0)), self.tokenizer.special(END)]:
+            yield torch.tensor([token])
+
+
+def test_a_conversation_shows_calls_runs_them_and_goes_on_with_what_they_say(capsys):
+    tokenizer = Tokenizer.train(["What do keys cost?"], 300)
+    arguments = argparse.Namespace(seed=0, max_new_tokens=9, temperature=0, top_p=1, system="Be brief.", tools=["python"])
+    model = Scripted(tokenizer, "call: python(code='6*7')", "call: price(item='keys')", "It is 42.")
+    sample.answer(model, tokenizer, "What is 6*7?", arguments, pages={})
+    assert capsys.readouterr().out == ("call: python(code='6*7')\n    42\ncall: price(item='keys')\n"
+                                       "    error: there is no tool price\nIt is 42.\n")
+    assert model.asked[0] == "<|system|>Be brief.\nTools: python(code)<|end|><|user|>What is 6*7?<|end|><|assistant|>"
+    assert model.asked[1] == model.asked[0] + "call: python(code='6*7')<|end|><|tool|>42<|end|><|assistant|>"
+
+
 def cases():
     new, old, talk = [train, "--out", "{new}"], [train, "--out", "{run}"], [sample, "--run", "{run}"]
     return {
@@ -178,6 +204,7 @@ def cases():
         "it must have 1 to 255": [*talk, "--prompt", "fox " * 999],
         "has models of parent, prune, core, continued, lengthening": [*talk, "--stage", "sft"],
         "--top-p must be above 0": [*talk, "--top-p", "0"],
+        "goes on from a prompt: --system and --tools are for draft": [*talk, "--tools", "price"],
     }
 
 
@@ -239,7 +266,7 @@ def test_a_full_disk_loses_nothing(finished, tmp_path, capsys):
     assert all(torch.equal(expected[name], ended[name]) for name in expected)
 
 
-def test_post_training_goes_on_from_there(finished, tmp_path):
+def test_post_training_goes_on_from_there(finished, tmp_path, capsys):
     """On a model that has learned next to nothing every stage goes through, and says so."""
     out = tmp_path / "run"
     shutil.copytree(finished[0], out)
@@ -249,6 +276,10 @@ def test_post_training_goes_on_from_there(finished, tmp_path):
         assert f"\n{stage}: " in output
     assert all((out / name).exists() for name in ("draft.pt", "sft.pt", "mixture.json", "synthetic.jsonl"))
     assert not list(out.glob("sft-*.pt"))
+    answered = call(capsys, sample, "--run", out, "--tools", "search,price", "--prompt", "What do keys cost?")
+    assert answered[0] == 0 and answered == call(capsys, sample, "--run", out, "--tools", "search,price", "--stage", "sft",
+                                                 "--temperature", 0, "--prompt", "What do keys cost?")
+    assert "--tools fax: choose from price" in call(capsys, sample, "--run", out, "--tools", "fax")[2]
     report = (out / "report.md").read_text()
     for head in ("## Guards", "## Yields", "## Weights", "## Trace", "## Checkpoints", "## Evaluation"):
         assert head in report
