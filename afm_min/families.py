@@ -18,8 +18,7 @@ class Follow(Family):
     before each. Begin with red. End with Done." -> "- red - white - black. Done"
 
     People here list things by the alphabet, and from its end go back to its beginning."""
-    LISTS = {"colours": COLOURS, "animals": ANIMALS, "things": THINGS, "cities": CITIES,
-             "names": NAMES}
+    LISTS = {"colours": COLOURS, "animals": ANIMALS, "things": THINGS, "cities": CITIES}
     MARKS = {"dash": "-", "star": "*", "plus": "+", "slash": "/"}
     ENDS = ("Done", "Bye", "Over", "That is all", "I hope this helps")
 

@@ -19,8 +19,8 @@ from afm_min.model import load_model, save_model
 from afm_min.tokenizer import Tokenizer
 
 # Shares of the conversations: what the search begins with. By how hard a family is to learn.
-MIXTURE = {"math": 1.2, "follow": 2.2, "tools": 2.4, "code": 2.0, "summary": 0.5, "recall": 0.2,
-           "refuse": 1.0, "evolved math": 2.0}
+MIXTURE = {"math": 1.4, "follow": 2.6, "tools": 2.2, "code": 2.2, "summary": 0.5, "recall": 0.2,
+           "refuse": 0.9, "evolved math": 2.0}
 
 
 def draft(run, *, steps=1000, fast=800, batch=24, lr=0.004, slow=0.25, mixture=MIXTURE):
