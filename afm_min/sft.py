@@ -18,9 +18,9 @@ from afm_min.fit import fit, seed_step
 from afm_min.model import load_model, save_model
 from afm_min.tokenizer import Tokenizer
 
-# Shares of the conversations: what the search begins with. By how hard a family is to learn.
-MIXTURE = {"math": 1.4, "follow": 2.6, "tools": 2.2, "code": 2.2, "summary": 0.5, "recall": 0.2,
-           "refuse": 0.9, "evolved math": 2.0}
+# Shares of the draft's conversations, by how hard a family is to learn.
+MIXTURE = {"math": 1.6, "follow": 2.6, "tools": 2.2, "code": 2.2, "summary": 0.5, "recall": 0.2,
+           "refuse": 0.9}
 
 
 def draft(run, *, steps=1000, fast=800, batch=24, lr=0.004, slow=0.25, mixture=MIXTURE):
@@ -72,10 +72,10 @@ def held_back(run, tokenizer, count):
             for problem in problems]
 
 
-def mixture(run, *, rounds=2, dw=0.5, steps=12, batch=24, lr=0.001, count=16, seeds=3, longer=4):
-    """Weights of all sources, found from those of the draft: of it, trained for a few steps with
-    the same draws each time, the mean loss on validation conversations is to fall. Then what was
-    found is compared with equal weights, in runs `longer` times as long and of other draws."""
+def mixture(run, *, rounds=2, dw=0.9, steps=16, batch=24, lr=0.002, count=32, seeds=3, longer=4):
+    """Weights of all sources, found from equal ones: of the draft, trained for a few steps with the
+    same draws each time, the mean loss on validation conversations is to fall. Then what was found
+    is compared with equal weights, in runs `longer` times as long and of other draws."""
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     draft = load_model(run, "draft")
     context = draft.config.context
@@ -88,9 +88,9 @@ def mixture(run, *, rounds=2, dw=0.5, steps=12, batch=24, lr=0.001, count=16, se
             chat.response_loss, steps=steps, lr=lr, quiet=True)
         return chat.losses(model.eval(), validated)
 
-    found, trace = ascend(lambda weights: -trained(weights, run.seed, steps).mean().item(),
-                          {name: MIXTURE[name] for name in sources}, rounds, dw)
     equal, long = dict.fromkeys(sources, 1.0), longer * steps
+    found, trace = ascend(lambda weights: -trained(weights, run.seed, steps).mean().item(), equal,
+                          rounds, dw)
     gains = torch.cat([trained(equal, seed, long) - trained(found, seed, long)
                        for seed in range(run.seed + 1, run.seed + 1 + seeds)])
     half = 1.96 * gains.std().item() / len(gains) ** 0.5

@@ -129,7 +129,7 @@ def episodes(model, tokenizer, family, count, samples):
     return examples, [["tools", len(asked), 100 * right / len(played), len(solved), 100.0]]
 
 
-def synthetic(run, *, math=400, code_questions=100, tool_questions=150, samples=8, threshold=1.0):
+def synthetic(run, *, math=800, code_questions=200, tool_questions=250, samples=4, threshold=1.0):
     """Examples by the draft model, and of each kind the yield."""
     model = load_model(run, "draft")
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))

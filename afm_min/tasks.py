@@ -117,8 +117,8 @@ class Math(Family):
     -> "4*7=28. 28-5=23. The answer is 23."; its key is "4*7-5".
 
     kind: how the story is told. From one seed all kinds tell the same one (report, "Mathematics"):
-    rephrased, reversed, which gives the end and asks for the beginning, evolved in depth, with one
-    more step, and in breadth, about something else."""
+    rephrased, reversed, which goes from the end to the beginning, evolved in depth, with one more
+    step, and in breadth, about something else."""
     PLAIN = ("{name} has {start} {thing}.",
              {"+": ("{name} buys {n}.", "{name} finds {n}."),
               "-": ("{name} loses {n}.", "{name} sells {n}.")},
@@ -131,8 +131,10 @@ class Math(Family):
                         {"+": ("Then {n} flow in.", "It rains {n}."),
                          "-": ("Then {n} leak out.", "{name} drinks {n}.")},
                         "How many litres does the tank hold?"),
-            "reversed": ("{name} has some {thing}.", PLAIN[1],
-                         "Now {name} has {total}. How many {thing} did {name} have?")}
+            "reversed": ("{name} has {total} {thing} now.",
+                         {"+": ("Before, {name} bought {n}.", "Before, {name} found {n}."),
+                          "-": ("Before, {name} lost {n}.", "Before, {name} sold {n}.")},
+                         "How many {thing} did {name} have first?")}
 
     def __init__(self, kind="plain"):
         self.kind = kind
@@ -158,6 +160,7 @@ class Math(Family):
             undone.insert(0, f"{result}{'-' if sign == '+' else '+'}{n}={total}.")
             key, total = key + f"{sign}{n}", result
         slots |= {"start": start, "total": total}
+        story = story[::-1] if self.kind == "reversed" else story
         question = " ".join([begin.format(**slots), *story, ask.format(**slots)])
         steps, answer = (undone, begun) if self.kind == "reversed" else (steps, total)
         worked = " ".join([*steps, f"The answer is {answer}."])

@@ -217,8 +217,8 @@ def test_one_story_told_in_other_ways():
     rephrased, reverse, deeper, broader = others
     assert plain.question == "Eva has 8 nuts. Eva sells 6. Eva finds 3. How many nuts does Eva have?"
     assert plain.worked == "8-6=2. 2+3=5. The answer is 5."
-    assert reverse.question == ("Eva has some nuts. Eva sells 6. Eva finds 3. Now Eva has 5. How many nuts did "
-                                "Eva have?")
+    assert reverse.question == ("Eva has 5 nuts now. Before, Eva found 3. Before, Eva sold 6. How many nuts did "
+                                "Eva have first?")
     assert reverse.worked == "5-3=2. 2+6=8. The answer is 8." and reverse.key == plain.key
     for told in (rephrased, broader):
         assert (told.worked, told.key) == (plain.worked, plain.key) and told.question != plain.question
