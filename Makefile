@@ -20,7 +20,9 @@ $(ENV)/installed: pyproject.toml
 
 train: $(ENV)/installed
 	$(RUN) train.py --out runs/toy --resume
-	$(RUN) sample.py --run runs/toy --prompt "The value of"
+	$(RUN) sample.py --run runs/toy --stage lengthening --prompt "The value of"
+	$(RUN) sample.py --run runs/toy --tools price,weather,python \
+		--prompt "What do the red keys and the blue pens cost together?"
 
 test: $(ENV)/installed
 	$(RUN) -m pytest -q tests
@@ -32,8 +34,8 @@ SMOKE = $(foreach stage,parent prune core continued lengthening draft sft,$(stag
 smoke: $(ENV)/installed
 	rm -rf runs/smoke
 	$(RUN) train.py --out runs/smoke --preset tiny $(foreach setting,$(SMOKE),--set $(setting))
-	$(RUN) sample.py --run runs/smoke --prompt "The value of" --max-new-tokens 20
-	echo "import " | $(RUN) sample.py --run runs/smoke --max-new-tokens 20 --temperature 0
+	$(RUN) sample.py --run runs/smoke --stage core --prompt "The value of" --max-new-tokens 20
+	echo "How old is Ada?" | $(RUN) sample.py --run runs/smoke --tools age --max-new-tokens 20
 
 # The parent learns longer here: it teaches, and must be better than what it teaches becomes.
 # So does lengthening: to see what training adds to a raised base.

@@ -1,6 +1,6 @@
 """Talk to a trained model: one of text goes on from the prompt, one of conversations answers it.
 
-    python sample.py --run runs/toy --tools price,weather --prompt "What do the red keys of Ada cost?"
+    python sample.py --run runs/toy --tools price,age --prompt "What do the red keys of Ada cost?"
     python sample.py --run runs/toy --stage lengthening --prompt "def main("
     echo "Name 3 colours, with a dash before each." | python sample.py --run runs/toy
 
@@ -115,8 +115,8 @@ def main():
     add("--prompt", metavar="TEXT", help="what to answer, or to go on from (default: every line "
         "of the input)")
     add("--system", metavar="TEXT", default="", help="what the conversation begins with")
-    add("--tools", metavar="NAME,NAME", default="", help=f"what may be called: {', '.join(tools.PARAMETERS)} "
-        "(default: nothing)")
+    add("--tools", metavar="NAME,NAME", default="", help="what may be called: "
+        f"{', '.join(tools.PARAMETERS)} (default: nothing)")
     add("--max-new-tokens", metavar="N", type=int, default=100, help="(default: %(default)s)")
     add("--temperature", metavar="T", type=float, help="0 takes the likeliest token (default: 0 in "
         "conversations, else 0.8)")

@@ -16,7 +16,7 @@ import os
 
 import numpy
 
-from afm_min import corpus
+from afm_min import corpus, tasks
 from afm_min.model import Config
 from afm_min.report import line, table
 from afm_min.run import Run, UserError, choose_device, run_command, write_text
@@ -28,6 +28,7 @@ SCRATCH, PRUNED = {"core.start": "scratch"}, {"core.start": "prune"}
 TAUGHT, UNTAUGHT = {"core.distill": 0.9}, {"core.distill": 0.0}
 USUAL, CORE_MIXTURE = {}, {"continued.mixture": corpus.CORE}
 UNTRAINED, CORE_BASE = {"lengthening.steps": 1}, {"lengthening.rope_base": 500_000.0}
+OWN = {"metrics.jsonl", "report.json", "report.md", "run.json", "claims.md"}  # of each run
 
 CLAIMS = [Claim(*row) for row in (
     ("a learned mask beats one of the largest units", "prune", "accuracy %", LEARNED, LARGEST),
@@ -50,6 +51,8 @@ CLAIMS = [Claim(*row) for row in (
         ("... for which RoPE's base must be raised", "recall at 4x %", CORE_BASE),
         ("... and the model trained", "recall at 4x %", UNTRAINED),
         ("... and helps text of the old length", "bits/byte", UNTRAINED | CORE_BASE))),
+    *((f"synthetic data helps mathematics {kind}", "sft", f"math {kind} %", USUAL,
+       {"sft.synthetic": False}) for kind in tasks.KINDS),
 )]
 
 
@@ -64,8 +67,9 @@ def arm(base, seed, stage, given):
         run = Run(base.path / f"{name}-{seed}-{key}", base.device)
         run.config, run.seed = base.config, seed
         run.create()
-        for path in [*before.path.glob("*.pt"), before.file("tokenizer.json")]:
-            if not path.name.endswith(".part.pt") and not run.file(path.name).exists():
+        for path in before.path.iterdir():
+            if (path.is_file() and path.name not in OWN and not path.name.endswith(".part.pt")
+                    and not run.file(path.name).exists()):
                 os.link(path, run.file(path.name))
         metrics, before = carry_out(run, name, settings[name]), run
     return metrics

@@ -73,9 +73,8 @@ class Tools(Family):
         self.pages, self.whole = pages, whole
 
     def make(self, rng):
-        kinds = ["one", "one", "several", "compute", "none", "missing"]
-        kinds += ["search"] * bool(self.pages)
-        kind = rng.choice(kinds)
+        kind = rng.choice(["one", "one", "several", "compute", "none", "missing"]
+                          + ["search"] * bool(self.pages))
         function = rng.choice(list(self.ASKED))
         question, answer, span = self.ASKED[function]
         topic, wanted = span.format(**{name: rng.choice(words)
@@ -87,8 +86,7 @@ class Tools(Family):
             wanted = [("price", first), ("price", second), ("python", f"{prices[0]}+{prices[1]}")]
             answer = f"Together they cost {sum(prices)}."
         elif kind == "compute":
-            sum_ = "".join([str(rng.randint(2, 9)), rng.choice("+*"), str(rng.randint(2, 9)),
-                             rng.choice("+*"), str(rng.randint(2, 9))])
+            sum_ = "".join(rng.choice(some) for some in ("23456789", "+*") * 2 + ("23456789",))
             question, wanted = f"What is {sum_}?", [("python", sum_)]
             answer = f"It is {eval(sum_)}."
         elif kind == "search":
