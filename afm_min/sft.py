@@ -19,11 +19,11 @@ from afm_min.model import load_model, save_model
 from afm_min.tokenizer import Tokenizer
 
 # Shares of the draft's conversations, by how hard a family is to learn.
-MIXTURE = {"math": 1.6, "follow": 2.6, "tools": 2.2, "code": 2.2, "summary": 0.5, "recall": 0.2,
+MIXTURE = {"math": 1.4, "follow": 3.0, "tools": 2.2, "code": 2.2, "summary": 0.5, "recall": 0.2,
            "refuse": 0.9}
 
 
-def draft(run, *, steps=1000, fast=800, batch=24, lr=0.004, slow=0.25, mixture=MIXTURE):
+def draft(run, *, steps=900, fast=720, batch=24, lr=0.004, slow=0.25, mixture=MIXTURE):
     """A first model, tuned on the demonstrations alone: `fast` steps at the full rate, the others
     at `slow` of it."""
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
@@ -72,7 +72,7 @@ def held_back(run, tokenizer, count):
             for problem in problems]
 
 
-def mixture(run, *, rounds=2, dw=0.9, steps=16, batch=24, lr=0.002, count=32, seeds=3, longer=4):
+def mixture(run, *, rounds=1, dw=0.5, steps=32, batch=24, lr=0.002, count=32, seeds=3, longer=2):
     """Weights of all sources, found from equal ones: of the draft, trained for a few steps with the
     same draws each time, the mean loss on validation conversations is to fall. Then what was found
     is compared with equal weights, in runs `longer` times as long and of other draws."""
@@ -99,8 +99,8 @@ def mixture(run, *, rounds=2, dw=0.9, steps=16, batch=24, lr=0.002, count=32, se
             "weights": [[name, weight] for name, weight in found.items()], "trace": trace}
 
 
-def sft(run, *, steps=340, batch=24, lr=0.001, dropout=0.1, synthetic=True, checkpoints=2,
-        count=100):
+def sft(run, *, steps=340, batch=24, lr=0.0005, dropout=0.1, synthetic=True, checkpoints=2,
+        count=80):
     """The draft trained on, with the mixture that was found; of some checkpoints on the way the one
     is taken whose validation accuracy, greedily and as the best of 4 samples by the checkers, is
     highest. synthetic: whether the model's own examples are among them."""

@@ -1,4 +1,6 @@
 """Documents: what is read, what is held out, how it is packed and mixed."""
+import itertools
+
 import pytest
 import torch
 
@@ -27,9 +29,19 @@ def test_pages_are_text_and_tell_nothing_of_this_machine(documents):
         assert " at 0x" not in text and "environ({'" not in text, name
 
 
-def test_the_crawl_is_the_same_every_time():
+def test_the_crawl_is_the_same_every_time(monkeypatch):
+    reference = crawl.reference
+    monkeypatch.setattr(crawl, "reference", lambda: itertools.islice(reference(), 40))
     first, again = ([page["text"] for page in crawl.pages()] for _ in range(2))
-    assert len(first) > 400 and first == again
+    assert len(first) > 40 and first == again
+
+
+def test_tokenizer_sees_sources_in_the_proportions_of_the_mixture():
+    documents = [{"source": "a", "text": "x" * 10}] * 300 + [{"source": "b", "text": "y" * 20}] * 300 + [{"source": "c", "text": "z"}]
+    text = "".join(corpus.proportioned(documents, {"a": 3, "b": 1, "d": 5}))
+    assert text.count("x") / text.count("y") == pytest.approx(3, rel=0.1) and "z" not in text
+    assert len(text) == pytest.approx(9001, rel=0.1)
+    assert list(corpus.proportioned(documents, {})) == []
 
 
 def test_split_is_by_topic(documents):
