@@ -23,7 +23,7 @@ MIXTURE = {"math": 1.4, "follow": 3.0, "tools": 2.2, "code": 2.2, "summary": 0.5
            "refuse": 0.9}
 
 
-def draft(run, *, steps=900, fast=720, batch=24, lr=0.004, slow=0.25, mixture=MIXTURE):
+def draft(run, *, steps=980, fast=780, batch=24, lr=0.004, slow=0.25, mixture=MIXTURE):
     """A first model, tuned on the demonstrations alone: `fast` steps at the full rate, the others
     at `slow` of it."""
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
@@ -99,7 +99,7 @@ def mixture(run, *, rounds=1, dw=0.5, steps=32, batch=24, lr=0.002, count=32, se
             "weights": [[name, weight] for name, weight in found.items()], "trace": trace}
 
 
-def sft(run, *, steps=340, batch=24, lr=0.0005, dropout=0.1, synthetic=True, checkpoints=2,
+def sft(run, *, steps=240, batch=24, lr=0.0005, dropout=0.1, synthetic=True, checkpoints=2,
         count=80):
     """The draft trained on, with the mixture that was found; of some checkpoints on the way the one
     is taken whose validation accuracy, greedily and as the best of 4 samples by the checkers, is

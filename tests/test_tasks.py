@@ -131,8 +131,11 @@ def test_tools_wants_what_running_the_calls_gives():
         tools.converse(lambda open: [turns[sum(m["role"] == "assistant" for m in c)] for c in open], [messages], PAGES)
         assert [m["content"] for m in messages if m["role"] == "assistant"] == turns
         assert given.messages() == messages[:len(given.messages())]  # the results, too
+        assert given.worked == turns[len(given.turns)]
         kinds.add(len(turns))
     assert kinds == {1, 2, 4}
+    whole = [tasks.draw(families.Tools(PAGES, whole=True), "train", i) for i in range(60)]
+    assert all(given.worked == given.answer[1] and len(given.turns) == len(given.answer[0]) for given in whole)
 
 
 def test_code_is_judged_by_running_it():
@@ -144,6 +147,7 @@ def test_code_is_judged_by_running_it():
     assert judged("code", given, "def f(v):\n    return open(v)")[0] is False
     assert judged("code", given, "2 * sum(v)")[1][0] == "0"
     assert not FAMILIES["code"].check(given, "def f(v):\n    print([6, 10])")  # what it says is no result
+    assert families.passed("def f(x):\n    return x", ("('f(1)', True)", "('f(2)', 2)")) == [False, True]  # 1 is not True
 
 
 class First(random.Random):
@@ -192,6 +196,18 @@ def test_summary_tells_every_notification_shortly():
     assert judged("summary", given, "Ada: lost keys") == (False, "2212")
     assert judged("summary", given, "Ada: lost keys\nBen: call back")[1] == "1202"
     assert judged("summary", given, given.question)[1] == "0102"
+
+
+def test_problems_are_so_many_different_ones_or_all_there_are():
+    keys = [p.key for p in tasks.problems(FAMILIES["refuse"], "validation", 50)]
+    assert len(set(keys)) == 50
+    few = tasks.problems(tasks.Recall(1), "test", 100)
+    assert 20 < len({p.key for p in few}) == len(few) < 100
+
+
+def test_verbosity_is_measured_against_the_worked_answer():
+    given = problem("summary", worked="x" * 100, answer=())
+    assert [FAMILIES["summary"].grades(given, "x" * n)["verb"] for n in (125, 126, 200, 201)] == [2, 1, 1, 0]
 
 
 def test_recall_wants_the_box():
