@@ -63,16 +63,16 @@ def ascend(score, weights, rounds, dw):
 
 
 def held_back(run, tokenizer, count):
-    """Validation conversations, as pairs: `count` of each family, and as many of evolved math."""
+    """Validation conversations, as pairs: `count` of each family and kind of evolved mathematics."""
     wanted = {family: count for family in chat.toy_world(run).values()}
-    wanted |= {tasks.Math(kind): count // len(tasks.KINDS) for kind in tasks.KINDS}
+    wanted |= {tasks.Math(kind): count for kind in tasks.KINDS}
     problems = [problem for family, n in wanted.items()
                 for problem in tasks.problems(family, "validation", n)]
     return [chat.render(chat.example("", problem.messages(), problem.worked)["messages"], tokenizer)
             for problem in problems]
 
 
-def mixture(run, *, rounds=1, dw=0.5, steps=32, batch=24, lr=0.002, count=32, seeds=3, longer=2):
+def mixture(run, *, rounds=1, dw=0.5, steps=24, batch=24, lr=0.002, count=24, seeds=3, longer=2):
     """Weights of all sources, found from equal ones: of the draft, trained for a few steps with the
     same draws each time, the mean loss on validation conversations is to fall. Then what was found
     is compared with equal weights, in runs `longer` times as long and of other draws."""

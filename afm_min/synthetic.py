@@ -86,7 +86,7 @@ def mathematics(model, tokenizer, count, samples):
         responses = sampled(model, tokenizer, problems, samples)
         chosen = [agreeing(problem.question, some, problem.answer if known else None)
                   for problem, some in zip(problems, responses)]
-        examples += [chat.example("evolved math", problem.messages(), response)
+        examples += [chat.example(f"math {kind}", problem.messages(), response)
                      for problem, response in zip(problems, chosen) if response]
         rows.append(yields(f"math {kind}", family, problems, responses, chosen))
     return examples, rows
