@@ -63,7 +63,7 @@ def ascend(score, weights, rounds, dw):
 
 
 def held_back(run, tokenizer, count):
-    """Validation conversations, as pairs: `count` of each family and kind of evolved mathematics."""
+    """Validation conversations, as pairs: `count` of each family and kind of evolved math."""
     wanted = {family: count for family in chat.toy_world(run).values()}
     wanted |= {tasks.Math(kind): count for kind in tasks.KINDS}
     problems = [problem for family, n in wanted.items()
