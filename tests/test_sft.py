@@ -7,7 +7,7 @@ import torch
 from afm_min import chat, demonstrations, evaluate, families, pretrain, sft, synthetic, tasks
 from afm_min.model import AFM, Config
 from afm_min.run import Run, UserError
-from afm_min.tokenizer import END, Tokenizer
+from afm_min.tokenizer import DOCUMENT, END, Tokenizer
 
 TINY = Config(dim=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=24, vocab_size=300, context=256)
 
@@ -137,6 +137,47 @@ def test_raters_outvote_noise_mostly():
     assert good > 270 and bad < 30
     assert demonstrations.rated(tasks.math, problem, problem.worked, rng, noise=0)
     assert not demonstrations.rated(tasks.math, problem, "The answer is 99.", rng, noise=0)
+
+
+def test_a_text_is_read_the_same_in_any_company(tokenizer):
+    torch.manual_seed(0)
+    model, texts = AFM(TINY), ["Yes. No. What is it? Hi.", "Hi.", "Is it?"]
+    means, losses = demonstrations.read_texts(model, tokenizer, texts)
+    for text, mean, loss in zip(texts, means, losses):
+        ids = torch.tensor([[tokenizer.special(DOCUMENT), *tokenizer.encode(text)]])
+        log_p, states = model(ids[:, :-1]).log_softmax(-1), model.states(ids[:, :-1])[0]
+        expected = -log_p[0, range(ids.shape[1] - 1), ids[0, 1:]].mean()
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+        assert mean.norm().item() == pytest.approx(1) and torch.cosine_similarity(
+            mean, states.mean(0), dim=0).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_each_guard_drops_what_it_is_for(monkeypatch):
+    """Five examples: usual; as usual but wrong; like the first; 2.8 and 2.6 times as surprising."""
+    problem = tasks.draw(tasks.math, "train", 1)
+    written = [(problem, problem.messages(), problem.worked, "") for _ in range(5)]
+    written[1] = (problem, problem.messages(), "The answer is 99.", "wrong")
+    directions, first = torch.eye(5), torch.eye(5)[0]
+    directions[2] = torch.nn.functional.normalize(first + 0.01 * directions[2], dim=0)  # cosine 0.99995
+    losses = torch.tensor([1.0, 1.0, 1.0, 2.8, 2.6])
+    monkeypatch.setattr(demonstrations, "read_texts", lambda *_: (directions, losses))
+    monkeypatch.setattr(demonstrations, "rated", lambda family, problem, response, rng:
+                        response == problem.worked)
+    fates = demonstrations.guarded(written, tasks.math, None, None, None, 2.7, 0.9999)
+    assert fates == ["kept", "rating", "copy", "model", "kept"]
+
+
+def test_tuning_warms_up_then_falls_to_a_slower_rate_with_dropout(monkeypatch):
+    given, seen, model = {}, [], AFM(TINY)
+    monkeypatch.setattr(chat, "fit", lambda model, batches, loss, schedule, **rest: (
+        given.update(rest, schedule=schedule), [batches(step) for step in range(3)]))
+    sources = {"a": [(torch.ones(4, dtype=torch.long), torch.ones(4))]}
+    chat.tune(model, sources, {"a": 1}, steps=60, batch=2, lr=0.1, dropout=0.3, fast=40, slow=0.25,
+              watch=seen.append, quiet=True)
+    assert [block.dropout for block in model.blocks] == [0.3] and seen == [0, 1, 2]
+    assert [given["schedule"](step) for step in (0, 9, 19, 39, 40, 59)] == [.05, .5, 1, 1, .25, .25]
+    assert {name: given[name] for name in ("steps", "lr", "quiet")} == {
+        "steps": 60, "lr": 0.1, "quiet": True}
 
 
 def test_dropout_only_while_training():
