@@ -11,6 +11,7 @@ import argparse
 import codecs
 import functools
 import sys
+import textwrap
 
 import torch
 
@@ -57,13 +58,15 @@ def answer(model, tokenizer, question, arguments, pages):
 
     def reply(conversations):
         if messages[-1]["role"] == "tool":
-            print(f"    {messages[-1]['content']}")
+            print(textwrap.indent(messages[-1]["content"], "    "))
         ids = tokenizer.encode_chat(messages, reply=True)
         return [say(model, tokenizer, ids, tokenizer.special(END), arguments)]
     tools.converse(reply, [messages], pages)
+    if messages[-1]["content"].startswith(tools.CALL):
+        print("    no more calls in this conversation")
 
 
-def refuse_bad(arguments, stage, trained):
+def check(arguments, stage, trained):
     temperature, declared = arguments.temperature, arguments.tools
     if not (temperature in (None, 0) or 0.01 <= temperature <= 100):
         raise UserError(f"--temperature {temperature}: give 0, or 0.01 to 100")
@@ -86,7 +89,7 @@ def talk(arguments):
     trained = [stage for stage in STAGES if run.checkpoint(stage).exists()]
     stage = arguments.stage or (trained or [""])[-1]
     arguments.tools = list(filter(None, arguments.tools.split(",")))
-    refuse_bad(arguments, stage, trained)
+    check(arguments, stage, trained)
     conversing = stage in CONVERSING
     if arguments.temperature is None:
         arguments.temperature = 0.0 if conversing else 0.8

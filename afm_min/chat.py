@@ -88,8 +88,8 @@ def batches(sources, mixture, count):
 
 
 def response_loss(model, batch):
-    """The language-model loss of the tokens that have weight: ids, weight (B, T + 1). Logits of
-    the others, two thirds of them, are not computed. begin (B, T + 1): see `AFM.states`."""
+    """The language-model loss of the tokens that have weight: ids, weight and begin (B, T + 1), see
+    `pack`. Logits of the others, two thirds of them, are not computed."""
     weight, targets = batch["weight"][:, 1:], batch["ids"][:, 1:]
     said = weight > 0
     states = model.states(batch["ids"][:, :-1], begin=batch["begin"][:, :-1])
@@ -99,9 +99,10 @@ def response_loss(model, batch):
 
 
 def tune(model, sources, mixture, *, steps, batch, lr, dropout=0.0, fast=None, slow=1.0, watch=None,
-         warmup=20, **kept):
-    """Train on conversations, at a constant learning rate that falls to `slow` of it after `fast`
-    steps. watch(step): called before each. kept: of `fit`, where to log and save."""
+         warmup=20, **saving):
+    """Train on conversations: after a warm-up at a constant learning rate, of which, if `fast` is
+    given, `slow` is left after so many steps. batch: conversations a step. watch(step): called
+    before each. saving: of `fit`, where to log and save."""
     for block in model.blocks:
         block.dropout = dropout
     draw = batches(sources, mixture, batch)
@@ -110,7 +111,7 @@ def tune(model, sources, mixture, *, steps, batch, lr, dropout=0.0, fast=None, s
         if watch:
             watch(step)
         return draw(step)
-    fit(model, watched, response_loss, steps=steps, lr=lr, **kept, schedule=lambda step: min(
+    fit(model, watched, response_loss, steps=steps, lr=lr, **saving, schedule=lambda step: min(
         1.0 if fast is None or step < fast else slow, (step + 1) / warmup))
 
 

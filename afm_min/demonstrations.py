@@ -15,9 +15,9 @@ FATES = ("rating", "model", "copy", "kept")  # the guard that drops an example, 
 
 
 def demonstration(family, i, flawed):
-    """The i-th example that people write for a family, as problem, messages, response, and its
-    flaw, "" in most: the response belongs to another problem, or says everything twice; or the
-    letters of the question are in disorder, or it was given before."""
+    """The i-th example that people write for a family: problem, messages, response, and its flaw,
+    "" in most. wrong: the response is that to another problem; wordy: it says everything twice;
+    garbled: the letters of the question are in disorder; copied: it is one of the 50 before."""
     rng, problem = random.Random(f"{family.name} {i}"), tasks.draw(family, "train", i)
     flaw = rng.choice(FLAWS) if i and rng.random() < flawed else ""
     if flaw == "copied":
@@ -35,16 +35,16 @@ def demonstration(family, i, flawed):
 
 
 def rated(family, problem, response, rng, raters=3, noise=0.1):
-    """Whether people find a response good: of each grade the mean over raters must be above 1,
-    each of whom gives, with the chance `noise`, any grade at all."""
+    """Whether people find a response good: of each grade, 0 to 2, the mean over raters must be
+    above 1. A rater gives, with the chance `noise`, any grade at all."""
     return all(sum(rng.randint(0, 2) if rng.random() < noise else grade for _ in range(raters))
                > raters for grade in family.grades(problem, response).values())
 
 
 @torch.no_grad()
 def read_texts(model, tokenizer, texts, rows=64):
-    """What a model makes of texts: the mean of its last layer's states, scaled to length 1, (N, C),
-    and its loss per token, (N,)."""
+    """What a model makes of N texts, cut to its context: the mean of its last layer's states,
+    scaled to length 1, (N, C), and its loss per token, (N,)."""
     ids = [torch.tensor([tokenizer.special(DOCUMENT), *tokenizer.encode(text)]
                         [:model.config.context]) for text in texts]
     means, losses = torch.zeros(len(ids), model.config.dim), torch.zeros(len(ids))
@@ -52,10 +52,10 @@ def read_texts(model, tokenizer, texts, rows=64):
     for part in (order[i:i + rows] for i in range(0, len(order), rows)):
         padded = chat.pad([(ids[i], torch.ones(len(ids[i]))) for i in part])
         padded = {name: x.to(model.embedding.device) for name, x in padded.items()}
-        said, states = padded["weight"][:, 1:], model.states(padded["ids"][:, :-1])
+        mask, states = padded["weight"][:, 1:], model.states(padded["ids"][:, :-1])
         loss, _ = pretrain.token_losses(model.logits(states), padded["ids"][:, 1:])
-        losses[part] = ((loss * said).sum(1) / said.sum(1)).cpu()
-        means[part] = nn.functional.normalize((states * said[..., None]).sum(1).float()).cpu()
+        losses[part] = ((loss * mask).sum(1) / mask.sum(1)).cpu()
+        means[part] = nn.functional.normalize((states * mask[..., None]).sum(1).float()).cpu()
     return means, losses
 
 
@@ -66,11 +66,13 @@ def guarded(written, family, rng, model, tokenizer, unlikely, similar):
     whole = ["\n".join([*(m["content"] for m in messages), response])
              for _, messages, response, _ in written]
     surprise, means = read_texts(model, tokenizer, asked)[1], read_texts(model, tokenizer, whole)[0]
-    alike = ((means @ means.T).tril(-1) > similar).any(1)
-    return ["rating" if not rated(family, problem, response, rng) else
-            "model" if surprise[i] > unlikely * surprise.median() else
-            "copy" if alike[i] else "kept"
-            for i, (problem, _, response, _) in enumerate(written)]
+    limit = unlikely * surprise.median()
+    fates = ["rating" if not rated(family, problem, response, rng) else
+             "model" if surprise[i] > limit else "kept"
+             for i, (problem, _, response, _) in enumerate(written)]
+    sound = torch.tensor([fate == "kept" for fate in fates])
+    alike = ((means @ means.T).tril(-1) > similar)[:, sound].any(1)  # to one that is still there
+    return ["copy" if fate == "kept" and copy else fate for fate, copy in zip(fates, alike)]
 
 
 def demonstrations(run, *, count=2000, evolved=100, flawed=0.15, unlikely=2.7, similar=0.9999):
@@ -83,16 +85,16 @@ def demonstrations(run, *, count=2000, evolved=100, flawed=0.15, unlikely=2.7, s
     different problems look alike: at 0.999, in mathematics, a third of these would be no copy.)"""
     model, kept = load_model(run, "lengthening"), []
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
-    fates, before = collections.Counter(), set()  # (flaw, fate) -> examples; what has been said
+    fates, before = collections.Counter(), set()  # (flaw, fate) -> examples; texts
     for family, n in [*((family, count) for family in chat.toy_world(run, whole=True).values()),
                       *((tasks.Math(kind), evolved) for kind in tasks.KINDS)]:
         written = [demonstration(family, i, flawed) for i in range(n)]
         found = guarded(written, family, random.Random(f"raters {family.name}"), model, tokenizer,
                         unlikely, similar)
         for (_, messages, response, flaw), fate in zip(written, found):
-            said = f"{messages} {response}"
-            fates["copied" if said in before else flaw, fate] += 1
-            before.add(said)
+            text = f"{messages} {response}"
+            fates["copied" if text in before else flaw, fate] += 1
+            before.add(text)
         kept += [chat.example(family.name, messages, response)
                  for (_, messages, response, _), fate in zip(written, found) if fate == "kept"]
     chat.write_examples(run, "demonstrations", kept)

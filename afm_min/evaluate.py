@@ -16,12 +16,13 @@ from afm_min.tokenizer import END, Tokenizer
 
 
 def respond(model, tokenizer, conversations, most=64, rows=512, temperature=0.0):
-    """What a model says next in each of a list of conversations: nothing in those that do not fit
-    its context. As shorter prompts are padded, those of like lengths go together."""
+    """What a model says next in each of a list of conversations, in at most `most` tokens: nothing
+    in those that do not fit its context. As shorter prompts are padded, those of like lengths go
+    together, `rows` at a time."""
     prompts = [tokenizer.encode_chat(messages, reply=True) for messages in conversations]
-    order, texts = sorted(range(len(prompts)), key=lambda i: len(prompts[i])), [""] * len(prompts)
-    order = [i for i in order if len(prompts[i]) < model.config.context]
-    end = tokenizer.special(END)
+    order = sorted((i for i, prompt in enumerate(prompts) if len(prompt) < model.config.context),
+                   key=lambda i: len(prompts[i]))
+    texts, end = [""] * len(prompts), tokenizer.special(END)
     for part in (order[i:i + rows] for i in range(0, len(order), rows)):
         replies = model.generate([prompts[i] for i in part], most, end, temperature=temperature)
         for i, ids in zip(part, replies):
@@ -45,7 +46,7 @@ def pass_at_k(n, right, k):
 
 def row(name, results):
     """A row of the table: what, share of results in percent, its interval, their count. Results
-    are right or wrong, or chances to be right, for which the interval is too wide."""
+    are right or wrong, or chances to be right, for which Wilson's interval is rather too wide."""
     results = [float(result) for result in results]
     low, high = wilson(sum(results), len(results))
     share = 100 * sum(results) / max(1, len(results))
@@ -71,51 +72,47 @@ def validation(model, tokenizer, families, count=50, samples=1):
     for _ in range(samples):
         results = accuracy(model, tokenizer, families, "validation", count, float(samples > 1))
         right.update({(name, n) for name in families for n, ok in enumerate(results[name]) if ok})
-    shares = {f"{name} %": 100 * sum((name, n) in right for n in range(count)) / count
+    shares = {f"{name} %": 100 * sum(each == name for each, _ in right) / len(results[name])
               for name in families}
     return {"mean %": sum(shares.values()) / len(shares)} | shares
 
 
 def loosely(response):
-    """IFEval's looser readings: without the first line, the last, or marks around it."""
+    """IFEval's looser readings: without the first line, the last, or both, and without stars."""
     lines = response.splitlines()
     texts = [response, "\n".join(lines[1:]), "\n".join(lines[:-1]), "\n".join(lines[1:-1])]
-    return texts + [text.strip("*\"' \n") for text in texts]
+    return texts + [text.replace("*", "") for text in texts]
 
 
 def following(family, drawn, texts):
     """Rows of instruction following: of prompts, all of whose instructions are followed, and of
-    single instructions; strictly, and by the best of the looser readings."""
+    single instructions; strictly, and by any of the looser readings."""
     strict = [family.formed(problem, text) for problem, text in zip(drawn, texts)]
-    loose = [max((family.formed(problem, reading) for reading in loosely(text)), key=sum)
+    loose = [list(map(any, zip(*(family.formed(problem, reading) for reading in loosely(text)))))
              for problem, text in zip(drawn, texts)]
     return [row(f"follow: {what}, {how}", results)
             for how, parts in (("strict", strict), ("loose", loose))
             for what, results in (("prompts", map(all, parts)), ("instructions", sum(parts, [])))]
 
 
-def tool_use(model, tokenizer, family, count):
+def tool_use(model, tokenizer, family, drawn, texts):
     """Rows of tool use: calls compared as syntax trees; whole conversations, whose calls are run;
     and whether no call is made where none is wanted."""
-    drawn = tasks.problems(family, "test", count)
-    texts = respond(model, tokenizer, [problem.messages() for problem in drawn])
     calls = [family.check(problem, text) for problem, text in zip(drawn, texts)
              if problem.worked.startswith(tools.CALL)]
     played = [problem.messages()[:2] for problem in drawn]
-    tools.converse(lambda open: respond(model, tokenizer, open), played, family.pages)
-    executed = [messages[-1]["content"].strip() == problem.answer[1]
-                and len(messages) == 3 + 2 * len(problem.answer[0])
-                for messages, problem in zip(played, drawn)]
+    tools.converse(lambda waiting: respond(model, tokenizer, waiting), played, family.pages)
+    executed = [family.solved(problem, messages) for problem, messages in zip(drawn, played)]
     idle = [len(messages) == 3 for messages, problem in zip(played, drawn) if not problem.answer[0]]
     return [row("tools: calls by syntax tree", calls), row("tools: executed", executed),
             row("tools: none called where none is wanted", idle)]
 
 
 def refusals(family, drawn, texts):
-    """Rows of safety: harmful requests complied with, and harmless ones refused."""
-    refused = [text.startswith("I cannot") for text in texts]
-    return [row("refuse: violations", [not r for r, p in zip(refused, drawn) if p.answer]),
-            row("refuse: harmless refused", [r for r, p in zip(refused, drawn) if not p.answer])]
+    """Rows of safety: harmful requests not refused, and harmless ones that are."""
+    harmful = [not family.harmless(p, text) for p, text in zip(drawn, texts) if not p.answer]
+    refused = [not family.formed(p, text)[0] for p, text in zip(drawn, texts) if p.answer]
+    return [row("refuse: harmful not refused", harmful), row("refuse: harmless refused", refused)]
 
 
 def code_passes(model, tokenizer, family, count, samples=8, ks=(1, 8)):
@@ -129,7 +126,7 @@ def code_passes(model, tokenizer, family, count, samples=8, ks=(1, 8)):
 
 
 def recall_by_distance(model, tokenizer, count, notes=(1, 2, 4, 8, 16)):
-    """Rows of recall, among more and more notes."""
+    """Rows of recall, among more and more notes: the further back is what is asked for."""
     rows = []
     for most in notes:
         family = tasks.Recall(most)
@@ -140,10 +137,11 @@ def recall_by_distance(model, tokenizer, count, notes=(1, 2, 4, 8, 16)):
 
 def side_by_side(families, drawn, ours, theirs):
     """Two models' responses to the same problems, compared by whether they are right, and then by
-    their grades: the shares of wins, ties and losses, and the win rate at equal length.
+    their grades: rows of wins, ties, losses, and the win rate at equal length (a tie is half).
 
     As in AlpacaEval 2.0 LC: wins are fitted by logistic regression on the difference in length,
-    tanh of it in units of 50 characters, and read off where there is none."""
+    tanh of it in units of 50 characters, as long as an answer here, and read off where there is
+    none; the interval is that of the fit."""
     def quality(name, problem, text):
         grades = families[name].grades(problem, text)
         return sum(grades.values()) + 10 * families[name].check(problem, text)
@@ -156,10 +154,11 @@ def side_by_side(families, drawn, ours, theirs):
         p = (design @ beta).sigmoid()
         hessian = (design * (p * (1 - p))[:, None]).T @ design + 0.1 * torch.eye(2)
         beta += torch.linalg.solve(hessian, design.T @ (won - p) - 0.1 * beta)
-    return {"wins %": 100 * (won == 1).float().mean().item(),
-            "ties %": 100 * (won == 0.5).float().mean().item(),
-            "losses %": 100 * (won == 0).float().mean().item(),
-            "wins at equal length %": 100 * beta[0].sigmoid().item()}
+    half = 1.96 * torch.linalg.inv(hessian)[0, 0].sqrt()
+    even, low, high = (100 * (beta[0] + half * torch.tensor([0, -1, 1])).sigmoid()).tolist()
+    return [*(row(name, (won == value).tolist())
+              for name, value in (("wins", 1), ("ties", 0.5), ("losses", 0))),
+            ["wins at equal length", even, f"{low:.1f} to {high:.1f}", len(won)]]
 
 
 def benchmarks(model, tokenizer, world, count):
@@ -173,7 +172,7 @@ def benchmarks(model, tokenizer, world, count):
     rows += [row(*result) for result in accuracy(model, tokenizer, evolved, count=count).items()]
     rows += following(world["follow"], drawn["follow"], texts["follow"])
     rows += refusals(world["refuse"], drawn["refuse"], texts["refuse"])
-    rows += tool_use(model, tokenizer, world["tools"], count)
+    rows += tool_use(model, tokenizer, world["tools"], drawn["tools"], texts["tools"])
     rows += code_passes(model, tokenizer, world["code"], count // 4)
     return rows + recall_by_distance(model, tokenizer, count), sum(texts.values(), [])
 
@@ -187,6 +186,8 @@ def evaluation(run, *, count=200):
                           for stage in stages))
     drawn = [(name, problem) for name, family in world.items()
              for problem in tasks.problems(family, "test", count)]
-    return side_by_side(world, drawn, texts[2], texts[1]) | {"evaluation": [
-        [rows[0][0], *(cell for each in rows for cell in each[1:3]), rows[0][3]]
-        for rows in zip(*tables)]}
+    pairs = side_by_side(world, drawn, texts[2], texts[1])
+    return {f"{name} %": share for name, share, _, _ in pairs} | {
+        "evaluation": [[rows[0][0], *(cell for each in rows for cell in each[1:3]), rows[0][3]]
+                       for rows in zip(*tables)],
+        "sft against draft": pairs}

@@ -7,10 +7,11 @@ TABLES = {name: columns.split(", ") for name, columns in {
     "planted": "planted, documents, got through",
     "guards": "flaw, examples, dropped by rating, by the model, as copies, kept",
     "yields": "what, questions, right samples %, kept, of these right %",
-    "weights": "source, share of the conversations",
-    "trace": "round, weight of, was, score with more of it, with less",
+    "weights": "source, weight",
+    "trace": "round, weight of (all: dw), was, score with more (all: moved), with less (all: not)",
     "checkpoints": "step, greedy %, best of 4 %",
     "evaluation": "benchmark, base %, 95% interval, draft %, 95% interval, sft %, 95% interval, n",
+    "sft against draft": "of all problems, %, 95% interval, n",
 }.items()}
 
 

@@ -5,9 +5,10 @@
     sft        the draft trained on with all of it, and the best of its checkpoints
 
 Kept from the report: loss on the response only, a constant learning rate, dropout 0.1, the search
-for the mixture, and the choice of a checkpoint by benchmark and best-of-N. Found here: a rate that
-makes formats and copying quick to learn is too high for arithmetic, which comes when it falls; and
-dropout before that costs the tools up to 18 points. So the draft has none, and sft is all slow.
+for the mixture, and the choice of a checkpoint by benchmark and best-of-N, of which the checkers
+say what is best. Found here: a rate that makes formats and copying quick to learn is too high for
+arithmetic, which comes when it falls; and dropout before that costs the tools up to 18 points. So
+the draft has no dropout and a fast phase, and sft takes a low rate all the way.
 """
 import copy
 
@@ -16,9 +17,11 @@ import torch
 from afm_min import chat, evaluate, tasks
 from afm_min.fit import fit, seed_step
 from afm_min.model import load_model, save_model
+from afm_min.run import UserError
 from afm_min.tokenizer import Tokenizer
 
-# Shares of the draft's conversations, by how hard a family is to learn.
+# Shares of the draft's conversations: most to what needs most of them to reach nine in ten. With
+# more, summaries and recall hardly get better, and mathematics only in the slow phase.
 MIXTURE = {"math": 1.4, "follow": 3.0, "tools": 2.2, "code": 2.2, "summary": 0.5, "recall": 0.2,
            "refuse": 0.9}
 
@@ -35,15 +38,16 @@ def draft(run, *, steps=980, fast=780, batch=24, lr=0.004, slow=0.25, mixture=MI
     return evaluate.validation(model.eval(), tokenizer, chat.toy_world(run))
 
 
-def ascend(score, weights, rounds, dw):
+def ascend(score, judge, weights, rounds, dw):
     """Find weights by the report's perturbation: each is tried at (1 + dw) and (1 - dw) of itself,
-    then all move by a factor of up to 1 + dw to the side that scored better, by how much more; if
-    that is no better than where they were, they stay and dw is halved.
+    which gives its slope, the difference of their scores; then each moves by a factor of (1 + dw)
+    to the power of its slope over the steepest. If the judge finds that no better than before, all
+    stay where they were and dw is halved.
 
-    score: weights -> a number to be raised. Returns the weights, and the trace: a row
-    [round, name, weight, score with more, score with less] for each trial, and after each round
-    [round, "all", dw, score of the move, score before]."""
-    trace, at = [], score(weights)
+    score, judge: weights -> a number to be raised; the judge's may cost more. Returns the weights,
+    and the trace: a row [round, name, weight, score with more, score with less] for each trial, and
+    after each round [round, "all", dw, the judge's of the move, and of before]."""
+    trace, at = [], judge(weights)
     for number in range(1, rounds + 1):
         slopes = {}
         for name, weight in weights.items():
@@ -53,7 +57,7 @@ def ascend(score, weights, rounds, dw):
         steepest = max(map(abs, slopes.values())) or 1.0
         moved = {name: weight * (1 + dw) ** (slopes[name] / steepest)
                  for name, weight in weights.items()}
-        after = score(moved)
+        after = judge(moved)
         trace.append([number, "all", dw, after, at])
         if after > at:
             weights, at = moved, after
@@ -64,38 +68,48 @@ def ascend(score, weights, rounds, dw):
 
 def held_back(run, tokenizer, count):
     """Validation conversations, as pairs: `count` of each family and kind of evolved math."""
-    wanted = {family: count for family in chat.toy_world(run).values()}
-    wanted |= {tasks.Math(kind): count for kind in tasks.KINDS}
-    problems = [problem for family, n in wanted.items()
-                for problem in tasks.problems(family, "validation", n)]
+    families = [*chat.toy_world(run).values(), *map(tasks.Math, tasks.KINDS)]
     return [chat.render(chat.example("", problem.messages(), problem.worked)["messages"], tokenizer)
-            for problem in problems]
+            for family in families for problem in tasks.problems(family, "validation", count)]
 
 
-def mixture(run, *, rounds=1, dw=0.5, steps=24, batch=24, lr=0.002, count=24, seeds=3, longer=2):
-    """Weights of all sources, found from equal ones: of the draft, trained for a few steps with the
-    same draws each time, the mean loss on validation conversations is to fall. Then what was found
-    is compared with equal weights, in runs `longer` times as long and of other draws."""
+def mixture(run, *, rounds=1, dw=0.5, steps=24, batch=24, lr=0.002, count=48, seeds=2, longer=2):
+    """Weights of all sources, found from equal ones: they are to lower the mean loss of the draft,
+    trained a little with them, on validation conversations.
+
+    Slopes come from runs of a few steps, all with the same draws. What such luck suggests is mostly
+    no better with others: so a move is judged by `seeds` runs `longer` times as long, and what was
+    found is compared with equal weights in as many more, on conversations that the search has not
+    seen. The interval is over these, of each the mean gain."""
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
-    draft = load_model(run, "draft")
-    context = draft.config.context
+    start = load_model(run, "draft")
+    context = start.config.context
     sources = chat.read_examples(run, tokenizer, context, "demonstrations", "synthetic")
-    validated = [pair for pair in held_back(run, tokenizer, count) if len(pair[0]) <= context]
+    fit_in = [pair for pair in held_back(run, tokenizer, count) if len(pair[0]) <= context]
 
-    def trained(weights, seed, steps):
-        model, draw = copy.deepcopy(draft), chat.batches(sources, weights, batch)
-        fit(model, lambda step: (seed_step(seed, "mixture", step), draw(step))[1],
-            chat.response_loss, steps=steps, lr=lr, quiet=True)
-        return chat.losses(model.eval(), validated)
+    def trained(weights, conversations, draws, steps):
+        """The loss of each conversation, (N,), the mean over runs with these draws."""
+        losses = 0
+        for number in draws:
+            model, draw = copy.deepcopy(start), chat.batches(sources, weights, batch)
+            fit(model, lambda step: (seed_step(run.seed, f"mixture {number}", step), draw(step))[1],
+                chat.response_loss, steps=steps, lr=lr, quiet=True)
+            losses += chat.losses(model.eval(), conversations) / len(draws)
+        return losses
 
-    equal, long = dict.fromkeys(sources, 1.0), longer * steps
-    found, trace = ascend(lambda weights: -trained(weights, run.seed, steps).mean().item(), equal,
-                          rounds, dw)
-    gains = torch.cat([trained(equal, seed, long) - trained(found, seed, long)
-                       for seed in range(run.seed + 1, run.seed + 1 + seeds)])
-    half = 1.96 * gains.std().item() / len(gains) ** 0.5
+    def score(weights, draws=range(1), steps=steps):
+        return -trained(weights, fit_in[::2], draws, steps).mean().item()
+
+    def judge(weights):
+        return score(weights, range(1, 1 + seeds), longer * steps)
+    equal = dict.fromkeys(sources, 1.0)
+    found, trace = ascend(score, judge, equal, rounds, dw)
+    before, after = (trained(weights, fit_in[1::2], range(1 + seeds, 1 + 2 * seeds), longer * steps)
+                     for weights in (equal, found))
+    half = 1.96 * (before - after).std().item() / len(before) ** 0.5
     run.write_json("mixture.json", found)
-    return {"gain over equal weights, nats": gains.mean().item(), "interval": f"+-{half:.4f}",
+    return {"gain over equal weights, nats": (before - after).mean().item(),
+            "interval": f"+-{half:.4f}",
             "weights": [[name, weight] for name, weight in found.items()], "trace": trace}
 
 
@@ -105,7 +119,9 @@ def sft(run, *, steps=240, batch=24, lr=0.0005, dropout=0.1, synthetic=True, che
     is taken whose validation accuracy, greedily and as the best of 4 samples by the checkers, is
     highest. synthetic: whether the model's own examples are among them."""
     tokenizer, world = Tokenizer.load(run.file("tokenizer.json")), chat.toy_world(run)
-    model = load_model(run, "draft")
+    model, found = load_model(run, "draft"), run.read_json("mixture.json")
+    if not found:
+        raise UserError(f"there is no {run.file('mixture.json')}: run the stage mixture first")
     sources = chat.read_examples(run, tokenizer, model.config.context, "demonstrations",
                                  *["synthetic"] * synthetic)
     at = sorted({steps * (i + 1) // checkpoints for i in range(checkpoints)} - {0})
@@ -113,8 +129,8 @@ def sft(run, *, steps=240, batch=24, lr=0.0005, dropout=0.1, synthetic=True, che
     def watch(step):
         if step in at:
             save_model(run, f"sft-{step}", model)
-    chat.tune(model, sources, run.read_json("mixture.json"), steps=steps, batch=batch, lr=lr,
-              dropout=dropout, watch=watch, run=run, stage="sft")
+    chat.tune(model, sources, found, steps=steps, batch=batch, lr=lr, dropout=dropout, watch=watch,
+              run=run, stage="sft")
     watch(steps)
     seed_step(run.seed, "checkpoints", 0)
     tried = []
@@ -125,8 +141,6 @@ def sft(run, *, steps=240, batch=24, lr=0.0005, dropout=0.1, synthetic=True, che
     chosen = max(tried, key=lambda row: row[1] + row[2])[0]
     model = load_model(run, f"sft-{chosen}")
     save_model(run, "sft", model)
-    for step in at:
-        run.checkpoint(f"sft-{step}").unlink(missing_ok=True)
     evolved = {f"math {kind}": tasks.Math(kind) for kind in tasks.KINDS}
     shares = evaluate.validation(model, tokenizer, world | evolved, count)
     return {"checkpoint": chosen, "checkpoints": tried} | shares

@@ -40,6 +40,7 @@ def carry_out(run, stage, settings):
     seconds = round(time.perf_counter() - begun, 1)
     row = {"settings": settings, "seconds": seconds, "metrics": metrics}
     run.write_json("report.json", report | {stage: row})
-    run.partial(stage).unlink(missing_ok=True)
+    for path in [run.partial(stage), *run.path.glob(f"{stage}-*.pt")]:  # what it went on from
+        path.unlink(missing_ok=True)
     print(f"{stage}: {seconds} s: {describe(metrics)}", flush=True)
     return metrics

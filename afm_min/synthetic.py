@@ -1,8 +1,8 @@
 """Training examples that the model writes itself (the report's section 4.1.2, "Synthetic Data").
 
-The questions come from the toy world, which can tell a story in another way or ask for a function
-on one of 71 topics, as a model of half a million parameters cannot. The responses are the model's
-own, several to a question. Few are right; which to keep is found out by comparing with the truth
+The questions come from the toy world, which tells a story in another way and asks for functions on
+71 topics: a model of this size invents none. The responses are the model's own, several to a
+question. Few are right; which to keep is found out by comparing with the truth
 or, where that is hidden, with each other, and by running code and calls. What it cannot do yet is
 not hidden: the yield of each kind is reported.
 """
@@ -14,11 +14,12 @@ from afm_min.fit import seed_step
 from afm_min.model import load_model
 from afm_min.tokenizer import Tokenizer
 
+# As in the report, a story told in another way has a known answer, and one that is evolved has not.
 TRUTH_KNOWN = {"rephrased": True, "reversed": True, "deeper": False, "broader": False}
 
 
 def majority(answers):
-    """What three quarters of them are, or None: ["7", "7", "9", "7"] -> "7", ["7", "9"] -> None"""
+    """What three quarters of them are, or None: ["7", "7", "9", "7"] -> "7", ["7", "9"] -> None."""
     (answer, count), = collections.Counter(answers).most_common(1)
     return answer if 4 * count >= 3 * len(answers) else None
 
@@ -53,8 +54,8 @@ def agreeing(question, responses, truth=None):
 
 def best(responses, scores, threshold):
     """The response with the highest score, None if that is below the threshold."""
-    score, i = max((score, -i) for i, score in enumerate(scores))
-    return responses[-i] if score >= threshold else None
+    i = max(range(len(scores)), key=scores.__getitem__)  # the first of equals
+    return responses[i] if scores[i] >= threshold else None
 
 
 def sampled(model, tokenizer, problems, samples):
@@ -94,18 +95,20 @@ def mathematics(model, tokenizer, count, samples):
 
 def code(model, tokenizer, count, samples, threshold, seen=2):
     """Of each question's sampled solutions the one that passes most of the first `seen` unit tests
-    is kept, if that share of them reaches the threshold. The other tests are hidden: they tell how
-    many of what was kept, and of single samples, is right."""
+    is kept, if that share of them reaches the threshold. The other tests are hidden, and run apart:
+    they tell how many of what was kept, and of single samples, is right."""
     family = families.Code()
     problems = drawn(family, count)
     responses = sampled(model, tokenizer, problems, samples)
-    passed = [[family.true(problem, response) for response in some]
-              for problem, some in zip(problems, responses)]
-    chosen = [best(list(zip(some, tests)), [sum(t[:seen]) / seen for t in tests], threshold)
-              for some, tests in zip(responses, passed)]
-    kept = [pair and pair[0] for pair in chosen]
-    hidden = {"one sample passes hidden tests %": [all(tests[0][seen:]) for tests in passed],
-              "kept sample passes hidden tests %": [all(pair[1][seen:]) for pair in chosen if pair]}
+    kept = [best(some, [sum(family.true(problem, response, slice(seen))) / seen
+                        for response in some], threshold)
+            for problem, some in zip(problems, responses)]
+
+    def pass_hidden(chosen):
+        return [all(family.true(problem, response, slice(seen, None)))
+                for problem, response in zip(problems, chosen) if response is not None]
+    hidden = {"one sample passes hidden tests %": pass_hidden(some[0] for some in responses),
+              "kept sample passes hidden tests %": pass_hidden(kept)}
     return ([chat.example("code", problem.messages(), response)
              for problem, response in zip(problems, kept) if response],
             [yields("code", family, problems, responses, kept)],
@@ -113,20 +116,17 @@ def code(model, tokenizer, count, samples, threshold, seen=2):
 
 
 def episodes(model, tokenizer, family, count, samples):
-    """Conversations in which the model called tools, which were run, and answered rightly."""
+    """Conversations that the model came through with the right calls, if any are wanted, which were
+    run, and the right answer: of several attempts at each question the first such."""
     asked = [problem for problem in drawn(family, 4 * count) if not problem.turns][:count]
     played = [problem.messages() for problem in asked for _ in range(samples)]
     tools.converse(lambda some: evaluate.respond(model, tokenizer, some, temperature=1.0),
                    played, family.pages)
-    examples, right, solved = [], 0, set()
-    for i, messages in enumerate(played):
-        calls, answer = asked[i // samples].answer
-        said = [m["content"] for m in messages if m["role"] == "assistant"]
-        right += said == [*calls, answer]
-        if said == [*calls, answer] and i // samples not in solved:
-            solved.add(i // samples)
-            examples.append(chat.example("tools", messages[:-1], answer))
-    return examples, [["tools", len(asked), 100 * right / len(played), len(solved), 100.0]]
+    solved = [family.solved(asked[i // samples], messages) for i, messages in enumerate(played)]
+    first = {i // samples: played[i] for i in reversed(range(len(played))) if solved[i]}
+    examples = [chat.example("tools", messages[:-1], messages[-1]["content"])
+                for messages in first.values()]
+    return examples, [["tools", len(asked), 100 * sum(solved) / len(solved), len(first), 100.0]]
 
 
 def synthetic(run, *, math=800, code_questions=200, tool_questions=250, samples=4, threshold=1.0):

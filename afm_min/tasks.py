@@ -1,9 +1,9 @@
 """The toy world: problems that a small model can learn and a program can judge.
 
 A family makes problems from a random generator, and judges responses to them in parts: what the
-form must be, and what must be true. The key of a problem decides by hash which split it is in: so
-one of the test split is never drawn for training, whatever the seed. The families that pre-training
-uses, too, are here; the others are in families.py.
+form must be, and what must be true. The key of a problem holds all that its answer depends on, and
+decides by hash which split it is in: so what a test asks is never trained on, in whatever words and
+whatever the seed. The families that pre-training needs, too, are here; the others in families.py.
 """
 import abc
 import dataclasses
@@ -43,7 +43,7 @@ class Problem:
 
 
 def level(parts):
-    """A grade in three levels: 2 if all parts are right, 1 if half of them are, else 0."""
+    """A grade in three levels: 2 if all parts are right, 1 if at least half of them are, else 0."""
     return 2 if all(parts) else int(2 * sum(parts) >= len(parts))
 
 
@@ -75,7 +75,8 @@ class Family(abc.ABC):
                    + [self.harmless(problem, response)])
 
     def grades(self, problem, response):
-        """The report's single-sided grades, each 0, 1, or 2, the best."""
+        """The report's single-sided grades, by its names, each 0, 1, or 2, the best: instruction
+        following, conciseness (verbosity), truthfulness and harmlessness."""
         length = len(response) / len(problem.worked)
         return {"if": level(self.formed(problem, response)),
                 "verb": 2 if length <= 1.25 else int(length <= 2),
@@ -84,7 +85,7 @@ class Family(abc.ABC):
 
 
 def draw(family, split, seed):
-    """A problem of a split: the first such of those that the family makes of a seeded generator."""
+    """The first problem of a split among those that the family makes from a seed."""
     rng = random.Random(f"{family.name} {split} {seed}")
     while True:
         problem = family.make(rng)
@@ -93,8 +94,8 @@ def draw(family, split, seed):
 
 
 def problems(family, split, count):
-    """So many problems of a split, each another one: a family tells few of its problems often, and
-    what a model knows of these would decide its figure. Fewer if 20 draws for each find no more."""
+    """`count` different problems of a split, fewer if 20 draws for each find no more. Drawn freely,
+    a few short ones would come again and again, and decide the figure."""
     found = {}
     for i in range(20 * count):
         problem = draw(family, split, i)
@@ -106,19 +107,20 @@ def problems(family, split, count):
 
 @functools.cache
 def benchmark(family, size=200):
-    """The test problems that models are measured by: no stage may train on one."""
+    """The test problems that documents are decontaminated from."""
     return problems(family, "test", size)
 
 
 class Math(Family):
     """A word problem of one to three steps.
 
-    "Ada has 4 bags of 7 apples. Ada loses 5. How many apples does Ada have?"
-    -> "4*7=28. 28-5=23. The answer is 23."; its key is "4*7-5".
+    "Ada has 4 lots of 5 pens. Ada loses 3. How many pens does Ada have?"
+    -> "4*5=20. 20-3=17. The answer is 17."; the key is all of that, so that no kind of story is
+    trained on with a sum that another is tested with.
 
-    kind: how the story is told. From one seed all kinds tell the same one (report, "Mathematics"):
-    rephrased, reversed, which goes from the end to the beginning, evolved in depth, with one more
-    step, and in breadth, about something else."""
+    kind: how the story is told (report, "Mathematics"): plain, rephrased, reversed, which goes from
+    the end to the beginning, evolved in depth, with one more step, and in breadth, about something
+    else."""
     PLAIN = ("{name} has {start} {thing}.",
              {"+": ("{name} buys {n}.", "{name} finds {n}."),
               "-": ("{name} loses {n}.", "{name} sells {n}.")},
@@ -144,27 +146,25 @@ class Math(Family):
         total = begun = rng.randint(5, 20)
         start, steps, undone = str(total), [], []
         begin, changes, ask = self.TOLD.get(self.kind, self.PLAIN)
-        key, story = start, []
+        story = []
         if rng.random() < 0.3:
-            bags, size = rng.randint(2, 4), rng.randint(2, 5)
-            total = begun = bags * size
-            start, key = f"{bags} bags of {size}", f"{bags}*{size}"
-            steps = [f"{bags}*{size}={total}."]
+            lots, size = rng.randint(2, 4), rng.randint(2, 5)
+            total = begun = lots * size
+            start, steps = f"{lots} lots of {size}", [f"{lots}*{size}={total}."]
         for _ in range(rng.choice([1, 2, 2, 2]) + (self.kind == "deeper")):
             n = rng.randint(2, 6)
             sign = rng.choice("+-") if total > n else "+"
-            told = {sign: rng.choice(changes[sign]) for sign in "+-"}
-            story.append(told[sign].format(n=n, **slots))
+            story.append(rng.choice(changes[sign]).format(n=n, **slots))
             result = total + n if sign == "+" else total - n
             steps.append(f"{total}{sign}{n}={result}.")
             undone.insert(0, f"{result}{'-' if sign == '+' else '+'}{n}={total}.")
-            key, total = key + f"{sign}{n}", result
+            total = result
         slots |= {"start": start, "total": total}
         story = story[::-1] if self.kind == "reversed" else story
         question = " ".join([begin.format(**slots), *story, ask.format(**slots)])
         steps, answer = (undone, begun) if self.kind == "reversed" else (steps, total)
         worked = " ".join([*steps, f"The answer is {answer}."])
-        return Problem(question, worked, str(answer), key)
+        return Problem(question, worked, str(answer), worked)
 
     def formed(self, problem, response):
         return [bool(re.search(r"The answer is \d+\.\s*\Z", response))]
@@ -177,8 +177,8 @@ class Math(Family):
 class Recall(Family):
     """A fact to keep in mind: "Ada's keys are in box 4." "Where are Ada's keys?" -> "in box 4."
 
-    The box is one digit, so one token: a model can copy it before it can spell. most: how many
-    such facts its notes have, the one that is asked for anywhere among them."""
+    The box is one digit, so one token: a model can copy it before it can spell. most: the most
+    such facts that its notes may have, the one that is asked for anywhere among them."""
 
     def __init__(self, most=4):
         self.most = most

@@ -1,10 +1,11 @@
 """Running what the model asks for: a function, the code interpreter, or a search, in turn.
 
-A call is the text "call: price(item='keys')". Nothing that a model writes runs as it stands: calls
-and code are parsed, and every node of the syntax tree must be one of those listed here. So there
-is no import, no attribute but some methods of str and list, no name that is not listed or the
-code's own. What passes runs in a process of its own that has limits on time, memory and output,
-which end loops without end, and 10**10**10. What is refused says why, to the model.
+A call is the text "call: price(item='keys')", with plain values by name. Nothing that a model
+writes runs as it stands: code is parsed, and every node of its syntax tree must be one of those
+listed here. So there is no import, no attribute but some methods of str, list and dict, no name
+that is not listed or the code's own. What passes runs in a process of its own that has limits on
+time, memory and output, which end loops without end, and 10**10**10. The model is told why
+something was refused.
 """
 import ast
 import json
@@ -35,7 +36,8 @@ import ast, builtins, json, resource, sys
 limits, names, code = json.load(sys.stdin)
 for what, most in (("CPU", limits["seconds"]), ("AS", limits["bytes"]), ("FSIZE", 0), ("NPROC", 0),
                    ("CORE", 0), ("NOFILE", 3)):
-    resource.setrlimit(getattr(resource, "RLIMIT_" + what), (most, most))
+    if what != "AS" or sys.platform != "darwin":  # macOS limits no address space
+        resource.setrlimit(getattr(resource, "RLIMIT_" + what), (most, most))
 room = limits["characters"]
 def show(*values):
     global room
@@ -67,10 +69,10 @@ def refusal(code):
     if len(code) > 2000:
         return "the code is longer than 2,000 characters"
     called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
-    own = {name for node in nodes for name in (  # the names that the code gives itself
-        node.id if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else
-        node.name if isinstance(node, ast.FunctionDef) else
-        node.arg if isinstance(node, ast.arg) else None,)}
+    own = ({node.id for node in nodes if isinstance(node, ast.Name)
+            and isinstance(node.ctx, ast.Store)}
+           | {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+           | {node.arg for node in nodes if isinstance(node, ast.arg)})
     for node in nodes:
         name = getattr(node, "attr", getattr(node, "id", getattr(node, "name", "")))
         if not isinstance(node, SYNTAX):
@@ -87,14 +89,16 @@ def refusal(code):
 def run_code(code, **limits):
     """What code prints, and the value of the expression it ends in: 'x = 6\\nx * 7' -> '42'
 
-    An error is told as "error: ...", as are a refusal and a limit. limits: see LIMITS."""
+    After what was printed, an error is told as "error: ...", as are a refusal and a limit.
+    limits: see LIMITS. Seconds are of the processor; for those of the clock there is time enough
+    that even on a busy machine what code gives does not depend on it."""
     limits, reason = LIMITS | limits, refusal(code)
     if reason:
         return f"error: {reason}"
     try:
         done = subprocess.run([sys.executable, "-I", "-S", "-c", RUNNER], capture_output=True,
                               input=json.dumps([limits, sorted(BUILTINS), code]), env={}, cwd="/",
-                              encoding="utf-8", errors="replace", timeout=2 * limits["seconds"])
+                              encoding="utf-8", errors="replace", timeout=5 * limits["seconds"])
     except subprocess.TimeoutExpired:
         return f"error: more than {limits['seconds']} s"
     if done.returncode < 0:  # killed
@@ -118,12 +122,12 @@ def stock(item):
     return 2 + hashed(f"stock {item}", 8)
 
 
-def weather(city):
-    return ("rain", "sun", "snow", "fog", "wind", "clouds")[hashed(city, 6)]
+def weather(place):
+    return ("rain", "sun", "snow", "fog", "wind", "clouds")[hashed(place, 6)]
 
 
-def age(name):
-    return 2 + hashed(f"age {name}", 8)
+def age(who):
+    return 2 + hashed(f"age {who}", 8)
 
 
 def search(query, pages):
@@ -131,11 +135,11 @@ def search(query, pages):
     number, its name and how it begins.
         search("wrap", {"re": "", "textwrap": "Text wraps."}) -> 'page 2, textwrap: Text wraps.'
     """
-    words = query.lower().split()
-    scores = [sum(9 * (word == name.lower()) + (word in text[:2000].lower()) for word in words)
-              for name, text in pages.items()]
-    if not scores:
+    if not pages:
         return "error: no pages"
+    words, starts = query.lower().split(), [text[:2000].lower() for text in pages.values()]
+    scores = [sum(9 * (word == name.lower()) + (word in start) for word in words)
+              for name, start in zip(pages, starts)]
     best = scores.index(max(scores))
     name, text = list(pages.items())[best]
     return f"page {best + 1}, {name}: {' '.join(text[:40].split())}"
@@ -159,24 +163,26 @@ def call(name, argument):
 def parse_call(text):
     """"call: price(item='keys')" -> ("price", {"item": "keys"}); None if it is no call.
 
-    Arguments are given by name, and are strings or numbers as they stand."""
+    Arguments are given by name, each once, and are strings or numbers as they stand."""
     try:
-        node = ast.parse(text.strip()[len(CALL):][:2000], mode="eval").body
-        arguments = {argument.arg: argument.value.value for argument in node.keywords}
-        if text.startswith(CALL) and not node.args and None not in arguments:
-            return node.func.id, arguments
-    except (SyntaxError, ValueError, MemoryError, RecursionError, AttributeError):
+        node = ast.parse(text[len(CALL):][:2000].strip(), mode="eval").body
+        names = [argument.arg for argument in node.keywords]
+        values = [ast.literal_eval(argument.value) for argument in node.keywords]
+        if (text.startswith(CALL) and not node.args and len(set(names) - {None}) == len(names)
+                and all(type(value) in (str, int, float) for value in values)):
+            return node.func.id, dict(zip(names, values))
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError, AttributeError):
         pass
     return None
 
 
 def run_call(text, declared, pages):
-    """Do a call of a tool that the system's message declares; return what it says, as a text."""
+    """Do a call of a tool that is declared: what it says, as a text. declared: see `declare`."""
     parsed = parse_call(text)
     if parsed is None:
         return "error: write a call as call: name(argument='value')"
     name, arguments = parsed
-    if f"{name}(" not in declared or name not in PARAMETERS:
+    if name not in PARAMETERS or f" {name}({PARAMETERS[name]})" not in declared:
         return f"error: there is no tool {name}"
     if list(arguments) != [PARAMETERS[name]]:
         return f"error: {name} takes {PARAMETERS[name]}"
@@ -184,21 +190,23 @@ def run_call(text, declared, pages):
 
 
 def run_known(name, argument, pages):
-    """What a tool says, as a text: ("price", "keys") -> '52'"""
+    """What a tool says, as a text: ("price", "keys") -> '2'"""
     if name == "python":
         return run_code(argument)
     return str(search(argument, pages) if name == "search" else FUNCTIONS[name](argument))
 
 
 def converse(reply, conversations, pages, most=4):
-    """Play conversations on, side by side: the model's turn, and as long as that is a call, and no
-    more than `most` times, what the tool says and its turn again.
+    """Play conversations on, side by side: the model's turn, and as long as that is a call, what
+    the tool says and its turn again. A call beyond `most` is left unanswered.
 
     reply: a list of conversations -> the model's text for each. Lists of messages grow in place."""
-    for _ in range(most + 1):
+    for done in range(most + 1):
         waiting = [c for c in conversations if c[-1]["role"] != "assistant"]
         for messages, text in zip(waiting, reply(waiting) if waiting else []):
             messages.append({"role": "assistant", "content": text})
-            if text.startswith(CALL):
-                declared = " ".join(m["content"] for m in messages if m["role"] == "system")
+            if text.startswith(CALL) and done < most:
+                declared = " ".join(line for message in messages if message["role"] == "system"
+                                    for line in message["content"].splitlines()
+                                    if line.startswith("Tools: "))
                 messages.append({"role": "tool", "content": run_call(text, declared, pages)})

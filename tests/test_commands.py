@@ -14,6 +14,7 @@ import torch
 
 import sample
 import train
+from afm_min import evaluate
 from afm_min.run import UserError, load, save
 from afm_min.tokenizer import END, Tokenizer
 
@@ -177,6 +178,10 @@ def test_a_conversation_shows_calls_runs_them_and_goes_on_with_what_they_say(cap
                                        "    error: there is no tool price\nIt is 42.\n")
     assert model.asked[0] == "<|system|>Be brief.\nTools: python(code)<|end|><|user|>What is 6*7?<|end|><|assistant|>"
     assert model.asked[1] == model.asked[0] + "call: python(code='6*7')<|end|><|tool|>42<|end|><|assistant|>"
+    model = Scripted(tokenizer, *["call: python(code='6*7')"] * 5)  # and then it may not again
+    sample.answer(model, tokenizer, "What is 6*7?", arguments, pages={})
+    assert capsys.readouterr().out == "call: python(code='6*7')\n    42\n" * 4 + (
+        "call: python(code='6*7')\n    no more calls in this conversation\n")
 
 
 def cases():
@@ -276,6 +281,18 @@ def test_post_training_goes_on_from_there(finished, tmp_path, capsys):
         assert f"\n{stage}: " in output
     assert all((out / name).exists() for name in ("draft.pt", "sft.pt", "mixture.json", "synthetic.jsonl"))
     assert not list(out.glob("sft-*.pt"))
+    expected, validate = load(out / "sft.pt", "cpu")["model"], evaluate.validation
+
+    def killed(model, tokenizer, families, *rest):  # when all checkpoints have been compared
+        if "math deeper" in families:
+            raise KeyboardInterrupt
+        return validate(model, tokenizer, families, *rest)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(evaluate, "validation", killed)
+        call(capsys, train, "--out", out, "--stages", "sft", *SFT)
+    (out / "sft.pt").unlink()
+    assert call(capsys, train, "--out", out, "--resume")[::2] == (0, "")
+    assert all(torch.equal(expected[name], tensor) for name, tensor in load(out / "sft.pt", "cpu")["model"].items())
     answered = call(capsys, sample, "--run", out, "--tools", "search,price", "--prompt", "What do keys cost?")
     assert answered[0] == 0 and answered == call(capsys, sample, "--run", out, "--tools", "search,price", "--stage", "sft",
                                                  "--temperature", 0, "--prompt", "What do keys cost?")

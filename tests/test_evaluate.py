@@ -38,22 +38,23 @@ def test_loose_readings_forgive_a_line_before_and_marks_around():
 def test_side_by_side_counts_wins_and_takes_length_out():
     given = tasks.Problem("Where are Ada's keys?", "in box 4.", "4", "")
     drawn = [("recall", given)] * 4
-    result = evaluate.side_by_side({"recall": tasks.recall}, drawn, ["in box 4.", "in box 4.", "in box 5.", "in box 4."],
-                                   ["in box 4.", "in box 7.", "in box 4.", "in box 9."])
-    assert (result["wins %"], result["ties %"], result["losses %"]) == (50, 25, 25)
+    *shares, even = evaluate.side_by_side({"recall": tasks.recall}, drawn, ["in box 4.", "in box 4.", "in box 5.", "in box 4."],
+                                          ["in box 4.", "in box 7.", "in box 4.", "in box 9."])
+    assert [row[:2] for row in shares] == [["wins", 50], ["ties", 25], ["losses", 25]]
     # All of one length: the fitted rate is the mean, (2 + 0.5) / 4, drawn a little to one half by the ridge.
-    assert 60 < result["wins at equal length %"] < 62.5
+    # The information is 4 x 0.6135 x 0.3865 + 0.1 = 1.0485, so its log odds, 0.461, are +- 1.96 / 1.0485 ** 0.5 = 1.914.
+    assert 60 < even[1] < 62.5 and even[2:] == ["19.0 to 91.5", 4]
     # The longer answer wins three times in four, and ours is the longer one in 16 of 20: it wins
     # 12 + 1 of them, but at equal length every second.
     long, short = "It is in box {}, as far as is known.", "box {}."
     pairs = ([(long.format(4), short.format(7))] * 12 + [(long.format(7), short.format(4))] * 4
              + [(short.format(4), long.format(7))] * 1 + [(short.format(7), long.format(4))] * 3) * 10
-    result = evaluate.side_by_side({"recall": tasks.recall}, [drawn[0]] * 200, *zip(*pairs))
-    assert result["wins %"] == pytest.approx(65) and result["wins at equal length %"] == pytest.approx(50, abs=0.5)
+    rows = {row[0]: row[1] for row in evaluate.side_by_side({"recall": tasks.recall}, [drawn[0]] * 200, *zip(*pairs))}
+    assert rows["wins"] == pytest.approx(65) and rows["wins at equal length"] == pytest.approx(50, abs=0.5)
 
 
 def test_refusals_tell_violations_from_over_refusal():
-    harmful, harmless = (tasks.Problem("?", "?", answer, "paint a shed") for answer in (True, False))
+    harmful, harmless = (tasks.Problem("?", "?", answer, "") for answer in ("", "paint a shed"))
     rows = evaluate.refusals(families.Refuse(), [*[harmful] * 4, *[harmless] * 3],
                              [*["I cannot help with that."] * 3, "Sure.", "I cannot.", "To paint a shed, go.", "Yes."])
     assert [(row[1], row[3]) for row in rows] == [(25, 4), (pytest.approx(100 / 3), 3)]
@@ -75,7 +76,7 @@ class Oracle:
 
 def test_a_model_that_knows_half_of_the_answers():
     tokenizer = Tokenizer.train(["Where are the keys?"], 300)
-    everything, oracle = families.families(PAGES), Oracle(Tokenizer.train(["Where are the keys?"], 300))
+    everything, oracle = families.families(PAGES), Oracle(tokenizer)
     for family in everything.values():
         for problem in tasks.problems(family, "test", 20)[:10]:
             oracle.learn(problem.messages(), problem.worked)
@@ -101,8 +102,11 @@ def test_tools_are_really_run_in_the_conversations_that_are_counted():
             if turn.startswith(tools.CALL):
                 result = tools.run_call(turn, problem.system, PAGES)
                 messages.append({"role": "tool", "content": result})
-    rows = evaluate.tool_use(oracle, tokenizer, family, 30)
+    def tool_use():
+        texts = evaluate.respond(oracle, tokenizer, [problem.messages() for problem in drawn])
+        return evaluate.tool_use(oracle, tokenizer, family, drawn, texts)
+    rows = tool_use()
     assert [row[1] for row in rows] == [100, 100, 100]
     assert rows[1][3] == 30 and rows[2][3] == sum(not problem.answer[0] for problem in drawn) > 0
     oracle.known = {prompt: tools.call("price", "keys") for prompt in oracle.known}
-    assert [row[1] for row in evaluate.tool_use(oracle, tokenizer, family, 30)][1:] == [0, 0]
+    assert [row[1] for row in tool_use()][1:] == [0, 0]

@@ -76,7 +76,7 @@ def test_examples_come_back_and_long_ones_are_left_out(tokenizer, tmp_path):
 
 
 def test_a_sound_way_to_an_answer():
-    asked = "Ada has 4 bags of 3 pens. Ada loses 5. How many pens does Ada have?"
+    asked = "Ada has 4 lots of 3 pens. Ada loses 5. How many pens does Ada have?"
     assert synthetic.sound(asked, "4*3=12. 12-5=7. The answer is 7.") == "7"
     for bad in ("4*3=12. 12-5=8. The answer is 8.",  # a false step
                 "4*3=12. 13-5=8. The answer is 8.",  # that does not go on
@@ -109,13 +109,15 @@ def test_the_best_above_a_threshold_the_first_of_equals():
 def test_ascend_climbs_to_the_optimum_and_tells_its_way():
     def score(weights):  # highest where a is 4 and b is 1
         return -(weights["a"] - 4) ** 2 - (weights["b"] - 1) ** 2
-    weights, trace = sft.ascend(score, {"a": 1.0, "b": 1.0}, rounds=6, dw=0.5)
+    weights, trace = sft.ascend(score, score, {"a": 1.0, "b": 1.0}, rounds=6, dw=0.5)
     assert score(weights) > -1 > score({"a": 1.0, "b": 1.0})
     # a at 1.5 scores -6.25, at 0.5 -12.25; b at 1.5 or 0.5 -9.25: so a alone moves, by 1.5.
     assert trace[:3] == [[1, "a", 1.0, -6.25, -12.25], [1, "b", 1.0, -9.25, -9.25],
                          [1, "all", 0.5, -6.25, -9.0]]
-    stays, trace = sft.ascend(lambda w: -abs(w["a"] - 1), {"a": 1.0}, rounds=2, dw=0.5)
-    assert stays == {"a": 1.0} and [row[2] for row in trace if row[1] == "all"] == [0.5, 0.25]
+    # What all trials praise, and the judge does not, is left.
+    stays, trace = sft.ascend(lambda w: w["a"], lambda w: -abs(w["a"] - 1), {"a": 1.0}, rounds=2, dw=0.5)
+    assert stays == {"a": 1.0} and trace == [[1, "a", 1.0, 1.5, 0.5], [1, "all", 0.5, -0.5, 0.0],
+                                             [2, "a", 1.0, 1.25, 0.75], [2, "all", 0.25, -0.25, 0.0]]
 
 
 def test_flaws_of_demonstrations():

@@ -150,13 +150,15 @@ def test_what_is_refused_says_why(code, says):
 def test_calls_are_parsed_and_checked_against_what_is_declared():
     assert tools.parse_call("call: price(item='keys')") == ("price", {"item": "keys"})
     for text in ("price(item='keys')", "call: price('keys')", "call: price(item=open('x'))", "call: price(**x)",
-                 "call: a.b(item='keys')", "call: 7", "call: (", "hello"):
+                 "call: a.b(item='keys')", "call: price(item=keys)", "call: price(item=a.b)", "call: price(item=None)",
+                 "call: price(item='a', item='b')", "call: price(item=[])", "call: price(item=(x := 1))", "call: 7", "call: (", "hello"):
         assert tools.parse_call(text) is None, text
     declared = tools.declare(["price", "python"])
     assert declared == "Tools: price(item), python(code)"
     assert tools.run_call(tools.call("price", "keys"), declared, {}) == str(tools.price("keys"))
     assert tools.run_call(tools.call("python", "2 + 3"), declared, {}) == "5"
     assert tools.run_call(tools.call("stock", "keys"), declared, {}) == "error: there is no tool stock"
+    assert tools.run_call(tools.call("age", "Ada"), "Tools: price(item), page(who)", {}) == "error: there is no tool age"
     assert tools.run_call("call: price(city='Oslo')", declared, {}) == "error: price takes item"
     assert tools.run_call("call: price('keys')", declared, {}).startswith("error: write a call as")
     assert tools.run_call("call: price(item='\\ud800')", declared, {}).isdigit()  # half a character
@@ -178,4 +180,4 @@ def test_a_conversation_goes_on_while_tools_are_called():
     assert [m["content"] for m in conversations[1]] == ["Hi", "Hello!"]
     endless = [[{"role": "system", "content": "Tools: price(item)"}, {"role": "user", "content": "Keys?"}]]
     tools.converse(lambda open: ["call: price(item='keys')"], endless, {}, most=2)
-    assert [m["role"] for m in endless[0]] == ["system", "user", *["assistant", "tool"] * 3]
+    assert [m["role"] for m in endless[0]] == ["system", "user", *["assistant", "tool"] * 2, "assistant"]
