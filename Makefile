@@ -41,7 +41,7 @@ smoke: $(ENV)/installed
 # So does lengthening: to see what training adds to a raised base.
 claims: $(ENV)/installed
 	$(RUN) train.py --out runs/claims --stages data,tokenizer,parent --set parent.steps=1000 \
-		--set lengthening.steps=400 --resume
+		--set lengthening.steps=400 --set sft.count=200 --resume
 	$(RUN) -m afm_min.claims --run runs/claims
 
 bench: $(ENV)/installed

@@ -73,7 +73,7 @@ class Tools(Family):
         self.pages, self.whole = pages, whole
 
     def make(self, rng):
-        kind = rng.choice(["one", "one", "several", "compute", "none", "missing"]
+        kind = rng.choice(["one", "one", "several", "compute", "none", "missing", "missing"]
                           + ["search"] * bool(self.pages))
         function = rng.choice(list(self.ASKED))
         question, answer, span = self.ASKED[function]
@@ -157,7 +157,7 @@ class Code(Family):
         phrase, expression = (re.sub(r"\bn\b", n, part) for part in topic)
         result, body = type(eval(expression, self.inputs(rng))), f"return {expression}"
         # One number at most: with two, such a model learns the first and ignores the other.
-        if phrase == topic[0] and result in self.THEN and rng.random() < 0.5:
+        if phrase == topic[0] and result in self.THEN and rng.random() < 0.7:
             more, then = (part.format(n=n) for part in rng.choice(self.THEN[result]))
             phrase, body = f"{phrase}, {more}", f"r = {expression}\n    return {then}"
         names, tests = arguments.split(", "), []

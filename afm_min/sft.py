@@ -22,11 +22,11 @@ from afm_min.tokenizer import Tokenizer
 
 # Shares of the draft's conversations: most to what needs most of them to reach nine in ten. With
 # more, summaries and recall hardly get better, and mathematics only in the slow phase.
-MIXTURE = {"math": 1.4, "follow": 3.0, "tools": 2.2, "code": 2.2, "summary": 0.5, "recall": 0.2,
-           "refuse": 0.9}
+MIXTURE = {"math": 1.6, "follow": 3.2, "tools": 2.8, "code": 2.3, "summary": 0.4, "recall": 0.2,
+           "refuse": 1.2}
 
 
-def draft(run, *, steps=980, fast=780, batch=24, lr=0.004, slow=0.25, mixture=MIXTURE):
+def draft(run, *, steps=880, fast=700, batch=32, lr=0.005, slow=0.25, mixture=MIXTURE):
     """A first model, tuned on the demonstrations alone: `fast` steps at the full rate, the others
     at `slow` of it."""
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
@@ -114,7 +114,7 @@ def mixture(run, *, rounds=1, dw=0.5, steps=24, batch=24, lr=0.002, count=48, se
 
 
 def sft(run, *, steps=240, batch=24, lr=0.0005, dropout=0.1, synthetic=True, checkpoints=2,
-        count=80):
+        count=40):
     """The draft trained on, with the mixture that was found; of some checkpoints on the way the one
     is taken whose validation accuracy, greedily and as the best of 4 samples by the checkers, is
     highest. synthetic: whether the model's own examples are among them."""

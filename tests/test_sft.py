@@ -106,6 +106,38 @@ def test_the_best_above_a_threshold_the_first_of_equals():
     assert synthetic.best(["a", "b"], [0.5, 0.0], 1.0) is None
 
 
+def test_hidden_tests_have_no_say_in_what_is_kept(monkeypatch):
+    """Half of the questions get an answer that fails all tests but the first two, and then the right one."""
+    problems, family = synthetic.drawn(families.Code(), 6), families.Code()
+
+    def lenient(code, tests):
+        return [test in p.answer[:2] for test in tests for p in problems if test in p.answer]
+    monkeypatch.setattr(families, "passed", lenient)
+    monkeypatch.setattr(synthetic, "sampled", lambda *_: [
+        ["shallow", p.worked] if i % 2 else [p.worked, "shallow"] for i, p in enumerate(problems)])
+    examples, (row,), hidden = synthetic.code(None, None, 6, 2, threshold=1.0)
+    assert [e["messages"][-1]["content"] == p.worked for e, p in zip(examples, problems)] == [True, False] * 3
+    assert hidden == {"one sample passes hidden tests %": 50, "kept sample passes hidden tests %": 50}
+    assert row == ["code", 6, 50, 6, 50]
+
+
+def test_the_first_solved_conversation_of_each_question_is_kept(monkeypatch):
+    """Of two attempts at each question the second is right, and of every third question neither."""
+    family, calls = families.Tools({"textwrap": "Text wraps."}), []
+
+    def played(reply, conversations, pages):
+        asked = [p for p in synthetic.drawn(family, 24) if not p.turns][:6]
+        for i, messages in enumerate(conversations):
+            problem, attempt = asked[i // 2], i % 2
+            right = attempt == 1 and i // 2 % 3
+            for turn in (*problem.answer[0], problem.answer[1] if right else "Hm."):
+                messages.append({"role": "assistant", "content": turn})
+    monkeypatch.setattr(synthetic.tools, "converse", played)
+    examples, rows = synthetic.episodes(None, None, family, 6, 2)
+    assert rows == [["tools", 6, pytest.approx(100 * 4 / 12), 4, 100.0]] and len(examples) == 4
+    assert all(e["messages"][-1]["content"] != "Hm." for e in examples)
+
+
 def test_ascend_climbs_to_the_optimum_and_tells_its_way():
     def score(weights):  # highest where a is 4 and b is 1
         return -(weights["a"] - 4) ** 2 - (weights["b"] - 1) ** 2
@@ -118,6 +150,38 @@ def test_ascend_climbs_to_the_optimum_and_tells_its_way():
     stays, trace = sft.ascend(lambda w: w["a"], lambda w: -abs(w["a"] - 1), {"a": 1.0}, rounds=2, dw=0.5)
     assert stays == {"a": 1.0} and trace == [[1, "a", 1.0, 1.5, 0.5], [1, "all", 0.5, -0.5, 0.0],
                                              [2, "a", 1.0, 1.25, 0.75], [2, "all", 0.25, -0.25, 0.0]]
+
+
+def test_a_mixture_is_compared_by_other_draws_and_conversations_than_it_was_found_by(monkeypatch, tmp_path):
+    """The loss of a conversation is how far the weight of a is from 1.4, so a moves from 1 to 1.5: 0.3 better."""
+    run, drawn = Run(tmp_path, torch.device("cpu")), []  # (weight of a, draws, steps, conversations)
+
+    class Model:
+        config, eval = TINY, lambda self: self
+
+    def fit(model, batches, loss, steps, **_):
+        drawn[-1] += [steps]
+        batches(0)
+
+    def losses(model, conversations):
+        drawn[-1] += [conversations]
+        return torch.tensor([abs(drawn[-1][0] - 1.4)] * len(conversations))
+    monkeypatch.setattr(sft, "load_model", lambda *_: Model())
+    monkeypatch.setattr(sft.Tokenizer, "load", lambda *_: None)
+    monkeypatch.setattr(sft, "fit", fit)
+    monkeypatch.setattr(sft, "seed_step", lambda seed, stage, step: drawn[-1].insert(1, stage))
+    monkeypatch.setattr(sft, "held_back", lambda *_: [("0",), ("1",), ("2",), ("3",), ("4" * 999,)])
+    monkeypatch.setattr(chat, "read_examples", lambda *_: {"a": [], "b": []})
+    monkeypatch.setattr(chat, "batches", lambda sources, weights, batch: drawn.append([weights["a"]]) or (lambda step: {}))
+    monkeypatch.setattr(chat, "losses", losses)
+    found = sft.mixture(run, rounds=1, dw=0.5, steps=3, seeds=2, longer=4)
+    assert run.read_json("mixture.json") == dict(found["weights"]) == {"a": 1.5, "b": 1.0}
+    assert found["gain over equal weights, nats"] == pytest.approx(0.4 - 0.1) and found["interval"] == "+-0.0000"
+    searched, others = [("0",), ("2",)], [("1",), ("3",)]
+    assert [row[1:] for row in drawn] == [
+        *(["mixture 1", 12, searched], ["mixture 2", 12, searched]),  # the judge, of equal weights
+        *[["mixture 0", 3, searched]] * 4, ["mixture 1", 12, searched], ["mixture 2", 12, searched],
+        *(["mixture 3", 12, others], ["mixture 4", 12, others]) * 2]
 
 
 def test_flaws_of_demonstrations():

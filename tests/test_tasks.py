@@ -143,11 +143,25 @@ def test_tools_wants_what_running_the_calls_gives():
     assert all(given.worked == given.answer[1] and len(given.turns) == len(given.answer[0]) for given in whole)
 
 
+def test_a_conversation_is_solved_by_the_right_calls_and_the_right_answer():
+    family, call = FAMILIES["tools"], tools.call("price", "keys")
+    given = problem(answer=((call,), "They cost 2."))
+
+    def said(*texts):
+        return [{"role": "user", "content": "?"}, *({"role": "assistant", "content": text} for text in texts)]
+    assert family.solved(given, said('call: price(item="keys")', "They cost 2. "))
+    for wrong in ((call, "They cost 3."), (tools.call("price", "pens"), "They cost 2."), ("They cost 2.",), (call, call),
+                  (call, call, "They cost 2."), (call,)):
+        assert not family.solved(given, said(*wrong)), wrong
+
+
 def test_code_is_judged_by_running_it():
     tests = ("('f([1, 2])', 6)", "('f([5])', 10)")
     given = problem(worked="def f(v):\n    return sum(v) * 2", answer=tests)
     assert judged("code", given, "def f(v):\n    return 2 * sum(v)") == (True, "2222")
     assert judged("code", given, "def f(v):\n    return 6") == (False, "2212")  # one of two tests
+    assert FAMILIES["code"].true(given, "def f(v):\n    return 6", slice(1)) == [True]
+    assert FAMILIES["code"].true(given, "def f(v):\n    return 6", slice(1, None)) == [False]
     assert judged("code", given, "def f(v):\n    return v") == (False, "2202")
     assert judged("code", given, "def f(v):\n    return open(v)")[0] is False
     assert judged("code", given, "2 * sum(v)")[1][0] == "0"
