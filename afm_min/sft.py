@@ -22,7 +22,7 @@ from afm_min.tokenizer import Tokenizer
 
 # Shares of the draft's conversations: most to what needs most of them to reach nine in ten. With
 # more, summaries and recall hardly get better, and mathematics only in the slow phase.
-MIXTURE = {"math": 1.6, "follow": 3.2, "tools": 2.8, "code": 2.3, "summary": 0.4, "recall": 0.2,
+MIXTURE = {"math": 1.6, "follow": 3.2, "tools": 2.8, "code": 2.6, "summary": 0.4, "recall": 0.2,
            "refuse": 1.2}
 
 

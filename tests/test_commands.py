@@ -289,7 +289,7 @@ def test_post_training_goes_on_from_there(finished, tmp_path, capsys):
         return validate(model, tokenizer, families, *rest)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(evaluate, "validation", killed)
-        call(capsys, train, "--out", out, "--stages", "sft", *SFT)
+        call(capsys, train, "--out", out, "--stages", "sft")
     (out / "sft.pt").unlink()
     assert call(capsys, train, "--out", out, "--resume")[::2] == (0, "")
     assert all(torch.equal(expected[name], tensor) for name, tensor in load(out / "sft.pt", "cpu")["model"].items())
