@@ -75,7 +75,7 @@ def guarded(written, family, rng, model, tokenizer, unlikely, similar):
     return ["copy" if fate == "kept" and copy else fate for fate, copy in zip(fates, alike)]
 
 
-def demonstrations(run, *, count=2000, evolved=100, flawed=0.15, unlikely=2.7, similar=0.9999):
+def demonstrations(run, *, count=2000, evolved=100, flawed=0.15, unlikely=2.4, similar=0.9999):
     """Examples of each family and a few of each kind of evolved mathematics, and what the three
     guards leave of them.
 
