@@ -107,34 +107,36 @@ def test_the_best_above_a_threshold_the_first_of_equals():
 
 
 def test_hidden_tests_have_no_say_in_what_is_kept(monkeypatch):
-    """Half of the questions get an answer that fails all tests but the first two, and then the right one."""
+    """Tried are, of every three questions: an answer that passes all tests but the first two, and the right one;
+    one that passes only these two, and the right one; the right one, and such."""
     problems, family = synthetic.drawn(families.Code(), 6), families.Code()
 
     def lenient(code, tests):
-        return [test in p.answer[:2] for test in tests for p in problems if test in p.answer]
+        return [(test in p.answer[:2]) == (code == "shallow") for test in tests for p in problems if test in p.answer]
     monkeypatch.setattr(families, "passed", lenient)
     monkeypatch.setattr(synthetic, "sampled", lambda *_: [
-        ["shallow", p.worked] if i % 2 else [p.worked, "shallow"] for i, p in enumerate(problems)])
+        (["late", p.worked], ["shallow", p.worked], [p.worked, "shallow"])[i % 3] for i, p in enumerate(problems)])
     examples, (row,), hidden = synthetic.code(None, None, 6, 2, threshold=1.0)
-    assert [e["messages"][-1]["content"] == p.worked for e, p in zip(examples, problems)] == [True, False] * 3
-    assert hidden == {"one sample passes hidden tests %": 50, "kept sample passes hidden tests %": 50}
-    assert row == ["code", 6, 50, 6, 50]
+    assert [e["messages"][-1]["content"] == p.worked for e, p in zip(examples, problems)] == [True, False, True] * 2
+    assert list(hidden.values()) == [pytest.approx(200 / 3), pytest.approx(200 / 3)]
+    assert row == ["code", 6, 50, 6, pytest.approx(200 / 3)]
 
 
 def test_the_first_solved_conversation_of_each_question_is_kept(monkeypatch):
-    """Of two attempts at each question the second is right, and of every third question neither."""
+    """Of two attempts at every three questions neither is right, the second, and both, the first with a space more."""
     family, calls = families.Tools({"textwrap": "Text wraps."}), []
 
     def played(reply, conversations, pages):
         asked = [p for p in synthetic.drawn(family, 24) if not p.turns][:6]
         for i, messages in enumerate(conversations):
             problem, attempt = asked[i // 2], i % 2
-            right = attempt == 1 and i // 2 % 3
-            for turn in (*problem.answer[0], problem.answer[1] if right else "Hm."):
+            end = (("Hm.", "Hm."), ("Hm.", problem.answer[1]), (problem.answer[1] + " ", problem.answer[1]))
+            for turn in (*problem.answer[0], end[i // 2 % 3][attempt]):
                 messages.append({"role": "assistant", "content": turn})
     monkeypatch.setattr(synthetic.tools, "converse", played)
     examples, rows = synthetic.episodes(None, None, family, 6, 2)
-    assert rows == [["tools", 6, pytest.approx(100 * 4 / 12), 4, 100.0]] and len(examples) == 4
+    assert rows == [["tools", 6, pytest.approx(100 * 6 / 12), 4, 100.0]] and len(examples) == 4
+    assert sorted(e["messages"][-1]["content"][-1] for e in examples)[:2] == [" ", " "]  # the first of the right ones
     assert all(e["messages"][-1]["content"] != "Hm." for e in examples)
 
 
@@ -219,18 +221,19 @@ def test_a_text_is_read_the_same_in_any_company(tokenizer):
 
 
 def test_each_guard_drops_what_it_is_for(monkeypatch):
-    """Five examples: usual; as usual but wrong; like the first; 2.8 and 2.6 times as surprising."""
+    """Six examples: usual; as usual but wrong; like the first; 2.8 and 2.6 times as surprising; like the second."""
     problem = tasks.draw(tasks.math, "train", 1)
-    written = [(problem, problem.messages(), problem.worked, "") for _ in range(5)]
+    written = [(problem, problem.messages(), problem.worked, "") for _ in range(6)]
     written[1] = (problem, problem.messages(), "The answer is 99.", "wrong")
-    directions, first = torch.eye(5), torch.eye(5)[0]
-    directions[2] = torch.nn.functional.normalize(first + 0.01 * directions[2], dim=0)  # cosine 0.99995
-    losses = torch.tensor([1.0, 1.0, 1.0, 2.8, 2.6])
+    directions = torch.eye(6)
+    for one, other in ((2, 0), (5, 1)):  # at a cosine of 0.99995
+        directions[one] = torch.nn.functional.normalize(directions[other] + 0.01 * directions[one], dim=0)
+    losses = torch.tensor([1.0, 1.0, 1.0, 2.8, 2.6, 1.0])
     monkeypatch.setattr(demonstrations, "read_texts", lambda *_: (directions, losses))
     monkeypatch.setattr(demonstrations, "rated", lambda family, problem, response, rng:
                         response == problem.worked)
     fates = demonstrations.guarded(written, tasks.math, None, None, None, 2.7, 0.9999)
-    assert fates == ["kept", "rating", "copy", "model", "kept"]
+    assert fates == ["kept", "rating", "copy", "model", "kept", "kept"]
 
 
 def test_tuning_warms_up_then_falls_to_a_slower_rate_with_dropout(monkeypatch):
@@ -267,3 +270,7 @@ def test_best_of_n_counts_a_problem_once():
         patch.setattr(evaluate, "respond", said)
         assert evaluate.validation(None, None, {"math": tasks.math}, 4, samples=2)["math %"] == 75
     assert calls == [1.0, 1.0]
+    with pytest.MonkeyPatch.context() as patch:  # of a family that has fewer problems than asked for
+        patch.setattr(evaluate, "respond", lambda *_, **__: [
+            p.worked for p in tasks.problems(tasks.Recall(1), "validation", 100)])
+        assert evaluate.validation(None, None, {"recall": tasks.Recall(1)}, 100)["recall %"] == 100
