@@ -287,9 +287,9 @@ def test_post_training_goes_on_from_there(finished, tmp_path, capsys):
         if "math deeper" in families:
             raise KeyboardInterrupt
         return validate(model, tokenizer, families, *rest)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "validation", killed)
-        call(capsys, train, "--out", out, "--stages", "sft")
+        assert call(capsys, train, "--out", out, "--stages", "sft")[0] == 130
     (out / "sft.pt").unlink()
     assert call(capsys, train, "--out", out, "--resume")[::2] == (0, "")
     assert all(torch.equal(expected[name], tensor) for name, tensor in load(out / "sft.pt", "cpu")["model"].items())
