@@ -36,7 +36,8 @@ def wilson(right, count, z=1.96):
         return 0.0, 1.0
     share, spread = right / count, z * z / count
     half = z * math.sqrt(share * (1 - share) / count + spread / count / 4)
-    return (share + spread / 2 - half) / (1 + spread), (share + spread / 2 + half) / (1 + spread)
+    low, high = ((share + spread / 2 + side) / (1 + spread) for side in (-half, half))
+    return max(0.0, low), min(1.0, high)
 
 
 def pass_at_k(n, right, k):

@@ -24,7 +24,7 @@ TRAIN = [*PRETRAIN, "--preset", "tiny", "--set", "core.batch=4", "--set", "core.
          *(word for stage in ("parent", "prune", "continued", "lengthening", "draft", "sft") for word in ("--set", f"{stage}.steps=6")),
          *(word for setting in ("demonstrations.count=30", "demonstrations.evolved=3", "draft.batch=4", "synthetic.math=2", "synthetic.code_questions=2",
                                 "synthetic.tool_questions=2", "synthetic.samples=2", "mixture.rounds=1", "mixture.steps=1", "mixture.batch=4",
-                                "mixture.count=4", "mixture.seeds=1", "sft.batch=4", "sft.checkpoints=1", "sft.count=1", "evaluation.count=4") for word in ("--set", setting))]
+                                "mixture.count=4", "mixture.seeds=1", "sft.batch=4", "sft.checkpoints=2", "sft.count=1", "evaluation.count=4") for word in ("--set", setting))]
 LAST = "lengthening.pt"
 
 
