@@ -45,13 +45,13 @@ def open_run(arguments):
     run = Run(arguments.out, choose_device(arguments.device))
     worked = run.read_json("report.json") or any(run.path.glob("*.part.pt"))
     begun = run.read_json("run.json") if worked or arguments.resume else {}
-    if begun and not arguments.resume and not arguments.stages:
-        raise UserError(f"{run.path} holds a run: add --resume to go on with it, or choose another "
-                        "--out")
     preset = arguments.preset or begun.get("preset", "toy")
     if preset not in PRESETS:
         raise UserError(f"--preset {preset}: choose one of {', '.join(PRESETS)}")
     given = begun.get("set", {}) | dict(parse_setting(text, preset) for text in arguments.set)
+    if begun and not arguments.resume and not arguments.stages:
+        raise UserError(f"{run.path} holds a run: add --resume to go on with it, or choose another "
+                        "--out")
     if arguments.data is not None:
         given["data.folder"] = arguments.data
     run.config = dataclasses.replace(PRESETS[preset], **{

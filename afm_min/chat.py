@@ -100,9 +100,9 @@ def response_loss(model, batch):
 
 def tune(model, sources, mixture, *, steps, batch, lr, dropout=0.0, fast=None, slow=1.0, watch=None,
          warmup=20, **saving):
-    """Train on conversations: after a warm-up at a constant learning rate, of which, if `fast` is
-    given, `slow` is left after so many steps. batch: conversations a step. watch(step): called
-    before each. saving: of `fit`, where to log and save."""
+    """Train on conversations: warm up, then go on at `lr` and, from step `fast` on if that is
+    given, at `slow` * `lr`. batch: conversations a step. watch(step): called before each. saving:
+    of `fit`, where to log and save."""
     for block in model.blocks:
         block.dropout = dropout
     draw = batches(sources, mixture, batch)
@@ -111,8 +111,10 @@ def tune(model, sources, mixture, *, steps, batch, lr, dropout=0.0, fast=None, s
         if watch:
             watch(step)
         return draw(step)
-    fit(model, watched, response_loss, steps=steps, lr=lr, **saving, schedule=lambda step: min(
-        1.0 if fast is None or step < fast else slow, (step + 1) / warmup))
+
+    def schedule(step):
+        return min(slow if fast is not None and step >= fast else 1.0, (step + 1) / warmup)
+    fit(model, watched, response_loss, steps=steps, lr=lr, schedule=schedule, **saving)
 
 
 @torch.no_grad()

@@ -82,7 +82,7 @@ def demonstrations(run, *, count=2000, evolved=100, flawed=0.15, unlikely=2.4, s
     Dropped is, in this order: what raters find bad; a question that the base model finds more than
     `unlikely` times as surprising as is usual in its family; and what has a cosine of more than
     `similar` to an earlier example, by the base model's hidden states. (In a world of templates
-    different problems look alike: at 0.999, in mathematics, a third of these would be no copy.)"""
+    different problems look alike: at 0.999 a third of the mathematics dropped is no copy.)"""
     model, kept = load_model(run, "lengthening"), []
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     fates, before = collections.Counter(), set()  # (flaw, fate) -> examples; texts

@@ -4,7 +4,6 @@ They follow the report's evaluation: instructions followed (IFEval), tool use by
 execution (Berkeley Function Calling), code (pass@k), mathematics, summaries, recall by distance,
 refusals, and two models side by side. Responses are greedy unless it says otherwise.
 """
-import collections
 import math
 
 import torch
@@ -69,20 +68,22 @@ def accuracy(model, tokenizer, families, split="test", count=100, temperature=0.
 def validation(model, tokenizer, families, count=50, samples=1):
     """Percent of each family's validation problems that a model gets right, and their mean: the
     greedy response or, of several samples at temperature 1, the one that the checker picks."""
-    right = collections.Counter()
+    right = set()  # (family, number of a problem)
     for _ in range(samples):
         results = accuracy(model, tokenizer, families, "validation", count, float(samples > 1))
-        right.update({(name, n) for name in families for n, ok in enumerate(results[name]) if ok})
+        right |= {(name, n) for name in families for n, ok in enumerate(results[name]) if ok}
     shares = {f"{name} %": 100 * sum(each == name for each, _ in right) / len(results[name])
               for name in families}
     return {"mean %": sum(shares.values()) / len(shares)} | shares
 
 
 def loosely(response):
-    """IFEval's looser readings: without the first line, the last, or both, and without stars."""
+    """IFEval's looser readings: without the first line, the last, or both, and without stars. One
+    that leaves nothing counts for nothing: it would keep every instruction not to say something."""
     lines = response.splitlines()
     texts = [response, "\n".join(lines[1:]), "\n".join(lines[:-1]), "\n".join(lines[1:-1])]
-    return texts + [text.replace("*", "") for text in texts]
+    texts += [text.replace("*", "") for text in texts]
+    return [text for text in texts if text.strip()] or [response]
 
 
 def following(family, drawn, texts):

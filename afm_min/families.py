@@ -77,8 +77,8 @@ class Tools(Family):
                           + ["search"] * bool(self.pages))
         function = rng.choice(list(self.ASKED))
         question, answer, span = self.ASKED[function]
-        topic, wanted = span.format(**{name: rng.choice(words)
-                                       for name, words in self.WORDS.items()}), []
+        chosen = {name: rng.choice(words) for name, words in self.WORDS.items()}
+        topic, wanted = span.format(**chosen), []
         if kind == "several":
             first, second = (f"the {rng.choice(COLOURS)} {rng.choice(THINGS)}" for _ in range(2))
             question = f"What do {first} and {second} cost together?"
@@ -193,7 +193,7 @@ def passed(code, tests):
     output = tools.run_code(f"{code}\n\n[{', '.join(calls)}]", characters=10_000).splitlines()[-1]
     try:
         values = ast.literal_eval(output)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         values = None
     if not isinstance(values, list) or len(values) != len(results):
         return [False] * len(tests)

@@ -27,7 +27,7 @@ def table(head, rows):
 
 
 def write_report(run):
-    """A row for each stage, with time, tokens and metrics; the funnel; what was planted."""
+    """A row for each stage, with time, tokens and metrics; and every table that one returned."""
     report = run.read_json("report.json")
     metrics = {stage: row["metrics"] for stage, row in report.items()}
     trained = [stage for stage in metrics if "tokens" in metrics[stage]]

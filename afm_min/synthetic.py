@@ -2,7 +2,7 @@
 
 The questions come from the toy world, which tells a story in another way and asks for functions on
 71 topics: a model of this size invents none. The responses are the model's own, several to a
-question. Few are right; which to keep is found out by comparing with the truth
+question. In mathematics few are right; which to keep is found out by comparing with the truth
 or, where that is hidden, with each other, and by running code and calls. What it cannot do yet is
 not hidden: the yield of each kind is reported.
 """
@@ -44,8 +44,8 @@ def sound(question, response):
 
 
 def agreeing(question, responses, truth=None):
-    """The first sound response whose answer is the truth or, if that is hidden, what most sound
-    ones say; None if there is none."""
+    """The first sound response whose answer is the truth or, if that is hidden, what three quarters
+    of the sound ones say; None if there is none."""
     answers = [(sound(question, response), response) for response in responses]
     answers = [(answer, response) for answer, response in answers if answer]
     wanted = truth or (answers and majority([answer for answer, _ in answers]))
@@ -126,7 +126,8 @@ def episodes(model, tokenizer, family, count, samples):
     first = {i // samples: played[i] for i in reversed(range(len(played))) if solved[i]}
     examples = [chat.example("tools", messages[:-1], messages[-1]["content"])
                 for messages in first.values()]
-    return examples, [["tools", len(asked), 100 * sum(solved) / len(solved), len(first), 100.0]]
+    row = ["tools", len(asked), 100 * sum(solved) / len(solved), len(first), 100.0 * bool(first)]
+    return examples, [row]
 
 
 def synthetic(run, *, math=800, code_questions=200, tool_questions=250, samples=4, threshold=1.0):
@@ -138,6 +139,7 @@ def synthetic(run, *, math=800, code_questions=200, tool_questions=250, samples=
     code_examples, code_rows, metrics = code(model, tokenizer, code_questions, samples, threshold)
     tool_examples, tool_rows = episodes(model, tokenizer, chat.toy_world(run)["tools"],
                                         tool_questions, samples)
-    chat.write_examples(run, "synthetic", examples + code_examples + tool_examples)
-    return {"examples": len(examples + code_examples + tool_examples), **metrics,
+    written = examples + code_examples + tool_examples
+    chat.write_examples(run, "synthetic", written)
+    return {"examples": len(written), **metrics,
             "yields": rows + code_rows + tool_rows}

@@ -1,7 +1,7 @@
 """Running what the model asks for: a function, the code interpreter, or a search, in turn.
 
 A call is the text "call: price(item='keys')", with plain values by name. Nothing that a model
-writes runs as it stands: code is parsed, and every node of its syntax tree must be one of those
+writes runs unchecked: code is parsed, and every node of its syntax tree must be one of those
 listed here. So there is no import, no attribute but some methods of str, list and dict, no name
 that is not listed or the code's own. What passes runs in a process of its own that has limits on
 time, memory and output, which end loops without end, and 10**10**10. The model is told why
@@ -18,6 +18,7 @@ import zlib
 warnings.filterwarnings("ignore", category=SyntaxWarning, module="<unknown>")
 
 CALL = "call: "
+LONGEST = 2000  # characters of code, or of a call
 LIMITS = {"seconds": 1, "bytes": 2**28, "characters": 500}
 BUILTINS = set("abs all any bool dict divmod enumerate float int len list max min print range "
                "reversed round set sorted str sum tuple zip".split())
@@ -56,27 +57,31 @@ try:
         if value is not None:
             show(repr(value))
 except BaseException as error:
-    sys.stdout.write("error: %s: %s" % (type(error).__name__, str(error)[:200]))
+    # In one line: a second one would pass for a result.
+    sys.stdout.write("error: %s: %s" % (type(error).__name__, " ".join(str(error).split())[:200]))
 """
 
 
 def refusal(code):
     """Why code may not run, or "" if it may: 'import os' -> 'Import is not allowed'"""
+    if len(code) > LONGEST:
+        return f"the code is longer than {LONGEST:,} characters"
     try:
-        nodes = list(ast.walk(ast.parse(code[:2000])))
+        nodes = list(ast.walk(ast.parse(code)))
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         return f"this is no Python: {getattr(error, 'msg', type(error).__name__)}"
-    if len(code) > 2000:
-        return "the code is longer than 2,000 characters"
     called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
     own = ({node.id for node in nodes if isinstance(node, ast.Name)
             and isinstance(node.ctx, ast.Store)}
            | {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
            | {node.arg for node in nodes if isinstance(node, ast.arg)})
     for node in nodes:
-        name = getattr(node, "attr", getattr(node, "id", getattr(node, "name", "")))
+        name = next((getattr(node, field) for field in ("attr", "id", "name", "arg")
+                     if isinstance(getattr(node, field, None), str)), "")
         if not isinstance(node, SYNTAX):
             return f"{type(node).__name__} is not allowed"
+        if isinstance(node, ast.keyword) and node.arg is None:
+            return "** is not allowed"
         if name.startswith("_"):
             return f"the name {name} is not allowed"
         if isinstance(node, ast.Attribute) and (name not in METHODS or id(node) not in called):
@@ -90,8 +95,8 @@ def run_code(code, **limits):
     """What code prints, and the value of the expression it ends in: 'x = 6\\nx * 7' -> '42'
 
     After what was printed, an error is told as "error: ...", as are a refusal and a limit.
-    limits: see LIMITS. Seconds are of the processor; for those of the clock there is time enough
-    that even on a busy machine what code gives does not depend on it."""
+    limits: see LIMITS. Seconds are of the processor; the clock may run for five times as many, so
+    that a busy machine changes nothing."""
     limits, reason = LIMITS | limits, refusal(code)
     if reason:
         return f"error: {reason}"
@@ -165,7 +170,7 @@ def parse_call(text):
 
     Arguments are given by name, each once, and are strings or numbers as they stand."""
     try:
-        node = ast.parse(text[len(CALL):][:2000].strip(), mode="eval").body
+        node = ast.parse(text[len(CALL):][:LONGEST].strip(), mode="eval").body
         names = [argument.arg for argument in node.keywords]
         values = [ast.literal_eval(argument.value) for argument in node.keywords]
         if (text.startswith(CALL) and not node.args and len(set(names) - {None}) == len(names)

@@ -194,6 +194,7 @@ def cases():
         "--stages reward: choose from data, tokenizer, parent": [*new, "--stages", "reward"],
         "--preset huge: choose one of tiny, toy": [*new, "--preset", "huge"],
         "--set core.speed=3: it must be NAME=VALUE": [*new, "--set", "core.speed=3"],
+        "with one of the names model.dim, model.layers": [*old, "--set", "help"],
         "core.steps takes a value like 250": [*new, "--set", "core.steps=many"],
         "head_dim even": [*new, "--set", "model.head_dim=3"],
         "--device abacus is not to be had": [*new, "--device", "abacus"],

@@ -29,6 +29,8 @@ def test_loose_readings_forgive_a_line_before_and_marks_around():
     rules = ("colours", 2, "plus", "", "", "Done")
     given = tasks.Problem("?", "+ red + blue. Done", rules, "")
     texts = ["+ red + blue. Done", "Sure!\n+ red + blue. Done", "**+ red + blue. Done**", "+ red + blue"]
+    avoiding = tasks.Problem("?", "+ red + blue", ("colours", 2, "plus", "", "pink", ""), "")
+    assert [row[1] for row in evaluate.following(family, [avoiding], ["+ red + pink"])] == [0, pytest.approx(200 / 3)] * 2
     rows = {name: share for name, share, _, _ in evaluate.following(family, [given] * 4, texts)}
     assert rows["follow: prompts, strict"] == 25 and rows["follow: prompts, loose"] == 75
     assert rows["follow: instructions, strict"] == pytest.approx(100 * (3 + 2 + 0 + 2) / 12)

@@ -195,7 +195,8 @@ def test_long_results_count_and_missing_ones_do_not(monkeypatch):
 
 def test_code_cannot_speak_for_its_own_tests():
     tests = ("('f(1)', 6)", "('f(2)', 6)")
-    for code in ("[6] if 1 else \\", "[6, 6] if 1 else \\", "7 if 1 else \\", "[6, 6]  #", "print([6, 6])"):
+    for code in ("[6] if 1 else \\", "[6, 6] if 1 else \\", "7 if 1 else \\", "[6, 6]  #", "print([6, 6])",
+                 "f(**{'a\\n[6, 6] #': 1})", "f(int('7\\n[6, 6] #'))", "{}['\\n[6, 6]']"):
         assert families.passed(f"def f(x):\n    return 7\n{code}", tests) == [False, False], code
 
 

@@ -140,6 +140,7 @@ def test_code_says_what_it_prints_and_its_last_value():
 
 @pytest.mark.parametrize("code, says", {
     "import os": "Import is not allowed", "().__class__": "the name __class__ is not allowed",
+    "def f(_x): return 1": "the name _x is not allowed", "dict(_x=1)": "the name _x", "dict(**{})": "** is not allowed",
     "open('x')": "there is no open", "'a'.format": "the attribute format is not allowed", "x.upper": "upper",
     "1 +": "this is no Python", "1 / 0": "ZeroDivisionError: division by zero", "1" * 2001: "2,000",
     "'x' * 10**12": "MemoryError", "print('x' * 501)": "more output than 500 characters"}.items())
