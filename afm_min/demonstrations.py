@@ -21,10 +21,12 @@ def demonstration(family, i, flawed):
     rng, problem = random.Random(f"{family.name} {i}"), tasks.draw(family, "train", i)
     flaw = rng.choice(FLAWS) if i and rng.random() < flawed else ""
     if flaw == "copied":
-        return *demonstration(family, rng.randrange(max(0, i - 50), i), 0)[:3], flaw
+        return *demonstration(family, rng.randrange(max(0, i - 50), i), flawed)[:3], flaw
     messages, response = problem.messages(), problem.worked
     if flaw == "wrong":
-        response = tasks.draw(family, "train", i + 1).worked
+        while family.check(problem, response):
+            i += 1
+            response = tasks.draw(family, "train", i).worked
     elif flaw == "wordy":
         response = f"{response} {response}"
     elif flaw == "garbled":

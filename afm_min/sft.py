@@ -108,8 +108,11 @@ def mixture(run, *, rounds=1, dw=0.5, steps=24, batch=24, lr=0.002, count=48, se
         return -trained(weights, searched, range(1, 1 + seeds), longer * steps).mean().item()
     equal = dict.fromkeys(sources, 1.0)
     found, trace = ascend(score, judge, equal, rounds, dw)
-    before, after = (trained(weights, unseen, range(1 + seeds, 1 + 2 * seeds), longer * steps)
-                     for weights in (equal, found))
+
+    def compared(weights):
+        return trained(weights, unseen, range(1 + seeds, 1 + 2 * seeds), longer * steps)
+    before = compared(equal)
+    after = before if found == equal else compared(found)
     half = 1.96 * (before - after).std().item() / len(before) ** 0.5
     run.write_json("mixture.json", found)
     return {"gain over equal weights, nats": (before - after).mean().item(),

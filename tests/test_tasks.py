@@ -1,4 +1,5 @@
 """The toy world: answers are right, and no split leaks into another."""
+import functools
 import os
 import random
 import re
@@ -11,8 +12,8 @@ from afm_min import families, tasks, tools
 
 PAGES = {"textwrap": "Text wrapping and filling.\nMore.", "heapq": "Heap queue algorithm."}
 FAMILIES = families.families(PAGES)
-REQUEST = "|".join([*families.Refuse.HURTING, *families.Refuse.MAKING, *families.Refuse.PEOPLE, *families.Refuse.OBJECTS,
-                    *families.Refuse.WEAPONS, *families.Refuse.TOYS])
+REQUEST = "|".join([*families.Refuse.TOYS, *families.Refuse.WEAPONS, *families.Refuse.HURTING, *families.Refuse.MAKING,
+                    *families.Refuse.PEOPLE, *families.Refuse.OBJECTS])
 
 
 @pytest.mark.parametrize("family", [tasks.math, tasks.recall])
@@ -26,14 +27,26 @@ def test_splits_never_overlap(family):
 
 
 def test_no_way_to_an_answer_is_in_two_splits_in_whatever_words():
-    """Sums, over all kinds of stories; functions, whatever they are called; refusals, whatever the form."""
+    """Sums, over all kinds of stories; functions, by what they give; requests, whatever the form."""
     stories = [tasks.Math(kind) for kind in ("plain", *tasks.KINDS)]
+    inputs = [families.Code().inputs(random.Random(i)) for i in range(1, 30)]  # others than the key's
+
+    @functools.cache
+    def behaviour(code):
+        scope, results = {}, []
+        exec(re.sub("def [a-z]+", "def f", code), scope)
+        for values in inputs:
+            try:
+                results.append(scope["f"](*(values[name] for name in re.search(r"\((.*?)\)", code)[1].split(", "))))
+            except IndexError:
+                results.append(None)
+        return repr(results)
     for group, way in ((stories, lambda p: p.worked),
-                       ([FAMILIES["code"]], lambda p: re.sub("def [a-z]+|Write [a-z]+", "", p.worked + p.question)),
+                       ([FAMILIES["code"]], lambda p: behaviour(p.worked)),
                        ([FAMILIES["refuse"]], lambda p: " ".join(re.findall(r"\b(?:%s)\b" % REQUEST, p.question)))):
         ways = {split: {way(tasks.draw(family, split, i)) for family in group for i in range(1500)}
                 for split in ("train", "test")}
-        assert len(ways["test"]) > 80 and not ways["train"] & ways["test"]
+        assert len(ways["test"]) > 60 and not ways["train"] & ways["test"]
 
 
 def test_worked_answers_are_right():
@@ -68,7 +81,7 @@ def test_no_question_is_in_two_splits_over_100_000_draws(name):
         problem = FAMILIES[name].make(rng)
         asked = (problem.question, problem.fact, *([problem.system] if name in ("follow", "recall") else []))
         assert keys.setdefault(asked, problem.key) == problem.key
-    assert len(set(keys.values())) > 600  # enough to draw from, of each
+    assert len(set(keys.values())) > 500  # enough to draw from, of each
 
 
 @pytest.mark.parametrize("name", FAMILIES)
