@@ -168,7 +168,11 @@ class Code(Family):
         return Problem(f"Write {name}({arguments}): {phrase}.",
                        f"def {name}({arguments}):\n    {body}",
                        tuple(repr((f"{name}({values})", result)) for values, result in tests),
-                       repr(self.results(arguments, expression, then, random.Random(0), 20)))
+                       self.behaviour(arguments, expression, then))
+
+    @functools.cache
+    def behaviour(self, *function):
+        return repr(self.results(*function, random.Random(0), 20))
 
     def results(self, arguments, expression, then, rng, count):
         """Pairs of the arguments of a call, as text, and what it gives."""
