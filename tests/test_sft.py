@@ -195,7 +195,7 @@ def test_flaws_of_demonstrations():
     assert all(r == p.worked and q == p.question for p, q, r in seen[""])
     assert all(r == f"{p.worked} {p.worked}" for p, q, r in seen["wordy"])
     assert all(q != p.question and sorted(q) == sorted(p.question) for p, q, r in seen["garbled"])
-    assert sum(family.check(p, r) for p, q, r in seen["wrong"]) < len(seen["wrong"]) / 2
+    assert not any(family.check(p, r) for p, q, r in seen["wrong"])
 
 
 def test_raters_outvote_noise_mostly():
