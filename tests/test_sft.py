@@ -187,9 +187,11 @@ def test_a_mixture_is_compared_by_other_draws_and_conversations_than_it_was_foun
 
 
 def test_flaws_of_demonstrations():
-    family, seen = tasks.Math(), {}
+    family, seen, written = tasks.Math(), {}, []
     for i in range(200):
         problem, messages, response, flaw = demonstrations.demonstration(family, i, 0.5)
+        assert flaw != "copied" or (messages, response) in written[-50:]
+        written.append((messages, response))
         seen.setdefault(flaw, []).append((problem, messages[-1]["content"], response))
     assert set(seen) == {"", *demonstrations.FLAWS} and 60 < len(seen[""]) < 140
     assert all(r == p.worked and q == p.question for p, q, r in seen[""])
