@@ -79,6 +79,7 @@ class Tools(Family):
         function = rng.choice(list(self.ASKED))
         question, answer, span = self.ASKED[function]
         chosen = {name: rng.choice(words) for name, words in self.WORDS.items()}
+        # key: the things that are asked for, where their order makes no other problem
         topic, wanted, key = span.format(**chosen), [], ()
         if kind == "several":
             first, second = (f"the {rng.choice(COLOURS)} {rng.choice(THINGS)}" for _ in range(2))
@@ -170,12 +171,14 @@ class Code(Family):
                        tuple(repr((f"{name}({values})", result)) for values, result in tests),
                        self.behaviour(arguments, expression, then))
 
-    @functools.cache
+    @functools.cache  # a problem of the test split is found among ten: few functions, many draws
     def behaviour(self, *function):
+        """What a function gives for 20 inputs, as text. function: see `results`."""
         return repr(self.results(*function, random.Random(0), 20))
 
     def results(self, arguments, expression, then, rng, count):
-        """Pairs of the arguments of a call, as text, and what it gives."""
+        """`count` pairs of the arguments of a call, as text, and what it gives: `then` of r, which
+        is the expression."""
         pairs = []
         while len(pairs) < count:
             try:
