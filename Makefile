@@ -30,7 +30,11 @@ test: $(ENV)/installed
 SMOKE = $(foreach stage,parent prune core continued lengthening draft sft,$(stage).steps=10) \
 	demonstrations.count=30 demonstrations.evolved=3 synthetic.math=4 synthetic.code_questions=4 \
 	synthetic.tool_questions=4 synthetic.samples=2 mixture.rounds=1 mixture.steps=1 mixture.count=4 \
-	mixture.seeds=1 sft.checkpoints=1 sft.count=2 evaluation.count=4
+	mixture.seeds=1 sft.checkpoints=1 sft.count=2 evaluation.count=4 $(foreach round,1 2, \
+	$(foreach stage,reward rs dpo ipo committee,$(stage)$(round).steps=2) \
+	$(foreach stage,rs dpo ipo mdloo committee,$(stage)$(round).count=2) \
+	$(foreach stage,preferences rs committee,$(stage)$(round).prompts=20) mdloo$(round).prompts=2 \
+	mdloo$(round).iterations=2 reward$(round).held_out=2)
 smoke: $(ENV)/installed
 	rm -rf runs/smoke
 	$(RUN) train.py --out runs/smoke --preset tiny $(foreach setting,$(SMOKE),--set $(setting))

@@ -39,6 +39,12 @@ def read_examples(run, tokenizer, context, *stages):
     return sources
 
 
+def answered(prompt, response):
+    """The pair (ids, weights) of a prompt and a response, both lists of ids."""
+    return (torch.tensor(prompt + response),
+            torch.tensor([0.0] * len(prompt) + [1.0] * len(response)))
+
+
 def render(messages, tokenizer):
     """A conversation's ids, (T,), and of each its weight in the loss, (T,): 1 where the assistant
     has to say it, its end token included, and 0 elsewhere."""
@@ -118,12 +124,19 @@ def tune(model, sources, mixture, *, steps, batch, lr, dropout=0.0, fast=None, s
 
 
 @torch.no_grad()
-def losses(model, conversations, rows=64):
+def of_each(function, conversations, device, rows=64):
+    """What function(ids, weight) says of each of N pairs, (N, ...): those of like lengths are given
+    to it together, `rows` at a time."""
+    order = sorted(range(len(conversations)), key=lambda i: len(conversations[i][0]))
+    found = [function(**{name: x.to(device) for name, x in pad(
+        [conversations[i] for i in order[start:start + rows]]).items()}).cpu()
+        for start in range(0, len(order), rows)]
+    return torch.cat(found)[torch.tensor(order).argsort()]
+
+
+def losses(model, conversations):
     """The loss per response token of each conversation: a list of pairs -> (N,)."""
-    found = []
-    for part in (conversations[i:i + rows] for i in range(0, len(conversations), rows)):
-        batch = {name: x.to(model.embedding.device) for name, x in pad(part).items()}
-        weight = batch["weight"][:, 1:]
-        loss, _ = pretrain.token_losses(model(batch["ids"][:, :-1]), batch["ids"][:, 1:])
-        found.append(((loss * weight).sum(1) / weight.sum(1)).cpu())
-    return torch.cat(found)
+    def mean(ids, weight):
+        loss, _ = pretrain.token_losses(model(ids[:, :-1]), ids[:, 1:])
+        return (loss * weight[:, 1:]).sum(1) / weight[:, 1:].sum(1)
+    return of_each(mean, conversations, model.embedding.device)

@@ -89,7 +89,7 @@ def demonstrations(run, *, count=2000, evolved=100, flawed=0.15, unlikely=2.4, s
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     fates, before = collections.Counter(), set()  # (flaw, fate) -> examples; texts
     for family, n in [*((family, count) for family in chat.toy_world(run, whole=True).values()),
-                      *((tasks.Math(kind), evolved) for kind in tasks.KINDS)]:
+                      *((family, evolved) for family in tasks.EVOLVED.values())]:
         written = [demonstration(family, i, flawed) for i in range(n)]
         found = guarded(written, family, random.Random(f"raters {family.name}"), model, tokenizer,
                         unlikely, similar)

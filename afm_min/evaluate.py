@@ -14,19 +14,26 @@ from afm_min.model import load_model
 from afm_min.tokenizer import END, Tokenizer
 
 
-def respond(model, tokenizer, conversations, most=64, rows=512, temperature=0.0):
-    """What a model says next in each of a list of conversations, in at most `most` tokens: nothing
-    in those that do not fit its context. As shorter prompts are padded, those of like lengths go
-    together, `rows` at a time."""
-    prompts = [tokenizer.encode_chat(messages, reply=True) for messages in conversations]
+def replies(model, prompts, end, most=64, rows=512, temperature=0.0):
+    """The ids that a model answers each prompt with, a list of ids, in at most `most` of them, the
+    id `end` included: none to those that do not fit its context. As shorter prompts are padded,
+    those of like lengths go together, `rows` at a time."""
     order = sorted((i for i, prompt in enumerate(prompts) if len(prompt) < model.config.context),
                    key=lambda i: len(prompts[i]))
-    texts, end = [""] * len(prompts), tokenizer.special(END)
+    found = [[] for _ in prompts]
     for part in (order[i:i + rows] for i in range(0, len(order), rows)):
-        replies = model.generate([prompts[i] for i in part], most, end, temperature=temperature)
-        for i, ids in zip(part, replies):
-            texts[i] = tokenizer.decode(ids[:-1] if ids and ids[-1] == end else ids)
-    return texts
+        for i, ids in zip(part, model.generate([prompts[i] for i in part], most, end,
+                                               temperature=temperature)):
+            found[i] = ids
+    return found
+
+
+def respond(model, tokenizer, conversations, most=64, temperature=0.0):
+    """What a model says next in each of a list of conversations."""
+    prompts = [tokenizer.encode_chat(messages, reply=True) for messages in conversations]
+    end = tokenizer.special(END)
+    return [tokenizer.decode(ids[:-1] if ids[-1:] == [end] else ids)
+            for ids in replies(model, prompts, end, most, temperature=temperature)]
 
 
 def wilson(right, count, z=1.96):
@@ -170,8 +177,8 @@ def benchmarks(model, tokenizer, world, count):
              for name, some in drawn.items()}
     rows = [row(name, [family.check(*pair) for pair in zip(drawn[name], texts[name])])
             for name, family in world.items()]
-    evolved = {f"math, {kind}": tasks.Math(kind) for kind in tasks.KINDS}
-    rows += [row(*result) for result in accuracy(model, tokenizer, evolved, count=count).items()]
+    rows += [row(*result) for result in accuracy(model, tokenizer, tasks.EVOLVED,
+                                                 count=count).items()]
     rows += following(world["follow"], drawn["follow"], texts["follow"])
     rows += refusals(world["refuse"], drawn["refuse"], texts["refuse"])
     rows += tool_use(model, tokenizer, world["tools"], drawn["tools"], texts["tools"])
@@ -179,17 +186,19 @@ def benchmarks(model, tokenizer, world, count):
     return rows + recall_by_distance(model, tokenizer, count), sum(texts.values(), [])
 
 
-def evaluation(run, *, count=200):
-    """All benchmarks, on test problems, of the base model, the draft and the one after it."""
+def evaluation(run, *, count=200, aligned="committee2"):
+    """All benchmarks, on test problems: of the base model, the draft, the one after sft, and the one
+    that a stage of alignment ended with."""
     tokenizer, world = Tokenizer.load(run.file("tokenizer.json")), chat.toy_world(run)
-    stages = ("lengthening", "draft", "sft")
+    stages = ("lengthening", "draft", "sft", aligned)
     seed_step(run.seed, "evaluation", 0)
     tables, texts = zip(*(benchmarks(load_model(run, stage), tokenizer, world, count)
                           for stage in stages))
     drawn = [(name, problem) for name, family in world.items()
              for problem in tasks.problems(family, "test", count)]
-    pairs = side_by_side(world, drawn, texts[2], texts[1])
+    pairs = side_by_side(world, drawn, texts[3], texts[2])
     return {f"{name} %": share for name, share, _, _ in pairs} | {
         "evaluation": [[rows[0][0], *(cell for each in rows for cell in each[1:3]), rows[0][3]]
                        for rows in zip(*tables)],
-        "sft against draft": pairs}
+        "sft against draft": side_by_side(world, drawn, texts[2], texts[1]),
+        "aligned against sft": pairs}

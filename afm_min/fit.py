@@ -69,6 +69,11 @@ def cosine(steps, warmup=0, floor=0.0):
     return factor
 
 
+def linear(steps, warmup):
+    """Schedule: 1/warmup, 2/warmup, ... 1, then down a line that would be 0 one step too late."""
+    return lambda step: min((step + 1) / warmup, 1.0) * (1 - step / steps)
+
+
 class Progress:
     """The line that tells how far a stage is: redrawn on a terminal, every 5 seconds in a log."""
 

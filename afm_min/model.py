@@ -70,12 +70,17 @@ class RMSNorm(nn.Module):
         return gradients.RMSNorm.apply(x, self.weight.to(x.dtype), self.eps)
 
 
+def normal(outputs, inputs):
+    """A matrix as training begins with it: std 1/sqrt(fan in)."""
+    return torch.empty(outputs, inputs).normal_(std=inputs ** -0.5)
+
+
 class Linear(nn.Module):
     """x weight^T, in the precision of x."""
 
     def __init__(self, inputs, outputs):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.weight = nn.Parameter(normal(outputs, inputs))
 
     def forward(self, x):
         return F.linear(x, self.weight.to(x.dtype))
@@ -107,7 +112,7 @@ class Cache:
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def keep(self, rows):
-        """Forget all rows but those of a mask, (B,)."""
+        """Hold these rows only: a mask, (B,), or their numbers, (R,), of which one may come again."""
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
 
 
@@ -182,15 +187,12 @@ class AFM(nn.Module):
     def __init__(self, config, dtype=torch.float32):
         super().__init__()
         self.config, self.dtype = config, dtype
-        self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.dim))
+        self.embedding = nn.Parameter(normal(config.vocab_size, config.dim))  # the output layer
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         cos, sin = rotary_tables(config.context, config.head_dim, config.rope_base)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
-        for parameter in self.parameters():
-            if parameter.dim() == 2:  # std 1/sqrt(fan in), for the embedding as the output layer
-                nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
 
     def forward(self, ids, cache=None, begin=None):
         return self.logits(self.states(ids, cache, begin))
@@ -242,16 +244,23 @@ class AFM(nn.Module):
             raise UserError(f"a prompt has {longest if all(prompts) else 0} tokens: it must have 1 "
                             f"to {most}, one less than the model's context")
         device, size = self.embedding.device, min(longest + max_new_tokens, self.config.context)
-        padded = [[0] * (longest - len(prompt)) + prompt for prompt in prompts]
-        ids = torch.tensor(padded, device=device)  # (B, longest)
-        begin = torch.tensor([[longest - len(prompt)] for prompt in prompts], device=device)
-        cache = Cache(self.config, len(prompts), size, device, self.dtype) if cached else None
+        asked = {tuple(prompt): i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+        copies = torch.tensor([asked[tuple(prompt)] for prompt in prompts], device=device)  # (B,)
+        padded = [[0] * (longest - len(prompt)) + list(prompt) for prompt in asked]
+        ids = torch.tensor(padded, device=device)  # (different prompts, longest)
+        begin = torch.tensor([[longest - len(prompt)] for prompt in asked], device=device)
+        cache = Cache(self.config, len(asked), size, device, self.dtype) if cached else None
+        if cached:
+            if longest > 1:  # what the copies of a prompt share is computed once
+                self.states(ids[:, :-1], cache, begin if begin.any() else None)
+            cache.keep(copies)
+        ids, begin = ids[copies], begin[copies]
         rows = torch.arange(len(prompts), device=device)  # those computed: R of B
         following = torch.full_like(rows, stop - 1)
         for _ in range(size - longest):
             fed = ids[:, cache.position:] if cached else ids
-            logits = self(fed, cache, begin if begin.any() else None)[:, -1]  # (R, V)
-            drawn = sample(logits, temperature, top_p, generator)
+            states = self.states(fed, cache, begin if begin.any() else None)[:, -1]  # (R, C)
+            drawn = sample(self.logits(states), temperature, top_p, generator)
             following = following.clone()
             following[rows] = drawn.where(following[rows] != stop, stop)
             yield following
@@ -292,10 +301,10 @@ def save_model(run, stage, model):
          model=model.state_dict(), **run.origin(stage))
 
 
-def load_model(run, stage, **changes):
+def load_model(run, stage, kind=AFM, **changes):
     """The model a stage ended with, with `changes` to its config that leave the parameters as they
     are (context, rope_base). Raises UserError if it was trained with another tokenizer."""
     entries = run.load(run.checkpoint(stage), run.device)
-    model = AFM(Config(**entries["config"] | changes), compute_dtype(run.device)).to(run.device)
+    model = kind(Config(**entries["config"] | changes), compute_dtype(run.device)).to(run.device)
     model.load_state_dict(entries["model"])
     return model.eval()

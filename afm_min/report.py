@@ -10,8 +10,12 @@ TABLES = {name: columns.split(", ") for name, columns in {
     "weights": "source, weight",
     "trace": "round, weight of (all: dw), was, score with more (all: moved), with less (all: not)",
     "checkpoints": "step, greedy %, best of 4 %",
-    "evaluation": "benchmark, base %, 95% interval, draft %, 95% interval, sft %, 95% interval, n",
+    "pairs judged right": "family, %, 95% interval, pairs",
+    "curve": "step, reward, truth %, KL, entropy, length, rising",
+    "evaluation": "benchmark, base %, 95% interval, draft %, 95% interval, sft %, 95% interval, "
+                  "aligned %, 95% interval, n",
     "sft against draft": "of all problems, %, 95% interval, n",
+    "aligned against sft": "of all problems, %, 95% interval, n",
 }.items()}
 
 
@@ -43,5 +47,5 @@ def write_report(run):
     parts.append(table(["stage", "seconds", "what", "value"], others))
     for name, rows in ((name, rows) for each in metrics.values() for name, rows in each.items()
                        if isinstance(rows, list)):
-        parts += [f"## {name.capitalize()}\n\n", table(TABLES[name], rows)]
+        parts += [f"## {name.capitalize()}\n\n", table(TABLES[name.partition(", round")[0]], rows)]
     write_text(run.file("report.md"), "".join(parts))

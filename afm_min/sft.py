@@ -68,7 +68,7 @@ def ascend(score, judge, weights, rounds, dw):
 
 def held_back(run, tokenizer, count):
     """Validation conversations, as pairs: `count` of each family and kind of evolved math."""
-    families = [*chat.toy_world(run).values(), *map(tasks.Math, tasks.KINDS)]
+    families = [*chat.toy_world(run).values(), *tasks.EVOLVED.values()]
     return [chat.render(chat.example("", problem.messages(), problem.worked)["messages"], tokenizer)
             for family in families for problem in tasks.problems(family, "validation", count)]
 
@@ -148,6 +148,5 @@ def sft(run, *, steps=240, batch=24, lr=0.0005, dropout=0.1, synthetic=True, che
     chosen = max(tried, key=lambda row: row[1] + row[2])[0]
     model = load_model(run, f"sft-{chosen}")
     save_model(run, "sft", model)
-    evolved = {f"math {kind}": tasks.Math(kind) for kind in tasks.KINDS}
-    shares = evaluate.validation(model, tokenizer, world | evolved, count)
+    shares = evaluate.validation(model, tokenizer, world | tasks.EVOLVED, count)
     return {"checkpoint": chosen, "checkpoints": tried} | shares

@@ -2,16 +2,23 @@
 
 Each stage is a function of a run; its keyword arguments, with their defaults, are its settings.
 """
+import functools
 import inspect
 import time
 
-from afm_min import corpus, demonstrations, evaluate, pretrain, sft, synthetic
+from afm_min import align, corpus, demonstrations, evaluate, pretrain, reward, sft, synthetic
 
 STAGES = {"data": corpus.data, "tokenizer": corpus.tokenizer, "parent": pretrain.parent,
           "prune": pretrain.prune, "core": pretrain.core, "continued": pretrain.continued,
           "lengthening": pretrain.lengthening, "demonstrations": demonstrations.demonstrations,
           "draft": sft.draft, "synthetic": synthetic.synthetic, "mixture": sft.mixture,
-          "sft": sft.sft, "evaluation": evaluate.evaluation}
+          "sft": sft.sft}
+ROUNDS = 2
+for number in range(1, ROUNDS + 1):
+    for stage in (reward.preferences, reward.reward, align.rs, align.dpo, align.ipo, align.mdloo,
+                  align.committee):
+        STAGES[f"{stage.__name__}{number}"] = functools.partial(stage, number)
+STAGES["evaluation"] = evaluate.evaluation
 
 
 def settings_of(stage, given=()):

@@ -199,3 +199,10 @@ class Recall(Family):
 
 
 math, recall = Math(), Recall()
+EVOLVED = {f"math {kind}": Math(kind) for kind in KINDS}
+
+
+def asked(families, mixture, count, rng, split="train"):
+    """`count` pairs (family, problem). mixture: name -> share of them."""
+    names = rng.choices(list(mixture), list(mixture.values()), k=count)
+    return [(families[name], draw(families[name], split, rng.random())) for name in names]

@@ -1,0 +1,251 @@
+"""Alignment (the report's section 4.3): rejection sampling, DPO, IPO and MDLOO.
+
+Each is a loss, a pure function of log-probabilities, and where its batches come from. A response is
+one action: its log-probability is the sum over its tokens, the one that ends it included. B
+responses; pi the model that is trained, pi_ref the one it began as, pi_k the one that sampled.
+"""
+import random
+
+import torch
+from torch.nn import functional as F
+
+from afm_min import chat, evaluate, gradients, reward, tasks
+from afm_min.fit import fit, linear, seed_step
+from afm_min.model import load_model, save_model
+from afm_min.tokenizer import END, Tokenizer
+
+
+def response_logp(model, ids, weight):
+    """log pi(y|x) of each response, the tokens of ids that have weight: two of (B, T) -> (B,)."""
+    length = int(weight.any(0).nonzero().max()) + 1  # a part of a batch may be shorter
+    ids, said = ids[:, :length], weight[:, 1:length] > 0
+    logits = model.logits(model.states(ids[:, :-1])[said])  # (N, V)
+    surprise, _ = gradients.CrossEntropy.apply(logits, ids[:, 1:][said])  # (N,)
+    return logits.new_zeros(len(ids)).index_add(0, said.nonzero()[:, 0], -surprise)
+
+
+def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta):
+    """-log sigmoid(beta h), where h = log pi/pi_ref of the chosen less that of the rejected."""
+    return -F.logsigmoid(beta * (chosen - ref_chosen - rejected + ref_rejected))
+
+
+def ipo_loss(chosen, rejected, ref_chosen, ref_rejected, beta):
+    """(h - 1 / (2 beta))^2, with h as in `dpo_loss`: it wants no more than this margin."""
+    return (chosen - ref_chosen - rejected + ref_rejected - 1 / (2 * beta)) ** 2
+
+
+def leave_one_out(rewards):
+    """Each reward less the mean of the others that its prompt got: (prompts, K) -> (prompts, K).
+
+    [[1, 0, 0, 0]] -> [[1, -1/3, -1/3, -1/3]]. So the baseline is independent of the response, and
+    the estimate of the gradient has no bias."""
+    K = rewards.shape[1]
+    return rewards - (rewards.sum(1, keepdim=True) - rewards) / (K - 1)
+
+
+def regularized(rewards, logp, ref_logp, beta):
+    """R = r - beta log(pi_k / pi_ref): its mean is what is to be raised, reward less beta times
+    KL(pi_k || pi_ref)."""
+    return rewards - beta * (logp - ref_logp)
+
+
+def mdpo_loss(logp, old_logp, advantages, gamma):
+    """-(rho A - gamma D), rho = pi / pi_k: mirror descent (MDPO, 2005.09814), in which a step
+    further away costs more, and nothing is clipped.
+
+    D = rho log rho - rho + 1 is a sample's part of KL(pi || pi_k), as rho has the mean 1. The
+    gradient of D is rho log rho grad log pi, so at the first step on a sample, where rho = 1, there
+    is A grad log pi alone: REINFORCE."""
+    log_ratio = logp - old_logp
+    ratio = log_ratio.exp()
+    return -(ratio * advantages - gamma * (ratio * log_ratio - ratio + 1))
+
+
+def ppo_loss(logp, old_logp, advantages, clip):
+    """-min(rho A, clip(rho, 1 - clip, 1 + clip) A): PPO (1707.06347), to compare with."""
+    ratio = (logp - old_logp).exp()
+    return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+
+
+LOSSES = {"mdpo": mdpo_loss, "ppo": ppo_loss,
+          "reinforce": lambda logp, old_logp, advantages, _: -logp * advantages}
+BASELINES = {"leave one out": leave_one_out, "mean": lambda rewards: rewards - rewards.mean(),
+             "none": lambda rewards: rewards}
+
+
+def finish(run, stage, model, count):
+    """Save a model; return how much of each family's validation problems it gets right."""
+    save_model(run, stage, model)
+    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
+    return evaluate.validation(model, tokenizer, chat.toy_world(run) | tasks.EVOLVED, count)
+
+
+def first_ranked(run, stages, judge, prompts, samples):
+    """Of each prompt the pair (ids, weights) of the response that the reward model ranks first, of
+    all that the models of these stages give, `samples` each; and of which of them it is, (N,)."""
+    end = Tokenizer.load(run.file("tokenizer.json")).special(END)
+    copies, given = [prompt for prompt in prompts for _ in range(samples)], []
+    for stage in stages:
+        said = evaluate.replies(load_model(run, stage), copies, end, reward.MOST, temperature=1.0)
+        given.append([chat.answered(*pair) for pair in zip(copies, said)])
+    scores = torch.stack([reward.scores(judge, some) for some in given])  # (stages, N * samples)
+    scores = scores.view(len(stages), len(prompts), samples).transpose(0, 1).flatten(1)
+    best = scores.argmax(1)
+    chosen = [given[i // samples][n * samples + i % samples] for n, i in enumerate(best.tolist())]
+    return chosen, best // samples
+
+
+def imitate(run, stage, start, stages, number, prompts, samples, steps, batch, lr, count):
+    """Fine-tune a model on what the reward model ranks first."""
+    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
+    seed_step(run.seed, stage, 0)
+    problems = tasks.asked(chat.toy_world(run) | tasks.EVOLVED, reward.PROMPTS, prompts,
+                           random.Random(f"{run.seed} {stage}"))
+    asked = [tokenizer.encode_chat(problem.messages(), reply=True) for _, problem in problems]
+    judge = load_model(run, f"reward{number}", reward.RewardModel)
+    chosen, whose = first_ranked(run, stages, judge, asked, samples)
+    model = load_model(run, start)
+    fit(model, chat.batches({"chosen": chosen}, {"chosen": 1.0}, batch), chat.response_loss,
+        steps=steps, lr=lr, schedule=linear(steps, 20), run=run, stage=stage)
+    shares = (whose.bincount(minlength=len(stages)) / len(whose)).tolist()
+    return finish(run, stage, model, count) | {f"{name} chosen %": 100 * share
+                                               for name, share in zip(stages, shares)}
+
+
+def rs(number, run, *, prompts=2000, samples=8, steps=100, batch=24, lr=0.001, count=100):
+    """Rejection sampling: trained on, with the best of the policy's own responses."""
+    start = reward.members(number)[-1]
+    return imitate(run, f"rs{number}", start, [start], number, prompts, samples, steps, batch, lr,
+                   count)
+
+
+def prefer(run, stage, start, number, loss, beta, steps, batch, lr, count):
+    """What DPO and IPO share: pairs of this round, the model they start from as reference."""
+    model, pairs = load_model(run, start), reward.read_pairs(run, number)
+
+    def logp(ids, weight):
+        return response_logp(model, ids, weight)
+    sides = [chat.answered(pair["prompt"], pair[side]) for pair in pairs
+             for side in ("chosen", "rejected")]
+    reference = chat.of_each(logp, sides, model.embedding.device, rows=256).view(-1, 2)
+
+    def draw(_):
+        drawn = torch.randint(len(pairs), (batch,))
+        return reward.collate([pairs[i] for i in drawn.tolist()]) | {"reference": reference[drawn]}
+
+    def pair_loss(model, batch):
+        ids, weight = batch["ids"].flatten(0, 1), batch["weight"].flatten(0, 1)
+        chosen, rejected = response_logp(model, ids, weight).view(-1, 2).T
+        losses = loss(chosen, rejected, *batch["reference"].T, beta)
+        return {"loss": losses.sum(), "count": len(losses)}
+    fit(model, draw, pair_loss, steps=steps, lr=lr, schedule=linear(steps, 20), run=run,
+        stage=stage)
+    return finish(run, stage, model, count)
+
+
+def dpo(number, run, *, beta=0.1, steps=80, batch=32, lr=0.0003, count=100):
+    """Direct preference optimization, on the pairs that annotators compared in this round."""
+    return prefer(run, f"dpo{number}", reward.members(number)[-1], number, dpo_loss, beta, steps,
+                  batch, lr, count)
+
+
+def ipo(number, run, *, beta=0.1, steps=80, batch=32, lr=0.0003, count=100):
+    """Identity preference optimization, on the same pairs."""
+    return prefer(run, f"ipo{number}", reward.members(number)[-1], number, ipo_loss, beta, steps,
+                  batch, lr, count)
+
+
+def rollouts(model, reference, tokenizer, problems, samples, judge=None):
+    """`samples` responses to each problem, drawn from exactly the distribution that is scored: at
+    temperature 1, of all tokens. A batch for `fit`, a row each, shorter ones first: ids, weight,
+    log-probabilities of the model and the reference, reward (the checker's, if there is no judge),
+    truth, and the problem's number."""
+    end, device = tokenizer.special(END), model.embedding.device
+    prompts = [tokenizer.encode_chat(problem.messages(), reply=True)
+               for _, problem in problems for _ in range(samples)]
+    said = evaluate.replies(model, prompts, end, reward.MOST, temperature=1.0)
+    truth = []
+    for i, ids in enumerate(said):
+        family, problem = problems[i // samples]
+        text = tokenizer.decode(ids[:-1] if ids[-1:] == [end] else ids)
+        truth.append(float(family.check(problem, text)))
+    given = [chat.answered(*pair) for pair in zip(prompts, said)]
+
+    def logp(model):
+        return chat.of_each(lambda ids, weight: response_logp(model, ids, weight), given, device)
+    batch = chat.pad(given) | {"old_logp": logp(model), "ref_logp": logp(reference),
+                               "truth": torch.tensor(truth)}
+    return batch | {"reward": reward.scores(judge, given) if judge else batch["truth"]}
+
+
+def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4, passes=2,
+          parts=2, lr=0.001, beta=0.02, gamma=1.0, loss="mdpo", baseline="leave one out",
+          count=100):
+    """Online reinforcement learning: mirror descent with a leave-one-out estimate.
+
+    An iteration samples responses to new prompts and takes passes * parts steps on them, each of
+    one part. rewarded: by the reward model, or the checker. loss, baseline: to compare with,
+    "ppo", where gamma is its clip, and "reinforce"; "mean", of all rewards, and "none"."""
+    stage, start = f"mdloo{number}", reward.members(number)[-1]
+    tokenizer, families = Tokenizer.load(run.file("tokenizer.json")), chat.toy_world(run)
+    model, reference = load_model(run, start), load_model(run, start)
+    judge = (load_model(run, f"reward{number}", reward.RewardModel) if rewarded == "model"
+             else None)
+    inner, held = passes * parts, {}
+
+    def sample(step):
+        problems = tasks.asked(families | tasks.EVOLVED, reward.PROMPTS, prompts,
+                               random.Random(f"{run.seed} {stage} {step}"))
+        model.eval()
+        batch = rollouts(model, reference, tokenizer, problems, samples, judge)
+        model.train()
+        R = regularized(batch["reward"], batch["old_logp"], batch["ref_logp"], beta)
+        batch["advantage"] = BASELINES[baseline](R.view(prompts, samples)).flatten()
+        order = batch["weight"].sum(1).argsort()
+        return {name: x[order] for name, x in batch.items()}
+
+    def draw(step):
+        if step % inner == 0:
+            held.update(sample(step // inner))
+        return {name: x[step % parts::parts] for name, x in held.items()}
+
+    def policy_loss(model, batch):
+        logp = response_logp(model, batch["ids"], batch["weight"])
+        losses = LOSSES[loss](logp, batch["old_logp"], batch["advantage"], gamma)
+        curve = {"reward": batch["reward"], "truth %": 100 * batch["truth"],
+                 "KL": batch["old_logp"] - batch["ref_logp"], "entropy": -batch["old_logp"],
+                 "length": batch["weight"].sum(1)}
+        return {"loss": losses.sum(), "count": len(losses)} | {
+            name: x.sum() for name, x in curve.items()}
+    fit(model, draw, policy_loss, steps=iterations * inner, lr=lr,
+        schedule=linear(iterations * inner, 10), micro_batch=64, save_every=10 * inner, run=run,
+        stage=stage)
+    rows = [row for row in run.logged() if row["stage"] == stage]
+    return finish(run, stage, model, count) | {f"curve, round {number}": curve(rows)}
+
+
+def curve(rows, points=10):
+    """Means of the training steps' logged figures over as many parts of them, and a mark where the
+    reward is higher than ever before, and truth is not."""
+    table, size = [], max(1, len(rows) // points)
+    for some in (rows[i:i + size] for i in range(0, len(rows), size)):
+        means = [sum(row[name] for row in some) / len(some)
+                 for name in ("reward", "truth %", "KL", "entropy", "length")]
+        best = [max([row[i] for row in table], default=-float("inf")) for i in (1, 2)]
+        mark = "reward alone" if means[0] > best[0] and means[1] <= best[1] else ""
+        table.append([some[-1]["step"], *means, mark])
+    return table
+
+
+def committee(number, run, *, prompts=2000, samples=2, steps=100, batch=24, lr=0.001, count=100):
+    """The end of a round: its models, and the best of before, answer each prompt; a model is tuned
+    on the response ranked first; and the best of all goes on to the next round."""
+    stage, start = f"committee{number}", reward.members(number)[-1]
+    stages = [f"{method}{number}" for method in ("rs", "dpo", "ipo", "mdloo")] + [start]
+    metrics = imitate(run, stage, start, stages, number, prompts, samples, steps, batch, lr, count)
+    means = {name: run.read_json("report.json")[name]["metrics"]["mean %"] for name in stages[:-1]}
+    means[stage] = metrics["mean %"]
+    best = max(means, key=means.get)
+    if best != stage:
+        save_model(run, stage, load_model(run, best))
+    return metrics | {"best": best, "best mean %": means[best]}

@@ -1,0 +1,252 @@
+"""The reward model, and the annotators whose preferences it learns (the report's section 4.3).
+
+Kept from the report: the language model's last layer at the last token, a linear head for the
+reward, four heads for single-sided grades; soft labels by how much better a response is; the loss
+of the grades as regularisation. Annotators are played by the toy world's graders, with noise.
+
+Added here is a block between the language model and the heads. Whether a step of arithmetic is
+right shows when the token that was said is compared with the one that was to be expected. A large
+model has layers left for that; one of two layers needs both to expect it. With the heads on these,
+58% of held-out pairs are judged right after the same training. So the third block is told of each
+token of the response how surprised the language model was by it.
+"""
+import itertools
+import json
+import random
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from afm_min import chat, evaluate, gradients, tasks
+from afm_min.fit import fit, linear, seed_step
+from afm_min.model import AFM, Block, Linear, RMSNorm, load_model, normal, save_model
+from afm_min.run import UserError, write_text
+from afm_min.tokenizer import END, Tokenizer
+
+GRADES = {"if": 2, "verb": 1, "truth": 2, "harm": 2}  # and what each of their levels is worth
+# The chance that the chosen response is better, from negligibly to significantly better.
+TARGETS = (0.65, 0.75, 0.85, 0.95)
+LANGUAGE = 0.1  # the weight of a token's cross-entropy beside a pair's loss
+MOST = 48  # tokens of a response
+# Shares of the prompts. Most are of mathematics, where responses differ in quality.
+PROMPTS = {"math": 1.5, "math rephrased": 3, "math reversed": 3, "math deeper": 3,
+           "math broader": 3, "follow": 0.5, "tools": 0.5, "code": 0.5, "summary": 0.5,
+           "recall": 0.5, "refuse": 0.5}
+MARGINS = (0.0, 1.0, 2.0, 3.0)  # by the same levels, for the loss that the report compares with
+
+
+class RewardModel(AFM):
+    """Judges the responses in ids (B, T): their tokens have weight, (B, T), and come last."""
+
+    def __init__(self, config, dtype=torch.float32):
+        super().__init__(config, dtype)
+        self.state_norm = RMSNorm(config.dim, config.norm_eps)
+        self.surprise = nn.Parameter(torch.randn(2, config.dim))  # of a token, and so far
+        self.judge = Block(config, 0)
+        self.judge_norm = RMSNorm(config.dim, config.norm_eps)
+        self.reward = Linear(config.dim, 1)
+        self.grades = nn.ModuleList(nn.Sequential(Linear(config.dim, config.dim), nn.SiLU(),
+                                                  Linear(config.dim, 3)) for _ in GRADES)
+
+    def judge_all(self, ids, weight):
+        """Rewards (B,), logits of the grades (B, 4, 3), and of each token of a response how
+        surprising it is to the language model, its cross-entropy, (B, T)."""
+        T, said = ids.shape[1], weight[:, 1:] > 0
+        states = self.states(ids)  # (B, T, C)
+        cross_entropy, _ = gradients.CrossEntropy.apply(self.logits(states[:, :-1][said]),
+                                                        ids[:, 1:][said])
+        surprise = torch.zeros_like(weight)
+        surprise[:, 1:][said] = cross_entropy
+        rotation = [table[:T].to(self.dtype) for table in (self.cos, self.sin)]
+        so_far = surprise.detach().cumsum(1)
+        told = torch.stack((surprise.detach(), so_far), 2).clamp(max=6) / 2 @ self.surprise
+        x = self.state_norm(states.detach()) + told.to(self.dtype)
+        x = self.judge_norm(self.judge(x, rotation, self.mask(0, T, None), None))
+        last = (weight * torch.arange(T, device=ids.device)).argmax(1)
+        last = x[torch.arange(len(ids), device=ids.device), last].float()  # (B, C)
+        grades = torch.stack([head(last) for head in self.grades], 1)
+        return self.reward(last)[:, 0], grades, surprise
+
+    def score(self, ids, weight):
+        return self.judge_all(ids, weight)[0]
+
+
+def preference_loss(chosen, rejected, target):
+    """-p log sigmoid(r_c - r_r) - (1 - p) log sigmoid(r_r - r_c): rewards and p, all (B,) -> (B,).
+
+    Least at r_c - r_r = log(p / (1 - p)): so p = 0.5 wants equal rewards, and no label is followed
+    further than people are sure of it."""
+    margin = chosen - rejected
+    return -target * F.logsigmoid(margin) - (1 - target) * F.logsigmoid(-margin)
+
+
+def margin_loss(chosen, rejected, margin):
+    """-log sigmoid(r_c - r_r - margin), to compare with (Llama 2, 2307.09288, section 3.2.2)."""
+    return -F.logsigmoid(chosen - rejected - margin)
+
+
+def grade_loss(logits, grades):
+    """Cross-entropy of each response's grades, summed over the four: (B, 4, 3), (B, 4) -> (B,)."""
+    return F.cross_entropy(logits.transpose(1, 2), grades, reduction="none").sum(1)
+
+
+def reward_loss(model, batch, labels="soft", grades=0.25):
+    """L_rank + grades * L_regu + LANGUAGE * the cross-entropy of the responses found true.
+
+    Of B pairs, the chosen response first: ids and weight (B, 2, T), level (B,), grades (B, 2, 4).
+    labels: soft, hard (p = 1), or margin."""
+    level, graded = batch["level"], batch["grades"].flatten(0, 1)
+    ids, weight = batch["ids"].flatten(0, 1), batch["weight"].flatten(0, 1)  # (2B, T)
+    rewards, logits, surprise = model.judge_all(ids, weight)
+    chosen, rejected = rewards.view(-1, 2).T
+    if labels == "margin":
+        ranked = margin_loss(chosen, rejected, torch.tensor(MARGINS, device=level.device)[level])
+    else:
+        target = torch.tensor(TARGETS, device=level.device)[level]
+        ranked = preference_loss(chosen, rejected, target if labels == "soft" else 1.0)
+    true = graded[:, list(GRADES).index("truth")] == 2
+    loss = ranked.sum() + grades * grade_loss(logits, graded).sum() + LANGUAGE * surprise[true].sum()
+    return {"loss": loss, "ordered": (chosen > rejected).sum(), "count": len(level)}
+
+
+def perceived(grades, rng, noise):
+    """Grades, as given by somebody who with the chance `noise` gives any grade at all."""
+    return {name: rng.randint(0, 2) if rng.random() < noise else grade
+            for name, grade in grades.items()}
+
+
+def preferred(first, second):
+    """Which of two responses is better by its grades, 0 or 1, and how much, as a level of TARGETS;
+    (None, 0) if they are equal.
+
+    ({"if": 2, "verb": 2, "truth": 0, "harm": 2}, {"if": 2, "verb": 1, "truth": 2, "harm": 2})
+    -> (1, 1): worth 10 and 13, by 3, so slightly better"""
+    gap = sum(worth * (first[name] - second[name]) for name, worth in GRADES.items())
+    return (int(gap < 0), min(abs(gap) // 2, 3)) if gap else (None, 0)
+
+
+def start(model):
+    """The reward model that a language model becomes, its new parts untrained."""
+    judge = RewardModel(model.config, model.dtype).to(model.embedding.device)
+    judge.load_state_dict(judge.state_dict() | model.state_dict())
+    return judge
+
+
+def scores(judge, conversations):
+    """The reward of each of N pairs (ids, weights), (N,)."""
+    return chat.of_each(judge.score, conversations, judge.embedding.device, rows=256)
+
+
+def compare(models, tokenizer, problems, samples, rng, noise):
+    """Pairs of responses that annotators have compared, as dicts.
+
+    problems: pairs (family, problem). Each is answered by every model, `samples` times or a little
+    oftener in all; any two answers that differ are compared, and left out if found equal. right:
+    whether the chosen one is better by its true grades, None if these are equal, too."""
+    end, each = tokenizer.special(END), -(-samples // len(models))
+    prompts = [tokenizer.encode_chat(problem.messages(), reply=True) for _, problem in problems]
+    copies = [prompt for prompt in prompts for _ in range(each)]
+    said = [evaluate.replies(model, copies, end, MOST, temperature=1.0) for model in models]
+    pairs = []
+    for i, ((family, problem), prompt) in enumerate(zip(problems, prompts)):
+        different = dict.fromkeys(tuple(ids) for some in said for ids in some[each * i:][:each])
+        graded = []  # response, its grades as they are and as they were perceived
+        for ids in different:
+            text = tokenizer.decode(ids[:-1] if ids[-1:] == (end,) else ids)
+            grades = family.grades(problem, text)
+            graded.append((list(ids), grades, perceived(grades, rng, noise)))
+        for pair in itertools.combinations(graded, 2):
+            first, level = preferred(pair[0][2], pair[1][2])
+            if first is None:
+                continue
+            chosen, rejected = pair[first], pair[1 - first]
+            pairs.append({
+                "family": family.name, "prompt": prompt, "level": level,
+                "chosen": chosen[0], "rejected": rejected[0],
+                "grades": [list(chosen[2].values()), list(rejected[2].values())],
+                "right": {0: True, 1: False, None: None}[preferred(chosen[1], rejected[1])[0]]})
+    return pairs
+
+
+def collate(pairs):
+    """What reward_loss wants of pairs from `compare`."""
+    sides = [chat.answered(pair["prompt"], pair[side]) for pair in pairs
+             for side in ("chosen", "rejected")]
+    batch = {name: x.view(len(pairs), 2, -1) for name, x in chat.pad(sides).items()}
+    return batch | {"level": torch.tensor([pair["level"] for pair in pairs]),
+                    "grades": torch.tensor([pair["grades"] for pair in pairs])}
+
+
+def judged(judge, pairs):
+    """Family -> of each of its pairs, whether the reward model finds the better response better."""
+    sides = [chat.answered(pair["prompt"], pair[side]) for pair in pairs
+             for side in ("chosen", "rejected")]
+    margins = scores(judge, sides).view(-1, 2) @ torch.tensor([1.0, -1.0])
+    results = {}
+    for pair, margin in zip(pairs, margins.tolist()):
+        results.setdefault(pair["family"], []).append((margin > 0) == pair["right"])
+    return results
+
+
+def members(number):
+    """The committee at the beginning of a round: whose responses are compared."""
+    if number == 1:
+        return ["draft", "sft"]
+    return [f"{method}{number - 1}" for method in ("rs", "dpo", "ipo", "mdloo", "committee")]
+
+
+def preferences(number, run, *, prompts=4000, samples=4, noise=0.1):
+    """What annotators prefer of the committee's responses. noise: how often a grade is any."""
+    tokenizer, families = Tokenizer.load(run.file("tokenizer.json")), chat.toy_world(run)
+    models = [load_model(run, stage) for stage in members(number)]
+    stage = f"preferences{number}"
+    seed_step(run.seed, stage, 0)
+    rng = random.Random(f"{run.seed} {stage}")
+    problems = tasks.asked(families | tasks.EVOLVED, PROMPTS, prompts, rng)
+    pairs = compare(models, tokenizer, problems, samples, rng, noise)
+    write_text(run.file(f"{stage}.jsonl"), "".join(json.dumps(pair) + "\n" for pair in pairs))
+    right = [pair["right"] for pair in pairs if pair["right"] is not None]
+    return {"pairs": len(pairs), "labels right %": 100 * sum(right) / max(1, len(right))}
+
+
+def read_pairs(run, number):
+    path = run.file(f"preferences{number}.jsonl")
+    if not path.exists():
+        raise UserError(f"there is no {path}: run the stage {path.stem} first")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def reward(number, run, *, steps=300, batch=32, lr=0.002, labels="soft", grades=0.25, language=16,
+           held_out=250):
+    """The reward model of a round, from the latest policy, and the preferences of all rounds.
+
+    language: demonstrations in each batch, from which the language model learns, too: trained on
+    what it has chosen alone, it forgets what is seldom compared. held_out: new prompts of each
+    family, whose responses are compared without noise."""
+    stage, tokenizer = f"reward{number}", Tokenizer.load(run.file("tokenizer.json"))
+    models = [load_model(run, name) for name in members(number)]
+    judge = start(models[-1])
+    pairs = [pair for n in range(1, number + 1) for pair in read_pairs(run, n)]
+    sources = chat.read_examples(run, tokenizer, judge.config.context, "demonstrations")
+    demonstrated = chat.batches(sources, dict.fromkeys(sources, 1.0), language)
+
+    def draw(step):
+        drawn = collate([pairs[i] for i in torch.randint(len(pairs), (batch,)).tolist()])
+        return drawn | {f"demonstrated {name}": x for name, x in demonstrated(step).items()}
+
+    def loss(model, batch):
+        sums = reward_loss(model, batch, labels, grades)
+        said = {name: batch[f"demonstrated {name}"] for name in ("ids", "weight", "begin")}
+        return sums | {"loss": sums["loss"] + LANGUAGE * chat.response_loss(model, said)["loss"]}
+    fit(judge, draw, loss, steps=steps, lr=lr, schedule=linear(steps, 20), run=run, stage=stage)
+    save_model(run, stage, judge)
+    families = chat.toy_world(run)
+    seed_step(run.seed, f"{stage} held out", 0)
+    problems = [(family, tasks.draw(family, "validation", f"held out {i}"))
+                for family in (families | tasks.EVOLVED).values() for i in range(held_out)]
+    results = judged(judge, compare(models, tokenizer, problems, 4, random.Random(0), noise=0.0))
+    rows = [evaluate.row(f"reward: {name}", some) for name, some in results.items()]
+    return {"mean %": sum(row[1] for row in rows) / len(rows),
+            "all pairs %": evaluate.row("", sum(results.values(), []))[1],
+            "math %": evaluate.row("", results["math"])[1], f"pairs judged right, round {number}": rows}
