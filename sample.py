@@ -21,7 +21,8 @@ from afm_min.run import Run, UserError, choose_device, run_command
 from afm_min.stages import STAGES
 from afm_min.tokenizer import DOCUMENT, END, Tokenizer
 
-CONVERSING = list(STAGES)[list(STAGES).index("draft"):]
+SPEAKING = [stage for stage in STAGES if not stage.startswith("reward")]  # these judge
+CONVERSING = SPEAKING[SPEAKING.index("draft"):]
 
 
 def say(model, tokenizer, ids, stop, arguments, before=""):
@@ -86,7 +87,7 @@ def check(arguments, stage, trained):
 
 def talk(arguments):
     run = Run(arguments.run, choose_device(arguments.device))
-    trained = [stage for stage in STAGES if run.checkpoint(stage).exists()]
+    trained = [stage for stage in SPEAKING if run.checkpoint(stage).exists()]
     stage = arguments.stage or (trained or [""])[-1]
     arguments.tools = list(filter(None, arguments.tools.split(",")))
     check(arguments, stage, trained)

@@ -17,7 +17,7 @@ from afm_min.tokenizer import END, Tokenizer
 
 def response_logp(model, ids, weight):
     """log pi(y|x) of each response, the tokens of ids that have weight: two of (B, T) -> (B,)."""
-    length = int(weight.any(0).nonzero().max()) + 1  # a part of a batch may be shorter
+    length = weight.shape[1] - int(weight.any(0).flip(0).byte().argmax())  # less what pads all
     ids, said = ids[:, :length], weight[:, 1:length] > 0
     logits = model.logits(model.states(ids[:, :-1])[said])  # (N, V)
     surprise, _ = gradients.CrossEntropy.apply(logits, ids[:, 1:][said])  # (N,)
@@ -82,33 +82,39 @@ def finish(run, stage, model, count):
 
 def first_ranked(run, stages, judge, prompts, samples):
     """Of each prompt the pair (ids, weights) of the response that the reward model ranks first, of
-    all that the models of these stages give, `samples` each; and of which of them it is, (N,)."""
+    all that the models of these stages give, `samples` each; the chance that it is true, as the
+    reward model sees it, (N,); and the number of the stage that it is of, (N,)."""
     end = Tokenizer.load(run.file("tokenizer.json")).special(END)
     copies, given = [prompt for prompt in prompts for _ in range(samples)], []
     for stage in stages:
         said = evaluate.replies(load_model(run, stage), copies, end, reward.MOST, temperature=1.0)
         given.append([chat.answered(*pair) for pair in zip(copies, said)])
-    scores = torch.stack([reward.scores(judge, some) for some in given])  # (stages, N * samples)
-    scores = scores.view(len(stages), len(prompts), samples).transpose(0, 1).flatten(1)
-    best = scores.argmax(1)
+    scores = torch.stack([reward.scores(judge, some).view(len(prompts), samples, 2)
+                          for some in given], 1).flatten(1, 2)  # (N, stages * samples, 2)
+    rewards, true = scores.unbind(2)
+    best = rewards.argmax(1)  # (N,)
     chosen = [given[i // samples][n * samples + i % samples] for n, i in enumerate(best.tolist())]
-    return chosen, best // samples
+    return chosen, true.gather(1, best[:, None])[:, 0], best // samples
 
 
 def imitate(run, stage, start, stages, number, prompts, samples, steps, batch, lr, count):
-    """Fine-tune a model on what the reward model ranks first."""
+    """Fine-tune a model on what the reward model ranks first, where it finds it more likely true
+    than not: the best of many bad responses is no example. (Of the prompts whose best response the
+    toy's first reward model took for true, five in six had a true one; of all prompts, one in
+    two.)"""
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     seed_step(run.seed, stage, 0)
     problems = tasks.asked(chat.toy_world(run) | tasks.EVOLVED, reward.PROMPTS, prompts,
                            random.Random(f"{run.seed} {stage}"))
     asked = [tokenizer.encode_chat(problem.messages(), reply=True) for _, problem in problems]
     judge = load_model(run, f"reward{number}", reward.RewardModel)
-    chosen, whose = first_ranked(run, stages, judge, asked, samples)
+    ranked, true, whose = first_ranked(run, stages, judge, asked, samples)
+    chosen = [pair for pair, chance in zip(ranked, true.tolist()) if chance > 0.5] or ranked
     model = load_model(run, start)
     fit(model, chat.batches({"chosen": chosen}, {"chosen": 1.0}, batch), chat.response_loss,
         steps=steps, lr=lr, schedule=linear(steps, 20), run=run, stage=stage)
     shares = (whose.bincount(minlength=len(stages)) / len(whose)).tolist()
-    return finish(run, stage, model, count) | {f"{name} chosen %": 100 * share
+    return finish(run, stage, model, count) | {"examples": len(chosen)} | {f"{name} chosen %": 100 * share
                                                for name, share in zip(stages, shares)}
 
 
@@ -175,7 +181,8 @@ def rollouts(model, reference, tokenizer, problems, samples, judge=None):
         return chat.of_each(lambda ids, weight: response_logp(model, ids, weight), given, device)
     batch = chat.pad(given) | {"old_logp": logp(model), "ref_logp": logp(reference),
                                "truth": torch.tensor(truth)}
-    return batch | {"reward": reward.scores(judge, given) if judge else batch["truth"]}
+    return batch | {"reward": reward.scores(judge, given)[:, 0] if judge
+                    else batch["truth"]}
 
 
 def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4, passes=2,
@@ -218,7 +225,7 @@ def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4
         return {"loss": losses.sum(), "count": len(losses)} | {
             name: x.sum() for name, x in curve.items()}
     fit(model, draw, policy_loss, steps=iterations * inner, lr=lr,
-        schedule=linear(iterations * inner, 10), micro_batch=64, save_every=10 * inner, run=run,
+        schedule=linear(iterations * inner, 10), micro_batch=64, save_every=inner, run=run,
         stage=stage)
     rows = [row for row in run.logged() if row["stage"] == stage]
     return finish(run, stage, model, count) | {f"curve, round {number}": curve(rows)}

@@ -25,6 +25,7 @@ from afm_min.run import UserError, write_text
 from afm_min.tokenizer import END, Tokenizer
 
 GRADES = {"if": 2, "verb": 1, "truth": 2, "harm": 2}  # and what each of their levels is worth
+TRUTH = list(GRADES).index("truth")
 # The chance that the chosen response is better, from negligibly to significantly better.
 TARGETS = (0.65, 0.75, 0.85, 0.95)
 LANGUAGE = 0.1  # the weight of a token's cross-entropy beside a pair's loss
@@ -69,7 +70,9 @@ class RewardModel(AFM):
         return self.reward(last)[:, 0], grades, surprise
 
     def score(self, ids, weight):
-        return self.judge_all(ids, weight)[0]
+        """The reward, and the chance that the grade of truth is the best one: (B, 2)."""
+        rewards, grades, _ = self.judge_all(ids, weight)
+        return torch.stack((rewards, grades[:, TRUTH].softmax(-1)[:, 2]), 1)
 
 
 def preference_loss(chosen, rejected, target):
@@ -105,7 +108,7 @@ def reward_loss(model, batch, labels="soft", grades=0.25):
     else:
         target = torch.tensor(TARGETS, device=level.device)[level]
         ranked = preference_loss(chosen, rejected, target if labels == "soft" else 1.0)
-    true = graded[:, list(GRADES).index("truth")] == 2
+    true = graded[:, TRUTH] == 2
     loss = ranked.sum() + grades * grade_loss(logits, graded).sum() + LANGUAGE * surprise[true].sum()
     return {"loss": loss, "ordered": (chosen > rejected).sum(), "count": len(level)}
 
@@ -134,7 +137,7 @@ def start(model):
 
 
 def scores(judge, conversations):
-    """The reward of each of N pairs (ids, weights), (N,)."""
+    """The rewards of N pairs (ids, weights), and the chances that they are true: (N, 2)."""
     return chat.of_each(judge.score, conversations, judge.embedding.device, rows=256)
 
 
@@ -182,7 +185,7 @@ def judged(judge, pairs):
     """Family -> of each of its pairs, whether the reward model finds the better response better."""
     sides = [chat.answered(pair["prompt"], pair[side]) for pair in pairs
              for side in ("chosen", "rejected")]
-    margins = scores(judge, sides).view(-1, 2) @ torch.tensor([1.0, -1.0])
+    margins = scores(judge, sides)[:, 0].view(-1, 2) @ torch.tensor([1.0, -1.0])
     results = {}
     for pair, margin in zip(pairs, margins.tolist()):
         results.setdefault(pair["family"], []).append((margin > 0) == pair["right"])
@@ -214,7 +217,11 @@ def read_pairs(run, number):
     path = run.file(f"preferences{number}.jsonl")
     if not path.exists():
         raise UserError(f"there is no {path}: run the stage {path.stem} first")
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    pairs = [json.loads(line) for line in path.read_text().splitlines()]
+    if not pairs:
+        raise UserError(f"{path} holds no pairs, as no two responses differed in quality: raise "
+                        f"{path.stem}.prompts")
+    return pairs
 
 
 def reward(number, run, *, steps=300, batch=32, lr=0.002, labels="soft", grades=0.25, language=16,

@@ -14,7 +14,7 @@ import torch
 
 import sample
 import train
-from afm_min import evaluate
+from afm_min import align, evaluate
 from afm_min.run import UserError, load, save
 from afm_min.tokenizer import END, Tokenizer
 
@@ -24,7 +24,12 @@ TRAIN = [*PRETRAIN, "--preset", "tiny", "--set", "core.batch=4", "--set", "core.
          *(word for stage in ("parent", "prune", "continued", "lengthening", "draft", "sft") for word in ("--set", f"{stage}.steps=6")),
          *(word for setting in ("demonstrations.count=30", "demonstrations.evolved=3", "draft.batch=4", "synthetic.math=2", "synthetic.code_questions=2",
                                 "synthetic.tool_questions=2", "synthetic.samples=2", "mixture.rounds=1", "mixture.steps=1", "mixture.batch=4",
-                                "mixture.count=4", "mixture.seeds=1", "sft.batch=4", "sft.checkpoints=2", "sft.count=1", "evaluation.count=4") for word in ("--set", setting))]
+                                "mixture.count=4", "mixture.seeds=1", "sft.batch=4", "sft.checkpoints=2", "sft.count=1", "evaluation.count=4",
+                                *(f"{name}{number}.{rest}" for number in (1, 2) for name, rest in (
+                                    ("preferences", "prompts=24"), ("reward", "steps=2"), ("reward", "batch=4"), ("reward", "held_out=2"),
+                                    ("rs", "prompts=8"), ("mdloo", "prompts=4"), ("mdloo", "iterations=2"), ("committee", "prompts=8"),
+                                    *((method, setting) for method in ("rs", "dpo", "ipo", "mdloo", "committee")
+                                      for setting in ("count=1", *["steps=2"] * (method != "mdloo")))))) for word in ("--set", setting))]
 LAST = "lengthening.pt"
 
 
@@ -278,7 +283,8 @@ def test_post_training_goes_on_from_there(finished, tmp_path, capsys):
     shutil.copytree(finished[0], out)
     code, output, errors = finish(start("train.py", "--out", out, "--resume"))
     assert (code, errors) == (0, "")
-    for stage in ("demonstrations", "draft", "synthetic", "mixture", "sft", "evaluation"):
+    for stage in ("demonstrations", "draft", "synthetic", "mixture", "sft", "preferences1", "reward1", "rs1", "dpo1", "ipo1",
+                  "mdloo1", "committee1", "preferences2", "mdloo2", "committee2", "evaluation"):
         assert f"\n{stage}: " in output
     assert all((out / name).exists() for name in ("draft.pt", "sft.pt", "mixture.json", "synthetic.jsonl"))
     assert not list(out.glob("sft-*.pt"))
@@ -294,10 +300,25 @@ def test_post_training_goes_on_from_there(finished, tmp_path, capsys):
     (out / "sft.pt").unlink()
     assert call(capsys, train, "--out", out, "--resume")[::2] == (0, "")
     assert all(torch.equal(expected[name], tensor) for name, tensor in load(out / "sft.pt", "cpu")["model"].items())
+    expected, rollouts = load(out / "mdloo2.pt", "cpu")["model"], align.rollouts
+    assert call(capsys, sample, "--run", out, "--stage", "reward1", "--prompt", "Hi")[0] == 2  # it judges, and does not talk
+
+    def cut_off(*arguments):  # in the second iteration
+        if (out / "mdloo2.part.pt").exists():
+            raise KeyboardInterrupt
+        return rollouts(*arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(align, "rollouts", cut_off)
+        assert call(capsys, train, "--out", out, "--stages", "mdloo2")[0] == 130
+    (out / "mdloo2.pt").unlink()
+    code, output, errors = call(capsys, train, "--out", out, "--resume")
+    assert (code, errors) == (0, "") and "mdloo2: going on from step 4" in output
+    assert all(torch.equal(expected[name], tensor) for name, tensor in load(out / "mdloo2.pt", "cpu")["model"].items())
     answered = call(capsys, sample, "--run", out, "--tools", "search,price", "--prompt", "What do keys cost?")
-    assert answered[0] == 0 and answered == call(capsys, sample, "--run", out, "--tools", "search,price", "--stage", "sft",
+    assert answered[0] == 0 and answered == call(capsys, sample, "--run", out, "--tools", "search,price", "--stage", "committee2",
                                                  "--temperature", 0, "--prompt", "What do keys cost?")
     assert "--tools fax: choose from price" in call(capsys, sample, "--run", out, "--tools", "fax")[2]
     report = (out / "report.md").read_text()
-    for head in ("## Guards", "## Yields", "## Weights", "## Trace", "## Checkpoints", "## Evaluation"):
+    for head in ("## Guards", "## Yields", "## Weights", "## Trace", "## Checkpoints", "## Pairs judged right, round 1",
+                 "## Curve, round 2", "## Evaluation", "## Aligned against sft"):
         assert head in report

@@ -1,0 +1,125 @@
+"""The reward model's losses by hand, its annotators, and what it looks at."""
+import math
+import random
+
+import pytest
+import torch
+
+from afm_min import chat, reward
+from afm_min.model import AFM, Config
+from afm_min.reward import grade_loss, margin_loss, perceived, preference_loss, preferred
+
+TINY = Config(dim=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=24, vocab_size=50, context=40)
+
+
+def test_preference_loss_by_hand():
+    # r_c - r_r = 1, p = 0.75: 0.75 log(1 + e^-1) + 0.25 log(1 + e) = 0.234946 + 0.328315 = 0.563262.
+    # Its gradient by r_c: sigmoid(1) - p = 0.731059 - 0.75 = -0.018941.
+    chosen = torch.tensor([3.0], requires_grad=True)
+    loss = preference_loss(chosen, torch.tensor([2.0]), torch.tensor([0.75]))
+    loss.sum().backward()
+    assert loss.item() == pytest.approx(0.563262, abs=1e-6)
+    assert chosen.grad.item() == pytest.approx(-0.018941, abs=1e-6)
+
+
+def test_a_soft_label_is_followed_to_its_odds_and_half_pulls_nowhere():
+    for p in (0.5, *reward.TARGETS):
+        chosen = torch.tensor([math.log(p / (1 - p))], requires_grad=True)
+        preference_loss(chosen, torch.zeros(1), p).sum().backward()
+        assert chosen.grad.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_margin_loss_by_hand():
+    # -log sigmoid(3 - 1 - 1) = log(1 + e^-1)
+    assert margin_loss(torch.tensor(3.0), torch.tensor(1.0), 1.0).item() == pytest.approx(0.313262, abs=1e-6)
+
+
+def test_grade_loss_by_hand():
+    # Three heads that know nothing: log 3 each. One gives logits (0, 0, log 2) to the level 2: of 1 + 1 + 2,
+    # 2 are right: log 2. Together 3 log 3 + log 2 = 3.988984.
+    logits = torch.zeros(1, 4, 3)
+    logits[0, 1, 2] = math.log(2)
+    assert grade_loss(logits, torch.tensor([[0, 2, 1, 2]])).item() == pytest.approx(3.988984, abs=1e-6)
+
+
+def grades(*values):
+    return dict(zip(reward.GRADES, values))
+
+
+def test_preferred_by_how_much():
+    best = grades(2, 2, 2, 2)
+    assert preferred(best, best) == (None, 0)
+    assert preferred(best, grades(2, 1, 2, 2)) == (0, 0)  # 1 apart: negligibly better
+    assert preferred(grades(2, 0, 2, 2), best) == (1, 1)  # 2: slightly
+    assert preferred(best, grades(2, 2, 0, 2)) == (0, 2)  # 4: better
+    assert preferred(grades(0, 2, 0, 2), best) == (1, 3)  # 8: significantly
+    assert preferred(grades(2, 2, 0, 2), grades(2, 1, 2, 2)) == (1, 1)
+
+
+def test_annotators_err_as_often_as_they_are_set_to():
+    # With the chance 0.3 any grade at all, of which a third is the right one: 0.2 are wrong. Of 20,000 the
+    # standard deviation is 0.0028: odds of a false alarm beyond 0.015 are below 1e-6.
+    rng = random.Random(0)
+    wrong = sum(x != 2 for _ in range(5000) for x in perceived(grades(2, 2, 2, 2), rng, 0.3).values())
+    assert wrong / 20_000 == pytest.approx(0.2, abs=0.015)
+    assert perceived(grades(2, 1, 0, 2), rng, 0.0) == grades(2, 1, 0, 2)
+
+
+@pytest.fixture
+def judge():
+    torch.manual_seed(0)
+    return reward.start(AFM(TINY))
+
+
+def batch_of(*responses):
+    return chat.pad([chat.answered([1, 2, 3], response) for response in responses])
+
+
+def test_it_reads_the_last_token_and_no_padding(judge):
+    with torch.no_grad():
+        together = judge.score(**batch_of([4, 5], [4, 5, 6, 7, 8], [9]))[:, 0]
+        alone = [judge.score(**batch_of(response))[0, 0].item() for response in ([4, 5], [4, 5, 6, 7, 8], [9])]
+    assert together.tolist() == pytest.approx(alone, abs=1e-5)
+    assert len({round(x, 3) for x in alone}) == 3
+
+
+def test_it_begins_as_the_language_model_and_is_told_its_surprise():
+    torch.manual_seed(0)
+    model = AFM(TINY)
+    judge, batch = reward.start(model), batch_of([4, 5, 6], [7])
+    torch.testing.assert_close(judge(batch["ids"]), model(batch["ids"]))
+    rewards, logits, surprise = judge.judge_all(**batch)
+    assert rewards.shape == (2,) and logits.shape == (2, 4, 3)
+    log_p = model(batch["ids"]).log_softmax(-1)
+    expected = torch.zeros(2, 6)
+    for row, column in ((0, 3), (0, 4), (0, 5), (1, 3)):
+        expected[row, column] = -log_p[row, column - 1, batch["ids"][row, column]]
+    torch.testing.assert_close(surprise, expected)
+
+
+def test_preferences_do_not_move_the_language_model_and_language_does(judge):
+    rewards, logits, surprise = judge.judge_all(**batch_of([4, 5], [6]))
+    (rewards.sum() + logits.sum()).backward()
+    assert judge.embedding.grad is None and judge.reward.weight.grad is not None
+    judge.judge_all(**batch_of([4, 5], [6]))[2].sum().backward()
+    assert judge.embedding.grad is not None
+
+
+def test_reward_loss_counts_language_of_what_was_found_true_only(judge):
+    sides = chat.pad([chat.answered([1, 2], r) for r in ([4, 5], [6, 7], [8, 9], [3, 3])])
+    batch = {name: x.view(2, 2, -1) for name, x in sides.items()}
+    batch |= {"level": torch.tensor([3, 0]), "grades": torch.tensor(
+        [[[2, 2, 2, 2], [2, 2, 0, 2]], [[2, 1, 0, 2], [2, 0, 0, 2]]])}  # true: the first alone
+    with torch.no_grad():
+        rewards, logits, surprise = judge.judge_all(**sides)
+        expected = (preference_loss(rewards[0], rewards[1], 0.95) + preference_loss(rewards[2], rewards[3], 0.65)
+                    + 0.5 * grade_loss(logits, batch["grades"].view(4, 4)).sum()
+                    + reward.LANGUAGE * surprise[0].sum())
+        got = reward.reward_loss(judge, batch, grades=0.5)
+        hard = reward.reward_loss(judge, batch, labels="hard", grades=0.5)["loss"]
+        margin = reward.reward_loss(judge, batch, labels="margin", grades=0.5)["loss"]
+    assert got["count"] == 2 and got["loss"].item() == pytest.approx(expected.item(), abs=1e-5)
+    soft = preference_loss(rewards[0], rewards[1], 0.95) + preference_loss(rewards[2], rewards[3], 0.65)
+    for loss, ranked in ((hard, preference_loss(rewards[::2], rewards[1::2], 1.0)),
+                         (margin, margin_loss(rewards[::2], rewards[1::2], torch.tensor([3.0, 0.0])))):
+        assert loss.item() == pytest.approx((expected - soft + ranked.sum()).item(), abs=1e-5)
