@@ -1,4 +1,5 @@
 """Conversations to train on: which of their tokens the loss counts, and batches of them."""
+import functools
 import json
 
 import torch
@@ -9,6 +10,7 @@ from afm_min.fit import fit
 from afm_min.run import UserError, write_text
 
 
+@functools.lru_cache(2)  # so that a stage finds the problems that one before it has drawn
 def toy_world(run, whole=False):
     """The families, with the run's own web pages to search. whole: see families.Tools."""
     return families.families({d["name"]: d["text"] for d in corpus.read(run)

@@ -93,6 +93,7 @@ def draw(family, split, seed):
             return problem
 
 
+@functools.lru_cache(64)
 def problems(family, split, count):
     """`count` different problems of a split, fewer if 20 draws for each find no more. Drawn freely,
     a few short ones would come again and again, and decide the figure."""
@@ -102,7 +103,7 @@ def problems(family, split, count):
         found.setdefault(problem.key, problem)
         if len(found) == count:
             break
-    return list(found.values())
+    return tuple(found.values())
 
 
 @functools.cache
