@@ -186,7 +186,7 @@ def rollouts(model, reference, tokenizer, problems, samples, judge=None):
 
 
 def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4, passes=2,
-          parts=2, lr=0.001, beta=0.02, gamma=1.0, loss="mdpo", baseline="leave one out",
+          parts=2, lr=0.0005, beta=0.02, gamma=1.0, loss="mdpo", baseline="leave one out",
           count=100):
     """Online reinforcement learning: mirror descent with a leave-one-out estimate.
 
