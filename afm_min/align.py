@@ -114,8 +114,8 @@ def imitate(run, stage, start, stages, number, prompts, samples, steps, batch, l
     fit(model, chat.batches({"chosen": chosen}, {"chosen": 1.0}, batch), chat.response_loss,
         steps=steps, lr=lr, schedule=linear(steps, 20), run=run, stage=stage)
     shares = (whose.bincount(minlength=len(stages)) / len(whose)).tolist()
-    return finish(run, stage, model, count) | {"examples": len(chosen)} | {f"{name} chosen %": 100 * share
-                                               for name, share in zip(stages, shares)}
+    return finish(run, stage, model, count) | {"examples": len(chosen)} | {
+        f"{name} chosen %": 100 * share for name, share in zip(stages, shares)}
 
 
 def rs(number, run, *, prompts=2000, samples=8, steps=100, batch=24, lr=0.001, count=100):

@@ -187,8 +187,8 @@ def benchmarks(model, tokenizer, world, count):
 
 
 def evaluation(run, *, count=200, aligned="committee2"):
-    """All benchmarks, on test problems: of the base model, the draft, the one after sft, and the one
-    that a stage of alignment ended with."""
+    """All benchmarks, on test problems: of the base model, the draft, the one after sft, and the
+    one that a stage of alignment ended with."""
     tokenizer, world = Tokenizer.load(run.file("tokenizer.json")), chat.toy_world(run)
     stages = ("lengthening", "draft", "sft", aligned)
     seed_step(run.seed, "evaluation", 0)

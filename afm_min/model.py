@@ -112,7 +112,7 @@ class Cache:
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def keep(self, rows):
-        """Hold these rows only: a mask, (B,), or their numbers, (R,), of which one may come again."""
+        """Hold these rows only: a mask, (B,), or their numbers, (R,), which may come again."""
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
 
 

@@ -109,7 +109,8 @@ def reward_loss(model, batch, labels="soft", grades=0.25):
         target = torch.tensor(TARGETS, device=level.device)[level]
         ranked = preference_loss(chosen, rejected, target if labels == "soft" else 1.0)
     true = graded[:, TRUTH] == 2
-    loss = ranked.sum() + grades * grade_loss(logits, graded).sum() + LANGUAGE * surprise[true].sum()
+    loss = ranked.sum() + grades * grade_loss(logits, graded).sum()
+    loss = loss + LANGUAGE * surprise[true].sum()
     return {"loss": loss, "ordered": (chosen > rejected).sum(), "count": len(level)}
 
 
@@ -254,6 +255,7 @@ def reward(number, run, *, steps=300, batch=32, lr=0.002, labels="soft", grades=
                 for family in (families | tasks.EVOLVED).values() for i in range(held_out)]
     results = judged(judge, compare(models, tokenizer, problems, 4, random.Random(0), noise=0.0))
     rows = [evaluate.row(f"reward: {name}", some) for name, some in results.items()]
-    return {"mean %": sum(row[1] for row in rows) / len(rows),
+    return {"mean %": sum(row[1] for row in rows) / max(1, len(rows)),
             "all pairs %": evaluate.row("", sum(results.values(), []))[1],
-            "math %": evaluate.row("", results["math"])[1], f"pairs judged right, round {number}": rows}
+            "math %": evaluate.row("", results.get("math", []))[1],
+            f"pairs judged right, round {number}": rows}

@@ -193,3 +193,24 @@ def test_curve_marks_where_reward_rises_alone():
     assert [row[-1] for row in table] == ["", "", "reward alone", "", "reward alone", ""]
     assert [row[0] for row in align.curve(rows, points=3)] == [2, 4, 6]
     assert align.curve(rows, points=3)[0][1:3] == [1.5, 15]
+
+
+def test_of_each_prompt_the_response_ranked_first_whoever_gave_it(monkeypatch):
+    """Two models, two samples each, two prompts. Rewards: of the first prompt 1, 2 by the one, 0, 5 by the
+    other; of the second 9, 3 and 4, 4. The chances to be true are a tenth of the responses' names."""
+    given = {"a": [[11], [12], [13], [14]], "b": [[21], [22], [23], [24]]}
+    rewards = {11: 1, 12: 2, 13: 9, 14: 3, 21: 0, 22: 5, 23: 4, 24: 4}
+
+    class Tokenizer:
+        load, special = classmethod(lambda cls, _: cls()), lambda self, _: 0
+    monkeypatch.setattr(align, "Tokenizer", Tokenizer)
+    monkeypatch.setattr(align, "load_model", lambda run, stage: stage)
+    monkeypatch.setattr(align.evaluate, "replies", lambda stage, prompts, *_, **__: given[stage])
+    monkeypatch.setattr(align.reward, "scores", lambda _, pairs: torch.tensor(
+        [[float(rewards[ids[-1].item()]), ids[-1].item() / 10] for ids, _ in pairs]))
+
+    class Run:
+        file = staticmethod(lambda name: name)
+    chosen, true, whose = align.first_ranked(Run, ["a", "b"], None, [[1], [2, 2]], 2)
+    assert [ids.tolist() for ids, _ in chosen] == [[1, 22], [2, 2, 13]]
+    assert true.tolist() == pytest.approx([2.2, 1.3]) and whose.tolist() == [1, 0]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from afm_min.fit import AdaStar, backward, cosine, fit, parameter_groups, seed_step
+from afm_min.fit import AdaStar, backward, cosine, fit, linear, parameter_groups, seed_step
 from afm_min.model import AFM, Config
 from afm_min.pretrain import Z_LOSS, next_token_loss, token_losses
 from afm_min.run import Run, UserError
@@ -159,3 +159,9 @@ def test_a_state_of_other_settings_is_refused(tmp_path):
 def test_a_loss_that_is_no_number_stops_the_stage():
     with pytest.raises(UserError, match="the loss of step 2 is nan"):
         train(9, schedule=lambda step: float("inf"))
+
+
+def test_linear_rises_and_falls():
+    # 10 steps, 2 of warm-up: half and then all, of 1, .9, .8 ... .1
+    factors = [linear(10, 2)(step) for step in range(10)]
+    assert factors == pytest.approx([0.5, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])

@@ -7,6 +7,7 @@ import torch
 
 from afm_min import chat, reward
 from afm_min.model import AFM, Config
+from afm_min.tasks import Family, Problem
 from afm_min.reward import grade_loss, margin_loss, perceived, preference_loss, preferred
 
 TINY = Config(dim=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=24, vocab_size=50, context=40)
@@ -123,3 +124,58 @@ def test_reward_loss_counts_language_of_what_was_found_true_only(judge):
     for loss, ranked in ((hard, preference_loss(rewards[::2], rewards[1::2], 1.0)),
                          (margin, margin_loss(rewards[::2], rewards[1::2], torch.tensor([3.0, 0.0])))):
         assert loss.item() == pytest.approx((expected - soft + ranked.sum()).item(), abs=1e-5)
+
+
+class Letters:
+    """A tokenizer of one letter each; 0 ends."""
+
+    def special(self, _):
+        return 0
+
+    def encode_chat(self, messages, reply):
+        return [ord(c) for c in messages[0]["content"]][:3]
+
+    def decode(self, ids):
+        return "".join(map(chr, ids))
+
+
+class Yes(Family):
+    def make(self, rng):
+        return Problem("Say yes", "yes", "yes", "yes")
+
+
+def test_pairs_of_different_answers_say_which_was_chosen_and_whether_rightly(monkeypatch):
+    """Two models say "yes" and "no", and again "no": one pair. Without noise "yes" is chosen, rightly, as
+    truth is worth 2 levels of 2; by annotators who see it the other way round, wrongly."""
+    said = {"a": "yes", "b": "no"}
+    monkeypatch.setattr(reward.evaluate, "replies", lambda model, prompts, *_, **__: [
+        [ord(c) for c in said[model]] + [0] for _ in prompts])
+    compare = lambda: reward.compare(["a", "b"], Letters(), [(Yes(), Yes().make(None))], 4, random.Random(0), 0.0)
+    pair, = compare()
+    assert (pair["chosen"], pair["rejected"]) == ([ord(c) for c in "yes"] + [0], [ord(c) for c in "no"] + [0])
+    assert (pair["right"], pair["level"], pair["family"]) == (True, 2, "yes")
+    assert pair["grades"] == [[2, 2, 2, 2], [2, 2, 0, 2]]
+    monkeypatch.setattr(reward, "perceived", lambda grades, *_: grades | {"truth": 2 - grades["truth"]})
+    pair, = compare()
+    assert pair["chosen"] == [ord(c) for c in "no"] + [0] and pair["right"] is False
+
+
+def test_judged_right_is_to_rank_as_the_true_grades_do(monkeypatch, judge):
+    monkeypatch.setattr(reward, "scores", lambda *_: torch.tensor([[2.0, 0], [1, 0], [1, 0], [2, 0], [2, 0], [1, 0]]))
+    pairs = [{"family": name, "prompt": [1], "chosen": [2], "rejected": [3], "right": right}
+             for name, right in (("math", True), ("math", True), ("code", False))]
+    assert reward.judged(judge, pairs) == {"math": [True, False], "code": [False]}
+
+
+def test_the_chance_of_truth_is_that_of_the_highest_level(judge):
+    batch = batch_of([4, 5])
+    with torch.no_grad():
+        _, logits, _ = judge.judge_all(**batch)
+        expected = logits[0, 2].softmax(0)[2].item()  # truth is the third of the grades
+        assert judge.score(**batch)[0, 1].item() == pytest.approx(expected)
+
+
+def test_what_is_found_of_each_comes_in_their_order():
+    conversations = [chat.answered([1] * n, [2]) for n in (3, 1, 2, 5, 4)]
+    lengths = chat.of_each(lambda ids, weight: (ids > 0).sum(1), conversations, "cpu", rows=2)
+    assert lengths.tolist() == [4, 2, 3, 6, 5]
