@@ -137,7 +137,7 @@ def fit(model, batches, loss, *, steps, lr, schedule=lambda step: 1.0, decay=0.0
     if run:
         step = restore(run, stage, model, optimizer) if run.partial(stage).exists() else 0
         run.forget(stage, after=step)
-    progress = Progress(stage, steps)
+    progress, skipped = Progress(stage, steps), 0
     model.train()
     while step < steps:
         seed_step(run.seed if run else 0, stage, step)
@@ -148,6 +148,11 @@ def fit(model, batches, loss, *, steps, lr, schedule=lambda step: 1.0, decay=0.0
                             "learning rate may help")
         factor = schedule(step)
         norm = optimizer.step(factor)
+        skipped = 0 if norm < optimizer.SKIP_NORM else skipped + 1
+        if skipped == 20:
+            raise UserError(f"{stage}: 20 steps in a row were skipped, as their gradients had norms "
+                            f"of {optimizer.SKIP_NORM:g} or more, lastly {norm:.0f}: it learns "
+                            "nothing; scale its loss down")
         step += 1
         if not quiet:
             progress.update(step, metrics["loss"], metrics["count"])

@@ -1,6 +1,7 @@
 """AdaStar by hand, schedules, and the laws of the loop."""
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -165,3 +166,21 @@ def test_linear_rises_and_falls():
     # 10 steps, 2 of warm-up: half and then all, of 1, .9, .8 ... .1
     factors = [linear(10, 2)(step) for step in range(10)]
     assert factors == pytest.approx([0.5, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+
+
+def test_a_training_that_skips_every_step_does_not_pass_for_one():
+    """A gradient of norm 200 is skipped, by the recipe: 20 in a row are an error, 19 are not."""
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = torch.nn.Parameter(torch.zeros(1))
+            self.config = SimpleNamespace(dim=1)
+
+    def steep(model, batch):
+        return {"loss": 200 * model.embedding.sum(), "count": 1}
+    def train(steps, loss=steep):
+        fit(Model(), lambda step: {"x": torch.tensor([float(step)])}, loss, steps=steps, lr=0.1, quiet=True)
+    train(19)
+    with pytest.raises(UserError, match="20 steps in a row were skipped.* lastly 200"):
+        train(20)
+    train(40, lambda model, batch: {"loss": (200.0 if batch["x"] % 20 else 2.0) * model.embedding.sum(), "count": 1})
