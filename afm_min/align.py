@@ -9,7 +9,7 @@ import random
 import torch
 from torch.nn import functional as F
 
-from afm_min import chat, evaluate, gradients, reward, tasks
+from afm_min import chat, evaluate, reward, tasks
 from afm_min.fit import fit, linear, seed_step
 from afm_min.model import load_model, save_model
 from afm_min.tokenizer import END, Tokenizer
@@ -18,10 +18,8 @@ from afm_min.tokenizer import END, Tokenizer
 def response_logp(model, ids, weight):
     """log pi(y|x) of each response, the tokens of ids that have weight: two of (B, T) -> (B,)."""
     length = weight.shape[1] - int(weight.any(0).flip(0).byte().argmax())  # less what pads all
-    ids, said = ids[:, :length], weight[:, 1:length] > 0
-    logits = model.logits(model.states(ids[:, :-1])[said])  # (N, V)
-    surprise, _ = gradients.CrossEntropy.apply(logits, ids[:, 1:][said])  # (N,)
-    return logits.new_zeros(len(ids)).index_add(0, said.nonzero()[:, 0], -surprise)
+    ids, weight = ids[:, :length], weight[:, :length]
+    return chat.log_likelihood(model, model.states(ids[:, :-1]), ids, weight)
 
 
 def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta):

@@ -5,7 +5,7 @@ import json
 import torch
 from torch import nn
 
-from afm_min import corpus, families, pretrain
+from afm_min import corpus, families, gradients, pretrain
 from afm_min.fit import fit
 from afm_min.run import UserError, write_text
 
@@ -104,6 +104,14 @@ def response_loss(model, batch):
     logits = model.logits(states[said])  # (N, V)
     cross_entropy, z_loss = pretrain.token_losses(logits[None], targets[said][None])
     return {"loss": (weight[said] * (cross_entropy + z_loss)).sum(), "count": weight.sum()}
+
+
+def log_likelihood(model, states, ids, weight):
+    """log p of the tokens of each row that have weight, together: states (B, T - 1, C) of all but
+    the last token, ids and weight (B, T) -> (B,)."""
+    said = weight[:, 1:] > 0
+    surprise, _ = gradients.CrossEntropy.apply(model.logits(states[said]), ids[:, 1:][said])  # (N,)
+    return surprise.new_zeros(len(ids)).index_add(0, said.nonzero()[:, 0], -surprise)
 
 
 def tune(model, sources, mixture, *, steps, batch, lr, dropout=0.0, fast=None, slow=1.0, watch=None,

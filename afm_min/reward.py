@@ -4,11 +4,12 @@ Kept from the report: the language model's last layer at the last token, a linea
 reward, four heads for single-sided grades; soft labels by how much better a response is; the loss
 of the grades as regularisation. Annotators are played by the toy world's graders, with noise.
 
-Added here is a block between the language model and the heads. Whether a step of arithmetic is
-right shows when the token that was said is compared with the one that was to be expected. A large
-model has layers left for that; one of two layers needs both to expect it. With the heads on these,
-58% of held-out pairs are judged right after the same training. So the third block is told of each
-token of the response how surprised the language model was by it.
+Added here is one input of the heads: how likely the language model finds the whole response.
+Whether a step of arithmetic is right shows when the token that was said is compared with the one
+that was to be expected. A large model has layers left for that comparison; one of two layers needs
+both to expect anything, and heads on its last state alone judge 58% of held-out pairs right. The
+likelihood of the response is that comparison. So the reward is mostly as good as the language model
+is at the task, and training goes on teaching it the responses that were found true.
 """
 import itertools
 import json
@@ -18,9 +19,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from afm_min import chat, evaluate, gradients, tasks
+from afm_min import chat, evaluate, tasks
 from afm_min.fit import fit, linear, seed_step
-from afm_min.model import AFM, Block, Linear, RMSNorm, load_model, normal, save_model
+from afm_min.model import AFM, Linear, load_model, save_model
 from afm_min.run import UserError, write_text
 from afm_min.tokenizer import END, Tokenizer
 
@@ -30,10 +31,11 @@ TRUTH = list(GRADES).index("truth")
 TARGETS = (0.65, 0.75, 0.85, 0.95)
 LANGUAGE = 0.1  # the weight of a token's cross-entropy beside a pair's loss
 MOST = 48  # tokens of a response
+MOST_PAIRS = 6  # of the responses to one prompt
 # Shares of the prompts. Most are of mathematics, where responses differ in quality.
 PROMPTS = {"math": 1.5, "math rephrased": 3, "math reversed": 3, "math deeper": 3,
-           "math broader": 3, "follow": 0.5, "tools": 0.5, "code": 0.5, "summary": 0.5,
-           "recall": 0.5, "refuse": 0.5}
+           "math broader": 3, "follow": 1.5, "tools": 1.5, "code": 1.5, "summary": 1.5,
+           "recall": 1.5, "refuse": 1.5}
 MARGINS = (0.0, 1.0, 2.0, 3.0)  # by the same levels, for the loss that the report compares with
 
 
@@ -42,32 +44,25 @@ class RewardModel(AFM):
 
     def __init__(self, config, dtype=torch.float32):
         super().__init__(config, dtype)
-        self.state_norm = RMSNorm(config.dim, config.norm_eps)
-        self.surprise = nn.Parameter(torch.randn(2, config.dim))  # of a token, and so far
-        self.judge = Block(config, 0)
-        self.judge_norm = RMSNorm(config.dim, config.norm_eps)
-        self.reward = Linear(config.dim, 1)
-        self.grades = nn.ModuleList(nn.Sequential(Linear(config.dim, config.dim), nn.SiLU(),
+        width = config.dim + 2  # a state, and two functions of the response's likelihood
+        self.reward = Linear(width, 1)
+        self.grades = nn.ModuleList(nn.Sequential(Linear(width, config.dim), nn.SiLU(),
                                                   Linear(config.dim, 3)) for _ in GRADES)
+        with torch.no_grad():  # untrained, it ranks by likelihood
+            self.reward.weight[:] = torch.tensor([0.0] * config.dim + [1.0, 1.0])
 
     def judge_all(self, ids, weight):
-        """Rewards (B,), logits of the grades (B, 4, 3), and of each token of a response how
-        surprising it is to the language model, its cross-entropy, (B, T)."""
-        T, said = ids.shape[1], weight[:, 1:] > 0
+        """Rewards (B,), logits of the grades (B, 4, 3), log-likelihoods of the responses (B,)."""
         states = self.states(ids)  # (B, T, C)
-        cross_entropy, _ = gradients.CrossEntropy.apply(self.logits(states[:, :-1][said]),
-                                                        ids[:, 1:][said])
-        surprise = torch.zeros_like(weight)
-        surprise[:, 1:][said] = cross_entropy
-        rotation = [table[:T].to(self.dtype) for table in (self.cos, self.sin)]
-        so_far = surprise.detach().cumsum(1)
-        told = torch.stack((surprise.detach(), so_far), 2).clamp(max=6) / 2 @ self.surprise
-        x = self.state_norm(states.detach()) + told.to(self.dtype)
-        x = self.judge_norm(self.judge(x, rotation, self.mask(0, T, None), None))
-        last = (weight * torch.arange(T, device=ids.device)).argmax(1)
-        last = x[torch.arange(len(ids), device=ids.device), last].float()  # (B, C)
-        grades = torch.stack([head(last) for head in self.grades], 1)
-        return self.reward(last)[:, 0], grades, surprise
+        logp = chat.log_likelihood(self, states[:, :-1], ids, weight)
+        last = (weight * torch.arange(ids.shape[1], device=ids.device)).argmax(1)
+        last = states[torch.arange(len(ids), device=ids.device), last].float()  # (B, C)
+        # Bounded, or growing slowly: soft labels want rewards a few units apart, and of logp itself
+        # the heads spend their training on taking back what is too much.
+        told = torch.stack((2 * (logp / 2).exp(), -(1 - logp / 2).log()), 1)
+        known = torch.cat((last.detach(), told), 1)  # ranking moves the trunk by likelihood alone
+        grades = torch.stack([head(known) for head in self.grades], 1)
+        return self.reward(known)[:, 0], grades, logp
 
     def score(self, ids, weight):
         """The reward, and the chance that the grade of truth is the best one: (B, 2)."""
@@ -95,13 +90,13 @@ def grade_loss(logits, grades):
 
 
 def reward_loss(model, batch, labels="soft", grades=0.25):
-    """L_rank + grades * L_regu + LANGUAGE * the cross-entropy of the responses found true.
+    """L_rank + grades * L_regu + LANGUAGE * the cross-entropy of what was found true.
 
     Of B pairs, the chosen response first: ids and weight (B, 2, T), level (B,), grades (B, 2, 4).
     labels: soft, hard (p = 1), or margin."""
     level, graded = batch["level"], batch["grades"].flatten(0, 1)
     ids, weight = batch["ids"].flatten(0, 1), batch["weight"].flatten(0, 1)  # (2B, T)
-    rewards, logits, surprise = model.judge_all(ids, weight)
+    rewards, logits, logp = model.judge_all(ids, weight)
     chosen, rejected = rewards.view(-1, 2).T
     if labels == "margin":
         ranked = margin_loss(chosen, rejected, torch.tensor(MARGINS, device=level.device)[level])
@@ -110,7 +105,7 @@ def reward_loss(model, batch, labels="soft", grades=0.25):
         ranked = preference_loss(chosen, rejected, target if labels == "soft" else 1.0)
     true = graded[:, TRUTH] == 2
     loss = ranked.sum() + grades * grade_loss(logits, graded).sum()
-    loss = loss + LANGUAGE * surprise[true].sum()
+    loss = loss - LANGUAGE * logp[true].sum()
     return {"loss": loss, "ordered": (chosen > rejected).sum(), "count": len(level)}
 
 
@@ -146,8 +141,9 @@ def compare(models, tokenizer, problems, samples, rng, noise):
     """Pairs of responses that annotators have compared, as dicts.
 
     problems: pairs (family, problem). Each is answered by every model, `samples` times or a little
-    oftener in all; any two answers that differ are compared, and left out if found equal. right:
-    whether the chosen one is better by its true grades, None if these are equal, too."""
+    oftener in all; any two answers that differ are compared, and left out if found equal, at most
+    MOST_PAIRS of a problem. right: whether the chosen one is better by its true grades, None if
+    these are equal, too."""
     end, each = tokenizer.special(END), -(-samples // len(models))
     prompts = [tokenizer.encode_chat(problem.messages(), reply=True) for _, problem in problems]
     copies = [prompt for prompt in prompts for _ in range(each)]
@@ -160,7 +156,8 @@ def compare(models, tokenizer, problems, samples, rng, noise):
             text = tokenizer.decode(ids[:-1] if ids[-1:] == (end,) else ids)
             grades = family.grades(problem, text)
             graded.append((list(ids), grades, perceived(grades, rng, noise)))
-        for pair in itertools.combinations(graded, 2):
+        compared = list(itertools.combinations(graded, 2))
+        for pair in rng.sample(compared, min(len(compared), MOST_PAIRS)):
             first, level = preferred(pair[0][2], pair[1][2])
             if first is None:
                 continue
@@ -225,27 +222,30 @@ def read_pairs(run, number):
     return pairs
 
 
-def reward(number, run, *, steps=300, batch=32, lr=0.002, labels="soft", grades=0.25, language=16,
-           held_out=250):
-    """The reward model of a round, from the latest policy, and the preferences of all rounds.
+def reward(number, run, *, steps=400, batch=32, lr=0.002, labels="soft", grades=0.25, language=16,
+           held_out=200):
+    """The reward model of a round, from the one before or the first policy, and the preferences of
+    all rounds so far.
 
-    language: demonstrations in each batch, from which the language model learns, too: trained on
-    what it has chosen alone, it forgets what is seldom compared. held_out: new prompts of each
-    family, whose responses are compared without noise."""
+    language: examples for fine-tuning in each batch, from which the language model learns, too:
+    taught what was chosen alone, it forgets what is seldom compared. held_out: new prompts of each
+    family, to which 8 responses are compared without noise."""
     stage, tokenizer = f"reward{number}", Tokenizer.load(run.file("tokenizer.json"))
     models = [load_model(run, name) for name in members(number)]
-    judge = start(models[-1])
+    judge = (start(models[-1]) if number == 1
+             else load_model(run, f"reward{number - 1}", RewardModel))
     pairs = [pair for n in range(1, number + 1) for pair in read_pairs(run, n)]
-    sources = chat.read_examples(run, tokenizer, judge.config.context, "demonstrations")
-    demonstrated = chat.batches(sources, dict.fromkeys(sources, 1.0), language)
+    sources = chat.read_examples(run, tokenizer, judge.config.context, "demonstrations",
+                                 "synthetic")
+    shown = chat.batches(sources, dict.fromkeys(sources, 1.0), language)
 
     def draw(step):
         drawn = collate([pairs[i] for i in torch.randint(len(pairs), (batch,)).tolist()])
-        return drawn | {f"demonstrated {name}": x for name, x in demonstrated(step).items()}
+        return drawn | {f"shown {name}": x for name, x in shown(step).items()}
 
     def loss(model, batch):
         sums = reward_loss(model, batch, labels, grades)
-        said = {name: batch[f"demonstrated {name}"] for name in ("ids", "weight", "begin")}
+        said = {name: batch[f"shown {name}"] for name in ("ids", "weight", "begin")}
         return sums | {"loss": sums["loss"] + LANGUAGE * chat.response_loss(model, said)["loss"]}
     fit(judge, draw, loss, steps=steps, lr=lr, schedule=linear(steps, 20), run=run, stage=stage)
     save_model(run, stage, judge)
@@ -253,7 +253,7 @@ def reward(number, run, *, steps=300, batch=32, lr=0.002, labels="soft", grades=
     seed_step(run.seed, f"{stage} held out", 0)
     problems = [(family, tasks.draw(family, "validation", f"held out {i}"))
                 for family in (families | tasks.EVOLVED).values() for i in range(held_out)]
-    results = judged(judge, compare(models, tokenizer, problems, 4, random.Random(0), noise=0.0))
+    results = judged(judge, compare(models, tokenizer, problems, 8, random.Random(0), noise=0.0))
     rows = [evaluate.row(f"reward: {name}", some) for name, some in results.items()]
     return {"mean %": sum(row[1] for row in rows) / max(1, len(rows)),
             "all pairs %": evaluate.row("", sum(results.values(), []))[1],

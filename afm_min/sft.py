@@ -26,7 +26,7 @@ MIXTURE = {"math": 1.6, "follow": 3.2, "tools": 2.8, "code": 2.6, "summary": 0.4
            "refuse": 1.2}
 
 
-def draft(run, *, steps=880, fast=700, batch=32, lr=0.005, slow=0.25, mixture=MIXTURE):
+def draft(run, *, steps=1200, fast=960, batch=32, lr=0.005, slow=0.25, mixture=MIXTURE):
     """A first model, tuned on the demonstrations alone: `fast` steps at the full rate, the others
     at `slow` of it."""
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
@@ -120,12 +120,13 @@ def mixture(run, *, rounds=1, dw=0.5, steps=24, batch=24, lr=0.002, count=48, se
             "weights": [[name, weight] for name, weight in found.items()], "trace": trace}
 
 
-def sft(run, *, steps=240, batch=24, lr=0.0005, dropout=0.1, synthetic=True, checkpoints=2,
+def sft(run, *, steps=600, batch=24, lr=0.001, dropout=0.1, synthetic=True, checkpoints=2,
         count=40):
     """The draft trained on, with the mixture that was found. Of some checkpoints on the way the one
     is kept that has the highest sum of two validation accuracies: greedy, and of the best of 4
     samples, as the checkers pick it. synthetic: whether the model's own examples are in it."""
-    tokenizer, world = Tokenizer.load(run.file("tokenizer.json")), chat.toy_world(run)
+    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
+    families = chat.toy_world(run) | tasks.EVOLVED
     model, found = load_model(run, "draft"), run.read_json("mixture.json")
     if not found:
         raise UserError(f"there is no {run.file('mixture.json')}: run the stage mixture first")
@@ -143,10 +144,10 @@ def sft(run, *, steps=240, batch=24, lr=0.0005, dropout=0.1, synthetic=True, che
     tried = []
     for step in at:
         model = load_model(run, f"sft-{step}")
-        tried.append([step, *(evaluate.validation(model, tokenizer, world, max(1, count // 4), n)
+        tried.append([step, *(evaluate.validation(model, tokenizer, families, max(1, count // 4), n)
                               ["mean %"] for n in (1, 4))])
     chosen = max(tried, key=lambda row: row[1] + row[2])[0]
     model = load_model(run, f"sft-{chosen}")
     save_model(run, "sft", model)
-    shares = evaluate.validation(model, tokenizer, world | tasks.EVOLVED, count)
+    shares = evaluate.validation(model, tokenizer, families, count)
     return {"checkpoint": chosen, "checkpoints": tried} | shares

@@ -84,26 +84,31 @@ def test_it_reads_the_last_token_and_no_padding(judge):
     assert len({round(x, 3) for x in alone}) == 3
 
 
-def test_it_begins_as_the_language_model_and_is_told_its_surprise():
+def test_it_begins_as_the_language_model_and_ranks_by_likelihood():
     torch.manual_seed(0)
     model = AFM(TINY)
     judge, batch = reward.start(model), batch_of([4, 5, 6], [7])
     torch.testing.assert_close(judge(batch["ids"]), model(batch["ids"]))
-    rewards, logits, surprise = judge.judge_all(**batch)
+    rewards, logits, logp = judge.judge_all(**batch)
     assert rewards.shape == (2,) and logits.shape == (2, 4, 3)
     log_p = model(batch["ids"]).log_softmax(-1)
-    expected = torch.zeros(2, 6)
-    for row, column in ((0, 3), (0, 4), (0, 5), (1, 3)):
-        expected[row, column] = -log_p[row, column - 1, batch["ids"][row, column]]
-    torch.testing.assert_close(surprise, expected)
+    expected = [sum(log_p[row, column - 1, batch["ids"][row, column]].item() for column in columns)
+                for row, columns in enumerate(((3, 4, 5), (3,)))]
+    assert logp.tolist() == pytest.approx(expected, abs=1e-4)
+    assert rewards.tolist() == pytest.approx(  # before any training: 2 exp(logp / 2) - log(1 - logp / 2)
+        [2 * math.exp(x / 2) - math.log(1 - x / 2) for x in expected], abs=1e-4)
 
 
-def test_preferences_do_not_move_the_language_model_and_language_does(judge):
-    rewards, logits, surprise = judge.judge_all(**batch_of([4, 5], [6]))
-    (rewards.sum() + logits.sum()).backward()
-    assert judge.embedding.grad is None and judge.reward.weight.grad is not None
-    judge.judge_all(**batch_of([4, 5], [6]))[2].sum().backward()
-    assert judge.embedding.grad is not None
+def test_preferences_move_the_language_model_by_likelihood_alone(judge):
+    batch = batch_of([4, 5], [6])
+    with torch.no_grad():
+        judge.reward.weight[0, -2:] = 0
+    judge.judge_all(**batch)[0].sum().backward()
+    assert judge.embedding.grad.abs().max() == 0 and judge.reward.weight.grad.abs().min() > 0
+    with torch.no_grad():
+        judge.reward.weight[0, -2:] = 1
+    judge.judge_all(**batch)[0].sum().backward()
+    assert judge.embedding.grad.abs().max() > 0
 
 
 def test_reward_loss_counts_language_of_what_was_found_true_only(judge):
@@ -112,10 +117,10 @@ def test_reward_loss_counts_language_of_what_was_found_true_only(judge):
     batch |= {"level": torch.tensor([3, 0]), "grades": torch.tensor(
         [[[2, 2, 2, 2], [2, 2, 0, 2]], [[2, 1, 0, 2], [2, 0, 0, 2]]])}  # true: the first alone
     with torch.no_grad():
-        rewards, logits, surprise = judge.judge_all(**sides)
+        rewards, logits, logp = judge.judge_all(**sides)
         expected = (preference_loss(rewards[0], rewards[1], 0.95) + preference_loss(rewards[2], rewards[3], 0.65)
                     + 0.5 * grade_loss(logits, batch["grades"].view(4, 4)).sum()
-                    + reward.LANGUAGE * surprise[0].sum())
+                    - reward.LANGUAGE * logp[0])
         got = reward.reward_loss(judge, batch, grades=0.5)
         hard = reward.reward_loss(judge, batch, labels="hard", grades=0.5)["loss"]
         margin = reward.reward_loss(judge, batch, labels="margin", grades=0.5)["loss"]
