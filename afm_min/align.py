@@ -71,11 +71,26 @@ BASELINES = {"leave one out": leave_one_out, "mean": lambda rewards: rewards - r
              "none": lambda rewards: rewards}
 
 
-def finish(run, stage, model, count):
-    """Save a model; return how much of each family's validation problems it gets right."""
-    save_model(run, stage, model)
+def right(run, model, count):
+    """How much of each family's validation problems a model gets right, and of all mathematics."""
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
-    return evaluate.validation(model, tokenizer, chat.toy_world(run) | tasks.EVOLVED, count)
+    shares = evaluate.validation(model, tokenizer, chat.toy_world(run) | tasks.EVOLVED, count)
+    math = [share for name, share in shares.items() if name.startswith("math")]
+    return shares | {"all math %": sum(math) / len(math)}
+
+
+def finish(run, stage, model, count):
+    save_model(run, stage, model)
+    return right(run, model, count)
+
+
+def checked(tokenizer, asked, said):
+    """1.0 or 0.0, of each response (ids) whether it is right, by the checker of its problem."""
+    end, truth = tokenizer.special(END), []
+    for (family, problem), ids in zip(asked, said):
+        text = tokenizer.decode(ids[:-1] if ids[-1:] == [end] else ids)
+        truth.append(float(family.check(problem, text)))
+    return torch.tensor(truth)
 
 
 def first_ranked(run, stages, judge, prompts, samples):
@@ -95,6 +110,11 @@ def first_ranked(run, stages, judge, prompts, samples):
     return chosen, true.gather(1, best[:, None])[:, 0], best // samples
 
 
+def believed(ranked, chances):
+    """Those responses that are more likely true than not; all, if none is."""
+    return [pair for pair, chance in zip(ranked, chances) if chance > 0.5] or ranked
+
+
 def imitate(run, stage, start, stages, number, prompts, samples, steps, batch, lr, count):
     """Fine-tune a model on what the reward model ranks first, where it finds it more likely true
     than not: the best of many bad responses is no example. (Of the prompts whose best response the
@@ -106,12 +126,14 @@ def imitate(run, stage, start, stages, number, prompts, samples, steps, batch, l
     asked = [tokenizer.encode_chat(problem.messages(), reply=True) for _, problem in problems]
     judge = load_model(run, f"reward{number}", reward.RewardModel)
     ranked, true, whose = first_ranked(run, stages, judge, asked, samples)
-    chosen = [pair for pair, chance in zip(ranked, true.tolist()) if chance > 0.5] or ranked
+    truth = checked(tokenizer, problems, [ids[weight > 0].tolist() for ids, weight in ranked])
+    chosen = believed(ranked, true.tolist())
     model = load_model(run, start)
     fit(model, chat.batches({"chosen": chosen}, {"chosen": 1.0}, batch), chat.response_loss,
         steps=steps, lr=lr, schedule=linear(steps, 20), run=run, stage=stage)
     shares = (whose.bincount(minlength=len(stages)) / len(whose)).tolist()
-    return finish(run, stage, model, count) | {"examples": len(chosen)} | {
+    return finish(run, stage, model, count) | {
+        "examples": len(chosen), "first ranked true %": 100 * truth.mean().item()} | {
         f"{name} chosen %": 100 * share for name, share in zip(stages, shares)}
 
 
@@ -168,27 +190,27 @@ def rollouts(model, reference, tokenizer, problems, samples, judge=None):
     temperature 1, of all tokens. A batch for `fit`, a row each, shorter ones first: ids, weight,
     log-probabilities of the model and the reference, reward (the checker's, if there is no judge),
     truth, and the problem's number."""
-    end, device = tokenizer.special(END), model.embedding.device
-    prompts = [tokenizer.encode_chat(problem.messages(), reply=True)
-               for _, problem in problems for _ in range(samples)]
-    said = evaluate.replies(model, prompts, end, reward.MOST, temperature=1.0)
-    truth = []
-    for i, ids in enumerate(said):
-        family, problem = problems[i // samples]
-        text = tokenizer.decode(ids[:-1] if ids[-1:] == [end] else ids)
-        truth.append(float(family.check(problem, text)))
+    device = model.embedding.device
+    asked = [pair for pair in problems for _ in range(samples)]
+    prompts = [tokenizer.encode_chat(problem.messages(), reply=True) for _, problem in asked]
+    said = evaluate.replies(model, prompts, tokenizer.special(END), reward.MOST, temperature=1.0)
     given = [chat.answered(*pair) for pair in zip(prompts, said)]
 
     def logp(model):
         return chat.of_each(lambda ids, weight: response_logp(model, ids, weight), given, device)
     batch = chat.pad(given) | {"old_logp": logp(model), "ref_logp": logp(reference),
-                               "truth": torch.tensor(truth)}
+                               "truth": checked(tokenizer, asked, said)}
     return batch | {"reward": reward.scores(judge, given)[:, 0] if judge
                     else batch["truth"]}
 
 
+def dealt(rows, step, parts):
+    """The rows that are a step's, of a batch that is dealt out to `parts` steps in turn."""
+    return {name: x[step % parts::parts] for name, x in rows.items()}
+
+
 def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4, passes=2,
-          parts=2, lr=0.0005, beta=0.02, gamma=1.0, loss="mdpo", baseline="leave one out",
+          parts=2, lr=0.0007, beta=0.05, gamma=1.0, loss="mdpo", baseline="leave one out",
           count=100):
     """Online reinforcement learning: mirror descent with a leave-one-out estimate.
 
@@ -216,7 +238,7 @@ def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4
     def draw(step):
         if step % inner == 0:
             held.update(sample(step // inner))
-        return {name: x[step % parts::parts] for name, x in held.items()}
+        return dealt(held, step, parts)
 
     def policy_loss(model, batch):
         logp = response_logp(model, batch["ids"], batch["weight"])
@@ -246,15 +268,19 @@ def curve(rows, points=10):
     return table
 
 
-def committee(number, run, *, prompts=2000, samples=2, steps=100, batch=24, lr=0.001, count=100):
+def committee(number, run, *, prompts=2000, samples=2, only="", steps=100, batch=24, lr=0.001,
+              count=100):
     """The end of a round: its models, and the best of before, answer each prompt; a model is tuned
-    on the response ranked first; and the best of all goes on to the next round."""
+    on the response ranked first; and the best of all goes on to the next round. only: a stage whose
+    responses alone are ranked, to compare with."""
     stage, start = f"committee{number}", reward.members(number)[-1]
-    stages = [f"{method}{number}" for method in ("rs", "dpo", "ipo", "mdloo")] + [start]
-    metrics = imitate(run, stage, start, stages, number, prompts, samples, steps, batch, lr, count)
-    means = {name: run.read_json("report.json")[name]["metrics"]["mean %"] for name in stages[:-1]}
-    means[stage] = metrics["mean %"]
+    trained = [f"{method}{number}" for method in ("rs", "dpo", "ipo", "mdloo")]
+    metrics = imitate(run, stage, start, [only] if only else [*trained, start], number, prompts,
+                      samples, steps, batch, lr, count)
+    report = run.read_json("report.json")
+    means = {name: report[name]["metrics"]["mean %"] for name in trained}
+    means |= {start: right(run, load_model(run, start), count)["mean %"], stage: metrics["mean %"]}
     best = max(means, key=means.get)
     if best != stage:
         save_model(run, stage, load_model(run, best))
-    return metrics | {"best": best, "best mean %": means[best]}
+    return metrics | {"before, mean %": means[start], "best": best, "best mean %": means[best]}

@@ -22,13 +22,24 @@ from afm_min.report import line, table
 from afm_min.run import Run, UserError, choose_device, run_command, write_text
 from afm_min.stages import STAGES, carry_out, settings_of
 
-Claim = collections.namedtuple("Claim", "text stage metric treatment control")
+# The control is of the same stage, if no other is named.
+Claim = collections.namedtuple("Claim", "text stage metric treatment control other",
+                               defaults=[None])
 LEARNED, LARGEST, RANDOM = ({"prune.method": name} for name in ("learned", "magnitude", "random"))
 SCRATCH, PRUNED = {"core.start": "scratch"}, {"core.start": "prune"}
 TAUGHT, UNTAUGHT = {"core.distill": 0.9}, {"core.distill": 0.0}
 USUAL, CORE_MIXTURE = {}, {"continued.mixture": corpus.CORE}
 UNTRAINED, OLD_ROPE = {"lengthening.steps": 1}, {"lengthening.rope_base": 500_000.0}
+LONG, IDLE = {"mdloo1.iterations": 100}, {"mdloo1.iterations": 0}  # IDLE: it stays as sft left it
+RATES = (0.0003, 0.0007, 0.0015)
 OWN = {"metrics.jsonl", "report.json", "report.md", "run.json", "claims.md"}  # of each run
+
+
+
+def checked(rate):
+    """MDLOO at this rate, in the run's usual number of iterations, with the checker as reward."""
+    return {"mdloo1.lr": rate, "mdloo1.rewarded": "checker"}
+
 
 CLAIMS = [Claim(*row) for row in (
     ("a learned mask beats one of the largest units", "prune", "accuracy %", LEARNED, LARGEST),
@@ -54,6 +65,30 @@ CLAIMS = [Claim(*row) for row in (
         ("... and helps text of the old length", "bits/byte", UNTRAINED | OLD_ROPE))),
     *((f"synthetic data helps mathematics {kind}", "sft", f"math {kind} %", USUAL,
        {"sft.synthetic": False}) for kind in tasks.KINDS),
+    *((f"{claim}, when of a tenth of grades any is given" if noise == 0.1 else
+       f"... when of {noise:.0%} is", "reward1", "all pairs %", {"preferences1.noise": noise},
+       {"preferences1.noise": noise} | control)
+      for claim, control in (
+          ("soft labels judge pairs better than hard ones", {"reward1.labels": "hard"}),
+          ("soft labels judge pairs better than a margin", {"reward1.labels": "margin"}),
+          ("grades help judge pairs", {"reward1.grades": 0.0})) for noise in (0.1, 0.4)),
+    ("MDLOO with the checker helps mathematics", "mdloo1", "all math %",
+     LONG | {"mdloo1.rewarded": "checker"}, IDLE),
+    ("MDLOO with the reward model helps mathematics", "mdloo1", "all math %", LONG, IDLE),
+    *((f"MDLOO beats {other}, at {rate:g}", "mdloo1", "all math %", checked(rate),
+       checked(rate) | control) for rate in RATES for other, control in (
+           ("PPO's clip", {"mdloo1.loss": "ppo", "mdloo1.gamma": 0.2}),
+           ("REINFORCE with a mean baseline",
+            {"mdloo1.loss": "reinforce", "mdloo1.baseline": "mean"}))),
+    *((f"{method.upper()} helps {family.removesuffix(' %')}", f"{method}1", family, USUAL, IDLE,
+       "mdloo1") for method in ("rs", "dpo", "ipo", "mdloo")
+      for family in ("all math %", "follow %", "summary %")),
+    ("choice per prompt beats the best member alone", "committee1", "first ranked true %",
+     USUAL, {"committee1.only": "mdloo1", "committee1.samples": 10}),
+    *((f"distillation of {4 * few} prompts beats that of {few}", "committee1", "mean %",
+       {"committee1.prompts": 4 * few}, {"committee1.prompts": few}) for few in (125, 500, 2000)),
+    ("a round helps", "committee1", "best mean %", USUAL, IDLE, "mdloo1"),
+    ("two rounds beat one", "committee2", "best mean %", USUAL, USUAL, "committee1"),
 )]
 
 
@@ -109,9 +144,10 @@ def run_claims(arguments):
     if not claims:
         raise UserError(f"--only {arguments.only}: no claim holds this text")
     for claim in claims:
-        treated, controls = ([arm(base, seed, claim.stage, begun["set"] | given)[claim.metric]
+        treated, controls = ([arm(base, seed, stage, begun["set"] | given)[claim.metric]
                               for seed in range(arguments.seeds)]
-                             for given in (claim.treatment, claim.control))
+                             for stage, given in ((claim.stage, claim.treatment),
+                                                  (claim.other or claim.stage, claim.control)))
         rows.append(judge(claim, treated, controls))
         head = ["claim", "after", "metric", "treatment", "control", "difference", "95% interval",
                 "shown"]

@@ -87,6 +87,17 @@ def generation():
           "the rate of one")
 
 
+def rollouts():
+    """256 responses, 8 to each of 32 prompts, beside a forward pass over what then stands there."""
+    model = AFM(PRESETS["toy"], compute_dtype("cpu")).eval()
+    prompts = [torch.randint(1024, (40,)).tolist() for _ in range(32) for _ in range(8)]
+    whole = torch.randint(1024, (256, 64))
+    forward = torch.no_grad()(lambda: model(whole))
+    measured = seconds({"rollouts": lambda: model.generate(prompts, 24, temperature=1.0), "forward": forward})
+    print(f"256 responses of 24 tokens to prompts of 40: {measured['rollouts']:.3f} s, "
+          f"{measured['rollouts'] / measured['forward']:.1f} times a forward pass over the finished sequences")
+
+
 def tokenizer():
     text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(corpus.STDLIB.rglob("*.py"))
                      if not corpus.LEFT_OUT & set(path.parts))
@@ -130,4 +141,5 @@ if __name__ == "__main__":
     funnel()  # first: its memory is measured as the most that the process ever had
     training(arguments.compiled)
     generation()
+    rollouts()
     tokenizer()

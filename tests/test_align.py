@@ -214,3 +214,14 @@ def test_of_each_prompt_the_response_ranked_first_whoever_gave_it(monkeypatch):
     chosen, true, whose = align.first_ranked(Run, ["a", "b"], None, [[1], [2, 2]], 2)
     assert [ids.tolist() for ids, _ in chosen] == [[1, 22], [2, 2, 13]]
     assert true.tolist() == pytest.approx([2.2, 1.3]) and whose.tolist() == [1, 0]
+
+
+def test_only_what_is_likelier_true_than_not_is_imitated():
+    assert align.believed(["a", "b", "c"], [0.45, 0.55, 0.5]) == ["b"]
+    assert align.believed(["a", "b"], [0.2, 0.3]) == ["a", "b"]  # the best there is
+
+
+def test_steps_share_out_all_rows_of_their_samples():
+    rows = {"row": torch.arange(5)}
+    assert [align.dealt(rows, step, 2)["row"].tolist() for step in range(4)] == [[0, 2, 4], [1, 3]] * 2
+    assert align.dealt(rows, 7, 1)["row"].tolist() == [0, 1, 2, 3, 4]
