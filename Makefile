@@ -42,10 +42,12 @@ smoke: $(ENV)/installed
 	echo "How old is Ada?" | $(RUN) sample.py --run runs/smoke --tools age --max-new-tokens 20
 
 # The parent learns longer here: it teaches, and must be better than what it teaches becomes.
-# So does lengthening: to see what training adds to a raised base.
+# So does lengthening: to see what training adds to a raised base. And more problems judge.
+JUDGED = sft.count=200 $(foreach round,1 2,$(foreach stage,rs dpo ipo mdloo committee,\
+	$(stage)$(round).count=400))
 claims: $(ENV)/installed
 	$(RUN) train.py --out runs/claims --stages data,tokenizer,parent --set parent.steps=1000 \
-		--set lengthening.steps=400 --set sft.count=200 --resume
+		--set lengthening.steps=400 $(foreach setting,$(JUDGED),--set $(setting)) --resume
 	$(RUN) -m afm_min.claims --run runs/claims
 
 bench: $(ENV)/installed

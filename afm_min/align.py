@@ -168,7 +168,7 @@ def prefer(run, stage, start, number, loss, beta, steps, batch, lr, count):
     return finish(run, stage, model, count)
 
 
-def dpo(number, run, *, beta=0.1, steps=80, batch=32, lr=0.0003, count=100):
+def dpo(number, run, *, beta=0.5, steps=80, batch=32, lr=0.0003, count=100):
     """Direct preference optimization, on the pairs that annotators compared in this round."""
     return prefer(run, f"dpo{number}", reward.members(number)[-1], number, dpo_loss, beta, steps,
                   batch, lr, count)

@@ -35,7 +35,6 @@ RATES = (0.0003, 0.0007, 0.0015)
 OWN = {"metrics.jsonl", "report.json", "report.md", "run.json", "claims.md"}  # of each run
 
 
-
 def checked(rate):
     """MDLOO at this rate, in the run's usual number of iterations, with the checker as reward."""
     return {"mdloo1.lr": rate, "mdloo1.rewarded": "checker"}
@@ -85,10 +84,13 @@ CLAIMS = [Claim(*row) for row in (
       for family in ("all math %", "follow %", "summary %")),
     ("choice per prompt beats the best member alone", "committee1", "first ranked true %",
      USUAL, {"committee1.only": "mdloo1", "committee1.samples": 10}),
+    ("... and as an example", "committee1", "mean %",
+     USUAL, {"committee1.only": "mdloo1", "committee1.samples": 10}),
     *((f"distillation of {4 * few} prompts beats that of {few}", "committee1", "mean %",
        {"committee1.prompts": 4 * few}, {"committee1.prompts": few}) for few in (125, 500, 2000)),
-    ("a round helps", "committee1", "best mean %", USUAL, IDLE, "mdloo1"),
-    ("two rounds beat one", "committee2", "best mean %", USUAL, USUAL, "committee1"),
+    ("a round helps", "evaluation", "mean %", {"evaluation.aligned": "committee1"},
+     {"evaluation.aligned": "sft"}),
+    ("two rounds beat one", "evaluation", "mean %", USUAL, {"evaluation.aligned": "committee1"}),
 )]
 
 

@@ -197,7 +197,9 @@ def evaluation(run, *, count=200, aligned="committee2"):
     drawn = [(name, problem) for name, family in world.items()
              for problem in tasks.problems(family, "test", count)]
     pairs = side_by_side(world, drawn, texts[3], texts[2])
-    return {f"{name} %": share for name, share, _, _ in pairs} | {
+    shares = [share for _, share, _, _ in tables[3][:len(world | tasks.EVOLVED)]]
+    return {"mean %": sum(shares) / len(shares)} | {
+        f"{name} %": share for name, share, _, _ in pairs} | {
         "evaluation": [[rows[0][0], *(cell for each in rows for cell in each[1:3]), rows[0][3]]
                        for rows in zip(*tables)],
         "sft against draft": side_by_side(world, drawn, texts[2], texts[1]),
