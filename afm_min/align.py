@@ -232,7 +232,7 @@ def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4
         model.train()
         R = regularized(batch["reward"], batch["old_logp"], batch["ref_logp"], beta)
         batch["advantage"] = BASELINES[baseline](R.view(prompts, samples)).flatten()
-        order = batch["weight"].sum(1).argsort()
+        order = batch["weight"].cumsum(1).argmax(1).argsort()  # by where they end
         return {name: x[order] for name, x in batch.items()}
 
     def draw(step):

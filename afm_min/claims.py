@@ -70,7 +70,7 @@ CLAIMS = [Claim(*row) for row in (
       for claim, control in (
           ("soft labels judge pairs better than hard ones", {"reward1.labels": "hard"}),
           ("soft labels judge pairs better than a margin", {"reward1.labels": "margin"}),
-          ("grades help judge pairs", {"reward1.grades": 0.0})) for noise in (0.1, 0.4)),
+          ("grades help judge pairs", {"reward1.grade_weight": 0.0})) for noise in (0.1, 0.4)),
     ("MDLOO with the checker helps mathematics", "mdloo1", "all math %",
      LONG | {"mdloo1.rewarded": "checker"}, IDLE),
     ("MDLOO with the reward model helps mathematics", "mdloo1", "all math %", LONG, IDLE),
@@ -82,7 +82,7 @@ CLAIMS = [Claim(*row) for row in (
     *((f"{method.upper()} helps {family.removesuffix(' %')}", f"{method}1", family, USUAL, IDLE,
        "mdloo1") for method in ("rs", "dpo", "ipo", "mdloo")
       for family in ("all math %", "follow %", "summary %")),
-    ("choice per prompt beats the best member alone", "committee1", "first ranked true %",
+    ("choice per prompt beats MDLOO's model alone", "committee1", "first ranked true %",
      USUAL, {"committee1.only": "mdloo1", "committee1.samples": 10}),
     ("... and as an example", "committee1", "mean %",
      USUAL, {"committee1.only": "mdloo1", "committee1.samples": 10}),
@@ -96,15 +96,19 @@ CLAIMS = [Claim(*row) for row in (
 
 def arm(base, seed, stage, given):
     """The metrics of a stage, with the settings given for it and for those between it and the
-    parent checkpoint of the run `base`."""
+    parent checkpoint of the run `base`. A name says all settings: one of others is another arm."""
     names, before = list(STAGES), base
-    settings = {"parent": base.read_json("report.json")["parent"]}  # so that no other one's counts
+    settings = {"parent": base.read_json("report.json")["parent"]}  # a retrained one: other arms
     for name in names[names.index("parent") + 1:names.index(stage) + 1]:
         settings[name] = settings_of(name, given)
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         run = Run(base.path / f"{name}-{seed}-{key}", base.device)
         run.config, run.seed = base.config, seed
         run.create()
+        rows = before.read_json("report.json")
+        if name not in run.read_json("report.json"):
+            run.write_json("report.json", {earlier: rows[earlier] for earlier in
+                                           names[:names.index(name)] if earlier in rows})
         for path in before.path.iterdir():
             if (path.is_file() and path.name not in OWN and not path.name.endswith(".part.pt")
                     and not run.file(path.name).exists()):
@@ -135,13 +139,13 @@ def judge(claim, treated, controls):
 def run_claims(arguments):
     base = Run(arguments.run, choose_device(arguments.device))
     begun = base.read_json("run.json")
-    if not base.checkpoint("parent").exists():
+    if "parent" not in base.read_json("report.json") or not base.checkpoint("parent").exists():
         raise UserError(f"{base.path} holds no parent: python train.py --out {base.path} --stages "
                         "data,tokenizer,parent trains one")
     base.config = Config(**{name.removeprefix("model."): value for name, value in begun.items()
                             if name.startswith("model.")})
-    if not 1 <= arguments.seeds:
-        raise UserError(f"--seeds {arguments.seeds}: it takes one or more")
+    if arguments.seeds < 2:
+        raise UserError(f"--seeds {arguments.seeds}: an interval takes two or more")
     rows, claims = [], [claim for claim in CLAIMS if arguments.only in claim.text]
     if not claims:
         raise UserError(f"--only {arguments.only}: no claim holds this text")

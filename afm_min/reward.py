@@ -89,8 +89,8 @@ def grade_loss(logits, grades):
     return F.cross_entropy(logits.transpose(1, 2), grades, reduction="none").sum(1)
 
 
-def reward_loss(model, batch, labels="soft", grades=0.25):
-    """L_rank + grades * L_regu + LANGUAGE * the cross-entropy of what was found true.
+def reward_loss(model, batch, labels="soft", grade_weight=0.25):
+    """L_rank + grade_weight * L_regu + LANGUAGE * the cross-entropy of what was found true.
 
     Of B pairs, the chosen response first: ids and weight (B, 2, T), level (B,), grades (B, 2, 4).
     labels: soft, hard (p = 1), or margin."""
@@ -104,15 +104,14 @@ def reward_loss(model, batch, labels="soft", grades=0.25):
         target = torch.tensor(TARGETS, device=level.device)[level]
         ranked = preference_loss(chosen, rejected, target if labels == "soft" else 1.0)
     true = graded[:, TRUTH] == 2
-    loss = ranked.sum() + grades * grade_loss(logits, graded).sum()
+    loss = ranked.sum() + grade_weight * grade_loss(logits, graded).sum()
     loss = loss - LANGUAGE * logp[true].sum()
     return {"loss": loss, "ordered": (chosen > rejected).sum(), "count": len(level)}
 
 
 def perceived(grades, rng, noise):
     """Grades, as given by somebody who with the chance `noise` gives any grade at all."""
-    return {name: rng.randint(0, 2) if rng.random() < noise else grade
-            for name, grade in grades.items()}
+    return {name: rng.randint(0, 2) if rng.random() < noise else grades[name] for name in GRADES}
 
 
 def preferred(first, second):
@@ -222,37 +221,39 @@ def read_pairs(run, number):
     return pairs
 
 
-def reward(number, run, *, steps=400, batch=32, lr=0.002, labels="soft", grades=0.25, language=16,
-           held_out=200):
+def reward(number, run, *, steps=400, batch=32, lr=0.002, labels="soft", grade_weight=0.25,
+           examples=16, held_out=200):
     """The reward model of a round, from the one before or the first policy, and the preferences of
     all rounds so far.
 
-    language: examples for fine-tuning in each batch, from which the language model learns, too:
-    taught what was chosen alone, it forgets what is seldom compared. held_out: new prompts of each
-    family, to which 8 responses are compared without noise."""
+    examples: those for fine-tuning in each batch, from which the language model learns, too: taught
+    what was chosen alone, it forgets what is seldom compared. held_out: new prompts of each family,
+    to which 8 responses or a few more are compared without noise. (Pairs of one prompt are alike,
+    so that the intervals are rather narrow.)"""
     stage, tokenizer = f"reward{number}", Tokenizer.load(run.file("tokenizer.json"))
     models = [load_model(run, name) for name in members(number)]
+    seed_step(run.seed, f"{stage} heads", 0)
     judge = (start(models[-1]) if number == 1
              else load_model(run, f"reward{number - 1}", RewardModel))
     pairs = [pair for n in range(1, number + 1) for pair in read_pairs(run, n)]
     sources = chat.read_examples(run, tokenizer, judge.config.context, "demonstrations",
                                  "synthetic")
-    shown = chat.batches(sources, dict.fromkeys(sources, 1.0), language)
+    shown = chat.batches(sources, dict.fromkeys(sources, 1.0), examples)
 
     def draw(step):
         drawn = collate([pairs[i] for i in torch.randint(len(pairs), (batch,)).tolist()])
         return drawn | {f"shown {name}": x for name, x in shown(step).items()}
 
     def loss(model, batch):
-        sums = reward_loss(model, batch, labels, grades)
+        sums = reward_loss(model, batch, labels, grade_weight)
         said = {name: batch[f"shown {name}"] for name in ("ids", "weight", "begin")}
         return sums | {"loss": sums["loss"] + LANGUAGE * chat.response_loss(model, said)["loss"]}
     fit(judge, draw, loss, steps=steps, lr=lr, schedule=linear(steps, 20), run=run, stage=stage)
     save_model(run, stage, judge)
     families = chat.toy_world(run)
     seed_step(run.seed, f"{stage} held out", 0)
-    problems = [(family, tasks.draw(family, "validation", f"held out {i}"))
-                for family in (families | tasks.EVOLVED).values() for i in range(held_out)]
+    problems = [(family, problem) for family in (families | tasks.EVOLVED).values()
+                for problem in tasks.problems(family, "validation", held_out)]
     results = judged(judge, compare(models, tokenizer, problems, 8, random.Random(0), noise=0.0))
     rows = [evaluate.row(f"reward: {name}", some) for name, some in results.items()]
     return {"mean %": sum(row[1] for row in rows) / max(1, len(rows)),

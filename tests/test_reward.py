@@ -121,9 +121,9 @@ def test_reward_loss_counts_language_of_what_was_found_true_only(judge):
         expected = (preference_loss(rewards[0], rewards[1], 0.95) + preference_loss(rewards[2], rewards[3], 0.65)
                     + 0.5 * grade_loss(logits, batch["grades"].view(4, 4)).sum()
                     - reward.LANGUAGE * logp[0])
-        got = reward.reward_loss(judge, batch, grades=0.5)
-        hard = reward.reward_loss(judge, batch, labels="hard", grades=0.5)["loss"]
-        margin = reward.reward_loss(judge, batch, labels="margin", grades=0.5)["loss"]
+        got = reward.reward_loss(judge, batch, grade_weight=0.5)
+        hard = reward.reward_loss(judge, batch, labels="hard", grade_weight=0.5)["loss"]
+        margin = reward.reward_loss(judge, batch, labels="margin", grade_weight=0.5)["loss"]
     assert got["count"] == 2 and got["loss"].item() == pytest.approx(expected.item(), abs=1e-5)
     soft = preference_loss(rewards[0], rewards[1], 0.95) + preference_loss(rewards[2], rewards[3], 0.65)
     for loss, ranked in ((hard, preference_loss(rewards[::2], rewards[1::2], 1.0)),
