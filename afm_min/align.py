@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from afm_min import chat, evaluate, reward, tasks
 from afm_min.fit import fit, linear, seed_step
 from afm_min.model import load_model, save_model
+from afm_min.run import UserError
 from afm_min.tokenizer import END, Tokenizer
 
 
@@ -71,8 +72,9 @@ BASELINES = {"leave one out": leave_one_out, "mean": lambda rewards: rewards - r
              "none": lambda rewards: rewards}
 
 
-def right(run, model, count):
-    """How much of each family's validation problems a model gets right, and of all mathematics."""
+def validate(run, model, count):
+    """Percent of each family's validation problems that a model gets right, and of all mathematics
+    together, evolved or not."""
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     shares = evaluate.validation(model, tokenizer, chat.toy_world(run) | tasks.EVOLVED, count)
     math = [share for name, share in shares.items() if name.startswith("math")]
@@ -81,26 +83,24 @@ def right(run, model, count):
 
 def finish(run, stage, model, count):
     save_model(run, stage, model)
-    return right(run, model, count)
+    return validate(run, model, count)
 
 
-def checked(tokenizer, asked, said):
-    """1.0 or 0.0, of each response (ids) whether it is right, by the checker of its problem."""
-    end, truth = tokenizer.special(END), []
-    for (family, problem), ids in zip(asked, said):
-        text = tokenizer.decode(ids[:-1] if ids[-1:] == [end] else ids)
-        truth.append(float(family.check(problem, text)))
-    return torch.tensor(truth)
+def correctness(tokenizer, asked, said):
+    """Of each response (ids) to a pair (family, problem), 1.0 if its checker finds it right,
+    and 0.0 if not: (N,)."""
+    return torch.tensor([float(family.check(problem, evaluate.text_of(tokenizer, ids)))
+                         for (family, problem), ids in zip(asked, said)])
 
 
-def first_ranked(run, stages, judge, prompts, samples):
-    """Of each prompt the pair (ids, weights) of the response that the reward model ranks first, of
-    all that the models of these stages give, `samples` each; the chance that it is true, as the
-    reward model sees it, (N,); and the number of the stage that it is of, (N,)."""
-    end = Tokenizer.load(run.file("tokenizer.json")).special(END)
+def first_ranked(run, stages, judge, prompts, samples, end):
+    """The models of these stages answer each of N prompts, `samples` times each. Returns of all
+    responses to a prompt the one that the reward model ranks first: N pairs (ids, weights), the
+    chance that it is true, as the reward model sees it, (N,), and which stage it is of, (N,)."""
     copies, given = [prompt for prompt in prompts for _ in range(samples)], []
     for stage in stages:
-        said = evaluate.replies(load_model(run, stage), copies, end, reward.MOST, temperature=1.0)
+        said = evaluate.replies(load_model(run, stage), copies, end, reward.LONGEST,
+                                temperature=1.0)
         given.append([chat.answered(*pair) for pair in zip(copies, said)])
     scores = torch.stack([reward.scores(judge, some).view(len(prompts), samples, 2)
                           for some in given], 1).flatten(1, 2)  # (N, stages * samples, 2)
@@ -125,8 +125,9 @@ def imitate(run, stage, start, stages, number, prompts, samples, steps, batch, l
                            random.Random(f"{run.seed} {stage}"))
     asked = [tokenizer.encode_chat(problem.messages(), reply=True) for _, problem in problems]
     judge = load_model(run, f"reward{number}", reward.RewardModel)
-    ranked, true, whose = first_ranked(run, stages, judge, asked, samples)
-    truth = checked(tokenizer, problems, [ids[weight > 0].tolist() for ids, weight in ranked])
+    ranked, true, whose = first_ranked(run, stages, judge, asked, samples,
+                                       tokenizer.special(END))
+    truth = correctness(tokenizer, problems, [ids[weight > 0].tolist() for ids, weight in ranked])
     chosen = believed(ranked, true.tolist())
     model = load_model(run, start)
     fit(model, chat.batches({"chosen": chosen}, {"chosen": 1.0}, batch), chat.response_loss,
@@ -134,7 +135,7 @@ def imitate(run, stage, start, stages, number, prompts, samples, steps, batch, l
     shares = (whose.bincount(minlength=len(stages)) / len(whose)).tolist()
     return finish(run, stage, model, count) | {
         "examples": len(chosen), "first ranked true %": 100 * truth.mean().item()} | {
-        f"{name} chosen %": 100 * share for name, share in zip(stages, shares)}
+        f"{name} ranked first %": 100 * share for name, share in zip(stages, shares)}
 
 
 def rs(number, run, *, prompts=2000, samples=8, steps=100, batch=24, lr=0.001, count=100):
@@ -144,15 +145,14 @@ def rs(number, run, *, prompts=2000, samples=8, steps=100, batch=24, lr=0.001, c
                    count)
 
 
-def prefer(run, stage, start, number, loss, beta, steps, batch, lr, count):
+def prefer(run, method, number, loss, beta, steps, batch, lr, count):
     """What DPO and IPO share: pairs of this round, the model they start from as reference."""
-    model, pairs = load_model(run, start), reward.read_pairs(run, number)
+    stage, pairs = f"{method}{number}", reward.read_pairs(run, number)
+    model = load_model(run, reward.members(number)[-1])
 
     def logp(ids, weight):
         return response_logp(model, ids, weight)
-    sides = [chat.answered(pair["prompt"], pair[side]) for pair in pairs
-             for side in ("chosen", "rejected")]
-    reference = chat.of_each(logp, sides, model.embedding.device, rows=256).view(-1, 2)
+    reference = chat.of_each(logp, reward.sides(pairs), model.embedding.device, 256).view(-1, 2)
 
     def draw(_):
         drawn = torch.randint(len(pairs), (batch,))
@@ -164,42 +164,40 @@ def prefer(run, stage, start, number, loss, beta, steps, batch, lr, count):
         losses = loss(chosen, rejected, *batch["reference"].T, beta)
         return {"loss": losses.sum(), "count": len(losses)}
     fit(model, draw, pair_loss, steps=steps, lr=lr, schedule=linear(steps, 20), run=run,
-        stage=stage)
+        stage=stage, unit="pairs")
     return finish(run, stage, model, count)
 
 
 def dpo(number, run, *, beta=0.5, steps=80, batch=32, lr=0.0003, count=100):
     """Direct preference optimization, on the pairs that annotators compared in this round."""
-    return prefer(run, f"dpo{number}", reward.members(number)[-1], number, dpo_loss, beta, steps,
-                  batch, lr, count)
+    return prefer(run, "dpo", number, dpo_loss, beta, steps, batch, lr, count)
 
 
 def ipo(number, run, *, beta=0.1, steps=80, batch=32, lr=0.0003, count=100):
     """Identity preference optimization, on the same pairs.
 
-    As (beta h - 1/2)^2, which is beta^2 of the loss and has the same minimum: unscaled, gradients
-    have a norm of 200, and the optimizer skips each step."""
+    As (beta h - 1/2)^2, which is beta^2 times the loss and has the same minimum: unscaled,
+    gradients have a norm of 200, and the optimizer skips each step."""
     def scaled(*logps_and_beta):
         return beta ** 2 * ipo_loss(*logps_and_beta)
-    return prefer(run, f"ipo{number}", reward.members(number)[-1], number, scaled, beta, steps,
-                  batch, lr, count)
+    return prefer(run, "ipo", number, scaled, beta, steps, batch, lr, count)
 
 
 def rollouts(model, reference, tokenizer, problems, samples, judge=None):
     """`samples` responses to each problem, drawn from exactly the distribution that is scored: at
-    temperature 1, of all tokens. A batch for `fit`, a row each, shorter ones first: ids, weight,
-    log-probabilities of the model and the reference, reward (the checker's, if there is no judge),
-    truth, and the problem's number."""
+    temperature 1, of all tokens. A batch of N = problems * samples rows, those of a problem next to
+    each other: ids and weight (N, T); log-probabilities by the model and the reference, the reward
+    (the checker's, if there is no judge) and the truth, all (N,)."""
     device = model.embedding.device
     asked = [pair for pair in problems for _ in range(samples)]
     prompts = [tokenizer.encode_chat(problem.messages(), reply=True) for _, problem in asked]
-    said = evaluate.replies(model, prompts, tokenizer.special(END), reward.MOST, temperature=1.0)
+    said = evaluate.replies(model, prompts, tokenizer.special(END), reward.LONGEST, temperature=1.0)
     given = [chat.answered(*pair) for pair in zip(prompts, said)]
 
     def logp(model):
         return chat.of_each(lambda ids, weight: response_logp(model, ids, weight), given, device)
     batch = chat.pad(given) | {"old_logp": logp(model), "ref_logp": logp(reference),
-                               "truth": checked(tokenizer, asked, said)}
+                               "truth": correctness(tokenizer, asked, said)}
     return batch | {"reward": reward.scores(judge, given)[:, 0] if judge
                     else batch["truth"]}
 
@@ -223,13 +221,13 @@ def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4
     judge = (load_model(run, f"reward{number}", reward.RewardModel) if rewarded == "model"
              else None)
     inner, held = passes * parts, {}
+    if baseline == "leave one out" and samples < 2:
+        raise UserError(f"{stage}.samples={samples}: to leave one out takes two or more")
 
-    def sample(step):
+    def sample(iteration):
         problems = tasks.asked(families | tasks.EVOLVED, reward.PROMPTS, prompts,
-                               random.Random(f"{run.seed} {stage} {step}"))
-        model.eval()
+                               random.Random(f"{run.seed} {stage} {iteration}"))
         batch = rollouts(model, reference, tokenizer, problems, samples, judge)
-        model.train()
         R = regularized(batch["reward"], batch["old_logp"], batch["ref_logp"], beta)
         batch["advantage"] = BASELINES[baseline](R.view(prompts, samples)).flatten()
         order = batch["weight"].cumsum(1).argmax(1).argsort()  # by where they end
@@ -243,21 +241,21 @@ def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4
     def policy_loss(model, batch):
         logp = response_logp(model, batch["ids"], batch["weight"])
         losses = LOSSES[loss](logp, batch["old_logp"], batch["advantage"], gamma)
-        curve = {"reward": batch["reward"], "truth %": 100 * batch["truth"],
-                 "KL": batch["old_logp"] - batch["ref_logp"], "entropy": -batch["old_logp"],
-                 "length": batch["weight"].sum(1)}
+        watched = {"reward": batch["reward"], "truth %": 100 * batch["truth"],
+                   "KL": batch["old_logp"] - batch["ref_logp"], "entropy": -batch["old_logp"],
+                   "length": batch["weight"].sum(1)}
         return {"loss": losses.sum(), "count": len(losses)} | {
-            name: x.sum() for name, x in curve.items()}
+            name: x.sum() for name, x in watched.items()}
     fit(model, draw, policy_loss, steps=iterations * inner, lr=lr,
         schedule=linear(iterations * inner, 10), micro_batch=64, save_every=inner, run=run,
-        stage=stage)
+        stage=stage, unit="responses")
     rows = [row for row in run.logged() if row["stage"] == stage]
     return finish(run, stage, model, count) | {f"curve, round {number}": curve(rows)}
 
 
 def curve(rows, points=10):
-    """Means of the training steps' logged figures over as many parts of them, and a mark where the
-    reward is higher than ever before, and truth is not."""
+    """Means of the training steps' logged figures, over about `points` parts of the training, and a
+    mark where the reward is higher than in all parts before, and truth is not."""
     table, size = [], max(1, len(rows) // points)
     for some in (rows[i:i + size] for i in range(0, len(rows), size)):
         means = [sum(row[name] for row in some) / len(some)
@@ -279,7 +277,8 @@ def committee(number, run, *, prompts=2000, samples=2, only="", steps=100, batch
                       samples, steps, batch, lr, count)
     report = run.read_json("report.json")
     means = {name: report[name]["metrics"]["mean %"] for name in trained}
-    means |= {start: right(run, load_model(run, start), count)["mean %"], stage: metrics["mean %"]}
+    means[start] = validate(run, load_model(run, start), count)["mean %"]
+    means[stage] = metrics["mean %"]
     best = max(means, key=means.get)
     if best != stage:
         save_model(run, stage, load_model(run, best))

@@ -23,7 +23,7 @@ from afm_min.run import Run, UserError, choose_device, run_command, write_text
 from afm_min.stages import STAGES, carry_out, settings_of
 
 # The control is of the same stage, if no other is named.
-Claim = collections.namedtuple("Claim", "text stage metric treatment control other",
+Claim = collections.namedtuple("Claim", "text stage metric treatment control control_stage",
                                defaults=[None])
 LEARNED, LARGEST, RANDOM = ({"prune.method": name} for name in ("learned", "magnitude", "random"))
 SCRATCH, PRUNED = {"core.start": "scratch"}, {"core.start": "prune"}
@@ -35,7 +35,7 @@ RATES = (0.0003, 0.0007, 0.0015)
 OWN = {"metrics.jsonl", "report.json", "report.md", "run.json", "claims.md"}  # of each run
 
 
-def checked(rate):
+def mdloo_at(rate):
     """MDLOO at this rate, in the run's usual number of iterations, with the checker as reward."""
     return {"mdloo1.lr": rate, "mdloo1.rewarded": "checker"}
 
@@ -64,8 +64,8 @@ CLAIMS = [Claim(*row) for row in (
         ("... and helps text of the old length", "bits/byte", UNTRAINED | OLD_ROPE))),
     *((f"synthetic data helps mathematics {kind}", "sft", f"math {kind} %", USUAL,
        {"sft.synthetic": False}) for kind in tasks.KINDS),
-    *((f"{claim}, when of a tenth of grades any is given" if noise == 0.1 else
-       f"... when of {noise:.0%} is", "reward1", "all pairs %", {"preferences1.noise": noise},
+    *((f"{claim}, with {noise:.0%} of grades random" if noise == 0.1 else
+       f"... with {noise:.0%} of them", "reward1", "all pairs %", {"preferences1.noise": noise},
        {"preferences1.noise": noise} | control)
       for claim, control in (
           ("soft labels judge pairs better than hard ones", {"reward1.labels": "hard"}),
@@ -74,8 +74,8 @@ CLAIMS = [Claim(*row) for row in (
     ("MDLOO with the checker helps mathematics", "mdloo1", "all math %",
      LONG | {"mdloo1.rewarded": "checker"}, IDLE),
     ("MDLOO with the reward model helps mathematics", "mdloo1", "all math %", LONG, IDLE),
-    *((f"MDLOO beats {other}, at {rate:g}", "mdloo1", "all math %", checked(rate),
-       checked(rate) | control) for rate in RATES for other, control in (
+    *((f"MDLOO beats {other}, at {rate:g}", "mdloo1", "all math %", mdloo_at(rate),
+       mdloo_at(rate) | control) for rate in RATES for other, control in (
            ("PPO's clip", {"mdloo1.loss": "ppo", "mdloo1.gamma": 0.2}),
            ("REINFORCE with a mean baseline",
             {"mdloo1.loss": "reinforce", "mdloo1.baseline": "mean"}))),
@@ -124,7 +124,7 @@ def interval(differences, level=0.95, draws=10_000):
     return tuple(numpy.quantile(means, [(1 - level) / 2, (1 + level) / 2]).tolist())
 
 
-def judge(claim, treated, controls):
+def verdict(claim, treated, controls):
     """A row of the table, from the metric of each seed."""
     differences = [a - b for a, b in zip(treated, controls)]
     low, high = interval(differences)
@@ -150,11 +150,11 @@ def run_claims(arguments):
     if not claims:
         raise UserError(f"--only {arguments.only}: no claim holds this text")
     for claim in claims:
+        sides = ((claim.stage, claim.treatment),
+                 (claim.control_stage or claim.stage, claim.control))
         treated, controls = ([arm(base, seed, stage, begun["set"] | given)[claim.metric]
-                              for seed in range(arguments.seeds)]
-                             for stage, given in ((claim.stage, claim.treatment),
-                                                  (claim.other or claim.stage, claim.control)))
-        rows.append(judge(claim, treated, controls))
+                              for seed in range(arguments.seeds)] for stage, given in sides)
+        rows.append(verdict(claim, treated, controls))
         head = ["claim", "after", "metric", "treatment", "control", "difference", "95% interval",
                 "shown"]
         write_text(base.file("claims.md"), f"{arguments.seeds} seeds.\n\n{table(head, rows)}")

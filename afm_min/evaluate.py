@@ -28,12 +28,16 @@ def replies(model, prompts, end, most=64, rows=512, temperature=0.0):
     return found
 
 
+def text_of(tokenizer, ids):
+    """What the ids of a response say, without the token that ends it."""
+    return tokenizer.decode(ids[:-1] if ids[-1:] == [tokenizer.special(END)] else ids)
+
+
 def respond(model, tokenizer, conversations, most=64, temperature=0.0):
     """What a model says next in each of a list of conversations."""
     prompts = [tokenizer.encode_chat(messages, reply=True) for messages in conversations]
-    end = tokenizer.special(END)
-    return [tokenizer.decode(ids[:-1] if ids[-1:] == [end] else ids)
-            for ids in replies(model, prompts, end, most, temperature=temperature)]
+    said = replies(model, prompts, tokenizer.special(END), most, temperature=temperature)
+    return [text_of(tokenizer, ids) for ids in said]
 
 
 def wilson(right, count, z=1.96):

@@ -70,21 +70,22 @@ def cosine(steps, warmup=0, floor=0.0):
 
 
 def linear(steps, warmup):
-    """Schedule: 1/warmup, 2/warmup, ... 1, then down a line that would be 0 one step too late."""
+    """Schedule: down a line from 1 that would be 0 one step too late, times 1/warmup, 2/warmup, ...
+    in the first steps."""
     return lambda step: min((step + 1) / warmup, 1.0) * (1 - step / steps)
 
 
 class Progress:
     """The line that tells how far a stage is: redrawn on a terminal, every 5 seconds in a log."""
 
-    def __init__(self, stage, steps):
-        self.stage, self.steps, self.loss = stage, steps, None
+    def __init__(self, stage, steps, unit):
+        self.stage, self.steps, self.unit, self.loss = stage, steps, unit, None
         self.begun = self.shown = time.perf_counter()
-        self.done = self.tokens = 0  # since begun
+        self.done = self.count = 0  # since begun
         self.live = sys.stdout.isatty()
 
-    def update(self, step, loss, tokens):
-        self.done, self.tokens = self.done + 1, self.tokens + tokens
+    def update(self, step, loss, count):
+        self.done, self.count = self.done + 1, self.count + count
         self.loss = loss if self.loss is None else 0.9 * self.loss + 0.1 * loss
         now, last = time.perf_counter(), step == self.steps
         if now - self.shown < (0.1 if self.live else 5) and not last:
@@ -92,7 +93,7 @@ class Progress:
         self.shown, seconds = now, now - self.begun
         left = round(seconds / self.done * (self.steps - step))
         line = (f"{self.stage:10} step {step:5}/{self.steps}  loss {self.loss:.3f}  "
-                f"{self.tokens / seconds:7,.0f} tokens/s  {left // 60}:{left % 60:02} left")
+                f"{self.count / seconds:7,.0f} {self.unit}/s  {left // 60}:{left % 60:02} left")
         if self.live:
             print(f"\r{line:79}", end="\n" if last else "", flush=True)
         else:
@@ -125,11 +126,11 @@ def backward(model, batch, loss, micro_batch=None):
 
 
 def fit(model, batches, loss, *, steps, lr, schedule=lambda step: 1.0, decay=0.0,
-        micro_batch=None, run=None, stage="fit", save_every=50, quiet=False):
+        micro_batch=None, run=None, stage="fit", save_every=50, quiet=False, unit="tokens"):
     """Train: seed, batch, gradient, update, log, save, in this order, `steps` times.
 
     batches: step -> dict of tensors with a row per example; rollouts of `model` itself in RL.
-    loss: see `backward`. schedule: step -> factor of the learning rate.
+    loss: see `backward`; unit: of its count. schedule: step -> factor of the learning rate.
     With a run, the state is saved every `save_every` steps, and training goes on from what is
     saved: a run that was killed ends with the very weights of one that was not."""
     optimizer, step = AdaStar(parameter_groups(model), lr, decay), 0
@@ -137,7 +138,7 @@ def fit(model, batches, loss, *, steps, lr, schedule=lambda step: 1.0, decay=0.0
     if run:
         step = restore(run, stage, model, optimizer) if run.partial(stage).exists() else 0
         run.forget(stage, after=step)
-    progress, skipped = Progress(stage, steps), 0
+    progress, skipped = Progress(stage, steps, unit), 0
     model.train()
     while step < steps:
         seed_step(run.seed if run else 0, stage, step)
@@ -150,9 +151,9 @@ def fit(model, batches, loss, *, steps, lr, schedule=lambda step: 1.0, decay=0.0
         norm = optimizer.step(factor)
         skipped = 0 if norm < optimizer.SKIP_NORM else skipped + 1
         if skipped == 20:
-            raise UserError(f"{stage}: 20 steps in a row were skipped, as their gradients had norms "
-                            f"of {optimizer.SKIP_NORM:g} or more, lastly {norm:.0f}: it learns "
-                            "nothing; scale its loss down")
+            raise UserError(f"{stage}: 20 steps in a row were skipped, as their gradients had "
+                            f"norms of {optimizer.SKIP_NORM:g} or more, lastly {norm:.0f}: it "
+                            "learns nothing; scale its loss down")
         step += 1
         if not quiet:
             progress.update(step, metrics["loss"], metrics["count"])

@@ -8,8 +8,9 @@ Added here is one input of the heads: how likely the language model finds the wh
 Whether a step of arithmetic is right shows when the token that was said is compared with the one
 that was to be expected. A large model has layers left for that comparison; one of two layers needs
 both to expect anything, and heads on its last state alone judge 58% of held-out pairs right. The
-likelihood of the response is that comparison. So the reward is mostly as good as the language model
-is at the task, and training goes on teaching it the responses that were found true.
+likelihood of the response is that comparison. So the ranking loss reaches the layers below through
+the likelihood alone; the reward is mostly as good as the language model is at the task; and
+training goes on teaching it the responses that were found true.
 """
 import itertools
 import json
@@ -30,7 +31,7 @@ TRUTH = list(GRADES).index("truth")
 # The chance that the chosen response is better, from negligibly to significantly better.
 TARGETS = (0.65, 0.75, 0.85, 0.95)
 LANGUAGE = 0.1  # the weight of a token's cross-entropy beside a pair's loss
-MOST = 48  # tokens of a response
+LONGEST = 48  # tokens of a response
 MOST_PAIRS = 6  # of the responses to one prompt
 # Shares of the prompts. Most are of mathematics, where responses differ in quality.
 PROMPTS = {"math": 1.5, "math rephrased": 3, "math reversed": 3, "math deeper": 3,
@@ -57,10 +58,10 @@ class RewardModel(AFM):
         logp = chat.log_likelihood(self, states[:, :-1], ids, weight)
         last = (weight * torch.arange(ids.shape[1], device=ids.device)).argmax(1)
         last = states[torch.arange(len(ids), device=ids.device), last].float()  # (B, C)
-        # Bounded, or growing slowly: soft labels want rewards a few units apart, and of logp itself
-        # the heads spend their training on taking back what is too much.
+        # Bounded, or growing slowly: soft labels want rewards a few units apart. Given logp itself,
+        # the heads spent their training on undoing its scale.
         told = torch.stack((2 * (logp / 2).exp(), -(1 - logp / 2).log()), 1)
-        known = torch.cat((last.detach(), told), 1)  # ranking moves the trunk by likelihood alone
+        known = torch.cat((last.detach(), told), 1)
         grades = torch.stack([head(known) for head in self.grades], 1)
         return self.reward(known)[:, 0], grades, logp
 
@@ -110,7 +111,7 @@ def reward_loss(model, batch, labels="soft", grade_weight=0.25):
 
 
 def perceived(grades, rng, noise):
-    """Grades, as given by somebody who with the chance `noise` gives any grade at all."""
+    """Grades, as given by somebody who with the chance `noise` gives a random one."""
     return {name: rng.randint(0, 2) if rng.random() < noise else grades[name] for name in GRADES}
 
 
@@ -146,15 +147,14 @@ def compare(models, tokenizer, problems, samples, rng, noise):
     end, each = tokenizer.special(END), -(-samples // len(models))
     prompts = [tokenizer.encode_chat(problem.messages(), reply=True) for _, problem in problems]
     copies = [prompt for prompt in prompts for _ in range(each)]
-    said = [evaluate.replies(model, copies, end, MOST, temperature=1.0) for model in models]
+    said = [evaluate.replies(model, copies, end, LONGEST, temperature=1.0) for model in models]
     pairs = []
     for i, ((family, problem), prompt) in enumerate(zip(problems, prompts)):
-        different = dict.fromkeys(tuple(ids) for some in said for ids in some[each * i:][:each])
+        different = {tuple(ids): ids for some in said for ids in some[each * i:][:each]}
         graded = []  # response, its grades as they are and as they were perceived
-        for ids in different:
-            text = tokenizer.decode(ids[:-1] if ids[-1:] == (end,) else ids)
-            grades = family.grades(problem, text)
-            graded.append((list(ids), grades, perceived(grades, rng, noise)))
+        for ids in different.values():
+            grades = family.grades(problem, evaluate.text_of(tokenizer, ids))
+            graded.append((ids, grades, perceived(grades, rng, noise)))
         compared = list(itertools.combinations(graded, 2))
         for pair in rng.sample(compared, min(len(compared), MOST_PAIRS)):
             first, level = preferred(pair[0][2], pair[1][2])
@@ -169,20 +169,22 @@ def compare(models, tokenizer, problems, samples, rng, noise):
     return pairs
 
 
+def sides(pairs):
+    """Of N pairs from `compare` all 2N conversations: of each the chosen one, then the rejected."""
+    return [chat.answered(pair["prompt"], pair[side]) for pair in pairs
+            for side in ("chosen", "rejected")]
+
+
 def collate(pairs):
     """What reward_loss wants of pairs from `compare`."""
-    sides = [chat.answered(pair["prompt"], pair[side]) for pair in pairs
-             for side in ("chosen", "rejected")]
-    batch = {name: x.view(len(pairs), 2, -1) for name, x in chat.pad(sides).items()}
+    batch = {name: x.view(len(pairs), 2, -1) for name, x in chat.pad(sides(pairs)).items()}
     return batch | {"level": torch.tensor([pair["level"] for pair in pairs]),
                     "grades": torch.tensor([pair["grades"] for pair in pairs])}
 
 
 def judged(judge, pairs):
     """Family -> of each of its pairs, whether the reward model finds the better response better."""
-    sides = [chat.answered(pair["prompt"], pair[side]) for pair in pairs
-             for side in ("chosen", "rejected")]
-    margins = scores(judge, sides)[:, 0].view(-1, 2) @ torch.tensor([1.0, -1.0])
+    margins = scores(judge, sides(pairs))[:, 0].view(-1, 2) @ torch.tensor([1.0, -1.0])
     results = {}
     for pair, margin in zip(pairs, margins.tolist()):
         results.setdefault(pair["family"], []).append((margin > 0) == pair["right"])
@@ -197,7 +199,7 @@ def members(number):
 
 
 def preferences(number, run, *, prompts=4000, samples=4, noise=0.1):
-    """What annotators prefer of the committee's responses. noise: how often a grade is any."""
+    """What annotators prefer of the committee's responses. noise: how often a grade is random."""
     tokenizer, families = Tokenizer.load(run.file("tokenizer.json")), chat.toy_world(run)
     models = [load_model(run, stage) for stage in members(number)]
     stage = f"preferences{number}"
@@ -248,7 +250,8 @@ def reward(number, run, *, steps=400, batch=32, lr=0.002, labels="soft", grade_w
         sums = reward_loss(model, batch, labels, grade_weight)
         said = {name: batch[f"shown {name}"] for name in ("ids", "weight", "begin")}
         return sums | {"loss": sums["loss"] + LANGUAGE * chat.response_loss(model, said)["loss"]}
-    fit(judge, draw, loss, steps=steps, lr=lr, schedule=linear(steps, 20), run=run, stage=stage)
+    fit(judge, draw, loss, steps=steps, lr=lr, schedule=linear(steps, 20), run=run, stage=stage,
+        unit="pairs")
     save_model(run, stage, judge)
     families = chat.toy_world(run)
     seed_step(run.seed, f"{stage} held out", 0)
@@ -258,5 +261,5 @@ def reward(number, run, *, steps=400, batch=32, lr=0.002, labels="soft", grade_w
     rows = [evaluate.row(f"reward: {name}", some) for name, some in results.items()]
     return {"mean %": sum(row[1] for row in rows) / max(1, len(rows)),
             "all pairs %": evaluate.row("", sum(results.values(), []))[1],
-            "math %": evaluate.row("", results.get("math", []))[1],
+            "all math %": evaluate.row("", results.get("math", []))[1],
             f"pairs judged right, round {number}": rows}

@@ -1,10 +1,11 @@
 """Every loss of alignment and its gradient, from log-probabilities chosen by hand."""
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from afm_min import align, chat
+from afm_min import align, chat, reward
 from afm_min.align import (dpo_loss, ipo_loss, leave_one_out, mdpo_loss, ppo_loss, regularized,
                            response_logp)
 from afm_min.fit import backward
@@ -201,17 +202,11 @@ def test_of_each_prompt_the_response_ranked_first_whoever_gave_it(monkeypatch):
     given = {"a": [[11], [12], [13], [14]], "b": [[21], [22], [23], [24]]}
     rewards = {11: 1, 12: 2, 13: 9, 14: 3, 21: 0, 22: 5, 23: 4, 24: 4}
 
-    class Tokenizer:
-        load, special = classmethod(lambda cls, _: cls()), lambda self, _: 0
-    monkeypatch.setattr(align, "Tokenizer", Tokenizer)
     monkeypatch.setattr(align, "load_model", lambda run, stage: stage)
     monkeypatch.setattr(align.evaluate, "replies", lambda stage, prompts, *_, **__: given[stage])
     monkeypatch.setattr(align.reward, "scores", lambda _, pairs: torch.tensor(
         [[float(rewards[ids[-1].item()]), ids[-1].item() / 10] for ids, _ in pairs]))
-
-    class Run:
-        file = staticmethod(lambda name: name)
-    chosen, true, whose = align.first_ranked(Run, ["a", "b"], None, [[1], [2, 2]], 2)
+    chosen, true, whose = align.first_ranked(None, ["a", "b"], None, [[1], [2, 2]], 2, end=0)
     assert [ids.tolist() for ids, _ in chosen] == [[1, 22], [2, 2, 13]]
     assert true.tolist() == pytest.approx([2.2, 1.3]) and whose.tolist() == [1, 0]
 
@@ -225,3 +220,147 @@ def test_steps_share_out_all_rows_of_their_samples():
     rows = {"row": torch.arange(5)}
     assert [align.dealt(rows, step, 2)["row"].tolist() for step in range(4)] == [[0, 2, 4], [1, 3]] * 2
     assert align.dealt(rows, 7, 1)["row"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_what_is_compared_with():
+    # REINFORCE: -log pi A, whatever sampled it. All rewards' mean is 2; no baseline leaves them.
+    assert align.LOSSES["reinforce"](torch.tensor([-2.0]), torch.tensor([-9.0]), torch.tensor([3.0]), 1.0).item() == 6
+    rewards = torch.tensor([[1.0, 2.0], [5.0, 0.0]])
+    assert align.BASELINES["mean"](rewards).tolist() == [[-1, 0], [3, -2]]
+    assert align.BASELINES["none"](rewards).tolist() == rewards.tolist()
+
+
+class Say:
+    """A family that wants the prompt said again, in letters."""
+    name = "say"
+
+    def check(self, problem, text):
+        return text == problem
+
+
+class Letters:
+    """A tokenizer of one letter each; 0 ends."""
+    load = classmethod(lambda cls, _: cls())
+
+    def special(self, _):
+        return 0
+
+    def encode_chat(self, messages, reply):
+        return [ord(c) - 96 for c in messages]
+
+    def decode(self, ids):
+        return "".join(chr(96 + i) for i in ids)
+
+
+def test_truth_is_the_checkers_with_the_end_or_without():
+    asked, said = [(Say(), "ab"), (Say(), "ab"), (Say(), "ab")], [[1, 2, 0], [1, 2], [1, 2, 3]]
+    assert align.correctness(Letters(), asked, said).tolist() == [1, 1, 0]
+
+
+RUN = SimpleNamespace(seed=0, file=lambda name: name, logged=lambda: [])
+
+
+@pytest.fixture
+def stage(monkeypatch):
+    """Stages of a run that hold a tiny model each, and what they would give to `fit`, which trains nothing."""
+    def model(name):
+        torch.manual_seed(len(name))
+        return AFM(TINY)
+    given = {}
+    monkeypatch.setattr(align, "Tokenizer", Letters)
+    monkeypatch.setattr(align, "load_model", lambda run, name, kind=None: model(name))
+    monkeypatch.setattr(align, "finish", lambda run, stage, model, count: {})
+    monkeypatch.setattr(align, "fit", lambda model, batches, loss, **settings: given.update(
+        settings, model=model, batches=batches, loss=loss))
+    monkeypatch.setattr(align.chat, "toy_world", lambda run: {})
+    return given
+
+
+@pytest.mark.parametrize("method, loss", [(align.dpo, math.log(2)), (align.ipo, 0.25)])
+def test_preferences_are_learned_against_the_reference(stage, monkeypatch, method, loss):
+    """At the reference h = 0: log 2 for DPO, and beta^2 (0 - 1 / (2 beta))^2 = 1/4 for IPO. With the reference's
+    chosen side lowered by 1, as if it had been raised since: h = 1, log(1 + e^-beta) and (beta - 1/2)^2."""
+    pairs = [{"prompt": [1, 2], "chosen": [3] * n, "rejected": [4] * (4 - n), "level": 0, "grades": [[2] * 4] * 2}
+             for n in (1, 2, 3)]
+    monkeypatch.setattr(reward, "read_pairs", lambda run, number: pairs)
+    method(1, RUN, beta=0.3, batch=5)
+    batch = stage["batches"](0)
+    with torch.no_grad():
+        assert stage["loss"](stage["model"], batch)["loss"].item() / 5 == pytest.approx(loss, abs=1e-3)
+        batch["reference"] = batch["reference"] - torch.tensor([1.0, 0.0])
+        raised = stage["loss"](stage["model"], batch)
+    expected = math.log(1 + math.exp(-0.3)) if method is align.dpo else 0.04
+    assert raised["loss"].item() / raised["count"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_an_iteration_of_mdloo_deals_out_advantages_of_regularized_rewards(stage, monkeypatch):
+    """Two prompts, two responses each, beta = 0.5. R = r - 0.5 (old - ref): 1 - 0.5 = 0.5 and 0; 3 and 1 - 1 = 0.
+    So leaving one out: 0.5, -0.5; 3, -3. In the order of their ends the rows are 2, 0, 3, 1: by turns 2, 3 and 0, 1."""
+    pairs = [chat.answered([row] * before, [9] * said) for row, before, said in ((10, 1, 2), (11, 1, 4), (12, 1, 1), (13, 3, 1))]
+    rows = chat.pad(pairs) | {"old_logp": torch.tensor([-1.0, -2, -3, -4]), "ref_logp": torch.tensor([-2.0, -2, -3, -6]),
+                              "reward": torch.tensor([1.0, 0, 3, 1]), "truth": torch.tensor([1.0, 0, 1, 0])}
+    monkeypatch.setattr(align, "rollouts", lambda *_: rows)
+    monkeypatch.setattr(align.tasks, "asked", lambda *_: [])
+    align.mdloo(1, RUN, prompts=2, samples=2, beta=0.5, iterations=3)
+    assert stage["steps"] == 12 and stage["save_every"] == 4
+    first, second = stage["batches"](0), stage["batches"](1)
+    assert first["ids"][:, 0].tolist() == [12, 13] and first["advantage"].tolist() == [3, -3]
+    assert second["ids"][:, 0].tolist() == [10, 11] and second["advantage"].tolist() == [0.5, -0.5]
+    with torch.no_grad():
+        told = stage["loss"](stage["model"], second)
+    assert told["count"] == 2 and told["reward"] == 1 and told["truth %"] == 100
+    assert (told["KL"], told["entropy"], told["length"]) == (1, 3, 6)  # (-1 - -2) + 0, 1 + 2, 2 + 4
+    with pytest.raises(ValueError, match="two or more"):
+        align.mdloo(1, RUN, samples=1)
+
+
+def test_rollouts_are_scored_as_they_were_sampled(monkeypatch):
+    torch.manual_seed(0)
+    model, reference = AFM(TINY), AFM(TINY)
+    monkeypatch.setattr(align.reward, "scores", lambda judge, pairs: torch.tensor([[float(len(ids)), 0.5] for ids, _ in pairs]))
+    problems = [(Say(), SimpleNamespace(messages=lambda: "ab")), (Say(), SimpleNamespace(messages=lambda: "c"))]
+    batch = align.rollouts(model, reference, Letters(), problems, 2)
+    assert batch["ids"][:, 0].tolist() == [1, 1, 3, 3] and batch["reward"].tolist() == batch["truth"].tolist()
+    with torch.no_grad():
+        torch.testing.assert_close(batch["old_logp"], response_logp(model, batch["ids"], batch["weight"]), atol=1e-4, rtol=0)
+        torch.testing.assert_close(batch["ref_logp"], response_logp(reference, batch["ids"], batch["weight"]), atol=1e-4, rtol=0)
+    assert (batch["old_logp"] - batch["ref_logp"]).abs().min() > 1e-3
+    ends = (batch["ids"] * batch["weight"] == 0) & (batch["weight"] > 0)  # their last token is the end, if they come to it
+    assert all(n in (0, 1) for n in ends.sum(1).tolist())
+    judged = align.rollouts(model, reference, Letters(), problems, 2, judge=object())
+    assert all(x == int(x) and x >= 2 for x in judged["reward"].tolist())
+
+
+def test_a_committee_hands_on_its_best(monkeypatch):
+    """The best of before, the round's four, or the one that imitates: by the mean of validation problems."""
+    saved = []
+    monkeypatch.setattr(align, "imitate", lambda run, stage, start, stages, *_: {"mean %": 60.0, "asked": stages})
+    monkeypatch.setattr(align, "load_model", lambda run, stage: stage)
+    monkeypatch.setattr(align, "save_model", lambda run, stage, model: saved.append((stage, model)))
+    before = {"sft": 50.0}
+    monkeypatch.setattr(align, "validate", lambda run, model, count: {"mean %": before[model]})
+    means = {"rs1": 55.0, "dpo1": 70.0, "ipo1": 40.0, "mdloo1": 65.0}
+    run = SimpleNamespace(read_json=lambda _: {name: {"metrics": {"mean %": mean}} for name, mean in means.items()})
+    told = align.committee(1, run)
+    assert told["asked"] == ["rs1", "dpo1", "ipo1", "mdloo1", "sft"]
+    assert (told["best"], told["best mean %"], told["before, mean %"], saved) == ("dpo1", 70, 50, [("committee1", "dpo1")])
+    saved.clear()
+    means["dpo1"] = 30.0
+    assert align.committee(1, run, only="mdloo1")["asked"] == ["mdloo1"]
+    assert saved == [("committee1", "mdloo1")]
+    saved.clear()
+    means["mdloo1"] = 59.0
+    assert align.committee(1, run)["best"] == "committee1" and saved == []
+
+
+def test_what_is_imitated_is_what_is_found_true(stage, monkeypatch):
+    """Chances of truth decide, not rewards: of three responses ranked first, those of 0.4, 0.6 and 0.9, two."""
+    ranked = [chat.answered([1], [2 + i, 0]) for i in range(3)]
+    monkeypatch.setattr(align, "first_ranked", lambda *_: (ranked, torch.tensor([0.4, 0.6, 0.9]), torch.tensor([0, 1, 1])))
+    monkeypatch.setattr(align.tasks, "asked", lambda *_: [(Say(), SimpleNamespace(messages=lambda: "a", check=None))] * 3)
+    monkeypatch.setattr(align, "correctness", lambda tokenizer, asked, said: torch.tensor([float(ids == [3, 0]) for ids in said]))
+    told = align.imitate(RUN, "rs1", "sft", ["a", "b"], 1, 3, 2, 1, 4, 0.1, 1)
+    assert told["examples"] == 2 and told["first ranked true %"] == pytest.approx(100 / 3)
+    assert told["a ranked first %"] == pytest.approx(100 / 3) and told["b ranked first %"] == pytest.approx(200 / 3)
+    rows = torch.cat([stage["batches"](step)["ids"].flatten() for step in range(4)])
+    assert set(rows.tolist()) == {0, 1, 3, 4}

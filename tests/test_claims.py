@@ -1,10 +1,14 @@
 """The bootstrap, the verdicts, and one claim from checkpoint to table."""
+import dataclasses
+import json
+
 import numpy
 import pytest
 
 import train
 from afm_min import claims
-from afm_min.claims import CLAIMS, Claim, interval, judge
+from afm_min.claims import CLAIMS, Claim, interval, verdict
+from afm_min.model import PRESETS
 from afm_min.stages import STAGES, settings_of
 from tests.test_commands import TRAIN, call
 
@@ -22,21 +26,38 @@ def test_interval():
 
 def test_verdicts():
     up, down = (Claim("", "core", metric, {}, {}) for metric in ("accuracy %", "bits/byte"))
-    verdict = lambda claim, a, b: judge(claim, a, b)[-1]
-    assert verdict(up, [2.0, 3.0], [1.0, 1.0]) == "yes" and verdict(down, [2.0, 3.0], [1.0, 1.0]) == "the contrary"
-    assert verdict(up, [1.0, 1.0], [2.0, 3.0]) == "the contrary" and verdict(down, [1.0, 1.0], [2.0, 3.0]) == "yes"
-    assert verdict(up, [2.0, 1.0], [1.0, 2.0]) == verdict(down, [2.0, 1.0], [1.0, 2.0]) == "no"
-    assert judge(up, [2.0, 4.0], [1.0, 1.0])[3:6] == [3, 1, 2]
+    shown = lambda claim, a, b: verdict(claim, a, b)[-1]
+    assert shown(up, [2.0, 3.0], [1.0, 1.0]) == "yes" and shown(down, [2.0, 3.0], [1.0, 1.0]) == "the contrary"
+    assert shown(up, [1.0, 1.0], [2.0, 3.0]) == "the contrary" and shown(down, [1.0, 1.0], [2.0, 3.0]) == "yes"
+    assert shown(up, [2.0, 1.0], [1.0, 2.0]) == shown(down, [2.0, 1.0], [1.0, 2.0]) == "no"
+    assert verdict(up, [2.0, 4.0], [1.0, 1.0])[3:6] == [3, 1, 2]
 
 
 def test_every_claim_names_real_settings():
     for claim in CLAIMS:
-        assert (claim.treatment, claim.stage) != (claim.control, claim.other or claim.stage)
+        assert (claim.treatment, claim.stage) != (claim.control, claim.control_stage or claim.stage)
         for name in claim.treatment | claim.control:
             stage, _, setting = name.partition(".")
             assert setting in settings_of(stage)
-            last = max(map(list(STAGES).index, (claim.stage, claim.other or claim.stage)))
+            last = max(map(list(STAGES).index, (claim.stage, claim.control_stage or claim.stage)))
             assert list(STAGES).index(stage) <= last
+
+
+def test_a_claim_compares_treatment_with_control(tmp_path, capsys, monkeypatch):
+    """An arm's metric is 10 for the treatment and 4 for the control, which is of another stage; seeds add to it."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "parent.pt").touch()
+    (run / "report.json").write_text('{"parent": {}}')
+    (run / "run.json").write_text(json.dumps({"set": {"rs1.lr": 2.0}} | {
+        f"model.{name}": value for name, value in dataclasses.asdict(PRESETS["tiny"]).items()}))
+    monkeypatch.setattr(claims, "CLAIMS", [Claim("x", "dpo1", "all math %", {"dpo1.lr": 1.0}, {"ipo1.lr": 3.0}, "ipo1")])
+    found = {("dpo1", 1.0): 10, ("ipo1", 3.0): 4}
+    monkeypatch.setattr(claims, "arm", lambda base, seed, stage, given: {
+        "all math %": found[stage, given[f"{stage}.lr"]] + seed * (stage == "dpo1") + 0 * given["rs1.lr"]})
+    assert call(capsys, claims, "--run", run, "--seeds", 2)[::2] == (0, "")
+    assert "| x | dpo1 | all math % | 10.5 | 4 | 6.5 | 6.000 to 7.000 | yes |" in (run / "claims.md").read_text()
+    assert "two or more" in call(capsys, claims, "--run", run, "--seeds", 1)[2]
 
 
 def test_a_claim_runs_and_is_not_run_twice(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """The two commands as a user meets them: a run from text to sample, kills at any moment, bad input."""
 import argparse
+import json
 import os
 import pathlib
 import resource
@@ -15,6 +16,7 @@ import torch
 import sample
 import train
 from afm_min import align, evaluate
+from afm_min.claims import CLAIMS
 from afm_min.run import UserError, load, save
 from afm_min.tokenizer import END, Tokenizer
 
@@ -289,6 +291,10 @@ def test_post_training_goes_on_from_there(finished, tmp_path, capsys):
     assert all((out / name).exists() for name in ("draft.pt", "sft.pt", "mixture.json", "synthetic.jsonl"))
     assert not list(out.glob("sft-*.pt"))
     expected, validate = load(out / "sft.pt", "cpu")["model"], evaluate.validation
+    judge, report = load(out / "reward1.pt", "cpu")["model"], json.loads((out / "report.json").read_text())
+    for claim in CLAIMS:  # those that the test's own text has no part in
+        for stage in {claim.stage, claim.control_stage or claim.stage} - {"continued"}:
+            assert claim.metric in report[stage]["metrics"]
 
     def killed(model, tokenizer, families, *rest):  # when all checkpoints have been compared
         if "math deeper" in families:
@@ -300,6 +306,8 @@ def test_post_training_goes_on_from_there(finished, tmp_path, capsys):
     (out / "sft.pt").unlink()
     assert call(capsys, train, "--out", out, "--resume")[::2] == (0, "")
     assert all(torch.equal(expected[name], tensor) for name, tensor in load(out / "sft.pt", "cpu")["model"].items())
+    # Done after other stages than before, and by another process.
+    assert all(torch.equal(judge[name], tensor) for name, tensor in load(out / "reward1.pt", "cpu")["model"].items())
     expected, rollouts = load(out / "mdloo2.pt", "cpu")["model"], align.rollouts
     assert call(capsys, sample, "--run", out, "--stage", "reward1", "--prompt", "Hi")[0] == 2  # it judges, and does not talk
 

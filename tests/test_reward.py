@@ -1,6 +1,7 @@
 """The reward model's losses by hand, its annotators, and what it looks at."""
 import math
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -84,6 +85,16 @@ def test_it_reads_the_last_token_and_no_padding(judge):
     assert len({round(x, 3) for x in alone}) == 3
 
 
+def test_it_reads_the_state_of_the_last_token(judge):
+    with torch.no_grad():
+        judge.reward.weight[0, -2:] = 0
+        judge.reward.weight[0, :-2].uniform_()
+        batch = batch_of([4, 5], [4, 5, 6, 7, 8])
+        states = judge.states(batch["ids"])
+        expected = [(states[row, last] @ judge.reward.weight[0, :-2]).item() for row, last in enumerate((4, 7))]
+    assert judge.judge_all(**batch)[0].tolist() == pytest.approx(expected, abs=1e-5)
+
+
 def test_it_begins_as_the_language_model_and_ranks_by_likelihood():
     torch.manual_seed(0)
     model = AFM(TINY)
@@ -163,6 +174,66 @@ def test_pairs_of_different_answers_say_which_was_chosen_and_whether_rightly(mon
     monkeypatch.setattr(reward, "perceived", lambda grades, *_: grades | {"truth": 2 - grades["truth"]})
     pair, = compare()
     assert pair["chosen"] == [ord(c) for c in "no"] + [0] and pair["right"] is False
+
+
+def test_of_each_prompt_its_own_answers_are_compared_and_not_too_many(monkeypatch):
+    """Two models, two answers each to two prompts, all different: of four there are six pairs, of which 3 are kept."""
+    said = {"a": ["ya", "yes", "na", "nb"], "b": ["yc", "yd", "nc", "yes"]}  # the first two are to the first prompt
+    monkeypatch.setattr(reward.evaluate, "replies", lambda model, prompts, *_, **__: [[ord(c) for c in x] for x in said[model]])
+    monkeypatch.setattr(reward, "MOST_PAIRS", 3)
+    problems = [(Yes(), Problem(text, "yes", "yes", text)) for text in ("first", "second")]
+    # Only one answer is right, so of the six pairs three differ in quality, and any three are drawn.
+    pairs = reward.compare(["a", "b"], Letters(), problems, 4, random.Random(1), 0.0)
+    own = {"fir": {"ya", "yes", "yc", "yd"}, "sec": {"na", "nb", "nc", "yes"}}
+    assert 1 <= sum("".join(map(chr, pair["prompt"])) == "fir" for pair in pairs) <= 3
+    for pair in pairs:
+        prompt, chosen, rejected = ("".join(map(chr, pair[name])) for name in ("prompt", "chosen", "rejected"))
+        assert {chosen, rejected} <= own[prompt] and chosen == "yes"
+    # What annotators tell apart by mistake is neither right nor wrong: two wrong answers, equal in truth.
+    seen = iter([grades(2, 2, 0, 2), grades(2, 1, 0, 2)])
+    monkeypatch.setattr(reward, "perceived", lambda *_: next(seen))
+    said |= {"a": ["ya", "ya"], "b": ["yb", "yb"]}
+    pair, = reward.compare(["a", "b"], Letters(), problems[:1], 4, random.Random(1), 0.0)
+    assert pair["right"] is None and pair["level"] == 0
+
+
+def test_the_chosen_response_comes_first():
+    pairs = [{"prompt": [1, 2], "chosen": [3], "rejected": [4, 5], "level": 2, "grades": [[2] * 4, [0] * 4]}]
+    batch = reward.collate(pairs)
+    assert batch["ids"].tolist() == [[[1, 2, 3, 0], [1, 2, 4, 5]]] and batch["level"].tolist() == [2]
+    assert batch["weight"].tolist() == [[[0, 0, 1, 0], [0, 0, 1, 1]]] and batch["grades"][0, 0].tolist() == [2] * 4
+
+
+def test_the_committee_of_a_round():
+    assert reward.members(1) == ["draft", "sft"]
+    assert reward.members(3) == ["rs2", "dpo2", "ipo2", "mdloo2", "committee2"]
+
+
+def test_a_step_learns_from_pairs_and_from_examples(monkeypatch, judge):
+    given = {}
+    pairs = [{"family": "math", "prompt": [1, 2], "chosen": [3], "rejected": [4, 5], "level": 2, "right": True,
+              "grades": [[2] * 4, [2, 2, 0, 2]]}]
+    run = SimpleNamespace(seed=0, file=str)
+    monkeypatch.setattr(reward, "fit", lambda model, draw, loss, **settings: given.update(settings, draw=draw, loss=loss))
+    monkeypatch.setattr(reward, "load_model", lambda run, name, kind=AFM: judge)
+    monkeypatch.setattr(reward, "start", lambda model: model)
+    monkeypatch.setattr(reward, "save_model", lambda *_: None)
+    monkeypatch.setattr(reward, "read_pairs", lambda run, number: pairs)
+    monkeypatch.setattr(reward.Tokenizer, "load", lambda _: None)
+    monkeypatch.setattr(chat, "read_examples", lambda *_: {"code": [chat.answered([7], [8, 9])]})
+    monkeypatch.setattr(chat, "toy_world", lambda run: {})
+    monkeypatch.setattr(reward.tasks, "problems", lambda *_: [])
+    monkeypatch.setattr(reward, "compare", lambda *_, **__: pairs + [pairs[0] | {"family": "code", "right": False}] * 3)
+    told = reward.reward(1, run, examples=2, batch=3, grade_weight=0.5)
+    batch = given["draw"](0)
+    with torch.no_grad():
+        shown = {name: batch[f"shown {name}"] for name in ("ids", "weight", "begin")}
+        expected = (reward.reward_loss(judge, batch, grade_weight=0.5)["loss"]
+                    + reward.LANGUAGE * chat.response_loss(judge, shown)["loss"])
+        assert given["loss"](judge, batch)["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert batch["ids"].shape[0] == 3 and shown["weight"].sum() == 4  # two examples of two tokens
+    right = 100 * given["loss"](judge, batch)["ordered"].item() / 3  # all three are the one pair
+    assert (told["all math %"], told["all pairs %"], told["mean %"]) == (right, 75 - right / 2, 50)
 
 
 def test_judged_right_is_to_rank_as_the_true_grades_do(monkeypatch, judge):
