@@ -95,19 +95,22 @@ def correctness(tokenizer, asked, said):
 
 def first_ranked(run, stages, judge, prompts, samples, end):
     """The models of these stages answer each of N prompts, `samples` times each. Returns of all
-    responses to a prompt the one that the reward model ranks first: N pairs (ids, weights), the
-    chance that it is true, as the reward model sees it, (N,), and which stage it is of, (N,)."""
-    copies, given = [prompt for prompt in prompts for _ in range(samples)], []
+    responses to a prompt the one that the reward model ranks first: N pairs (ids, weights); the
+    chance that it is true, as the reward model sees it, (N,); and which stages say it, (N, stages).
+    """
+    copies, said = [prompt for prompt in prompts for _ in range(samples)], []
     for stage in stages:
-        said = evaluate.replies(load_model(run, stage), copies, end, reward.LONGEST,
-                                temperature=1.0)
-        given.append([chat.answered(*pair) for pair in zip(copies, said)])
-    scores = torch.stack([reward.scores(judge, some).view(len(prompts), samples, 2)
-                          for some in given], 1).flatten(1, 2)  # (N, stages * samples, 2)
-    rewards, true = scores.unbind(2)
-    best = rewards.argmax(1)  # (N,)
-    chosen = [given[i // samples][n * samples + i % samples] for n, i in enumerate(best.tolist())]
-    return chosen, true.gather(1, best[:, None])[:, 0], best // samples
+        model = load_model(run, stage)
+        some = evaluate.replies(model, copies, end, reward.LONGEST, temperature=1.0)
+        said.append([some[i:i + samples] for i in range(0, len(some), samples)])
+    given = [(prompt, ids) for prompt, *each in zip(prompts, *said) for ids in sum(each, [])]
+    given = [chat.answered(*pair) for pair in given]  # those to a prompt next to each other
+    rewards, true = reward.scores(judge, given).view(len(prompts), -1, 2).unbind(2)
+    best = rewards.argmax(1, keepdim=True)  # (N, 1)
+    chosen = [given[n * rewards.shape[1] + i] for n, (i,) in enumerate(best.tolist())]
+    whose = [[ids[weight > 0].tolist() in some[n] for some in said]
+             for n, (ids, weight) in enumerate(chosen)]
+    return chosen, true.gather(1, best)[:, 0], torch.tensor(whose)
 
 
 def believed(ranked, chances):
@@ -132,10 +135,10 @@ def imitate(run, stage, start, stages, number, prompts, samples, steps, batch, l
     model = load_model(run, start)
     fit(model, chat.batches({"chosen": chosen}, {"chosen": 1.0}, batch), chat.response_loss,
         steps=steps, lr=lr, schedule=linear(steps, 20), run=run, stage=stage)
-    shares = (whose.bincount(minlength=len(stages)) / len(whose)).tolist()
     return finish(run, stage, model, count) | {
         "examples": len(chosen), "first ranked true %": 100 * truth.mean().item()} | {
-        f"{name} ranked first %": 100 * share for name, share in zip(stages, shares)}
+        f"{name} says it %": share for name, share in zip(
+            stages, (100 * whose.float().mean(0)).tolist())}
 
 
 def rs(number, run, *, prompts=2000, samples=8, steps=100, batch=24, lr=0.001, count=100):

@@ -208,7 +208,9 @@ def test_of_each_prompt_the_response_ranked_first_whoever_gave_it(monkeypatch):
         [[float(rewards[ids[-1].item()]), ids[-1].item() / 10] for ids, _ in pairs]))
     chosen, true, whose = align.first_ranked(None, ["a", "b"], None, [[1], [2, 2]], 2, end=0)
     assert [ids.tolist() for ids, _ in chosen] == [[1, 22], [2, 2, 13]]
-    assert true.tolist() == pytest.approx([2.2, 1.3]) and whose.tolist() == [1, 0]
+    assert true.tolist() == pytest.approx([2.2, 1.3]) and whose.tolist() == [[False, True], [True, False]]
+    given["a"][1] = [22]  # both say it
+    assert align.first_ranked(None, ["a", "b"], None, [[1], [2, 2]], 2, end=0)[2].tolist() == [[True, True], [True, False]]
 
 
 def test_only_what_is_likelier_true_than_not_is_imitated():
@@ -356,11 +358,11 @@ def test_a_committee_hands_on_its_best(monkeypatch):
 def test_what_is_imitated_is_what_is_found_true(stage, monkeypatch):
     """Chances of truth decide, not rewards: of three responses ranked first, those of 0.4, 0.6 and 0.9, two."""
     ranked = [chat.answered([1], [2 + i, 0]) for i in range(3)]
-    monkeypatch.setattr(align, "first_ranked", lambda *_: (ranked, torch.tensor([0.4, 0.6, 0.9]), torch.tensor([0, 1, 1])))
+    monkeypatch.setattr(align, "first_ranked", lambda *_: (ranked, torch.tensor([0.4, 0.6, 0.9]), torch.tensor([[True, True], [False, True], [False, True]])))
     monkeypatch.setattr(align.tasks, "asked", lambda *_: [(Say(), SimpleNamespace(messages=lambda: "a", check=None))] * 3)
     monkeypatch.setattr(align, "correctness", lambda tokenizer, asked, said: torch.tensor([float(ids == [3, 0]) for ids in said]))
     told = align.imitate(RUN, "rs1", "sft", ["a", "b"], 1, 3, 2, 1, 4, 0.1, 1)
     assert told["examples"] == 2 and told["first ranked true %"] == pytest.approx(100 / 3)
-    assert told["a ranked first %"] == pytest.approx(100 / 3) and told["b ranked first %"] == pytest.approx(200 / 3)
+    assert told["a says it %"] == pytest.approx(100 / 3) and told["b says it %"] == 100
     rows = torch.cat([stage["batches"](step)["ids"].flatten() for step in range(4)])
     assert set(rows.tolist()) == {0, 1, 3, 4}
