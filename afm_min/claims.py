@@ -82,10 +82,11 @@ CLAIMS = [Claim(*row) for row in (
     *((f"{method.upper()} helps {family.removesuffix(' %')}", f"{method}1", family, USUAL, IDLE,
        "mdloo1") for method in ("rs", "dpo", "ipo", "mdloo")
       for family in ("all math %", "follow %", "summary %")),
-    ("choice per prompt beats MDLOO's model alone", "committee1", "first ranked true %",
-     USUAL, {"committee1.only": "mdloo1", "committee1.samples": 10}),
-    ("... and as an example", "committee1", "mean %",
-     USUAL, {"committee1.only": "mdloo1", "committee1.samples": 10}),
+    *((f"choice per prompt beats MDLOO's model alone, {what}", "committee1", metric, USUAL,
+       {"committee1.only": "mdloo1"} | more)
+      for what, more in (("at as many samples of each model", {}),
+                         ("at as many samples in all", {"committee1.samples": 10}))
+      for metric in ("first ranked true %", "mean %")),
     *((f"distillation of {4 * few} prompts beats that of {few}", "committee1", "mean %",
        {"committee1.prompts": 4 * few}, {"committee1.prompts": few}) for few in (125, 500, 2000)),
     ("a round helps", "evaluation", "mean %", {"evaluation.aligned": "committee1"},

@@ -198,17 +198,17 @@ def test_curve_marks_where_reward_rises_alone():
 
 def test_of_each_prompt_the_response_ranked_first_whoever_gave_it(monkeypatch):
     """Two models, two samples each, two prompts. Rewards: of the first prompt 1, 2 by the one, 0, 5 by the
-    other; of the second 9, 3 and 4, 4. The chances to be true are a tenth of the responses' names."""
+    other; of the second 3, 9 and 4, 4. The chances to be true are a tenth of the responses' names."""
     given = {"a": [[11], [12], [13], [14]], "b": [[21], [22], [23], [24]]}
-    rewards = {11: 1, 12: 2, 13: 9, 14: 3, 21: 0, 22: 5, 23: 4, 24: 4}
+    rewards = {11: 1, 12: 2, 13: 3, 14: 9, 21: 0, 22: 5, 23: 4, 24: 4}
 
     monkeypatch.setattr(align, "load_model", lambda run, stage: stage)
     monkeypatch.setattr(align.evaluate, "replies", lambda stage, prompts, *_, **__: given[stage])
     monkeypatch.setattr(align.reward, "scores", lambda _, pairs: torch.tensor(
         [[float(rewards[ids[-1].item()]), ids[-1].item() / 10] for ids, _ in pairs]))
     chosen, true, whose = align.first_ranked(None, ["a", "b"], None, [[1], [2, 2]], 2, end=0)
-    assert [ids.tolist() for ids, _ in chosen] == [[1, 22], [2, 2, 13]]
-    assert true.tolist() == pytest.approx([2.2, 1.3]) and whose.tolist() == [[False, True], [True, False]]
+    assert [ids.tolist() for ids, _ in chosen] == [[1, 22], [2, 2, 14]]
+    assert true.tolist() == pytest.approx([2.2, 1.4]) and whose.tolist() == [[False, True], [True, False]]
     given["a"][1] = [22]  # both say it
     assert align.first_ranked(None, ["a", "b"], None, [[1], [2, 2]], 2, end=0)[2].tolist() == [[True, True], [True, False]]
 
@@ -301,17 +301,21 @@ def test_an_iteration_of_mdloo_deals_out_advantages_of_regularized_rewards(stage
     pairs = [chat.answered([row] * before, [9] * said) for row, before, said in ((10, 1, 2), (11, 1, 4), (12, 1, 1), (13, 3, 1))]
     rows = chat.pad(pairs) | {"old_logp": torch.tensor([-1.0, -2, -3, -4]), "ref_logp": torch.tensor([-2.0, -2, -3, -6]),
                               "reward": torch.tensor([1.0, 0, 3, 1]), "truth": torch.tensor([1.0, 0, 1, 0])}
-    monkeypatch.setattr(align, "rollouts", lambda *_: rows)
+    sampled = []
+    monkeypatch.setattr(align, "rollouts", lambda *_: sampled.append(1) or rows)
     monkeypatch.setattr(align.tasks, "asked", lambda *_: [])
     align.mdloo(1, RUN, prompts=2, samples=2, beta=0.5, iterations=3)
     assert stage["steps"] == 12 and stage["save_every"] == 4
-    first, second = stage["batches"](0), stage["batches"](1)
+    first, second, *_ = [stage["batches"](step) for step in range(4)]
+    assert len(sampled) == 1  # four steps on each sample
     assert first["ids"][:, 0].tolist() == [12, 13] and first["advantage"].tolist() == [3, -3]
     assert second["ids"][:, 0].tolist() == [10, 11] and second["advantage"].tolist() == [0.5, -0.5]
     with torch.no_grad():
         told = stage["loss"](stage["model"], second)
     assert told["count"] == 2 and told["reward"] == 1 and told["truth %"] == 100
     assert (told["KL"], told["entropy"], told["length"]) == (1, 3, 6)  # (-1 - -2) + 0, 1 + 2, 2 + 4
+    align.mdloo(1, RUN, prompts=1, samples=4, beta=0.5)  # R = 0.5, 0, 3, 0
+    assert stage["batches"](0)["advantage"].tolist() == pytest.approx([3 - 0.5 / 3, 0 - 3.5 / 3])
     with pytest.raises(ValueError, match="two or more"):
         align.mdloo(1, RUN, samples=1)
 
