@@ -31,7 +31,7 @@ TAUGHT, UNTAUGHT = {"core.distill": 0.9}, {"core.distill": 0.0}
 USUAL, CORE_MIXTURE = {}, {"continued.mixture": corpus.CORE}
 UNTRAINED, OLD_ROPE = {"lengthening.steps": 1}, {"lengthening.rope_base": 500_000.0}
 LONG, IDLE = {"mdloo1.iterations": 100}, {"mdloo1.iterations": 0}  # IDLE: it stays as sft left it
-RATES = (0.0003, 0.0007, 0.0015)
+RATES = (0.0001, 0.0003, 0.0007)
 OWN = {"metrics.jsonl", "report.json", "report.md", "run.json", "claims.md"}  # of each run
 
 
