@@ -76,14 +76,17 @@ def normal(outputs, inputs):
 
 
 class Linear(nn.Module):
-    """x weight^T, in the precision of x."""
+    """x weight^T, in the precision of x; and an adapter's term, if one is attached."""
 
     def __init__(self, inputs, outputs):
         super().__init__()
+        self.inputs, self.outputs = inputs, outputs
         self.weight = nn.Parameter(normal(outputs, inputs))
+        self.adapter = None  # see lora.py
 
     def forward(self, x):
-        return F.linear(x, self.weight.to(x.dtype))
+        y = F.linear(x, self.weight.to(x.dtype))
+        return y if self.adapter is None else y + self.adapter(x)
 
 
 def rotary_tables(length, head_dim, base):
@@ -209,12 +212,15 @@ class AFM(nn.Module):
             raise UserError(f"{stop} tokens do not fit the context of {self.config.context}")
         rotation = [table[start:stop].to(self.dtype) for table in (self.cos, self.sin)]  # (T, D)
         mask = self.mask(start, stop, begin)
-        x = F.embedding(ids, self.embedding).to(self.dtype)  # (B, T, C)
+        x = self.embed(ids)  # (B, T, C)
         for block in self.blocks:
             x = block(x, rotation, mask, cache)
         if cache is not None:
             cache.position = stop
         return self.norm(x)
+
+    def embed(self, ids):
+        return F.embedding(ids, self.embedding).to(self.dtype)
 
     def logits(self, states):
         """States (..., C) -> logits (..., V), float32."""

@@ -1,0 +1,205 @@
+"""Palettization: weights as codes into small look-up tables (the report's section 5.2).
+
+Every 16 columns of a projection share a table of 2^bits values, found by k-means: 16 values for 4
+bits, 4 for 2. The embedding takes 8 bits, symmetric, and a scale per row, which is a channel of the
+output. Codes stay packed in memory as on disk: a projection is unpacked where it is used, and
+forgotten (in training, only after the backward pass).
+"""
+import dataclasses
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from afm_min.lora import projections
+from afm_min.model import AFM, Config, Linear, compute_dtype
+from afm_min.run import UserError, save
+
+GROUP = 16  # columns that share a table
+BINS = 256  # which the first centres of k-means are chosen among
+SLICE = 2 ** 20  # codes that are packed or unpacked at a time, so that memory is bounded
+
+
+def pack(codes, bits):
+    """Integers below 2^bits, of any shape -> bytes, in which 8 of them fill `bits` bytes."""
+    at, parts = torch.arange(8, device=codes.device), []
+    for part in codes.flatten().split(SLICE):
+        part = F.pad(part.long(), (0, -len(part) % 8)).view(-1, 8)
+        words = (part << bits * at).sum(1, keepdim=True)  # 8 codes each, of up to 64 bits
+        parts.append((words >> 8 * at[:bits]).to(torch.uint8).flatten())
+    return torch.cat(parts)
+
+
+def unpack(packed, bits, shape):
+    """What `pack` was given, of that shape, as bytes."""
+    at, parts = torch.arange(8, device=packed.device), []
+    for part in packed.split(SLICE // 8 * bits):
+        words = (part.view(-1, bits).long() << 8 * at[:bits]).sum(1, keepdim=True)
+        parts.append((words >> bits * at & 2 ** bits - 1).to(torch.uint8).flatten())
+    return torch.cat(parts)[:math.prod(shape)].view(shape)
+
+
+class Sums:
+    """Sorted values (G, N), and the sums of any stretch of them by two subtractions: so a round of
+    k-means costs no more for a million values than for a hundred."""
+
+    def __init__(self, values):
+        self.values = values.sort(1).values.double()
+        powers = torch.stack((torch.ones_like(self.values), self.values, self.values ** 2))
+        self.sums = F.pad(powers.cumsum(2), (1, 0))  # (3, G, N + 1): how many, their sum, squares
+
+    def within(self, cuts):
+        """Ends of stretches (G, K + 1) -> how many values, their sum and squares: 3 of (G, K)."""
+        return self.sums.gather(2, cuts.expand(3, -1, -1)).diff(dim=2)
+
+
+def spread(count, total, squares):
+    """Squared distance of some values from their mean."""
+    return squares - total ** 2 / count.clamp(min=1)
+
+
+def best_start(sums, k):
+    """Centres (G, k) of least error, if only whole bins may share one, by dynamic programming.
+
+    The best centres are as dense as the cube root of the values' density (Panter and Dite, 1951).
+    So are the bins: between two neighbouring values the density is 1 / gap, and so gap^(2/3) is
+    their share of the bins. With no more values than BINS, each has its own, and the centres are
+    the optimum."""
+    values, size = sums.values, sums.values.shape[1]
+    dense = F.pad(values.diff(dim=1) ** (2 / 3), (1, 0)).cumsum(1)  # (G, N)
+    levels = dense[:, -1:] * torch.linspace(0, 1, BINS + 1)
+    edges = torch.searchsorted(dense, levels)  # (G, E)
+    edges[:, 0], edges[:, -1] = 0, size
+    if size <= BINS:
+        edges = torch.arange(size + 1).expand(len(values), -1)
+    at = sums.sums.gather(2, edges.expand(3, -1, -1))  # (3, G, E)
+    cost = spread(*(at[:, :, None, :] - at[:, :, :, None])).float()  # (G, E, E): of from, to
+    cost = cost.masked_fill(torch.ones_like(cost[0]).tril(-1).bool(), torch.inf)
+    least, origins = cost[:, 0], []  # (G, E): of one cluster, up to each edge
+    for _ in range(k - 1):
+        least, origin = (least[:, :, None] + cost).min(1)
+        origins.append(origin)
+    cuts = [torch.full_like(edges[:, :1], edges.shape[1] - 1)]
+    for origin in reversed(origins):
+        cuts.append(origin.gather(1, cuts[-1]))
+    cuts.append(torch.zeros_like(cuts[0]))
+    count, total, _ = sums.within(edges.gather(1, torch.cat(cuts[::-1], 1)))
+    return torch.where(count > 0, total / count, values[:, -1:]).sort(1).values
+
+
+def k_means(values, k, rounds=30):
+    """Centres (G, k), ascending, of each of G groups of values (G, N), of least squared error.
+
+    From the best start by bins and from a uniform grid: the better of the two counts, so that it is
+    never worse than uniform quantization."""
+    sums, size = Sums(values), values.shape[1]
+    used = min(k, size)
+    low, high = sums.values[:, :1], sums.values[:, -1:]
+    grid = low + (high - low) * torch.linspace(0, 1, used, dtype=torch.float64)
+    found = []
+    for centres in (best_start(sums, used), grid):
+        for _ in range(rounds):
+            cuts = torch.searchsorted(sums.values, (centres[:, 1:] + centres[:, :-1]) / 2)
+            cuts = F.pad(F.pad(cuts, (1, 0)), (0, 1), value=size)  # (G, k + 1)
+            count, total, squares = sums.within(cuts)
+            centres = torch.where(count > 0, total / count, centres)
+        found.append((spread(count, total, squares).sum(1), centres))
+    (first, centres), (second, others) = found
+    better = (second < first)[:, None]
+    return F.pad(torch.where(better, others, centres), (0, k - used), mode="replicate")
+
+
+def palettize(weight, bits, group=GROUP):
+    """Codes (outputs, inputs) and tables (groups, 2^bits) of a weight (outputs, inputs): columns i
+    to i + group - 1 share a table, or as many as are left. Give the transpose to share by rows.
+
+    Some groups at a time, of SLICE values together, so that the memory needed is bounded."""
+    columns, k = weight.shape[1], 2 ** bits
+    codes, tables = torch.empty(weight.shape, dtype=torch.uint8), []
+    whole = columns - columns % group
+    step = group * min(64, max(1, SLICE // (group * len(weight))))
+    for start, stop, width in ((0, whole, group), (whole, columns, columns - whole)):
+        for i in range(start, stop, step):
+            part = weight[:, i:min(i + step, stop)].T.float().cpu()  # (g * width, outputs)
+            values = part.reshape(part.shape[0] // width, -1)  # (g, width * outputs)
+            centres = k_means(values, k).half()
+            middles = (centres[:, 1:].float() + centres[:, :-1].float()) / 2
+            found = torch.searchsorted(middles.contiguous(), values)
+            codes[:, i:i + len(part)] = found.view(part.shape).T
+            tables.append(centres)
+    return codes.to(weight.device), torch.cat(tables).to(weight.device)
+
+
+class Palettized(Linear):
+    """A projection whose weight is packed: codes as bytes, and float16 tables, one per GROUP of
+    columns."""
+
+    def __init__(self, inputs, outputs, bits):
+        nn.Module.__init__(self)
+        self.inputs, self.outputs, self.bits, self.adapter = inputs, outputs, bits, None
+        size = -(-inputs * outputs // 8) * bits
+        self.register_buffer("codes", torch.zeros(size, dtype=torch.uint8))
+        self.register_buffer("tables", torch.zeros(-(-inputs // GROUP), 2 ** bits).half())
+
+    def fill(self, weight):
+        """Pack a weight, (outputs, inputs)."""
+        codes, self.tables = palettize(weight, self.bits)
+        self.codes = pack(codes, self.bits)
+
+    @property
+    def weight(self):
+        """Unpacked, (outputs, inputs), float16."""
+        codes = unpack(self.codes, self.bits, (self.outputs, self.inputs))
+        groups = torch.arange(self.inputs, dtype=torch.int32, device=codes.device) // GROUP
+        return self.tables.flatten()[codes + groups * 2 ** self.bits]
+
+
+class QuantizedAFM(AFM):
+    """A model whose projections are palettized, and its embedding in 8 bits.
+
+    bits: name of a projection, as `lora.projections` has it -> 1 to 8."""
+
+    def __init__(self, config, bits, dtype=torch.float32):
+        super().__init__(config, dtype)
+        self.bits = dict(bits)
+        for name, layer in projections(self).items():
+            self.set_submodule(name, Palettized(layer.inputs, layer.outputs, bits[name]))
+        shape = self.embedding.shape
+        del self.embedding
+        self.register_buffer("embedding", torch.zeros(shape, dtype=torch.int8))
+        self.register_buffer("scale", torch.zeros(shape[0], 1).half())
+
+    def embed(self, ids):
+        return self.embedding[ids].to(self.dtype) * self.scale[ids].to(self.dtype)
+
+    def logits(self, states):
+        return F.linear(states, self.embedding.to(self.dtype)).float() * self.scale[:, 0].float()
+
+
+@torch.no_grad()
+def quantized(model, bits):
+    """A float model -> the same, packed, without any adapter. bits: as for QuantizedAFM."""
+    packed = QuantizedAFM(model.config, bits, model.dtype).to(model.embedding.device)
+    for name, layer in projections(model).items():
+        packed.get_submodule(name).fill(layer.weight)
+    state = {name: x for name, x in model.state_dict().items() if "norm" in name}
+    packed.load_state_dict(packed.state_dict() | state)
+    packed.scale = (model.embedding.abs().amax(1, keepdim=True) / 127).clamp(min=2 ** -14).half()
+    packed.embedding = (model.embedding / packed.scale).round().clamp(-127, 127).to(torch.int8)
+    return packed.eval()
+
+
+def save_quantized(run, stage, model):
+    save(run.checkpoint(stage), config=dataclasses.asdict(model.config), bits=model.bits,
+         model=model.state_dict(), **run.origin(stage))
+
+
+def load_quantized(run, stage):
+    """The packed model that a stage ended with. Raises UserError if that is not packed."""
+    entries = run.load(run.checkpoint(stage), run.device)
+    if "bits" not in entries:
+        raise UserError(f"{run.checkpoint(stage)} is not quantized")
+    model = QuantizedAFM(Config(**entries["config"]), entries["bits"], compute_dtype(run.device))
+    model.load_state_dict(entries["model"])
+    return model.to(run.device).eval()
