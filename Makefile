@@ -22,13 +22,15 @@ train: $(ENV)/installed
 	$(RUN) train.py --out runs/toy --resume
 	$(RUN) sample.py --run runs/toy --stage lengthening --prompt "The value of"
 	$(RUN) sample.py --run runs/toy --tools price,weather,python \
-		--prompt "What do the red keys and the blue pens cost together?"
+		--prompt "What do the red coins and the white coins cost together?"
 
 test: $(ENV)/installed
 	$(RUN) -m pytest -q tests
 
 SMOKE = $(foreach stage,parent prune core continued lengthening draft sft,$(stage).steps=10) \
-	demonstrations.count=30 demonstrations.evolved=3 synthetic.math=4 synthetic.code_questions=4 \
+	$(foreach stage,recovery math tools summary,$(stage).steps=5 $(stage).count=2) \
+	$(foreach stage,math tools summary,$(stage).examples=20) quantize.calibration=8 quantize.count=2 \
+	recovery.prompts=20 demonstrations.count=30 demonstrations.evolved=3 synthetic.math=4 synthetic.code_questions=4 \
 	synthetic.tool_questions=4 synthetic.samples=2 mixture.rounds=1 mixture.steps=1 mixture.count=4 \
 	mixture.seeds=1 sft.checkpoints=1 sft.count=2 evaluation.count=4 $(foreach round,1 2, \
 	$(foreach stage,reward rs dpo ipo committee,$(stage)$(round).steps=2) \
@@ -40,10 +42,12 @@ smoke: $(ENV)/installed
 	$(RUN) train.py --out runs/smoke --preset tiny $(foreach setting,$(SMOKE),--set $(setting))
 	$(RUN) sample.py --run runs/smoke --stage core --prompt "The value of" --max-new-tokens 20
 	echo "How old is Ada?" | $(RUN) sample.py --run runs/smoke --tools age --max-new-tokens 20
+	echo "How old is Ada?" | $(RUN) sample.py --run runs/smoke --quantized --adapter tools --max-new-tokens 20
 
 # The parent learns longer here: it teaches, and must be better than what it teaches becomes.
 # So does lengthening: to see what training adds to a raised base. And more problems judge.
-JUDGED = sft.count=200 $(foreach round,1 2,$(foreach stage,rs dpo ipo mdloo committee,\
+JUDGED = sft.count=200 $(foreach stage,quantize recovery math tools summary,$(stage).count=400) \
+	$(foreach round,1 2,$(foreach stage,rs dpo ipo mdloo committee,\
 	$(stage)$(round).count=400))
 claims: $(ENV)/installed
 	$(RUN) train.py --out runs/claims --stages data,tokenizer,parent --set parent.steps=1000 \

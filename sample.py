@@ -2,10 +2,11 @@
 
     python sample.py --run runs/toy --tools price,age --prompt "What do the red keys of Ada cost?"
     python sample.py --run runs/toy --stage lengthening --prompt "def main("
+    python sample.py --run runs/toy --quantized --adapter summary
     echo "Name 3 colours, with a dash before each." | python sample.py --run runs/toy
 
 Without --prompt each line of the input is one. In the toy world a conversation has one question:
-every line begins another one.
+every line begins another one. The line "/adapter NAME" attaches another adapter.
 """
 import argparse
 import codecs
@@ -15,13 +16,18 @@ import textwrap
 
 import torch
 
-from afm_min import chat, tools
+from afm_min import chat, lora, tools
 from afm_min.model import load_model
+from afm_min.ondevice import FEATURES
+from afm_min.quantize import QuantizedAFM, load_quantized
 from afm_min.run import Run, UserError, choose_device, run_command
 from afm_min.stages import STAGES
 from afm_min.tokenizer import DOCUMENT, END, Tokenizer
 
-SPEAKING = [stage for stage in STAGES if not stage.startswith("reward")]  # these judge
+ADAPTERS = ["recovery", *FEATURES]
+# Reward models judge; what is quantized, and its adapters, have options of their own.
+SPEAKING = [stage for stage in STAGES if stage not in ("quantize", *ADAPTERS)
+            and not stage.startswith("reward")]
 CONVERSING = SPEAKING[SPEAKING.index("draft"):]
 
 
@@ -67,6 +73,15 @@ def answer(model, tokenizer, question, arguments, pages):
         print("    no more calls in this conversation")
 
 
+def use_adapter(switch, name):
+    """Use the adapter of a quantized model that has this name; "none" is the base alone."""
+    if name not in (*ADAPTERS, "none"):
+        raise UserError(f"adapter {name}: choose from {', '.join(ADAPTERS)}, none")
+    if not isinstance(switch.model, QuantizedAFM):
+        raise UserError(f"adapter {name} is for the quantized model: add --quantized")
+    switch.use(None if name == "none" else name)
+
+
 def check(arguments, stage, trained):
     temperature, declared = arguments.temperature, arguments.tools
     if not (temperature in (None, 0) or 0.01 <= temperature <= 100):
@@ -76,6 +91,8 @@ def check(arguments, stage, trained):
     if not trained:
         raise UserError(f"{arguments.run} holds no model: python train.py --out {arguments.run} "
                         "trains one")
+    if arguments.quantized and arguments.stage:
+        raise UserError(f"--stage {arguments.stage} is not quantized: leave out one of the two")
     if stage not in trained:
         raise UserError(f"--stage {stage}: {arguments.run} has models of {', '.join(trained)}")
     if stage not in CONVERSING and (declared or arguments.system):
@@ -88,13 +105,17 @@ def check(arguments, stage, trained):
 def talk(arguments):
     run = Run(arguments.run, choose_device(arguments.device))
     trained = [stage for stage in SPEAKING if run.checkpoint(stage).exists()]
-    stage = arguments.stage or (trained or [""])[-1]
+    stage = arguments.stage or (trained or [""])[-1]  # the one that was quantized, too
     arguments.tools = list(filter(None, arguments.tools.split(",")))
     check(arguments, stage, trained)
     conversing = stage in CONVERSING
     if arguments.temperature is None:
         arguments.temperature = 0.0 if conversing else 0.8
-    tokenizer, model = Tokenizer.load(run.file("tokenizer.json")), load_model(run, stage)
+    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
+    model = load_quantized(run, "quantize") if arguments.quantized else load_model(run, stage)
+    switch = lora.Switch(model, run.checkpoint)
+    if arguments.adapter or arguments.quantized and run.checkpoint("recovery").exists():
+        use_adapter(switch, arguments.adapter or "recovery")
     pages = chat.toy_world(run)["tools"].pages if "search" in arguments.tools else {}
     respond = functools.partial(answer, pages=pages) if conversing else complete
     if arguments.prompt is not None:
@@ -105,7 +126,10 @@ def talk(arguments):
         except EOFError:
             return
         try:
-            respond(model, tokenizer, prompt, arguments)
+            if prompt.split(" ")[0] == "/adapter":
+                use_adapter(switch, prompt.removeprefix("/adapter").strip())
+            else:
+                respond(model, tokenizer, prompt, arguments)
         except UserError as error:  # one prompt was bad: the next may be good
             print(f"error: {error}", file=sys.stderr)
 
@@ -121,6 +145,9 @@ def main():
     add("--system", metavar="TEXT", default="", help="what the conversation begins with")
     add("--tools", metavar="NAME,NAME", default="", help="what may be called: "
         f"{', '.join(tools.PARAMETERS)} (default: nothing)")
+    add("--quantized", action="store_true", help="the last model, packed into few bits")
+    add("--adapter", metavar="NAME", help=f"to attach to it: {', '.join(ADAPTERS)}, none "
+        "(default: recovery, if it is trained)")
     add("--max-new-tokens", metavar="N", type=int, default=100, help="(default: %(default)s)")
     add("--temperature", metavar="T", type=float, help="0 takes the likeliest token (default: 0 in "
         "conversations, else 0.8)")

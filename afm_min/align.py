@@ -72,18 +72,9 @@ BASELINES = {"leave one out": leave_one_out, "mean": lambda rewards: rewards - r
              "none": lambda rewards: rewards}
 
 
-def validate(run, model, count):
-    """Percent of each family's validation problems that a model gets right, and of all mathematics
-    together, evolved or not."""
-    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
-    shares = evaluate.validation(model, tokenizer, chat.toy_world(run) | tasks.EVOLVED, count)
-    math = [share for name, share in shares.items() if name.startswith("math")]
-    return shares | {"all math %": sum(math) / len(math)}
-
-
 def finish(run, stage, model, count):
     save_model(run, stage, model)
-    return validate(run, model, count)
+    return evaluate.validate(run, model, count)
 
 
 def correctness(tokenizer, asked, said):
@@ -280,7 +271,7 @@ def committee(number, run, *, prompts=2000, samples=2, only="", steps=100, batch
                       samples, steps, batch, lr, count)
     report = run.read_json("report.json")
     means = {name: report[name]["metrics"]["mean %"] for name in trained}
-    means[start] = validate(run, load_model(run, start), count)["mean %"]
+    means[start] = evaluate.validate(run, load_model(run, start), count)["mean %"]
     means[stage] = metrics["mean %"]
     best = max(means, key=means.get)
     if best != stage:

@@ -31,6 +31,7 @@ TAUGHT, UNTAUGHT = {"core.distill": 0.9}, {"core.distill": 0.0}
 USUAL, CORE_MIXTURE = {}, {"continued.mixture": corpus.CORE}
 UNTRAINED, OLD_ROPE = {"lengthening.steps": 1}, {"lengthening.rope_base": 500_000.0}
 LONG, IDLE = {"mdloo1.iterations": 100}, {"mdloo1.iterations": 0}  # IDLE: it stays as sft left it
+TWO_BITS = {"quantize.average": 2.0}
 RATES = (0.0001, 0.0003, 0.0007)
 OWN = {"metrics.jsonl", "report.json", "report.md", "run.json", "claims.md"}  # of each run
 
@@ -89,6 +90,19 @@ CLAIMS = [Claim(*row) for row in (
       for metric in ("first ranked true %", "mean %")),
     *((f"distillation of {4 * few} prompts beats that of {few}", "committee1", "mean %",
        {"committee1.prompts": 4 * few}, {"committee1.prompts": few}) for few in (125, 500, 2000)),
+    *((f"2 bits where it matters least beat 2 bits anywhere, {average:g} on average", "quantize",
+       "mean %", {"quantize.average": average},
+       {"quantize.average": average, "quantize.choice": "random"}) for average in (3.5, 3.0, 2.5)),
+    *((f"recovery helps, at {average:g} bits", "recovery", "mean %", {"quantize.average": average},
+       {"quantize.average": average}, "quantize") for average in (4.0, 3.7, 3.5, 2.0)),
+    *((f"rank {2 * rank} recovers more than rank {rank}, at 2 bits", "recovery", "mean %",
+       TWO_BITS | {"recovery.rank": 2 * rank}, TWO_BITS | {"recovery.rank": rank})
+      for rank in (8, 16)),
+    *((f"... and in {4 * few} steps more than in {few}", "recovery", "mean %",
+       TWO_BITS | {"recovery.steps": 4 * few}, TWO_BITS | {"recovery.steps": few})
+      for few in (5, 20, 75)),
+    *((f"an adapter for {name} helps there", name, metric, USUAL, USUAL, "recovery")
+      for name, metric in (("math", "all math %"), ("tools", "tools %"), ("summary", "summary %"))),
     ("a round helps", "evaluation", "mean %", {"evaluation.aligned": "committee1"},
      {"evaluation.aligned": "sft"}),
     ("two rounds beat one", "evaluation", "mean %", USUAL, {"evaluation.aligned": "committee1"}),

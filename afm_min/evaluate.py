@@ -8,9 +8,10 @@ import math
 
 import torch
 
-from afm_min import chat, tasks, tools
+from afm_min import chat, lora, tasks, tools
 from afm_min.fit import seed_step
 from afm_min.model import load_model
+from afm_min.quantize import load_quantized
 from afm_min.tokenizer import END, Tokenizer
 
 
@@ -86,6 +87,14 @@ def validation(model, tokenizer, families, count=50, samples=1):
     shares = {f"{name} %": 100 * sum(each == name for each, _ in right) / len(results[name])
               for name in families}
     return {"mean %": sum(shares.values()) / len(shares)} | shares
+
+
+def validate(run, model, count):
+    """`validation` of all families, evolved mathematics too, and the mean of all mathematics."""
+    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
+    shares = validation(model, tokenizer, chat.toy_world(run) | tasks.EVOLVED, count)
+    of_math = [share for name, share in shares.items() if name.startswith("math")]
+    return shares | {"all math %": sum(of_math) / len(of_math)}
 
 
 def loosely(response):
@@ -191,13 +200,15 @@ def benchmarks(model, tokenizer, world, count):
 
 
 def evaluation(run, *, count=200, aligned="committee2"):
-    """All benchmarks, on test problems: of the base model, the draft, the one after sft, and the
-    one that a stage of alignment ended with."""
+    """All benchmarks, on test problems: of the base model, the draft, the one after sft, the one
+    that a stage of alignment ended with, and what `quantize` made of it, without and with its
+    recovery."""
     tokenizer, world = Tokenizer.load(run.file("tokenizer.json")), chat.toy_world(run)
-    stages = ("lengthening", "draft", "sft", aligned)
+    models = [load_model(run, stage) for stage in ("lengthening", "draft", "sft", aligned)]
+    models += [load_quantized(run, "quantize"), load_quantized(run, "quantize")]
+    lora.attach(models[-1], lora.load_adapter(run.checkpoint("recovery"), models[-1]))
     seed_step(run.seed, "evaluation", 0)
-    tables, texts = zip(*(benchmarks(load_model(run, stage), tokenizer, world, count)
-                          for stage in stages))
+    tables, texts = zip(*(benchmarks(model, tokenizer, world, count) for model in models))
     drawn = [(name, problem) for name, family in world.items()
              for problem in tasks.problems(family, "test", count)]
     pairs = side_by_side(world, drawn, texts[3], texts[2])

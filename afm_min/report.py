@@ -9,11 +9,13 @@ TABLES = {name: columns.split(", ") for name, columns in {
     "yields": "what, questions, right samples %, kept, of these right %",
     "weights": "source, weight",
     "trace": "round, weight of (all: dw), was, score with more (all: moved), with less (all: not)",
+    "bits of projections": "projection, bits, divergence that 2 bits add",
     "checkpoints": "step, greedy %, best of 4 %",
     "pairs judged right": "family, %, 95% interval, pairs",
     "curve": "step, reward, truth %, KL, entropy, length, rising",
     "evaluation": "benchmark, base %, 95% interval, draft %, 95% interval, sft %, 95% interval, "
-                  "aligned %, 95% interval, n",
+                  "aligned %, 95% interval, quantized %, 95% interval, recovered %, "
+                  "95% interval, n",
     "sft against draft": "of all problems, %, 95% interval, n",
     "aligned against sft": "of all problems, %, 95% interval, n",
 }.items()}

@@ -6,7 +6,8 @@ import functools
 import inspect
 import time
 
-from afm_min import align, corpus, demonstrations, evaluate, pretrain, reward, sft, synthetic
+from afm_min import (align, corpus, demonstrations, evaluate, ondevice, pretrain, reward, sft,
+                     synthetic)
 
 STAGES = {"data": corpus.data, "tokenizer": corpus.tokenizer, "parent": pretrain.parent,
           "prune": pretrain.prune, "core": pretrain.core, "continued": pretrain.continued,
@@ -18,6 +19,8 @@ for number in range(1, ROUNDS + 1):
     for stage in (reward.preferences, reward.reward, align.rs, align.dpo, align.ipo, align.mdloo,
                   align.committee):
         STAGES[f"{stage.__name__}{number}"] = functools.partial(stage, number)
+STAGES |= {"quantize": ondevice.quantize, "recovery": ondevice.recovery}
+STAGES |= {name: functools.partial(ondevice.feature, name) for name in ondevice.FEATURES}
 STAGES["evaluation"] = evaluate.evaluation
 
 

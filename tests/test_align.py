@@ -344,7 +344,7 @@ def test_a_committee_hands_on_its_best(monkeypatch):
     monkeypatch.setattr(align, "load_model", lambda run, stage: stage)
     monkeypatch.setattr(align, "save_model", lambda run, stage, model: saved.append((stage, model)))
     before = {"sft": 50.0}
-    monkeypatch.setattr(align, "validate", lambda run, model, count: {"mean %": before[model]})
+    monkeypatch.setattr(align.evaluate, "validate", lambda run, model, count: {"mean %": before[model]})
     means = {"rs1": 55.0, "dpo1": 70.0, "ipo1": 40.0, "mdloo1": 65.0}
     run = SimpleNamespace(read_json=lambda _: {name: {"metrics": {"mean %": mean}} for name, mean in means.items()})
     told = align.committee(1, run)

@@ -27,6 +27,9 @@ TRAIN = [*PRETRAIN, "--preset", "tiny", "--set", "core.batch=4", "--set", "core.
          *(word for setting in ("demonstrations.count=30", "demonstrations.evolved=3", "draft.batch=4", "synthetic.math=2", "synthetic.code_questions=2",
                                 "synthetic.tool_questions=2", "synthetic.samples=2", "mixture.rounds=1", "mixture.steps=1", "mixture.batch=4",
                                 "mixture.count=4", "mixture.seeds=1", "sft.batch=4", "sft.checkpoints=2", "sft.count=1", "evaluation.count=4",
+                                "quantize.calibration=4", "quantize.count=1", "recovery.prompts=8",
+                                *(f"{stage}.{rest}" for stage in ("recovery", "math", "tools", "summary") for rest in ("steps=2", "count=1")),
+                                *(f"{stage}.examples=8" for stage in ("math", "tools", "summary")),
                                 *(f"{name}{number}.{rest}" for number in (1, 2) for name, rest in (
                                     ("preferences", "prompts=24"), ("reward", "steps=2"), ("reward", "batch=4"), ("reward", "held_out=2"),
                                     ("rs", "prompts=8"), ("mdloo", "prompts=4"), ("mdloo", "iterations=2"), ("committee", "prompts=8"),
@@ -286,7 +289,7 @@ def test_post_training_goes_on_from_there(finished, tmp_path, capsys):
     code, output, errors = finish(start("train.py", "--out", out, "--resume"))
     assert (code, errors) == (0, "")
     for stage in ("demonstrations", "draft", "synthetic", "mixture", "sft", "preferences1", "reward1", "rs1", "dpo1", "ipo1",
-                  "mdloo1", "committee1", "preferences2", "mdloo2", "committee2", "evaluation"):
+                  "mdloo1", "committee1", "preferences2", "mdloo2", "committee2", "quantize", "recovery", "math", "evaluation"):
         assert f"\n{stage}: " in output
     assert all((out / name).exists() for name in ("draft.pt", "sft.pt", "mixture.json", "synthetic.jsonl"))
     assert not list(out.glob("sft-*.pt"))
@@ -325,6 +328,17 @@ def test_post_training_goes_on_from_there(finished, tmp_path, capsys):
     answered = call(capsys, sample, "--run", out, "--tools", "search,price", "--prompt", "What do keys cost?")
     assert answered[0] == 0 and answered == call(capsys, sample, "--run", out, "--tools", "search,price", "--stage", "committee2",
                                                  "--temperature", 0, "--prompt", "What do keys cost?")
+    packed = ["--run", out, "--quantized"]
+    talk = subprocess.run([sys.executable, "sample.py", *map(str, packed), "--max-new-tokens", "5"], cwd=ROOT, text=True, capture_output=True,
+                          input="Hi\n/adapter tools\nHi\n/adapter fax\n/adapter none\n/adapter recovery\nHi\n")
+    said = talk.stdout.split("\n")
+    assert talk.returncode == 0 and talk.stderr == "error: adapter fax: choose from recovery, math, tools, summary, none\n"
+    assert said[0] == said[-2]
+    for arguments, message in (([*packed, "--stage", "sft"], "leave out one of the two"), (["--run", out, "--adapter", "math"], "add --quantized"),
+                               ([*packed, "--adapter", "x"], "adapter x: choose from recovery")):
+        assert message in call(capsys, sample, *arguments, "--prompt", "Hi")[2]
+    (out / "math.pt").rename(out / "math.kept")
+    assert "math.pt: train the stage first" in call(capsys, sample, *packed, "--adapter", "math", "--prompt", "Hi")[2]
     assert "--tools fax: choose from price" in call(capsys, sample, "--run", out, "--tools", "fax")[2]
     report = (out / "report.md").read_text()
     for head in ("## Guards", "## Yields", "## Weights", "## Trace", "## Checkpoints", "## Pairs judged right, round 1",

@@ -1,0 +1,173 @@
+"""On device (the report's section 5): a packed model, what recovers its accuracy, and its features.
+
+    quantize              4 bits a weight; 2 where it matters least, until an average is met
+    recovery              an adapter that makes up for what was lost
+    math, tools, summary  features: adapters that start from it, one of which is attached at a time
+
+Kept from the report: the frozen packed base, adapters on all projections, rank 16, and features
+that start from the recovery adapter. The report's recovery trains on text and conversations once
+more; here it learns to say what the float model says, with the same probabilities, because what
+alignment has taught is in no set of examples, and because the toy, tuned on conversations, has
+forgotten documents: a quarter of these among the batches cost it 4 to 6 points.
+"""
+import os
+import random
+
+import torch
+from torch.nn import functional as F
+
+from afm_min import chat, evaluate, lora, pretrain, tasks
+from afm_min.fit import fit, linear, seed_step
+from afm_min.lora import projections
+from afm_min.model import load_model
+from afm_min.quantize import Palettized, load_quantized, quantized, save_quantized
+from afm_min.run import UserError
+from afm_min.tokenizer import END, Tokenizer
+
+FEATURES = {"math": ["math", *tasks.EVOLVED], "tools": ["tools"], "summary": ["summary"]}
+
+
+def divergence(model, teacher, batch):
+    """KL(teacher || model) of the tokens that have weight, (N,): ids, weight and begin (B, T + 1)
+    as for `chat.response_loss`."""
+    said = batch["weight"][:, 1:] > 0
+
+    def log_p(each):
+        states = each.states(batch["ids"][:, :-1], begin=batch["begin"][:, :-1])
+        return each.logits(states[said]).log_softmax(-1)  # (N, V)
+    with torch.no_grad():
+        target = log_p(teacher)
+    return F.kl_div(log_p(model), target, log_target=True, reduction="none").sum(-1)
+
+
+def average_bits(model, bits):
+    """Of the projections' weights, without tables and without the embedding."""
+    counts = {name: layer.inputs * layer.outputs for name, layer in projections(model).items()}
+    return sum(bits[name] * count for name, count in counts.items()) / sum(counts.values())
+
+
+def mixed(model, rises, average):
+    """Name of each projection -> 2 bits or 4, so that they have `average` or less together: those
+    whose loss rises least for each weight come first. rises: name -> rise of the loss. Raises
+    UserError if the average is less than 2."""
+    if average < 2:
+        raise UserError(f"quantize.average={average}: projections take 2 bits or 4, so give 2 or "
+                        "more")
+    layers = projections(model)
+    bits = dict.fromkeys(layers, 4)
+    for name in sorted(layers, key=lambda n: rises[n] / (layers[n].inputs * layers[n].outputs)):
+        if average_bits(model, bits) <= average:
+            break
+        bits[name] = 2
+    return bits
+
+
+@torch.no_grad()
+def sensitivity(model, batch):
+    """Name of each projection -> how far 2 bits there, and 4 elsewhere, take the packed model away
+    from the float one, beyond 4 bits everywhere: in mean divergence over a batch."""
+    batch = {name: x.to(model.embedding.device) for name, x in batch.items()}
+    packed, rises = quantized(model, dict.fromkeys(projections(model), 4)), {}
+    least = divergence(packed, model, batch).mean().item()
+    for name, layer in projections(model).items():
+        four, two = packed.get_submodule(name), Palettized(layer.inputs, layer.outputs, 2)
+        two.fill(layer.weight)
+        packed.set_submodule(name, two)
+        rises[name] = divergence(packed, model, batch).mean().item() - least
+        packed.set_submodule(name, four)
+    return rises
+
+
+def own_words(run, model, prompts):
+    """Conversations, as pairs (ids, weights): new prompts, of all families alike, and what a model
+    answers to each, greedily."""
+    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
+    families = chat.toy_world(run) | tasks.EVOLVED
+    drawn = tasks.asked(families, dict.fromkeys(families, 1), prompts,
+                        random.Random(f"{run.seed} own words"))
+    asked = [tokenizer.encode_chat(problem.messages(), reply=True) for _, problem in drawn]
+    said = evaluate.replies(model, asked, tokenizer.special(END))
+    return [chat.answered(*pair) for pair in zip(asked, said) if pair[1]]  # none: it has no room
+
+
+def sizes(run, stage, model):
+    """Bytes of a packed model's file, and bits per weight: of the file over all parameters, and of
+    the projections' codes and tables over their weights, which is what the report speaks of."""
+    layers = projections(model).values()
+    weights = sum(layer.inputs * layer.outputs for layer in layers)
+    packed = sum(layer.codes.nbytes + layer.tables.nbytes for layer in layers)
+    others = [p for name, p in model.state_dict().items()
+              if name == "embedding" or "norm" in name]
+    size = os.path.getsize(run.checkpoint(stage))
+    count = weights + sum(map(torch.numel, others))
+    return {"KB": size / 1000, "bits per weight": 8 * size / count,
+            "bits per projection weight": 8 * packed / weights}
+
+
+def measured(run, model, count):
+    """How much of the validation problems a model gets right, and its bits per byte of text."""
+    return evaluate.validate(run, model, count) | {
+        "bits/byte": pretrain.held_out(model, run)["bits/byte"]}
+
+
+def quantize(run, *, average=3.7, choice="sensitivity", calibration=256, start="committee2",
+             count=100):
+    """Pack a model. choice: which projections take 2 bits, by "sensitivity" on the model's answers
+    to `calibration` prompts, or at "random", to compare with."""
+    model = load_model(run, start)
+    if choice == "random":
+        rises = {name: random.Random(f"{run.seed} {name}").random() for name in projections(model)}
+    elif choice == "sensitivity":
+        rises = sensitivity(model, chat.pack(own_words(run, model, calibration)))
+    else:
+        raise UserError(f"quantize.choice={choice}: it is sensitivity or random")
+    bits = mixed(model, rises, average)
+    packed = quantized(model, bits)
+    save_quantized(run, "quantize", packed)
+    return sizes(run, "quantize", packed) | measured(run, packed, count) | {
+        "before, mean %": evaluate.validate(run, model, count)["mean %"],
+        "average bits": average_bits(model, bits),
+        "bits of projections": [[name, bits[name], rises[name]] for name in bits]}
+
+
+def train_adapter(run, stage, model, adapter, batches, loss, steps, lr, count):
+    """Train an adapter of a packed model, and nothing else. Returns the bytes of its file, and what
+    is `measured` of the model with what is in it."""
+    for p in model.parameters():
+        p.requires_grad = False
+    lora.attach(model, adapter)
+    fit(model, batches, loss, steps=steps, lr=lr, schedule=linear(steps, 20), run=run, stage=stage)
+    lora.save_adapter(run.checkpoint(stage), adapter, **run.origin(stage))
+    lora.detach(model)
+    lora.attach(model, lora.load_adapter(run.checkpoint(stage), model))  # of 16 bits, as it is used
+    size = os.path.getsize(run.checkpoint(stage))
+    return {"KB": size / 1000} | measured(run, model, count)
+
+
+def recovery(run, *, rank=16, prompts=4000, steps=300, batch=24, lr=0.004, start="committee2",
+             count=100):
+    """Recover accuracy: an adapter learns to say what the float model says."""
+    teacher, model = load_model(run, start), load_quantized(run, "quantize")
+    seed_step(run.seed, "recovery", 0)
+    adapter = lora.create(model, rank)
+    own = own_words(run, teacher, prompts)
+
+    def loss(model, batch):
+        losses = divergence(model, teacher, batch)
+        return {"loss": losses.sum(), "count": len(losses)}
+    batches = chat.batches({"own": own}, {"own": 1.0}, batch)
+    return train_adapter(run, "recovery", model, adapter, batches, loss, steps, lr, count)
+
+
+def feature(name, run, *, examples=2000, steps=200, batch=24, lr=0.002, count=100):
+    """A feature's adapter: the recovery adapter, trained on with worked examples of the feature."""
+    tokenizer, model = Tokenizer.load(run.file("tokenizer.json")), load_quantized(run, "quantize")
+    families = {each: (chat.toy_world(run) | tasks.EVOLVED)[each] for each in FEATURES[name]}
+    drawn = tasks.asked(families, dict.fromkeys(families, 1), examples,
+                        random.Random(f"{run.seed} {name}"))
+    examples = [chat.example(name, problem.messages(), problem.worked) for _, problem in drawn]
+    pairs = [chat.render(each["messages"], tokenizer) for each in examples]
+    pairs = [pair for pair in pairs if len(pair[0]) <= model.config.context]
+    adapter = lora.load_adapter(run.checkpoint("recovery"), model)
+    batches = chat.batches({name: pairs}, {name: 1.0}, batch)
+    return train_adapter(run, name, model, adapter, batches, chat.response_loss, steps, lr, count)
