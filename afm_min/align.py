@@ -111,8 +111,7 @@ def believed(ranked, chances):
 
 def imitate(run, stage, start, stages, number, prompts, samples, steps, batch, lr, count):
     """Fine-tune a model on what the reward model ranks first, where it finds it more likely true
-    than not: the best of many bad responses is no example. (Of the prompts whose best response the
-    toy's first reward model took for true, 78% had a true one ranked first; of all, 54%.)"""
+    than not: the best of many bad responses is no example."""
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     seed_step(run.seed, stage, 0)
     problems = tasks.asked(chat.toy_world(run) | tasks.EVOLVED, reward.PROMPTS, prompts,

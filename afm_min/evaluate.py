@@ -201,7 +201,7 @@ def benchmarks(model, tokenizer, world, count):
 
 def evaluation(run, *, count=200, aligned="committee2"):
     """All benchmarks, on test problems: of the base model, the draft, the one after sft, the one
-    that a stage of alignment ended with, and what `quantize` made of it, without and with its
+    that the stage `aligned` ended with, and the one that `quantize` packed, without and with its
     recovery."""
     tokenizer, world = Tokenizer.load(run.file("tokenizer.json")), chat.toy_world(run)
     models = [load_model(run, stage) for stage in ("lengthening", "draft", "sft", aligned)]

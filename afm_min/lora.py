@@ -134,10 +134,11 @@ class Switch:
     def use(self, name):
         """Attach the adapter of this name, or with None go back to the base. What was in use stays
         so if that fails."""
-        if name is not None and name not in self.cache:
+        if name is None:
+            return detach(self.model)
+        if name not in self.cache:
             self.cache[name] = load_adapter(self.path(name), self.model)
-        if name is not None:
-            self.cache.move_to_end(name)
-            while len(self.cache) > self.keep:
-                self.cache.popitem(last=False)
-        use(self.model, self.cache[name].terms if name is not None else {})
+        self.cache.move_to_end(name)
+        while len(self.cache) > self.keep:
+            self.cache.popitem(last=False)
+        use(self.model, self.cache[name].terms)

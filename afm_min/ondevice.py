@@ -8,7 +8,7 @@ Kept from the report: the frozen packed base, adapters on all projections, rank 
 that start from the recovery adapter. The report's recovery trains on text and conversations once
 more; here it learns to say what the float model says, with the same probabilities, because what
 alignment has taught is in no set of examples, and because the toy, tuned on conversations, has
-forgotten documents: a quarter of these among the batches cost it 4 to 6 points.
+forgotten documents: a quarter of these among the batches cost it 4 to 7 points.
 """
 import os
 import random
