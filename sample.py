@@ -35,9 +35,10 @@ def say(model, tokenizer, ids, stop, arguments, before=""):
     """Print `before` and what the model says after ids, token by token, until it says `stop`;
     return what it said. Half a character waits for the rest."""
     characters = codecs.getincrementaldecoder("utf-8")("replace")
-    generator = torch.Generator(model.embedding.device).manual_seed(arguments.seed)
+    chances = torch.rand(1, arguments.max_new_tokens,
+                         generator=torch.Generator().manual_seed(arguments.seed))
     tokens = model.stream([ids], arguments.max_new_tokens, temperature=arguments.temperature,
-                          top_p=arguments.top_p, generator=generator)
+                          top_p=arguments.top_p, chances=chances)
     said = []
     for (token,) in map(torch.Tensor.tolist, tokens):
         if not said:  # the prompt has been accepted

@@ -5,7 +5,7 @@ import json
 import torch
 from torch import nn
 
-from afm_min import corpus, families, gradients, pretrain
+from afm_min import corpus, families, gradients, pretrain, processes
 from afm_min.fit import fit
 from afm_min.run import UserError, write_text
 
@@ -138,10 +138,12 @@ def of_each(function, conversations, device, rows=64):
     """What function(ids, weight) says of each of N pairs, (N, ...): those of like lengths are given
     to it together, `rows` at a time."""
     order = sorted(range(len(conversations)), key=lambda i: len(conversations[i][0]))
-    found = [function(**{name: x.to(device) for name, x in pad(
-        [conversations[i] for i in order[start:start + rows]]).items()}).cpu()
-        for start in range(0, len(order), rows)]
-    return torch.cat(found)[torch.tensor(order).argsort()]
+
+    def found(some):
+        return [row for start in range(0, len(some), rows) for row in function(
+            **{name: x.to(device) for name, x in pad(
+                [conversations[i] for i in some[start:start + rows]]).items()}).cpu()]
+    return torch.stack(processes.divided(found, order))[torch.tensor(order).argsort()]
 
 
 def losses(model, conversations):

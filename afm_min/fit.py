@@ -7,6 +7,7 @@ import zlib
 
 import torch
 
+from afm_min import processes
 from afm_min.run import UserError, load, save
 
 
@@ -109,19 +110,25 @@ def backward(model, batch, loss, micro_batch=None):
     """Leave in .grad the gradient of the batch's mean loss; return the mean of all metrics.
 
     loss(model, batch) returns sums: {"loss": tensor, "count": what to divide by, others to report}.
-    Sums are added up and the division comes last, so the cut into micro-batches changes nothing."""
+    Sums are added up and the division comes last, so the cut into micro-batches changes nothing,
+    nor does it that of several processes each takes every n-th row."""
     rows = len(next(iter(batch.values())))
-    micro_batch = micro_batch or rows
+    pieces = math.ceil(rows / (processes.count() * (micro_batch or rows)))
     sums = collections.Counter()
     model.zero_grad(set_to_none=True)
-    for start in range(0, rows, micro_batch):
-        part = loss(model, {name: t[start:start + micro_batch] for name, t in batch.items()})
+    for i in range(pieces):
+        piece = {name: t[i * len(t) // pieces:(i + 1) * len(t) // pieces]
+                 for name, t in batch.items()}
+        processes.together = len(next(iter(piece.values())))
+        part = loss(model, {name: processes.mine(t) for name, t in piece.items()})
         part["loss"].backward()
         sums.update({name: torch.as_tensor(x).item() for name, x in part.items()})
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    processes.add_up(gradients)
+    sums = {name: sum(part[name] for part in processes.gathered(sums)) for name in sums}
     count = sums.pop("count")
-    for p in model.parameters():
-        if p.grad is not None:
-            p.grad /= count
+    for gradient in gradients:
+        gradient /= count
     return {name: x / count for name, x in sums.items()} | {"count": count}
 
 
@@ -133,10 +140,14 @@ def fit(model, batches, loss, *, steps, lr, schedule=lambda step: 1.0, decay=0.0
     loss: see `backward`; unit: of its count. schedule: step -> factor of the learning rate.
     With a run, the state is saved every `save_every` steps, and training goes on from what is
     saved: a run that was killed ends with the very weights of one that was not."""
+    device, saved = model.embedding.device, run and unfinished(run, stage, model)
+    if run and run.shard:
+        processes.shard(model)
     optimizer, step = AdaStar(parameter_groups(model), lr, decay), 0
-    device = model.embedding.device
+    if saved:
+        step = restore(optimizer, saved)
+        print(f"{stage}: going on from step {step}")
     if run:
-        step = restore(run, stage, model, optimizer) if run.partial(stage).exists() else 0
         run.forget(stage, after=step)
     progress, skipped = Progress(stage, steps, unit), 0
     model.train()
@@ -160,20 +171,27 @@ def fit(model, batches, loss, *, steps, lr, schedule=lambda step: 1.0, decay=0.0
         if run:
             run.log(stage=stage, step=step, lr=lr * factor, norm=norm, **metrics)
             if step % save_every == 0 or step == steps:
-                save(run.partial(stage), step=step, model=model.state_dict(),
-                     optimizer=optimizer.state_dict(), **run.origin(stage))
+                save(run.partial(stage), step=step, model=processes.whole(model.state_dict()),
+                     optimizer=processes.whole(optimizer.state_dict()), **run.origin(stage))
     model.eval()
 
 
-def restore(run, stage, model, optimizer):
-    """Load the state of an unfinished stage; return the number of steps it has done."""
-    path = run.partial(stage)
-    entries = load(path, model.embedding.device)
-    for name, value in run.origin(stage).items():
-        if entries[name] != value:
-            raise UserError(f"{path} was begun with {name} {entries[name]}, not {value}: give "
-                            "that, or delete the file to begin the stage anew")
-    model.load_state_dict(entries["model"])
-    optimizer.load_state_dict(entries["optimizer"])
-    print(f"{stage}: going on from step {entries['step']}")
-    return entries["step"]
+def unfinished(run, stage, model):
+    """What a stage that was cut off has saved, its weights put into the model; None if there is
+    nothing, or if it began otherwise: with other settings, or from another model."""
+    if not run.partial(stage).exists():
+        return None
+    saved = load(run.partial(stage), model.embedding.device)
+    if any(saved[name] != value for name, value in run.origin(stage).items()):
+        return None
+    model.load_state_dict(saved["model"])
+    return saved
+
+
+def restore(optimizer, saved):
+    """Put in the optimizer's saved state; return the number of steps done."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for p, state in zip(parameters, saved["optimizer"]["state"].values()):
+        state.update({name: processes.sharded_as(p, state[name]) for name in ("v", "m")})
+    optimizer.load_state_dict(saved["optimizer"])
+    return saved["step"]

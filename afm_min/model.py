@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from afm_min import gradients
+from afm_min import gradients, processes
 from afm_min.run import UserError, save
 
 MASKED = -1e9  # added to the score of a token that may not be seen; a row of -inf would give NaN
@@ -134,8 +134,9 @@ class Attention(nn.Module):
     def forward(self, x, rotation, mask, cache):
         """x (B, T, C), rotation 2 x (T, D), mask (1 or B, 1, G*T, S) -> (B, T, C)"""
         (B, T, _), K, D = x.shape, self.config.kv_heads, self.config.head_dim
+        G = self.config.heads // K
         # Query heads are grouped with the key/value head they read, so that no key is repeated.
-        query = self.query(x).view(B, T, K, -1, D).permute(0, 2, 3, 1, 4)  # (B, K, G, T, D)
+        query = self.query(x).view(B, T, K, G, D).permute(0, 2, 3, 1, 4)  # (B, K, G, T, D)
         key = self.key(x).view(B, T, K, D).transpose(1, 2)  # (B, K, T, D)
         value = self.value(x).view(B, T, K, D).transpose(1, 2)
         query = gradients.Rotation.apply(self.query_norm(query.contiguous()), *rotation)
@@ -145,8 +146,8 @@ class Attention(nn.Module):
             key, value = cache.append(self.layer, key, value)  # (B, K, S, D)
         scores = query.flatten(2, 3) @ key.transpose(-1, -2)  # (B, K, G*T, S)
         mixed = scores.add_(mask).softmax(-1) @ value  # (B, K, G*T, D)
-        mixed = mixed.view(B, K, -1, T, D).permute(0, 3, 1, 2, 4)  # (B, T, K, G, D)
-        return self.output(mixed.reshape(B, T, -1))
+        mixed = mixed.view(B, K, G, T, D).permute(0, 3, 1, 2, 4)  # (B, T, K, G, D)
+        return self.output(mixed.flatten(2))
 
 
 class FeedForward(nn.Module):
@@ -179,7 +180,10 @@ class Block(nn.Module):
         return x + self.dropped(self.feed_forward(self.feed_forward_norm(x)))
 
     def dropped(self, added):
-        return F.dropout(added, self.dropout) if self.dropout and self.training else added
+        if not (self.dropout and self.training):
+            return added
+        ones = added.new_ones(processes.all_rows(len(added)), *added.shape[1:])
+        return added * processes.mine(F.dropout(ones, self.dropout))  # the same by any division
 
 
 class AFM(nn.Module):
@@ -229,21 +233,23 @@ class AFM(nn.Module):
     def mask(self, start, stop, begin):
         """What each query may not see, as a term of its score: (1 or B, 1, G*T, S)."""
         keys = torch.arange(stop, device=self.embedding.device)
-        masked = keys > keys[start:, None]  # (T, S): the future
+        masked = (keys > keys[start:, None])[None]  # (1, T, S): the future
         if begin is not None:
             masked = masked | (keys < begin[..., None])  # (B, T, S)
-        mask = masked.to(self.dtype).view(-1, 1, stop - start, stop) * MASKED
+        mask = masked[:, None].to(self.dtype) * MASKED
         return mask.repeat(1, 1, self.config.heads // self.config.kv_heads, 1)
 
     @torch.no_grad()
-    def stream(self, prompts, max_new_tokens, stop=-1, temperature=1.0, top_p=1.0, generator=None,
+    def stream(self, prompts, max_new_tokens, stop=-1, temperature=1.0, top_p=1.0, chances=None,
                cached=True):
         """Yield the next id of every row, (B,), until max_new_tokens, or the context is full, or
         all rows have said the id `stop`, which is all that a row says from then on.
 
         prompts: B lists of ids, of any lengths. temperature 0 is greedy. top_p < 1 draws from the
         likeliest ids that hold this probability together: for talking only, as training must score
-        the very distribution it sampled. The first step raises UserError if a prompt is empty or
+        the very distribution it sampled. chances: (B, max_new_tokens) in 0 to 1, by which ids are
+        drawn, random if not given: with the same ones a row says the same, whoever is beside it.
+        The first step raises UserError if a prompt is empty or
         too long; as shorter ones are padded, the longest says when the context is full."""
         longest, most = max(map(len, prompts)), self.config.context - 1
         if not all(prompts) or longest > most:
@@ -263,10 +269,13 @@ class AFM(nn.Module):
         ids, begin = ids[copies], begin[copies]
         rows = torch.arange(len(prompts), device=device)  # those computed: R of B
         following = torch.full_like(rows, stop - 1)
-        for _ in range(size - longest):
+        if chances is None:
+            chances = torch.rand(len(prompts), max_new_tokens)
+        chances = chances.to(device)
+        for i in range(size - longest):
             fed = ids[:, cache.position:] if cached else ids
             states = self.states(fed, cache, begin if begin.any() else None)[:, -1]  # (R, C)
-            drawn = sample(self.logits(states), temperature, top_p, generator)
+            drawn = sample(self.logits(states), chances[rows, i], temperature, top_p)
             following = following.clone()
             following[rows] = drawn.where(following[rows] != stop, stop)
             yield following
@@ -286,8 +295,8 @@ class AFM(nn.Module):
         return [row[:row.index(stop) + 1] if stop in row else row for row in rows]
 
 
-def sample(logits, temperature=1.0, top_p=1.0, generator=None):
-    """Draw an id from each row: (B, V) -> (B,)."""
+def sample(logits, chances, temperature=1.0, top_p=1.0):
+    """Draw an id from each row by a chance in 0 to 1: (B, V), (B,) -> (B,)."""
     if temperature == 0:
         return logits.argmax(-1)
     probabilities = (logits / temperature).softmax(-1)
@@ -296,15 +305,14 @@ def sample(logits, temperature=1.0, top_p=1.0, generator=None):
         likelier = ordered.cumsum(-1) - ordered  # the probability of all that come before
         kept = ordered.where(likelier < top_p, 0.0)
         probabilities = torch.zeros_like(probabilities).scatter(-1, order, kept)
-    cumulative = probabilities.cumsum(-1)  # a point on it, by chance: 14 times as fast on a CPU
-    share = torch.rand(len(logits), 1, generator=generator, device=logits.device)  # as multinomial
-    return (cumulative <= share * cumulative[:, -1:]).sum(-1)
+    cumulative = probabilities.cumsum(-1)  # a point on it: 14 times as fast as multinomial
+    return (cumulative <= chances[:, None] * cumulative[:, -1:]).sum(-1)
 
 
 def save_model(run, stage, model):
     """Write a finished stage's checkpoint."""
     save(run.checkpoint(stage), config=dataclasses.asdict(model.config),
-         model=model.state_dict(), **run.origin(stage))
+         model=processes.whole(model.state_dict()), **run.origin(stage))
 
 
 def load_model(run, stage, kind=AFM, **changes):

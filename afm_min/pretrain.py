@@ -15,7 +15,7 @@ import math
 import torch
 from torch import nn
 
-from afm_min import corpus, gradients, tasks
+from afm_min import corpus, gradients, processes, tasks
 from afm_min.fit import cosine, fit, seed_step
 from afm_min.model import AFM, compute_dtype, load_model, save_model
 from afm_min.tokenizer import DOCUMENT, Tokenizer
@@ -93,9 +93,9 @@ def cut(model):
     with torch.device(model.embedding.device):
         smaller = AFM(dataclasses.replace(model.config, hidden=k), model.dtype)
     weights = {name.replace("feed_forward.feed_forward", "feed_forward"): w
-               for name, w in model.state_dict().items() if not name.endswith("scores")}
-    for i, block in enumerate(model.blocks):
-        kept = block.feed_forward.mask().nonzero()[:, 0]
+               for name, w in processes.whole(model.state_dict()).items()}
+    for i in range(len(model.blocks)):
+        kept = soft_top_k(weights.pop(f"blocks.{i}.feed_forward.scores"), k, 0).nonzero()[:, 0]
         for name, dim in (("gate", 0), ("up", 0), ("down", 1)):
             key = f"blocks.{i}.feed_forward.{name}.weight"
             weights[key] = weights[key].index_select(dim, kept)

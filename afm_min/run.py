@@ -10,6 +10,7 @@ process dies, there is the old file or the new one, never half of one.
 """
 import contextlib
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -17,6 +18,8 @@ import pickle
 import sys
 
 import torch
+
+from afm_min import processes
 
 FORMAT = "afm_min checkpoint 1"
 
@@ -30,7 +33,8 @@ def run_command(command, arguments):
     try:
         command(arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if processes.rank() == 0:
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
@@ -41,11 +45,11 @@ def run_command(command, arguments):
 
 
 def choose_device(name=None):
-    """The device of that name, or the best there is."""
-    best = ("cuda" if torch.cuda.is_available() else
+    """The device of that name, or the best there is: of several GPUs each process has its own."""
+    best = (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else
             "mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        device = torch.empty(0, device=name or best).device
+        device = torch.empty(0, device=best if name in (None, "cuda") else name).device
         if device.type in ("cpu", "cuda", "mps"):
             return device
     except (RuntimeError, AssertionError):
@@ -55,7 +59,12 @@ def choose_device(name=None):
 
 @contextlib.contextmanager
 def replacing(path):
-    """Yield a binary file that takes the place of `path` once the block has ended without error."""
+    """Yield a binary file that takes the place of `path` once the block has ended without error.
+
+    Of several processes the first writes, and the others wait for it."""
+    if processes.rank() > 0:
+        yield io.BytesIO()
+        return processes.wait()
     path = pathlib.Path(path)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -71,6 +80,7 @@ def replacing(path):
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+    processes.wait()
 
 
 def write_text(path, text):
@@ -112,8 +122,8 @@ class Run:
 
     def __init__(self, path, device="cpu"):
         self.path, self.device = pathlib.Path(path), device
-        self.config, self.seed = None, 0
-        self.settings = {}  # of the stage at work: its checkpoint says what it was made with
+        self.config, self.seed, self.shard = None, 0, False  # shard: see processes.py
+        self.settings, self.made_of = {}, ""  # of the stage at work: see stages.py
 
     def create(self):
         try:
@@ -133,7 +143,7 @@ class Run:
 
     def origin(self, stage):
         """What every checkpoint says of where it comes from."""
-        return {"stage": stage, "seed": self.seed, "settings": self.settings,
+        return {"stage": stage, "settings": self.settings, "made_of": self.made_of,
                 "tokenizer": fingerprint(self.file("tokenizer.json"))}
 
     def load(self, path, device="cpu"):
@@ -157,6 +167,8 @@ class Run:
 
     def log(self, **row):
         """Append one row to metrics.jsonl."""
+        if processes.rank() > 0:
+            return
         try:
             with open(self.file("metrics.jsonl"), "a") as file:
                 file.write(json.dumps(row) + "\n")

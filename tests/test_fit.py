@@ -148,13 +148,15 @@ def test_a_broken_run_ends_as_an_unbroken_one(tmp_path):
     assert [row["step"] for row in rows] == list(range(1, 13))
 
 
-def test_a_state_of_other_settings_is_refused(tmp_path):
+def test_a_state_that_began_otherwise_is_not_gone_on_with(tmp_path, capsys):
     (tmp_path / "tokenizer.json").write_text("any")
     run = Run(tmp_path)
-    train(3, run)
-    run.settings = {"lr": 1.0}
-    with pytest.raises(UserError, match="begun with settings {}, not {'lr': 1.0}"):
-        train(4, run)
+    for changed in ({}, {"settings": {"lr": 1.0}}, {"made_of": "another model"}):
+        vars(run).update(changed)
+        train(3, run)
+        assert "going on" not in capsys.readouterr().out
+    train(4, run)
+    assert "going on from step 3" in capsys.readouterr().out
 
 
 def test_a_loss_that_is_no_number_stops_the_stage():

@@ -215,11 +215,11 @@ def test_sampling_frequencies():
     # two, 5 : 3. A frequency of 20,000 draws has a standard deviation of at most 0.0036: odds of a
     # false alarm beyond 0.018, 5 of them, are below 1e-5.
     logits = torch.tensor([0.5, 0.3, 0.2]).log().expand(20_000, 3)
-    generator = torch.Generator().manual_seed(0)
+    chances = torch.rand(20_000, generator=torch.Generator().manual_seed(0))
     for options, expected in (({}, (0.5, 0.3, 0.2)), ({"temperature": 0.5}, (25 / 38, 9 / 38, 4 / 38)),
                               ({"top_p": 0.6}, (5 / 8, 3 / 8, 0)), ({"top_p": 0.5}, (1, 0, 0)),
                               ({"temperature": 0}, (1, 0, 0))):
-        drawn = sample(logits, generator=generator, **options)
+        drawn = sample(logits, chances, **options)
         assert (drawn.bincount(minlength=3) / 20_000).tolist() == pytest.approx(expected, abs=0.018)
 
 

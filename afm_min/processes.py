@@ -1,0 +1,99 @@
+"""More than one process on one run: torchrun --nproc-per-node N train.py ...
+
+All processes do the same with the same seeds, so that they agree at every step. Divided is what
+takes the time: the rows of a batch, the prompts that are answered, and with --shard what training
+keeps of a model. The first process alone writes files and prints; processes on several machines
+need a folder that all of them see. A process that torchrun has not started is the first of one.
+"""
+import os
+import sys
+
+import torch
+from torch import distributed
+
+together = 0  # rows of the batch at work, those of all processes
+
+
+def join(device):
+    """Meet the other processes that torchrun has started; of them the first alone prints."""
+    if "RANK" in os.environ and not distributed.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        if rank() > 0:
+            sys.stdout = open(os.devnull, "w")
+
+
+def rank():
+    """The number of this process: 0, 1, ..."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def count():
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def wait():
+    """Go on when all processes have come here."""
+    if count() > 1:
+        distributed.barrier()
+
+
+def add_up(tensors):
+    """Replace each tensor by the sum over all processes. Sharded ones are sums already."""
+    for tensor in tensors if count() > 1 else ():
+        if not hasattr(tensor, "full_tensor"):
+            distributed.all_reduce(tensor)
+
+
+def gathered(thing):
+    """What each process has in its place: a list, in their order."""
+    things = [thing] * count()
+    if count() > 1:
+        distributed.all_gather_object(things, thing)
+    return things
+
+
+def divided(work, items):
+    """What work(items) says, a list with a result for each, where every process does its share."""
+    shares = gathered(work(mine(items)))
+    return [shares[i % count()][i // count()] for i in range(len(items))]
+
+
+def mine(rows):
+    """This process's share of a list or tensor: every n-th."""
+    return rows[rank()::count()]
+
+
+def all_rows(rows):
+    """How many rows all processes have together in the batch at work, when this one has `rows`."""
+    return together if count() > 1 else rows
+
+
+def shard(model):
+    """Divide parameters, gradients and optimizer state among the processes: each block's are put
+    together when it is at work, and forgotten thereafter (PyTorch's fully_shard)."""
+    if hasattr(model.embedding, "full_tensor"):  # it is done
+        return
+    from torch.distributed import fsdp, init_device_mesh  # half a second, so only when asked for
+    mesh = init_device_mesh(model.embedding.device.type, (count(),))
+    for part in (*model.blocks, model):
+        fsdp.fully_shard(part, mesh=mesh)
+        part.set_gradient_divide_factor(1.0)  # gradients are summed: see `fit.backward`
+        part.set_force_sum_reduction_for_comms(True)
+    for method in ("states", "logits"):  # what else than forward is called from outside
+        fsdp.register_fsdp_forward_method(model, method)
+
+
+def whole(state):
+    """A dict of tensors, and of dicts of such, in which none is sharded. All processes must ask."""
+    return {name: x.full_tensor() if hasattr(x, "full_tensor") else
+            whole(x) if isinstance(x, dict) else x for name, x in state.items()}
+
+
+def sharded_as(parameter, tensor):
+    """A whole tensor, divided as a parameter of the same shape is, if that is."""
+    if not hasattr(parameter, "full_tensor"):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)

@@ -1,0 +1,38 @@
+"""What test_processes.py runs in one process, in several, and sharded: a JSON line of what came out."""
+import json
+import resource
+import sys
+
+import torch
+
+from afm_min import chat, evaluate, processes
+from afm_min.fit import fit
+from afm_min.model import AFM, Config
+from afm_min.pretrain import next_token_loss
+from afm_min.run import Run
+
+run = Run(sys.argv[1], torch.device("cpu"))
+run.shard = "shard" in sys.argv
+processes.join(run.device)
+run.create()
+(run.path / "tokenizer.json").write_text("any")
+torch.manual_seed(0)
+model = AFM(Config(dim=32, layers=2, heads=4, kv_heads=2, head_dim=8, hidden=84, vocab_size=50, context=64))
+ids = torch.randint(50, (20, 34))
+conversations = [(ids[i, :n], (torch.arange(n) > n // 2).float()) for i, n in enumerate(range(8, 28))]
+
+
+def windows(step):  # seven rows: no even share
+    return {"ids": ids[torch.randint(20, (7,))]}
+
+
+fit(model, windows, next_token_loss, steps=10, lr=0.01, micro_batch=2, run=run, stage="text", save_every=5, quiet=True)
+chat.tune(model, {"a": conversations}, {"a": 1.0}, steps=10, batch=5, lr=0.01, dropout=0.1, run=run, stage="chat")
+torch.manual_seed(1)
+said = evaluate.replies(model, [c[0].tolist() for c in conversations], end=3, most=12, rows=4, temperature=1.0)
+print(json.dumps({
+    "losses": [row["loss"] for row in run.logged()], "said": said,
+    "each": chat.losses(model, conversations).tolist(),
+    "rows": len(run.logged()), "saved": sorted(path.name for path in run.path.iterdir()),
+    "weights": {name: x.tolist() for name, x in torch.load(run.partial("chat"))["model"].items()},
+    "state": torch.load(run.partial("chat"))["optimizer"]["state"][0]["v"].tolist()}))

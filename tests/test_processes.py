@@ -1,0 +1,49 @@
+"""Several processes do what one does: the same losses, weights and answers, whoever computes which rows."""
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from afm_min import processes
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def outcome(folder, count, *options):
+    command = [sys.executable] if count == 1 else [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count)]
+    done = subprocess.run([*command, "-m" if count == 1 else "--module", "tests.parallel", str(folder), *options],
+                          cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return outcome(tmp_path_factory.mktemp("one"), 1)
+
+
+@pytest.mark.parametrize("count, options", [(2, ()), (3, ()), (2, ("shard",))])
+def test_several_processes_do_as_one(one, count, options, tmp_path):
+    several = outcome(tmp_path, count, *options)
+    assert several["rows"] == one["rows"] == 20 and several["saved"] == one["saved"]
+    assert several["said"] == one["said"]
+    for name in ("losses", "each"):
+        assert several[name] == pytest.approx(one[name], rel=1e-4)
+    torch.testing.assert_close(torch.tensor(several["state"]), torch.tensor(one["state"]), rtol=1e-2, atol=1e-6)
+    for name, weight in one["weights"].items():
+        torch.testing.assert_close(torch.tensor(several["weights"][name]), torch.tensor(weight), rtol=0, atol=1e-3)
+
+
+def test_shares_are_put_together_in_order(monkeypatch):
+    """Three processes, whose shares of 7 items are gathered: [0, 3, 6], [1, 4], [2, 5]."""
+    monkeypatch.setattr(processes, "count", lambda: 3)
+    monkeypatch.setattr(processes, "gathered", lambda share: [[0, 30, 60], [10, 40], [20, 50]])
+    monkeypatch.setattr(processes, "rank", lambda: 1)
+    asked = []
+    assert processes.divided(lambda items: asked.append(items), list(range(7))) == [0, 10, 20, 30, 40, 50, 60]
+    assert asked == [[1, 4]]
