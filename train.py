@@ -4,16 +4,18 @@
     python train.py --out runs/mine --data my/texts                on your own UTF-8 text
     python train.py --out runs/toy --resume                        go on after a kill
     python train.py --out runs/wide --set model.dim=192 --set core.steps=2000
+    torchrun --nproc-per-node 2 train.py --out runs/toy            two processes
 """
 import argparse
 import ast
 import dataclasses
 import math
 
+from afm_min import processes
 from afm_min.model import PRESETS
 from afm_min.report import write_report
 from afm_min.run import Run, UserError, choose_device, load, run_command
-from afm_min.stages import STAGES, carry_out, describe, settings_of
+from afm_min.stages import STAGES, carry_out, forget, settings_of, standing, with_needs
 from afm_min.tokenizer import check_vocab_size
 
 
@@ -43,6 +45,8 @@ def open_run(arguments):
     """Take up a run directory, or a new one; nothing is written yet. Returns the run, what
     identifies it (all its stages share it), and the settings given for it, now and earlier."""
     run = Run(arguments.out, choose_device(arguments.device))
+    processes.join(run.device)
+    run.shard = arguments.shard
     worked = run.read_json("report.json") or any(run.path.glob("*.part.pt"))
     begun = run.read_json("run.json") if worked or arguments.resume else {}
     preset = arguments.preset or begun.get("preset", "toy")
@@ -67,36 +71,20 @@ def open_run(arguments):
     return run, identity, given
 
 
-def resolve(run, stage, given, resume):
-    """All settings of a stage. Those that what is to be taken up was begun with must not differ."""
-    settings = settings_of(stage, given)
-    before = run.read_json("report.json").get(stage)
-    if before is None and run.partial(stage).exists():
-        before = load(run.partial(stage))
-    if resume and before and before["settings"] != settings:
-        raise UserError(f"{stage} was begun with {describe(before['settings'])}: to redo it with "
-                        f"others put --stages {stage} for --resume, or choose another --out")
-    return settings
-
-
 def train(arguments):
-    """Run the stages in order. A row in report.json says that a stage is done."""
+    """Do the stages that are asked for, in order, and first what they need and is not done."""
     for name in arguments.stages or []:
         if name not in STAGES:
             raise UserError(f"--stages {name}: choose from {', '.join(STAGES)}")
-    chosen = [stage for stage in STAGES if stage in (arguments.stages or STAGES)]
     run, identity, given = open_run(arguments)
-    settings = {stage: resolve(run, stage, given, arguments.resume) for stage in chosen}
     run.create()
     run.write_json("run.json", identity | {"set": given})
-    report = run.read_json("report.json")
-    if not arguments.resume:  # what comes after a stage was built on it: it must be redone, too
-        for stage in list(STAGES)[list(STAGES).index(chosen[0]):]:
-            report.pop(stage, None)
-            run.partial(stage).unlink(missing_ok=True)
-        run.write_json("report.json", report)
-    for stage in chosen:
-        carry_out(run, stage, settings[stage])
+    for stage in () if arguments.resume else arguments.stages or ():
+        forget(run, stage)
+        run.partial(stage).unlink(missing_ok=True)
+    for stage in with_needs(arguments.stages or STAGES):
+        carry_out(run, stage, settings_of(stage, given))
+    run.write_json("report.json", standing(run.read_json("report.json")))
     write_report(run)
 
 
@@ -109,12 +97,14 @@ def main():
     add("--data", metavar="DIR", help="train on this folder of UTF-8 files (default: on what "
         "CPython carries)")
     add("--stages", metavar="NAME,NAME", type=lambda names: names.split(","),
-        help=f"run only these, anew (default: {','.join(STAGES)})")
+        help=f"run these anew, and what they need (default: {','.join(STAGES)})")
     add("--set", metavar="NAME=VALUE", action="append", default=[],
         help="change a setting, model.FIELD or STAGE.NAME; a wrong name lists them all")
     add("--seed", metavar="N", type=int, help="of all randomness (default: 0)")
-    add("--resume", action="store_true", help="skip stages that are done, and go on with one that "
-        "was cut off")
+    add("--resume", action="store_true", help="go on: skip what is done, but not what a changed "
+        "setting touches")
+    add("--shard", action="store_true", help="with torchrun: divide what training keeps of a model "
+        "among the processes, for one that is too large for each")
     add("--device", metavar="NAME", help="cpu, cuda or mps (default: the best there is)")
     run_command(train, parser.parse_args())
 

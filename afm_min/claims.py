@@ -10,8 +10,6 @@ a kill, and arms that several claims need are trained once.
 """
 import argparse
 import collections
-import hashlib
-import json
 import os
 
 import numpy
@@ -20,7 +18,7 @@ from afm_min import corpus, tasks
 from afm_min.model import Config
 from afm_min.report import line, table
 from afm_min.run import Run, UserError, choose_device, run_command, write_text
-from afm_min.stages import STAGES, carry_out, settings_of
+from afm_min.stages import STAGES, carry_out, made_of, settings_of
 
 # The control is of the same stage, if no other is named.
 Claim = collections.namedtuple("Claim", "text stage metric treatment control control_stage",
@@ -110,26 +108,27 @@ CLAIMS = [Claim(*row) for row in (
 
 
 def arm(base, seed, stage, given):
-    """The metrics of a stage, with the settings given for it and for those between it and the
-    parent checkpoint of the run `base`. A name says all settings: one of others is another arm."""
-    names, before = list(STAGES), base
-    settings = {"parent": base.read_json("report.json")["parent"]}  # a retrained one: other arms
-    for name in names[names.index("parent") + 1:names.index(stage) + 1]:
-        settings[name] = settings_of(name, given)
-        key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-        run = Run(base.path / f"{name}-{seed}-{key}", base.device)
-        run.config, run.seed = base.config, seed
-        run.create()
-        rows = before.read_json("report.json")
-        if name not in run.read_json("report.json"):
-            run.write_json("report.json", {earlier: rows[earlier] for earlier in
-                                           names[:names.index(name)] if earlier in rows})
-        for path in before.path.iterdir():
-            if (path.is_file() and path.name not in OWN and not path.name.endswith(".part.pt")
-                    and not run.file(path.name).exists()):
-                os.link(path, run.file(path.name))
-        metrics, before = carry_out(run, name, settings[name]), run
-    return metrics
+    """The metrics of a stage, with the settings given for it and for what it needs."""
+    return arm_run(base, seed, stage, given).read_json("report.json")[stage]["metrics"]
+
+
+def arm_run(base, seed, stage, given):
+    """The run in which a stage is done so: up to the parent it is `base`, which all arms share."""
+    if stage in ("data", "tokenizer", "parent"):
+        return base
+    before = [arm_run(base, seed, need, given) for need in STAGES[stage].needs]
+    rows = {name: row for run in before for name, row in run.read_json("report.json").items()}
+    settings = settings_of(stage, given)
+    run = Run(base.path / f"{stage}-{seed}-{made_of(rows, stage, settings)}", base.device)
+    run.config, run.seed = base.config, seed
+    run.create()
+    run.write_json("report.json", rows | run.read_json("report.json"))
+    for path in (path for each in before for path in each.path.iterdir()):
+        if (path.is_file() and path.name not in OWN and not path.name.endswith(".part.pt")
+                and not run.file(path.name).exists()):
+            os.link(path, run.file(path.name))
+    carry_out(run, stage, settings)
+    return run
 
 
 def interval(differences, level=0.95, draws=10_000):

@@ -1,34 +1,82 @@
 """The table of stages in order, their settings, and how one is carried out and reported.
 
-Each stage is a function of a run; its keyword arguments, with their defaults, are its settings.
+Each stage is a function of a run; its keyword arguments, with their defaults, are its settings. It
+is done if report.json says so for these settings and for the results of all that it needs: so a
+changed setting makes anew what depends on it, and nothing else.
 """
+import collections
 import functools
+import hashlib
 import inspect
+import json
 import time
 
 from afm_min import (align, corpus, demonstrations, evaluate, ondevice, pretrain, reward, sft,
                      synthetic)
 
-STAGES = {"data": corpus.data, "tokenizer": corpus.tokenizer, "parent": pretrain.parent,
-          "prune": pretrain.prune, "core": pretrain.core, "continued": pretrain.continued,
-          "lengthening": pretrain.lengthening, "demonstrations": demonstrations.demonstrations,
-          "draft": sft.draft, "synthetic": synthetic.synthetic, "mixture": sft.mixture,
-          "sft": sft.sft}
+Stage = collections.namedtuple("Stage", "carry_out needs")  # those before it that it builds on
+STAGES = {name: Stage(function, needs.split()) for name, function, needs in (
+    ("data", corpus.data, ""),
+    ("tokenizer", corpus.tokenizer, "data"),
+    ("parent", pretrain.parent, "tokenizer"),
+    ("prune", pretrain.prune, "parent"),
+    ("core", pretrain.core, "prune"),
+    ("continued", pretrain.continued, "core"),
+    ("lengthening", pretrain.lengthening, "continued"),
+    ("demonstrations", demonstrations.demonstrations, "lengthening"),
+    ("draft", sft.draft, "demonstrations"),
+    ("synthetic", synthetic.synthetic, "draft"),
+    ("mixture", sft.mixture, "synthetic"),
+    ("sft", sft.sft, "mixture"))}
 ROUNDS = 2
-for number in range(1, ROUNDS + 1):
-    for stage in (reward.preferences, reward.reward, align.rs, align.dpo, align.ipo, align.mdloo,
-                  align.committee):
-        STAGES[f"{stage.__name__}{number}"] = functools.partial(stage, number)
-STAGES |= {"quantize": ondevice.quantize, "recovery": ondevice.recovery}
-STAGES |= {name: functools.partial(ondevice.feature, name) for name in ondevice.FEATURES}
-STAGES["evaluation"] = evaluate.evaluation
+for n in range(1, ROUNDS + 1):
+    STAGES |= {f"{function.__name__}{n}": Stage(functools.partial(function, n), needs.split())
+               for function, needs in (
+                   (reward.preferences, f"committee{n - 1}" if n > 1 else "sft"),
+                   (reward.reward, f"preferences{n}"),
+                   (align.rs, f"reward{n}"),
+                   (align.dpo, f"preferences{n}"),
+                   (align.ipo, f"preferences{n}"),
+                   (align.mdloo, f"reward{n}"),
+                   (align.committee, f"rs{n} dpo{n} ipo{n} mdloo{n}"))}
+STAGES |= {"quantize": Stage(ondevice.quantize, [f"committee{ROUNDS}"]),
+           "recovery": Stage(ondevice.recovery, ["quantize"])}
+STAGES |= {name: Stage(functools.partial(ondevice.feature, name), ["recovery"])
+           for name in ondevice.FEATURES}
+STAGES["evaluation"] = Stage(evaluate.evaluation, ["recovery"])
 
 
 def settings_of(stage, given=()):
     """Setting -> value of one stage: its default, or what `given` says of "stage.setting"."""
-    parameters = inspect.signature(STAGES[stage]).parameters.values()
+    parameters = inspect.signature(STAGES[stage].carry_out).parameters.values()
     return {p.name: dict(given).get(f"{stage}.{p.name}", p.default)
             for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def with_needs(stages):
+    """["core"] -> data, tokenizer, parent, prune, core: in the order of the table."""
+    wanted = set(stages)
+    for stage in reversed(STAGES):
+        wanted |= set(STAGES[stage].needs) if stage in wanted else set()
+    return [stage for stage in STAGES if stage in wanted]
+
+
+def made_of(report, stage, settings):
+    """Names the settings of a stage and the results of those that it needs: 8 hex digits."""
+    needed = [[name, report[name]["made_of"], report[name]["metrics"]]
+              for name in STAGES[stage].needs]
+    return hashlib.sha256(json.dumps([settings, needed]).encode()).hexdigest()[:8]
+
+
+def standing(report):
+    """The rows of those stages that were made of what the others are now."""
+    rows = {}
+    for stage in STAGES:
+        if stage in report and rows.keys() >= set(STAGES[stage].needs):
+            row = report[stage]
+            if row.get("made_of") == made_of(rows, stage, row["settings"]):
+                rows[stage] = row
+    return rows
 
 
 def describe(values):
@@ -38,19 +86,27 @@ def describe(values):
 
 
 def carry_out(run, stage, settings):
-    """Do a stage, unless its row in report.json says that it is done. Returns its metrics."""
-    report = run.read_json("report.json")
-    if stage in report:
-        print(f"{stage}: done before: {describe(report[stage]['metrics'])}")
-        return report[stage]["metrics"]
-    run.settings = settings
+    """Do a stage, unless it is done with these settings; what it needs must be. Returns its metrics."""
+    rows = standing(run.read_json("report.json"))
+    run.settings, run.made_of = settings, made_of(rows, stage, settings)
+    if stage in rows and rows[stage]["made_of"] == run.made_of:
+        print(f"{stage}: done before: {describe(rows[stage]['metrics'])}")
+        return rows[stage]["metrics"]
+    forget(run, stage)
     print(f"{stage}: {describe(settings)}", flush=True)
     begun = time.perf_counter()
-    metrics = STAGES[stage](run, **settings)
+    metrics = STAGES[stage].carry_out(run, **settings)
     seconds = round(time.perf_counter() - begun, 1)
-    row = {"settings": settings, "seconds": seconds, "metrics": metrics}
-    run.write_json("report.json", report | {stage: row})
+    row = {"settings": settings, "made_of": run.made_of, "seconds": seconds, "metrics": metrics}
+    run.write_json("report.json", run.read_json("report.json") | {stage: row})
     for path in [run.partial(stage), *run.path.glob(f"{stage}-*.pt")]:  # what it went on from
         path.unlink(missing_ok=True)
     print(f"{stage}: {seconds} s: {describe(metrics)}", flush=True)
     return metrics
+
+
+def forget(run, stage):
+    """Drop a stage's row, before its files are written anew: so a row is always of what is there."""
+    report = run.read_json("report.json")
+    if report.pop(stage, None):
+        run.write_json("report.json", report)
