@@ -6,6 +6,7 @@ RUN = $(ENV)/bin/python
 help:
 	@echo "make train   all stages, from text on, into runs/toy; called again, it goes on"
 	@echo "make test    the test suite"
+	@echo "make test-export  whether transformers and peft compute the same from an export; installs them"
 	@echo "make smoke   every stage and both commands on a tiny model, in seconds"
 	@echo "make claims  what the report claims, as experiments over several seeds, into runs/claims"
 	@echo "make bench   speed of training, generation and tokenizer on this machine"
@@ -26,6 +27,12 @@ train: $(ENV)/installed
 
 test: $(ENV)/installed
 	$(RUN) -m pytest -q tests
+
+# With torch named as above, pip keeps it.
+test-export: $(ENV)/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check torch==2.13.0 "transformers>=4.57" "peft>=0.17" \
+		--editable ".[export]"
+	$(RUN) -m pytest -q tests/test_export.py
 
 SMOKE = $(foreach stage,parent prune core continued lengthening draft sft,$(stage).steps=10) \
 	$(foreach stage,recovery math tools summary,$(stage).steps=5 $(stage).count=2) \
@@ -60,4 +67,4 @@ bench: $(ENV)/installed
 clean:
 	rm -rf $(ENV) *.egg-info
 
-.PHONY: help train test smoke claims bench clean
+.PHONY: help train test test-export smoke claims bench clean
