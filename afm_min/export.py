@@ -33,7 +33,7 @@ import torch
 from afm_min import lora
 from afm_min.model import Linear, RMSNorm, load_model
 from afm_min.quantize import load_quantized
-from afm_min.run import Run, UserError, fingerprint, run_command
+from afm_min.run import Run, UserError, run_command
 from afm_min.stages import STAGES
 from afm_min.tokenizer import BYTES, DOCUMENT, END, SPECIALS, Tokenizer
 
@@ -44,23 +44,11 @@ except ImportError:  # an extra: the command says so
 
 MODELS = ["quantize", *(stage for stage in list(STAGES)[:list(STAGES).index("quantize")]
                         if not stage.startswith("reward"))]  # which have heads: Qwen3 has none
-MARK = "afm_min.json"  # the fingerprints of an export: nothing else may be replaced by another
 NAMES = {"embedding": "embed_tokens", "blocks": "layers", "attention_norm": "input_layernorm",
          "attention": "self_attn", "query": "q_proj", "key": "k_proj", "value": "v_proj",
          "output": "o_proj", "query_norm": "q_norm", "key_norm": "k_norm",
          "feed_forward_norm": "post_attention_layernorm", "feed_forward": "mlp",
          "gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
-TEMPLATE = """\
-{%- set specials = SPECIALS %}
-{%- if tools %}{{ raise_exception('declare tools in the system message') }}{% endif %}
-{%- for message in messages %}
-{%- set role = '<|' + message.role + '|>' %}
-{%- if role not in specials[1:5] %}{{ raise_exception('there is no role ' + role) }}{% endif %}
-{%- for name in specials if name in message.content %}
-{{- raise_exception('a content holds ' + name) }}{% endfor %}
-{{- role + message.content + specials[5] }}
-{%- endfor %}
-{%- if add_generation_prompt %}{{ specials[3] }}{% endif %}""".replace("SPECIALS", str(SPECIALS))
 
 
 def renamed(name):
@@ -133,7 +121,7 @@ def files_of(model, tokenizer):
             "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
             "bos_token": DOCUMENT, "pad_token": DOCUMENT, "eos_token": END,
             "model_max_length": model.config.context},
-        "chat_template.jinja": TEMPLATE.encode()}
+        "chat_template.jinja": pathlib.Path(__file__).with_name("chat_template.jinja").read_bytes()}
 
 
 def adapter_files(name, adapter):
@@ -149,32 +137,22 @@ def adapter_files(name, adapter):
             "target_modules": sorted({renamed(layer).split(".")[-1] for layer in adapter.terms})}}
 
 
-def fingerprints(folder):
-    """Name -> fingerprint of each file in a folder, but of MARK, which holds these."""
-    return {str(path.relative_to(folder)): fingerprint(path) for path in folder.rglob("*")
-            if path.is_file() and path != folder / MARK}
-
-
 def write(out, files):
     """Make a folder of these files, name -> content, with its final name only once it is whole.
 
-    Raises UserError if there is anything but an export as it was written, or no room."""
+    Raises UserError if there is something already, or no room."""
     try:
-        written = json.loads((out / MARK).read_text()) if (out / MARK).exists() else {}
-        if out.is_file() or not fingerprints(out).items() <= written.items():
-            raise UserError(f"--out {out} holds what no export wrote: choose another folder")
+        if out.exists() and (out.is_file() or any(out.iterdir())):
+            raise UserError(f"--out {out} exists: choose another folder, or remove it")
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as beside:
-            new, old = pathlib.Path(beside, "new"), pathlib.Path(beside, "old")
+            new = pathlib.Path(beside, "new")
             for name, content in files.items():
                 (new / name).parent.mkdir(parents=True, exist_ok=True)
                 (new / name).write_bytes(content if isinstance(content, bytes) else
                                          json.dumps(content, indent=1).encode())
-            (new / MARK).write_text(json.dumps(fingerprints(new), indent=1))
             os.sync()  # the bytes before the name, as in run.replacing
-            if out.exists():
-                os.rename(out, old)
-            os.rename(new, out)
+            os.replace(new, out)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from None
 
@@ -203,8 +181,7 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--run", metavar="DIR", default="runs/toy", help="run directory (default: %(default)s)")
-    add("--out", metavar="DIR", default="runs/exported", help="a new folder, or an earlier export, "
-        "which is replaced (default: %(default)s)")
+    add("--out", metavar="DIR", default="runs/exported", help="a new folder (default: %(default)s)")
     add("--stage", metavar="NAME", help="whose model to export (default: the last one that is not "
         "packed)")
     add("--adapter", metavar="NAME,NAME", default="", help="adapters to export with the model they "

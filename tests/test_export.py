@@ -173,37 +173,28 @@ def test_a_turn_cannot_be_forged(tokenizers, role, content, said):
         tokenizers[1].apply_chat_template([{"role": "user", "content": "a"}, {"role": role, "content": content}])
 
 
-def test_an_export_replaces_an_export_and_nothing_else(hugging, run, tmp_path, capsys):
+def test_an_export_goes_to_a_new_folder(hugging, run, tmp_path, capsys):
     out = tmp_path / "deep" / "out"
     arguments = ["--run", run.path, "--out", out]
     assert call(capsys, export, *arguments, "--adapter", "math")[0] == 0
-    assert (out / "math").is_dir()
-    assert call(capsys, export, *arguments)[0] == 0
     assert sorted(path.name for path in out.iterdir()) == [
-        "afm_min.json", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+        "chat_template.jinja", "config.json", "generation_config.json", "math", "model.safetensors", "tokenizer.json",
         "tokenizer_config.json"]
-    before = (out / "config.json").read_text()
-    for name, text in (("notes.txt", "mine"), ("config.json", before + " ")):
-        (out / name).write_text(text)
-        code, _, errors = call(capsys, export, *arguments)
-        assert code == 2 and errors.count("\n") == 1 and "holds what no export wrote" in errors
-        assert (out / name).read_text() == text
-        (out / "notes.txt").unlink(missing_ok=True)
-    assert call(capsys, export, "--run", run.path, "--out", run.path)[0] == 2
-    assert call(capsys, export, "--run", run.path, "--out", run.file("sft.pt"))[0] == 2
+    for folder in (out, run.path, run.file("sft.pt")):
+        code, _, errors = call(capsys, export, "--run", run.path, "--out", folder)
+        assert code == 2 and errors.count("\n") == 1 and "choose another folder" in errors
+    assert (out / "math").is_dir()
     load_model(run, "sft")
 
 
-def test_a_failure_leaves_what_was_there(run, tmp_path, monkeypatch):
+def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
     out = tmp_path / "out"
-    export.write(out, {"a/b.json": [1], "c": b"2"})
     with pytest.raises(TypeError):
         export.write(out, {"c": b"3", "d.json": object()})  # the second file cannot be written
     monkeypatch.setattr(os, "sync", lambda: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(UserError, match="cannot write .*: No space left"):
         export.write(out, {"c": b"3"})
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert json.loads((out / "a/b.json").read_text()) == [1] and (out / "c").read_bytes() == b"2"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_mistakes_are_told_in_one_line(run, tmp_path, capsys, monkeypatch):
