@@ -7,38 +7,15 @@
     torchrun --nproc-per-node 2 train.py --out runs/toy            two processes
 """
 import argparse
-import ast
 import dataclasses
-import math
 
 from afm_min import processes
-from afm_min.model import PRESETS
+from afm_min.model import PRESETS, Config
 from afm_min.report import write_report
 from afm_min.run import Run, UserError, choose_device, load, run_command
-from afm_min.stages import STAGES, carry_out, forget, settings_of, standing, with_needs
+from afm_min.stages import (STAGES, carry_out, forget, parse_setting, settings_of, standing,
+                            with_needs)
 from afm_min.tokenizer import check_vocab_size
-
-
-def parse_setting(text, preset):
-    """'core.steps=20' -> ('core.steps', 20). It must be of the type of the default."""
-    name, equals, value = text.partition("=")
-    section, _, key = name.partition(".")
-    known = {"model": dataclasses.asdict(PRESETS[preset])}
-    known |= {stage: settings_of(stage) for stage in STAGES}
-    if not equals or key not in known.get(section, {}):
-        names = ", ".join(f"{part}.{setting}" for part in known for setting in known[part])
-        raise UserError(f"--set {text}: it must be NAME=VALUE, with one of the names {names}")
-    default = known[section][key]
-    try:
-        value = value if isinstance(default, str) else ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        pass
-    value = float(value) if type(default) is float and type(value) is int else value
-    least = {int: 1, float: 0}.get(type(default))
-    if type(value) is not type(default) or least is not None and not least <= value < math.inf:
-        raise UserError(f"--set {text}: {name} takes a value like {default!r}"
-                        + ("" if least is None else f", at least {least}"))
-    return name, value
 
 
 def open_run(arguments):
@@ -52,14 +29,14 @@ def open_run(arguments):
     preset = arguments.preset or begun.get("preset", "toy")
     if preset not in PRESETS:
         raise UserError(f"--preset {preset}: choose one of {', '.join(PRESETS)}")
-    given = begun.get("set", {}) | dict(parse_setting(text, preset) for text in arguments.set)
+    model = dataclasses.asdict(PRESETS[preset])
+    given = begun.get("set", {}) | dict(parse_setting(text, model) for text in arguments.set)
     if begun and not arguments.resume and not arguments.stages:
         raise UserError(f"{run.path} holds a run: add --resume to go on with it, or choose another "
                         "--out")
     if arguments.data is not None:
         given["data.folder"] = arguments.data
-    run.config = dataclasses.replace(PRESETS[preset], **{
-        name.removeprefix("model."): x for name, x in given.items() if name.startswith("model.")})
+    run.config = Config(**{name: given.get(f"model.{name}", x) for name, x in model.items()})
     check_vocab_size(run.config.vocab_size)
     run.seed = begun.get("seed", 0) if arguments.seed is None else arguments.seed
     identity = {"preset": preset, "seed": run.seed}

@@ -4,15 +4,18 @@ Each stage is a function of a run; its keyword arguments, with their defaults, a
 is done if report.json says so for these settings and for the results of all that it needs: so a
 changed setting makes anew what depends on it, and nothing else.
 """
+import ast
 import collections
 import functools
 import hashlib
 import inspect
 import json
+import math
 import time
 
 from afm_min import (align, corpus, demonstrations, evaluate, ondevice, pretrain, reward, sft,
                      synthetic)
+from afm_min.run import UserError
 
 Stage = collections.namedtuple("Stage", "carry_out needs")  # those before it that it builds on
 STAGES = {name: Stage(function, needs.split()) for name, function, needs in (
@@ -51,6 +54,33 @@ def settings_of(stage, given=()):
     parameters = inspect.signature(STAGES[stage].carry_out).parameters.values()
     return {p.name: dict(given).get(f"{stage}.{p.name}", p.default)
             for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def value_of(text):
+    """'20' -> 20, 'CORE' -> the mixture of this name in corpus.py, 'any other' as it is."""
+    try:
+        return vars(corpus)[text] if text.isupper() else ast.literal_eval(text)
+    except (KeyError, ValueError, SyntaxError):
+        return text
+
+
+def parse_setting(text, model):
+    """'core.steps=20' -> ('core.steps', 20). It must be of the type of the default. model: of each
+    "model.FIELD" the default."""
+    name, equals, value = text.partition("=")
+    section, _, key = name.partition(".")
+    known = {"model": dict(model)} | {stage: settings_of(stage) for stage in STAGES}
+    if not equals or key not in known.get(section, {}):
+        names = ", ".join(f"{part}.{setting}" for part in known for setting in known[part])
+        raise UserError(f"--set {text}: it must be NAME=VALUE, with one of the names {names}")
+    default = known[section][key]
+    value = value if isinstance(default, str) else value_of(value)
+    value = float(value) if type(default) is float and type(value) is int else value
+    least = {int: 1, float: 0}.get(type(default))
+    if type(value) is not type(default) or least is not None and not least <= value < math.inf:
+        raise UserError(f"--set {text}: {name} takes a value like {default!r}"
+                        + ("" if least is None else f", at least {least}"))
+    return name, value
 
 
 def with_needs(stages):
