@@ -1,0 +1,132 @@
+"""What a preset takes to train, and to carry: parameters, memory, days, sizes of files.
+
+    python -m afm_min.plan --preset afm-on-device --devices 8 --flops 989 --share 0.4
+
+It is a sheet of formulas, printed with the numbers put in, for a pocket calculator. Tests compare
+it with what is built: model, optimizer state, what autograd keeps, operations counted, adapters,
+packed weights. Left out: a teacher, what a step needs for a moment, waiting for other devices.
+
+    replicated   4 bytes each for a parameter, its gradient, and AdaStar's v and m
+    fully_shard  a device's part of them; and, put together while they are at work, parameters and
+                 gradients of the embedding, which is first and last, and of a layer
+    besides      kept from the forward pass for the backward one: all weights in bfloat16, and
+                 activations as model.py has them, for which scores of attention are written out
+    training     operations of matrix products, on tokens that may not be seen as well: 2 forward
+                 and 4 backward for each parameter; 12 for each pair of tokens and attention dim
+    packed       projections in 2 bits or 4, b on average, and so with look-up tables of 4 values or
+                 16, 6 b - 8 on average; in 8 bits the embedding, with a scale of 2 bytes a row
+"""
+import argparse
+import dataclasses
+import re
+
+from afm_min.model import PRESETS
+from afm_min.quantize import GROUP
+from afm_min.run import UserError, run_command
+
+# what: formula; unit. In braces: a field of the config, an option, or a line above. STAGE and RANK
+# stand for several, each of which has the line.
+SHEET = """\
+weights of a layer: 2 x {dim} x ({heads} + {kv_heads}) x {head_dim} + 3 x {dim} x {hidden}
+parameters of a layer: {weights of a layer} + 2 x {dim} + 2 x {head_dim}
+parameters outside the embedding: {layers} layers x {parameters of a layer} + {dim}
+parameters in the embedding: {vocab_size} rows x {dim}
+parameters: {parameters outside the embedding} + {parameters in the embedding}
+checkpoint: {parameters} x 4 bytes; B
+checkpoint with AdaStar's v and m: {parameters} x 12 bytes; B
+memory of a device, replicated: {parameters} x 16 bytes; B
+memory of a device, fully_shard: {parameters} x 16 bytes / {devices} + \
+({parameters in the embedding} + {parameters of a layer}) x 8 bytes; B
+besides, weights in bfloat16: {parameters} x 2 bytes; B
+besides, activations of a sequence: {context} tokens x ({layers} layers x (4 x {dim} + \
+3 x ({heads} + {kv_heads}) x {head_dim} + 4 x {hidden} + {heads} x {context}) + 2 x {dim}) \
+x 2 bytes + {context} tokens x {vocab_size} logits x 4 bytes; B
+training on a token: 6 x {parameters} + 12 x {layers} x {heads} x {head_dim} x {context}; FLOP
+tokens a day: {devices} x {flops} x 10^12 x {share} x 86,400 seconds / {training on a token}
+STAGE, a token: 6 x {parameters} + 12 x {layers} x {heads} x {head_dim} x {STAGE, length}; FLOP
+STAGE, days: {STAGE, tokens} x 10^12 x {STAGE, a token} / \
+({devices} x {flops} x 10^12 x {share} x 86,400 seconds)
+STAGE, steps: {STAGE, tokens} x 10^12 / {batch_tokens}
+inputs and outputs of a layer: 7 x {dim} + 2 x ({heads} + {kv_heads}) x {head_dim} + 3 x {hidden}
+adapter, rank RANK: {layers} layers x {inputs and outputs of a layer} inputs and outputs \
+x RANK x 2 bytes; B
+packed codes: {layers} layers x {weights of a layer} x {bits} bits / 8; B
+packed look-up tables: {layers} layers x (5 x {dim, groups} + {width, groups} + {hidden, groups}) \
+x (6 x {bits} - 8) values x 2 bytes; B
+packed embedding: {vocab_size} rows x ({dim} + 2) bytes; B
+norms: ({layers} layers x 2 x ({dim} + {head_dim}) + {dim}) x 4 bytes; B
+packed model: {packed codes} + {packed look-up tables} + {packed embedding} + {norms}; B
+bits a projection weight: ({packed codes} + {packed look-up tables}) x 8 / \
+({layers} layers x {weights of a layer})"""
+# Trillions of tokens, length of a sequence (the report's section 3). That the parent's core had as
+# many as the server model's is derived: both had the same recipe.
+REPORTED = {"afm-on-device": {"core": (6.3, 4096), "continued": (1, 8192),
+                              "lengthening": (0.1, 32_768)},
+            "afm-parent": {"core": (6.3, 4096), "pruning": (0.188, 4096)}}
+OPTIONS = {  # default, least, most, meaning
+    "devices": (8, 1, 10 ** 6, "that train"),
+    "flops": (989.0, 0.001, 10 ** 6, "peak of a device in bfloat16, 10^12 a second; an H100's"),
+    "share": (0.4, 0.001, 1, "of the peak that training reaches"),
+    "batch_tokens": (4096 * 4096, 1, 10 ** 12, "tokens of a step; the server model's"),
+    "rank": (16, 1, 10 ** 6, "of an adapter, beside 8, 16 and 32"),
+    "bits": (3.7, 2, 4, "of the packed projections, on average")}
+
+
+def shown(x):
+    """2586574848 -> '2,586,574,848', 0.4 -> '0.4'"""
+    return f"{x:,.0f}" if x >= 1000 else f"{x:.4g}"
+
+
+def calculate(formula):
+    """'26 layers x (2 + 10^3) bytes' -> 26052: words and commas are left out, x is times."""
+    signs = formula.replace(" x ", " * ").replace("^", "**")
+    return eval(re.sub(r"[^\d.+\-*/() ]", "", signs))  # of digits and signs alone
+
+
+def work(preset, given):
+    """what -> (formula with the numbers put in, value, unit). given: name of an option -> value."""
+    config, stages = PRESETS[preset], REPORTED.get(preset, {})
+    known, sheet = dataclasses.asdict(config) | given, {}
+    for name, inputs in (("dim", config.dim), ("width", config.heads * config.head_dim),
+                         ("hidden", config.hidden)):
+        known[f"{name}, groups"] = -(-inputs // GROUP)
+    for stage, (tokens, length) in stages.items():
+        known |= {f"{stage}, tokens": tokens, f"{stage}, length": length}
+    several = {"STAGE": stages, "RANK": sorted({8, 16, 32, given["rank"]})}
+    for line in SHEET.splitlines():
+        word = next((word for word in several if word in line), "")
+        for name in several.get(word, [""]):
+            what, _, rest = line.replace(word, str(name)).partition(": ")
+            formula, _, unit = rest.partition("; ")
+            formula = formula.format_map({key: shown(x) for key, x in known.items()})
+            known[what] = calculate(formula)
+            sheet[what] = formula, known[what], unit
+    return sheet
+
+
+def plan(arguments):
+    if arguments.preset not in PRESETS:
+        raise UserError(f"--preset {arguments.preset}: choose one of {', '.join(PRESETS)}")
+    given = {name: vars(arguments)[name] for name in OPTIONS}
+    for name, (_, least, most, _) in OPTIONS.items():
+        if not least <= given[name] <= most:
+            raise UserError(f"--{name.replace('_', '-')} {given[name]}: give {least:,} to {most:,}")
+    for what, (formula, value, unit) in work(arguments.preset, given).items():
+        power = 0
+        while unit and value >= 999.95:
+            value, power = value / 1000, power + 1
+        print(f"{what}: {formula} = {shown(value)} {' KMGTPE'[power].strip()}{unit}".rstrip())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", metavar="NAME", default="afm-on-device",
+                        help=f"{', '.join(PRESETS)} (default: %(default)s)")
+    for name, (default, _, _, meaning) in OPTIONS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar="N", type=type(default),
+                            default=default, help=f"{meaning} (default: %(default)s)")
+    run_command(plan, parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
