@@ -9,6 +9,7 @@ help:
 	@echo "make test-export  whether transformers and peft compute the same from an export; installs them"
 	@echo "make smoke   every stage and both commands on a tiny model, in seconds"
 	@echo "make claims  what the report claims, as experiments over several seeds, into runs/claims"
+	@echo "make plots   report of runs/toy anew, with pictures; installs matplotlib"
 	@echo "make bench   speed of training, generation and tokenizer on this machine"
 	@echo "make clean   remove the virtual environment; runs are kept"
 
@@ -61,10 +62,14 @@ claims: $(ENV)/installed
 		--set lengthening.steps=400 $(foreach setting,$(JUDGED),--set $(setting)) --resume
 	$(RUN) -m afm_min.claims --run runs/claims
 
+plots: $(ENV)/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check torch==2.13.0 --editable ".[plots]"
+	$(RUN) -m afm_min.report --run runs/toy
+
 bench: $(ENV)/installed
 	$(RUN) -m tests.bench
 
 clean:
 	rm -rf $(ENV) *.egg-info
 
-.PHONY: help train test test-export smoke claims bench clean
+.PHONY: help train test test-export smoke claims plots bench clean

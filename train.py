@@ -11,8 +11,8 @@ import dataclasses
 
 from afm_min import processes
 from afm_min.model import PRESETS, Config
-from afm_min.report import write_report
-from afm_min.run import Run, UserError, choose_device, load, run_command
+from afm_min.report import environment, write_report
+from afm_min.run import Run, UserError, choose_device, run_command
 from afm_min.stages import (STAGES, carry_out, forget, parse_setting, settings_of, standing,
                             with_needs)
 from afm_min.tokenizer import check_vocab_size
@@ -59,9 +59,12 @@ def train(arguments):
     for stage in () if arguments.resume else arguments.stages or ():
         forget(run, stage)
         run.partial(stage).unlink(missing_ok=True)
+    before = run.read_json("report.json")
     for stage in with_needs(arguments.stages or STAGES):
         carry_out(run, stage, settings_of(stage, given))
     run.write_json("report.json", standing(run.read_json("report.json")))
+    if run.read_json("report.json") != before:  # else it may have been made elsewhere
+        run.write_json("environment.json", environment(run))
     write_report(run)
 
 

@@ -20,7 +20,8 @@ from afm_min.report import line, table
 from afm_min.run import Run, UserError, choose_device, run_command, write_text
 from afm_min.stages import STAGES, carry_out, made_of, settings_of, value_of
 
-OWN = {"metrics.jsonl", "report.json", "report.md", "run.json", "claims.md"}  # of each run
+OWN = {"metrics.jsonl", "report.json", "report.md", "run.json", "environment.json", "claims.md",
+       "losses.png", "mdloo.png", "evaluation.png"}  # of each run
 Claim = collections.namedtuple("Claim", "text stage metric treatment control control_stage",
                                defaults=[None])  # None: the same stage
 

@@ -1,8 +1,23 @@
-"""report.md: what a run's report.json says, as tables to read."""
-from afm_min.run import write_text
+"""report.md: what a run's report.json says, as tables to read, and pictures.
 
+    python -m afm_min.report --run runs/toy    writes both anew, from what the run holds
+"""
+import argparse
+import platform
+import resource
+import sys
+
+import numpy
+import torch
+
+from afm_min import plots
+from afm_min.model import compute_dtype
+from afm_min.run import Run, UserError, run_command, write_text
 
 TABLES = {name: columns.split(", ") for name, columns in {
+    "stages": "stage, seconds, tokens, metric, before, after",
+    "other figures": "stage, what, value",
+    "environment": "what, value",
     "funnel": "source, filter, documents in, out, M characters out",
     "planted": "planted, documents, got through",
     "guards": "flaw, examples, dropped by rating, by the model, as copies, kept",
@@ -19,6 +34,9 @@ TABLES = {name: columns.split(", ") for name, columns in {
     "sft against draft": "of all problems, %, 95% interval, n",
     "aligned against sft": "of all problems, %, 95% interval, n",
 }.items()}
+# What a stage is for: the first of these that it reports.
+MAIN = ["all pairs %", "mean %", "recall at 4x %", "bits/byte", "labels right %", "examples",
+        "characters per token"]
 
 
 def line(row):
@@ -32,22 +50,65 @@ def table(head, rows):
     return "".join(map(line, [head, ["---"] * len(head), *rows])) + "\n"
 
 
+def in_short(stage, seconds, figures):
+    """A row of the first table: what a stage took, and its main metric before it and after."""
+    main = next((name for name in MAIN if name in figures), next(iter(figures), ""))
+    before = figures.get(f"{main} before", figures.get(f"before, {main}", ""))
+    return [stage, seconds, figures.get("tokens", ""), main, before, figures.get(main, "")]
+
+
 def write_report(run):
-    """A row for each stage, with time, tokens and metrics; and every table that one returned."""
-    report = run.read_json("report.json")
-    metrics = {stage: row["metrics"] for stage, row in report.items()}
-    trained = [stage for stage in metrics if "tokens" in metrics[stage]]
-    shared = [name for name in metrics[trained[0]]] if trained else []
-    parts = [f"# {run.path.name}\n\n## Stages\n\nBits per byte and accuracy are of held-out text, "
-             "in sequences of the core length. A stage begins where the row above ends.\n\n",
-             table(["stage", "seconds", *shared],
-                   [[stage, report[stage]["seconds"], *(metrics[stage][name] for name in shared)]
-                    for stage in trained])]
-    others = [[stage, report[stage]["seconds"], name, value] for stage in report
-              for name, value in metrics[stage].items()
-              if not isinstance(value, list) and not (stage in trained and name in shared)]
-    parts.append(table(["stage", "seconds", "what", "value"], others))
-    for name, rows in ((name, rows) for each in metrics.values() for name, rows in each.items()
-                       if isinstance(rows, list)):
-        parts += [f"## {name.capitalize()}\n\n", table(TABLES[name.partition(", round")[0]], rows)]
-    write_text(run.file("report.md"), "".join(parts))
+    """A row for each stage, what else each tells, every table that one returned, and pictures."""
+    report, begun = run.read_json("report.json"), run.read_json("run.json")
+    figures, returned = {}, {}  # of each stage; and tables
+    for stage, row in report.items():
+        returned |= {name: x for name, x in row["metrics"].items() if type(x) is list}
+        figures[stage] = {name: x for name, x in row["metrics"].items() if type(x) is not list}
+    trained = [stage for stage in figures if "tokens" in figures[stage]]
+    shared = list(figures[trained[0]]) if trained else []
+    made = {name: begun[name] for name in ("preset", "seed") if name in begun}
+    made |= run.read_json("environment.json")
+    made["seconds of all stages"] = round(sum(row["seconds"] for row in report.values()), 1)
+    tables = {"stages": [in_short(stage, report[stage]["seconds"], figures[stage])
+                         for stage in report],
+              "held-out text": [[stage, *map(figures[stage].get, shared)] for stage in trained],
+              "other figures": [[stage, name, x] for stage in report
+                                for name, x in figures[stage].items()
+                                if not (stage in trained and name in shared)],
+              "environment": made.items()} | returned
+    heads = TABLES | {"held-out text": ["stage", *shared]}
+    write_text(run.file("report.md"), f"# {run.path.name}\n\nBits per byte and accuracy are of "
+               "held-out text, in sequences of the core length. A stage of pre-training begins "
+               "where the one before it ends.\n\n"
+               + plots.links(run, TABLES["evaluation"][1:-1:2]) + "".join(
+                   f"## {name.capitalize()}\n\n{table(heads[name.partition(', round')[0]], rows)}"
+                   for name, rows in tables.items() if rows))
+
+
+def environment(run):
+    """What a run is made with, for environment.json: software and machine, as text and numbers; and the most memory that this process has held."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB, but on a Mac in bytes
+    has = [name for name, value in torch.cpu.get_capabilities().items() if value is True]
+    return {"Python": platform.python_version(), "torch": torch.__version__,
+            "numpy": numpy.__version__, "platform": platform.platform(),
+            "processor has": " ".join(sorted(has)), "threads": torch.get_num_threads(),
+            "device": str(run.device), "computes in": str(compute_dtype(run.device))[6:],
+            "peak memory, MB": round(most * (1 if sys.platform == "darwin" else 1024) / 1e6)}
+
+
+def redraw(arguments):
+    run = Run(arguments.run)
+    if not run.read_json("report.json"):
+        raise UserError(f"{run.path} holds no run: python train.py --out {run.path} makes one")
+    write_report(run)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", metavar="DIR", default="runs/toy",
+                        help="run directory (default: %(default)s)")
+    run_command(redraw, parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

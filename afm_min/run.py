@@ -4,6 +4,7 @@
     documents.jsonl  the text; tokenizer.json, tokens.pt: what became of it
     core.pt          a finished stage's checkpoint; core.part.pt: the state of an unfinished one
     metrics.jsonl    a row per training step; report.json: a row per finished stage
+    report.md        both to read, with pictures; environment.json: what it was made with
 
 Every file but metrics.jsonl is written beside its place and then renamed into it. So whenever the
 process dies, there is the old file or the new one, never half of one.
