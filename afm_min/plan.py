@@ -2,7 +2,7 @@
 
     python -m afm_min.plan --preset afm-on-device --devices 8 --flops 989 --share 0.4
 
-It is a sheet of formulas, printed with the numbers put in, for a pocket calculator. Tests compare
+It is the sheet of formulas plan.txt, printed with the numbers put in, for a pocket calculator. Tests compare
 it with what is built: model, optimizer state, what autograd keeps, operations counted, adapters,
 packed weights. Left out: a teacher, what a step needs for a moment, waiting for other devices.
 
@@ -18,46 +18,13 @@ packed weights. Left out: a teacher, what a step needs for a moment, waiting for
 """
 import argparse
 import dataclasses
+import importlib.resources
 import re
 
 from afm_min.model import PRESETS
 from afm_min.quantize import GROUP
 from afm_min.run import UserError, run_command
 
-# what: formula; unit. In braces: a field of the config, an option, or a line above. STAGE and RANK
-# stand for several, each of which has the line.
-SHEET = """\
-weights of a layer: 2 x {dim} x ({heads} + {kv_heads}) x {head_dim} + 3 x {dim} x {hidden}
-parameters of a layer: {weights of a layer} + 2 x {dim} + 2 x {head_dim}
-parameters outside the embedding: {layers} layers x {parameters of a layer} + {dim}
-parameters in the embedding: {vocab_size} rows x {dim}
-parameters: {parameters outside the embedding} + {parameters in the embedding}
-checkpoint: {parameters} x 4 bytes; B
-checkpoint with AdaStar's v and m: {parameters} x 12 bytes; B
-memory of a device, replicated: {parameters} x 16 bytes; B
-memory of a device, fully_shard: {parameters} x 16 bytes / {devices} + \
-({parameters in the embedding} + {parameters of a layer}) x 8 bytes; B
-besides, weights in bfloat16: {parameters} x 2 bytes; B
-besides, activations of a sequence: {context} tokens x ({layers} layers x (4 x {dim} + \
-3 x ({heads} + {kv_heads}) x {head_dim} + 4 x {hidden} + {heads} x {context}) + 2 x {dim}) \
-x 2 bytes + {context} tokens x {vocab_size} logits x 4 bytes; B
-training on a token: 6 x {parameters} + 12 x {layers} x {heads} x {head_dim} x {context}; FLOP
-tokens a day: {devices} x {flops} x 10^12 x {share} x 86,400 seconds / {training on a token}
-STAGE, a token: 6 x {parameters} + 12 x {layers} x {heads} x {head_dim} x {STAGE, length}; FLOP
-STAGE, days: {STAGE, tokens} x 10^12 x {STAGE, a token} / \
-({devices} x {flops} x 10^12 x {share} x 86,400 seconds)
-STAGE, steps: {STAGE, tokens} x 10^12 / {batch_tokens}
-inputs and outputs of a layer: 7 x {dim} + 2 x ({heads} + {kv_heads}) x {head_dim} + 3 x {hidden}
-adapter, rank RANK: {layers} layers x {inputs and outputs of a layer} inputs and outputs \
-x RANK x 2 bytes; B
-packed codes: {layers} layers x {weights of a layer} x {bits} bits / 8; B
-packed look-up tables: {layers} layers x (5 x {dim, groups} + {width, groups} + {hidden, groups}) \
-x (6 x {bits} - 8) values x 2 bytes; B
-packed embedding: {vocab_size} rows x ({dim} + 2) bytes; B
-norms: ({layers} layers x 2 x ({dim} + {head_dim}) + {dim}) x 4 bytes; B
-packed model: {packed codes} + {packed look-up tables} + {packed embedding} + {norms}; B
-bits a projection weight: ({packed codes} + {packed look-up tables}) x 8 / \
-({layers} layers x {weights of a layer})"""
 # Trillions of tokens, length of a sequence (the report's section 3). That the parent's core had as
 # many as the server model's is derived: both had the same recipe.
 REPORTED = {"afm-on-device": {"core": (6.3, 4096), "continued": (1, 8192),
@@ -93,7 +60,8 @@ def work(preset, given):
     for stage, (tokens, length) in stages.items():
         known |= {f"{stage}, tokens": tokens, f"{stage}, length": length}
     several = {"STAGE": stages, "RANK": sorted({8, 16, 32, given["rank"]})}
-    for line in SHEET.splitlines():
+    lines = importlib.resources.files("afm_min").joinpath("plan.txt").read_text().splitlines()
+    for line in (line for line in lines if not line.startswith("#")):
         word = next((word for word in several if word in line), "")
         for name in several.get(word, [""]):
             what, _, rest = line.replace(word, str(name)).partition(": ")
