@@ -24,8 +24,8 @@ Z_LOSS = 1e-6
 
 
 def token_losses(logits, targets):
-    """Cross-entropy and z-loss of each token, in nats: (B, T, V), (B, T) -> two of (B, T)."""
-    cross_entropy, log_z = gradients.CrossEntropy.apply(logits.flatten(0, 1), targets.flatten())
+    """Cross-entropy and z-loss of each token, in nats: (..., V), (...) -> two of (...)."""
+    cross_entropy, log_z = gradients.CrossEntropy.apply(logits.flatten(0, -2), targets.flatten())
     return cross_entropy.view(targets.shape), Z_LOSS * log_z.view(targets.shape) ** 2
 
 
@@ -38,13 +38,12 @@ def next_token_loss(model, batch):
     targets = batch["ids"][:, 1:]
     logits = model(batch["ids"][:, :-1])
     cross_entropy, z_loss = token_losses(logits, targets)
-    sums = {"count": targets.numel()}
     if "teacher" in batch:
         distill = batch["distill"][:, None]  # (B, 1)
         taught, _ = token_losses(logits, batch["teacher"])
         cross_entropy = distill * taught + (1 - distill) * cross_entropy
     weight = batch["weight"][:, 1:] if "weight" in batch else 1.0
-    return sums | {"loss": (weight * (cross_entropy + z_loss)).sum()}
+    return {"loss": (weight * (cross_entropy + z_loss)).sum(), "count": targets.numel()}
 
 
 def soft_top_k(scores, k, eps):
@@ -89,18 +88,16 @@ def magnitude(feed_forward):
 
 def cut(model):
     """A model whose feed-forwards are Masked -> an ordinary AFM of the units whose mask is 1."""
-    k = model.blocks[0].feed_forward.k
-    with torch.device(model.embedding.device):
-        smaller = AFM(dataclasses.replace(model.config, hidden=k), model.dtype)
-    weights = {name.replace("feed_forward.feed_forward", "feed_forward"): w
-               for name, w in processes.whole(model.state_dict()).items()}
+    weights, k = processes.whole(model.state_dict()), model.blocks[0].feed_forward.k
     for i in range(len(model.blocks)):
-        kept = soft_top_k(weights.pop(f"blocks.{i}.feed_forward.scores"), k, 0).nonzero()[:, 0]
-        for name, dim in (("gate", 0), ("up", 0), ("down", 1)):
-            key = f"blocks.{i}.feed_forward.{name}.weight"
-            weights[key] = weights[key].index_select(dim, kept)
+        at = f"blocks.{i}.feed_forward."
+        kept = soft_top_k(weights.pop(f"{at}scores"), k, 0).nonzero()[:, 0]
+        for name, dim in (("gate.weight", 0), ("up.weight", 0), ("down.weight", 1)):
+            weight = weights.pop(f"{at}feed_forward.{name}")
+            weights[f"{at}{name}"] = weight.index_select(dim, kept)
+    smaller = AFM(dataclasses.replace(model.config, hidden=k), model.dtype)
     smaller.load_state_dict(weights)
-    return smaller
+    return smaller.to(model.embedding.device)
 
 
 @torch.no_grad()
@@ -116,8 +113,7 @@ def held_out(model, run, most=8192, rows=32):
     metrics, right, count = {}, 0, 0
     for source, stream in run.load(run.file("tokens.pt"))["held_out"].items():
         nats = total = 0
-        for ids in corpus.windows(stream, run.config.context, most).split(rows):
-            ids = ids.to(model.embedding.device)
+        for ids in corpus.windows(stream, run.config.context, most).to(run.device).split(rows):
             logits, targets = model(ids[:, :-1]), ids[:, 1:]
             nats += token_losses(logits, targets)[0].sum().item()
             right += (logits.argmax(-1) == targets).sum().item()
@@ -128,13 +124,12 @@ def held_out(model, run, most=8192, rows=32):
     return {"accuracy %": 100 * right / count, "bits/byte": mean} | metrics
 
 
-def train(run, stage, model, batches, *, steps, lr, warmup, floor, decay, compile=False,
-          finish=lambda model: model):
+def train(run, stage, model, batches, steps, lr, warmup, floor, decay, compile=False, finish=None):
     """What the stages share: the loop, then `finish`, the checkpoint, and the held-out metrics."""
     loss = torch.compile(next_token_loss) if compile else next_token_loss
     fit(model, batches, loss, steps=steps, lr=lr, schedule=cosine(steps, warmup, floor),
         decay=decay, run=run, stage=stage)
-    model = finish(model)
+    model = finish(model) if finish else model
     save_model(run, stage, model)
     tokens = sum(row["count"] for row in run.logged() if row["stage"] == stage)
     return {"tokens": tokens} | held_out(model, run)
@@ -148,10 +143,10 @@ def batches(run, mixture, batch, length=None):
                                   length or run.config.context)
 
 
-def from_scratch(run, stage, hidden):
+def from_scratch(run, stage, widen=1):
     seed_step(run.seed, stage, -1)
-    vocab_size = Tokenizer.load(run.file("tokenizer.json")).vocab_size
-    config = dataclasses.replace(run.config, vocab_size=vocab_size, hidden=hidden)
+    size, hidden = Tokenizer.load(run.file("tokenizer.json")).vocab_size, widen * run.config.hidden
+    config = dataclasses.replace(run.config, vocab_size=size, hidden=hidden)
     return AFM(config, compute_dtype(run.device)).to(run.device)
 
 
@@ -159,9 +154,8 @@ def parent(run, *, widen=3, steps=400, batch=8, mixture=corpus.CORE, lr=0.005, w
            floor=0.005, decay=3.16e-4, compile=False):
     """Core pre-training from scratch of a model with `widen` times as many feed-forward units
     (report: 6.4B parameters for 2.7B, which is 2.9 times the units)."""
-    return train(run, "parent", from_scratch(run, "parent", widen * run.config.hidden),
-                 batches(run, mixture, batch), steps=steps, lr=lr, warmup=warmup, floor=floor,
-                 decay=decay, compile=compile)
+    return train(run, "parent", from_scratch(run, "parent", widen), batches(run, mixture, batch),
+                 steps, lr, warmup, floor, decay, compile)
 
 
 def prune(run, *, method="learned", steps=100, soft=0.8, batch=8, mixture=corpus.CORE, lr=0.002,
@@ -181,8 +175,7 @@ def prune(run, *, method="learned", steps=100, soft=0.8, batch=8, mixture=corpus
     model, kept = load_model(run, "parent"), run.config.hidden
     seed_step(run.seed, "prune", -1)
     for block in model.blocks:
-        hidden = model.config.hidden
-        scores = torch.rand(hidden) if method == "random" else torch.zeros(hidden)
+        scores = (torch.rand if method == "random" else torch.zeros)(model.config.hidden)
         block.feed_forward = Masked(block.feed_forward, kept, scores.to(run.device))
     draw, exact = batches(run, mixture, batch), min(round(soft * steps), steps - 1)
 
@@ -194,8 +187,7 @@ def prune(run, *, method="learned", steps=100, soft=0.8, batch=8, mixture=corpus
                 masked.scores.data.copy_(magnitude(masked.feed_forward))
         return draw(step)
 
-    return train(run, "prune", model, annealed, steps=steps, lr=lr, warmup=warmup, floor=floor,
-                 decay=decay, finish=cut)
+    return train(run, "prune", model, annealed, steps, lr, warmup, floor, decay, finish=cut)
 
 
 def core(run, *, start="prune", distill=0.0, steps=250, batch=8, mixture=corpus.CORE, lr=0.005,
@@ -206,8 +198,7 @@ def core(run, *, start="prune", distill=0.0, steps=250, batch=8, mixture=corpus.
     The report has 0.9. Here that helps a model from scratch; a pruned one, which begins nearly as
     good as its teacher, is held back (README, claims), so the default is not to. Cross-entropy
     rises with it until continued pre-training calibrates the model again."""
-    model = (from_scratch(run, "core", run.config.hidden) if start == "scratch" else
-             load_model(run, start))
+    model = from_scratch(run, "core") if start == "scratch" else load_model(run, start)
     draw = batches(run, mixture, batch)
     teacher = load_model(run, "parent") if distill else None
 
@@ -217,16 +208,16 @@ def core(run, *, start="prune", distill=0.0, steps=250, batch=8, mixture=corpus.
         top = teacher(batch["ids"][:, :-1].to(run.device)).argmax(-1)  # (B, T)
         return batch | {"teacher": top, "distill": torch.full((len(top),), distill)}
 
-    return train(run, "core", model, taught if distill else draw, steps=steps, lr=lr,
-                 warmup=warmup, floor=floor, decay=decay, compile=compile)
+    return train(run, "core", model, taught if distill else draw, steps, lr, warmup, floor, decay,
+                 compile)
 
 
 def continued(run, *, steps=250, batch=8, mixture=corpus.CONTINUED, lr=0.003, warmup=10,
               floor=0.001, decay=1e-5, compile=False):
     """Continued pre-training: web weighted down, code and math up, licensed text in. The parent
     teaches no more: the report saw no gain from it here."""
-    return train(run, "continued", load_model(run, "core"), batches(run, mixture, batch),
-                 steps=steps, lr=lr, warmup=warmup, floor=floor, decay=decay, compile=compile)
+    return train(run, "continued", load_model(run, "core"), batches(run, mixture, batch), steps, lr,
+                 warmup, floor, decay, compile)
 
 
 def lengthening(run, *, times=4, rope_base=6_315_089.0, steps=200, batch=2,
@@ -245,8 +236,8 @@ def lengthening(run, *, times=4, rope_base=6_315_089.0, steps=200, batch=2,
     before = load_model(run, "continued", context=length)
     model = load_model(run, "continued", context=length, rope_base=rope_base)
     metrics = {f"{name} before": value for name, value in recall(before, run, times).items()}
-    metrics |= train(run, "lengthening", model, batches(run, mixture, batch, length), steps=steps,
-                     lr=lr, warmup=warmup, floor=floor, decay=decay, compile=compile)
+    metrics |= train(run, "lengthening", model, batches(run, mixture, batch, length), steps, lr,
+                     warmup, floor, decay, compile)
     return metrics | recall(model, run, times)
 
 
@@ -266,11 +257,11 @@ def recall(model, run, most, count=64):
             text = filler[begin:] + filler * (1 + length // len(filler))
             end = max(0, length - len(corpus.with_fact([], problem, (0, 0), trained)[0]))
             row = corpus.with_fact(text[:end], problem, (0, end), trained)
-            rows.append(torch.tensor(row, device=run.device))  # ids, and whether they are asked for
+            rows.append(torch.tensor(row, device=run.device).T)  # ids, and if they are asked for
         right = 0
-        for part in (rows[i:i + 16] for i in range(0, count, 16)):
-            part = nn.utils.rnn.pad_sequence([row.T for row in part], batch_first=True)
-            ids, wanted = part.unbind(-1)  # (16, length); what is padded is not wanted
+        for i in range(0, count, 16):
+            # (16, length) each; what is padded is not wanted
+            ids, wanted = nn.utils.rnn.pad_sequence(rows[i:i + 16], batch_first=True).unbind(-1)
             predicted = model(ids[:, :-1]).argmax(-1)
             right += ((predicted == ids[:, 1:]) | (wanted[:, 1:] == 0)).all(1).sum().item()
         metrics[f"recall at {times}x %"] = 100 * right / count

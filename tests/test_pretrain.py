@@ -137,7 +137,7 @@ def test_all_masks_are_exact_from_the_same_step_on(run, monkeypatch, method):
     parent, staged = AFM(SMALL), {}
     monkeypatch.setattr(pretrain, "load_model", lambda run, stage: parent)
     monkeypatch.setattr(pretrain, "batches", lambda *arguments: lambda step: step)
-    monkeypatch.setattr(pretrain, "train", lambda run, stage, model, batches, **rest: staged.update(draw=batches, **rest))
+    monkeypatch.setattr(pretrain, "train", lambda run, stage, model, batches, *_, **rest: staged.update(draw=batches, **rest))
     run.config = Config(**{**SMALL.__dict__, "hidden": 7})
     pretrain.prune(run, method=method, steps=10, soft=0.8, first_eps=0.04, last_eps=0.01)
     masked = [block.feed_forward for block in parent.blocks]
@@ -164,7 +164,7 @@ def test_core_is_taught_what_the_parent_would_say_next(run, monkeypatch):
     teacher, staged, ids = AFM(SMALL).eval(), {}, torch.randint(50, (2, 9))
     monkeypatch.setattr(pretrain, "load_model", lambda run, stage: {"parent": teacher, "prune": None}[stage])
     monkeypatch.setattr(pretrain, "batches", lambda *arguments: lambda step: {"ids": ids})
-    monkeypatch.setattr(pretrain, "train", lambda run, stage, model, batches, **rest: staged.update(draw=batches))
+    monkeypatch.setattr(pretrain, "train", lambda run, stage, model, batches, *_: staged.update(draw=batches))
     pretrain.core(run, distill=0.9)
     batch = staged["draw"](0)
     assert batch["teacher"].equal(teacher(ids)[:, :8].argmax(-1))  # at t, of what comes at t + 1
@@ -175,7 +175,7 @@ def test_core_is_taught_what_the_parent_would_say_next(run, monkeypatch):
 
 def test_the_parent_is_wider_in_its_feed_forward_only(run, monkeypatch):
     monkeypatch.setattr(pretrain, "batches", lambda *arguments: None)
-    monkeypatch.setattr(pretrain, "train", lambda run, stage, model, batches, **rest: model.config)
+    monkeypatch.setattr(pretrain, "train", lambda run, stage, model, batches, *_: model.config)
     config = pretrain.parent(run, widen=3)
     assert config == Config(**{**run.config.__dict__, "hidden": 3 * run.config.hidden})
 
