@@ -7,9 +7,8 @@ responses; pi the model that is trained, pi_ref the one it began as, pi_k the on
 import random
 
 import torch
-from torch.nn import functional as F
 
-from afm_min import chat, evaluate, reward, tasks
+from afm_min import chat, evaluate, reward
 from afm_min.fit import fit, linear, seed_step
 from afm_min.model import load_model, save_model
 from afm_min.run import UserError
@@ -25,7 +24,7 @@ def response_logp(model, ids, weight):
 
 def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta):
     """-log sigmoid(beta h), where h = log pi/pi_ref of the chosen less that of the rejected."""
-    return -F.logsigmoid(beta * (chosen - ref_chosen - rejected + ref_rejected))
+    return -torch.nn.functional.logsigmoid(beta * (chosen - ref_chosen - rejected + ref_rejected))
 
 
 def ipo_loss(chosen, rejected, ref_chosen, ref_rejected, beta):
@@ -72,7 +71,10 @@ BASELINES = {"leave one out": leave_one_out, "mean": lambda rewards: rewards - r
              "none": lambda rewards: rewards}
 
 
-def finish(run, stage, model, count):
+def train(run, stage, model, batches, loss, steps, lr, count, warmup=20, **settings):
+    """What the stages share: the loop, the checkpoint, and the accuracy on validation problems."""
+    fit(model, batches, loss, steps=steps, lr=lr, schedule=linear(steps, warmup), run=run,
+        stage=stage, **settings)
     save_model(run, stage, model)
     return evaluate.validate(run, model, count)
 
@@ -84,86 +86,66 @@ def correctness(tokenizer, asked, said):
                          for (family, problem), ids in zip(asked, said)])
 
 
-def first_ranked(run, stages, judge, prompts, samples, end):
-    """The models of these stages answer each of N prompts, `samples` times each. Returns of all
-    responses to a prompt the one that the reward model ranks first: N pairs (ids, weights); the
-    chance that it is true, as the reward model sees it, (N,); and which stages say it, (N, stages).
-    """
-    copies, said = [prompt for prompt in prompts for _ in range(samples)], []
-    for stage in stages:
-        model = load_model(run, stage)
-        some = evaluate.replies(model, copies, end, reward.LONGEST, temperature=1.0)
-        said.append([some[i:i + samples] for i in range(0, len(some), samples)])
-    given = [(prompt, ids) for prompt, *each in zip(prompts, *said) for ids in sum(each, [])]
-    given = [chat.answered(*pair) for pair in given]  # those to a prompt next to each other
+def first_ranked(judge, prompts, said):
+    """Of all responses to each of N prompts, as from `reward.answers`, the one that the reward
+    model ranks first; the chance that it is true, as the reward model sees it, (N,); and which
+    models say it, (N, models)."""
+    given = [chat.answered(prompt, ids) for prompt, each in zip(prompts, said)
+             for ids in sum(each, [])]  # those to a prompt next to each other
     rewards, true = reward.scores(judge, given).view(len(prompts), -1, 2).unbind(2)
     best = rewards.argmax(1, keepdim=True)  # (N, 1)
-    chosen = [given[n * rewards.shape[1] + i] for n, (i,) in enumerate(best.tolist())]
-    whose = [[ids[weight > 0].tolist() in some[n] for some in said]
-             for n, (ids, weight) in enumerate(chosen)]
+    chosen = [sum(each, [])[i] for each, (i,) in zip(said, best.tolist())]
+    whose = [[ids in some for some in each] for ids, each in zip(chosen, said)]
     return chosen, true.gather(1, best)[:, 0], torch.tensor(whose)
 
 
-def believed(ranked, chances):
-    """Those responses that are more likely true than not; all, if none is."""
-    return [pair for pair, chance in zip(ranked, chances) if chance > 0.5] or ranked
-
-
-def imitate(run, stage, start, stages, number, prompts, samples, steps, batch, lr, count):
-    """Fine-tune a model on what the reward model ranks first, where it finds it more likely true
-    than not: the best of many bad responses is no example."""
-    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
+def imitate(number, run, method, stages, prompts, samples, steps, batch, lr, count):
+    """Fine-tune the last round's model on what the reward model ranks first of the stages'
+    responses, where it finds it more likely true than not: the best of many bad responses is no
+    example."""
+    stage, tokenizer = f"{method}{number}", Tokenizer.load(run.file("tokenizer.json"))
     seed_step(run.seed, stage, 0)
-    problems = tasks.asked(chat.toy_world(run) | tasks.EVOLVED, reward.PROMPTS, prompts,
-                           random.Random(f"{run.seed} {stage}"))
-    asked = [tokenizer.encode_chat(problem.messages(), reply=True) for _, problem in problems]
+    problems = reward.asked(run, prompts, random.Random(f"{run.seed} {stage}"))
     judge = load_model(run, f"reward{number}", reward.RewardModel)
-    ranked, true, whose = first_ranked(run, stages, judge, asked, samples,
-                                       tokenizer.special(END))
-    truth = correctness(tokenizer, problems, [ids[weight > 0].tolist() for ids, weight in ranked])
-    chosen = believed(ranked, true.tolist())
-    model = load_model(run, start)
-    fit(model, chat.batches({"chosen": chosen}, {"chosen": 1.0}, batch), chat.response_loss,
-        steps=steps, lr=lr, schedule=linear(steps, 20), run=run, stage=stage)
-    return finish(run, stage, model, count) | {
-        "examples": len(chosen), "first ranked true %": 100 * truth.mean().item()} | {
-        f"{name} says it %": share for name, share in zip(
-            stages, (100 * whose.float().mean(0)).tolist())}
+    models = (load_model(run, name) for name in stages)
+    asked, said = reward.answers(models, tokenizer, problems, samples)
+    ranked, chances, whose = first_ranked(judge, asked, said)
+    truth = correctness(tokenizer, problems, ranked)
+    pairs = list(map(chat.answered, asked, ranked))
+    chosen = [pair for pair, chance in zip(pairs, chances.tolist()) if chance > 0.5] or pairs
+    draw = chat.batches({"chosen": chosen}, {"chosen": 1.0}, batch)
+    model = load_model(run, reward.members(number)[-1])
+    metrics = train(run, stage, model, draw, chat.response_loss, steps, lr, count)
+    shares = (100 * whose.float().mean(0)).tolist()
+    return metrics | {"examples": len(chosen), "first ranked true %": 100 * truth.mean().item()} | {
+        f"{name} says it %": share for name, share in zip(stages, shares)}
 
 
 def rs(number, run, *, prompts=2000, samples=8, steps=100, batch=24, lr=0.001, count=100):
     """Rejection sampling: trained on, with the best of the policy's own responses."""
-    start = reward.members(number)[-1]
-    return imitate(run, f"rs{number}", start, [start], number, prompts, samples, steps, batch, lr,
-                   count)
+    stages = reward.members(number)[-1:]
+    return imitate(number, run, "rs", stages, prompts, samples, steps, batch, lr, count)
 
 
-def prefer(run, method, number, loss, beta, steps, batch, lr, count):
+def prefer(number, run, method, loss, beta, steps, batch, lr, count, scale=1.0):
     """What DPO and IPO share: pairs of this round, the model they start from as reference."""
-    stage, pairs = f"{method}{number}", reward.read_pairs(run, number)
-    model = load_model(run, reward.members(number)[-1])
-
-    def logp(ids, weight):
-        return response_logp(model, ids, weight)
-    reference = chat.of_each(logp, reward.sides(pairs), model.embedding.device, 256).view(-1, 2)
+    pairs, model = reward.read_pairs(run, number), load_model(run, reward.members(number)[-1])
+    reference = chat.of_each(response_logp, model, reward.sides(pairs), 256).view(-1, 2)
 
     def draw(_):
         drawn = torch.randint(len(pairs), (batch,))
         return reward.collate([pairs[i] for i in drawn.tolist()]) | {"reference": reference[drawn]}
 
     def pair_loss(model, batch):
-        ids, weight = batch["ids"].flatten(0, 1), batch["weight"].flatten(0, 1)
-        chosen, rejected = response_logp(model, ids, weight).view(-1, 2).T
-        losses = loss(chosen, rejected, *batch["reference"].T, beta)
+        logp = response_logp(model, batch["ids"].flatten(0, 1), batch["weight"].flatten(0, 1))
+        losses = scale * loss(*logp.view(-1, 2).T, *batch["reference"].T, beta)
         return {"loss": losses.sum(), "count": len(losses)}
-    fit(model, draw, pair_loss, steps=steps, lr=lr, schedule=linear(steps, 20), run=run,
-        stage=stage, unit="pairs")
-    return finish(run, stage, model, count)
+    return train(run, f"{method}{number}", model, draw, pair_loss, steps, lr, count, unit="pairs")
 
 
 def dpo(number, run, *, beta=0.5, steps=80, batch=32, lr=0.0003, count=100):
     """Direct preference optimization, on the pairs that annotators compared in this round."""
-    return prefer(run, "dpo", number, dpo_loss, beta, steps, batch, lr, count)
+    return prefer(number, run, "dpo", dpo_loss, beta, steps, batch, lr, count)
 
 
 def ipo(number, run, *, beta=0.1, steps=80, batch=32, lr=0.0003, count=100):
@@ -171,9 +153,7 @@ def ipo(number, run, *, beta=0.1, steps=80, batch=32, lr=0.0003, count=100):
 
     As (beta h - 1/2)^2, which is beta^2 times the loss and has the same minimum: unscaled,
     gradients have a norm of 200, and the optimizer skips each step."""
-    def scaled(*logps_and_beta):
-        return beta ** 2 * ipo_loss(*logps_and_beta)
-    return prefer(run, "ipo", number, scaled, beta, steps, batch, lr, count)
+    return prefer(number, run, "ipo", ipo_loss, beta, steps, batch, lr, count, scale=beta ** 2)
 
 
 def rollouts(model, reference, tokenizer, problems, samples, judge=None):
@@ -181,18 +161,15 @@ def rollouts(model, reference, tokenizer, problems, samples, judge=None):
     temperature 1, of all tokens. A batch of N = problems * samples rows, those of a problem next to
     each other: ids and weight (N, T); log-probabilities by the model and the reference, the reward
     (the checker's, if there is no judge) and the truth, all (N,)."""
-    device = model.embedding.device
     asked = [pair for pair in problems for _ in range(samples)]
     prompts = [tokenizer.encode_chat(problem.messages(), reply=True) for _, problem in asked]
     said = evaluate.replies(model, prompts, tokenizer.special(END), reward.LONGEST, temperature=1.0)
     given = [chat.answered(*pair) for pair in zip(prompts, said)]
-
-    def logp(model):
-        return chat.of_each(lambda ids, weight: response_logp(model, ids, weight), given, device)
-    batch = chat.pad(given) | {"old_logp": logp(model), "ref_logp": logp(reference),
-                               "truth": correctness(tokenizer, asked, said)}
-    return batch | {"reward": reward.scores(judge, given)[:, 0] if judge
-                    else batch["truth"]}
+    truth = correctness(tokenizer, asked, said)
+    return chat.pad(given) | {
+        "old_logp": chat.of_each(response_logp, model, given),
+        "ref_logp": chat.of_each(response_logp, reference, given), "truth": truth,
+        "reward": reward.scores(judge, given)[:, 0] if judge else truth}
 
 
 def dealt(rows, step, parts):
@@ -209,7 +186,7 @@ def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4
     one part. rewarded: by the reward model, or the checker. loss, baseline: to compare with,
     "ppo", where gamma is its clip, and "reinforce"; "mean", of all rewards, and "none"."""
     stage, start = f"mdloo{number}", reward.members(number)[-1]
-    tokenizer, families = Tokenizer.load(run.file("tokenizer.json")), chat.toy_world(run)
+    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     model, reference = load_model(run, start), load_model(run, start)
     judge = (load_model(run, f"reward{number}", reward.RewardModel) if rewarded == "model"
              else None)
@@ -217,33 +194,28 @@ def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4
     if baseline == "leave one out" and samples < 2:
         raise UserError(f"{stage}.samples={samples}: to leave one out takes two or more")
 
-    def sample(iteration):
-        problems = tasks.asked(families | tasks.EVOLVED, reward.PROMPTS, prompts,
-                               random.Random(f"{run.seed} {stage} {iteration}"))
-        batch = rollouts(model, reference, tokenizer, problems, samples, judge)
-        R = regularized(batch["reward"], batch["old_logp"], batch["ref_logp"], beta)
-        batch["advantage"] = BASELINES[baseline](R.view(prompts, samples)).flatten()
-        order = batch["weight"].cumsum(1).argmax(1).argsort()  # by where they end
-        return {name: x[order] for name, x in batch.items()}
-
     def draw(step):
         if step % inner == 0:
-            held.update(sample(step // inner))
+            rng = random.Random(f"{run.seed} {stage} {step // inner}")
+            problems = reward.asked(run, prompts, rng)
+            rows = rollouts(model, reference, tokenizer, problems, samples, judge)
+            R = regularized(rows["reward"], rows["old_logp"], rows["ref_logp"], beta)
+            rows["advantage"] = BASELINES[baseline](R.view(prompts, samples)).flatten()
+            order = rows["weight"].cumsum(1).argmax(1).argsort()  # by where they end
+            held.update({name: x[order] for name, x in rows.items()})
         return dealt(held, step, parts)
 
     def policy_loss(model, batch):
         logp = response_logp(model, batch["ids"], batch["weight"])
         losses = LOSSES[loss](logp, batch["old_logp"], batch["advantage"], gamma)
-        watched = {"reward": batch["reward"], "truth %": 100 * batch["truth"],
-                   "KL": batch["old_logp"] - batch["ref_logp"], "entropy": -batch["old_logp"],
-                   "length": batch["weight"].sum(1)}
-        return {"loss": losses.sum(), "count": len(losses)} | {
-            name: x.sum() for name, x in watched.items()}
-    fit(model, draw, policy_loss, steps=iterations * inner, lr=lr,
-        schedule=linear(iterations * inner, 10), micro_batch=64, save_every=inner, run=run,
-        stage=stage, unit="responses")
+        return {"loss": losses.sum(), "count": len(losses), "reward": batch["reward"].sum(),
+                "truth %": 100 * batch["truth"].sum(), "length": batch["weight"].sum(),
+                "KL": (batch["old_logp"] - batch["ref_logp"]).sum(),
+                "entropy": -batch["old_logp"].sum()}
+    metrics = train(run, stage, model, draw, policy_loss, iterations * inner, lr, count, warmup=10,
+                    micro_batch=64, save_every=inner, unit="responses")
     rows = [row for row in run.logged() if row["stage"] == stage]
-    return finish(run, stage, model, count) | {f"curve, round {number}": curve(rows)}
+    return metrics | {f"curve, round {number}": curve(rows)}
 
 
 def curve(rows, points=10):
@@ -253,9 +225,9 @@ def curve(rows, points=10):
     for some in (rows[i:i + size] for i in range(0, len(rows), size)):
         means = [sum(row[name] for row in some) / len(some)
                  for name in ("reward", "truth %", "KL", "entropy", "length")]
-        best = [max([row[i] for row in table], default=-float("inf")) for i in (1, 2)]
-        mark = "reward alone" if means[0] > best[0] and means[1] <= best[1] else ""
-        table.append([some[-1]["step"], *means, mark])
+        best = [max(column) for column in zip(*table)]  # so far
+        alone = table and means[0] > best[1] and means[1] <= best[2]
+        table.append([some[-1]["step"], *means, "reward alone" if alone else ""])
     return table
 
 
@@ -264,10 +236,9 @@ def committee(number, run, *, prompts=2000, samples=2, only="", steps=100, batch
     """The end of a round: its models, and the best of before, answer each prompt; a model is tuned
     on the response ranked first; and the best of all goes on to the next round. only: a stage whose
     responses alone are ranked, to compare with."""
-    stage, start = f"committee{number}", reward.members(number)[-1]
-    trained = [f"{method}{number}" for method in ("rs", "dpo", "ipo", "mdloo")]
-    metrics = imitate(run, stage, start, [only] if only else [*trained, start], number, prompts,
-                      samples, steps, batch, lr, count)
+    start, (*trained, stage) = reward.members(number)[-1], reward.members(number + 1)
+    stages = [only] if only else [*trained, start]
+    metrics = imitate(number, run, "committee", stages, prompts, samples, steps, batch, lr, count)
     report = run.read_json("report.json")
     means = {name: report[name]["metrics"]["mean %"] for name in trained}
     means[start] = evaluate.validate(run, load_model(run, start), count)["mean %"]

@@ -3,10 +3,9 @@ import functools
 import json
 
 import torch
-from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
-from afm_min import corpus, families, gradients, pretrain, processes
-from afm_min.fit import fit
+from afm_min import corpus, families, pretrain, processes, tasks
 from afm_min.run import UserError, write_text
 
 
@@ -17,34 +16,44 @@ def toy_world(run, whole=False):
                               if d["source"] == "web" and not d["held_out"]}, whole)
 
 
+def validating(run, count):
+    """Pairs (family, problem): `count` validation problems of each family, evolved ones too."""
+    return [(family, problem) for family in (toy_world(run) | tasks.EVOLVED).values()
+            for problem in tasks.problems(family, "validation", count)]
+
+
 def example(source, messages, response):
-    return {"source": source,
-            "messages": [*messages, {"role": "assistant", "content": response}]}
+    return {"source": source, "messages": [*messages, {"role": "assistant", "content": response}]}
 
 
 def write_examples(run, stage, examples):
+    """A line of JSON for each of what a stage has found to train on."""
     write_text(run.file(f"{stage}.jsonl"), "".join(json.dumps(e) + "\n" for e in examples))
 
 
-def read_examples(run, tokenizer, context, *stages):
-    """Source -> list of pairs (ids, weights), of what stages wrote and fits the context."""
-    sources = {}
-    for path in (run.file(f"{stage}.jsonl") for stage in stages):
-        try:
-            with open(path, encoding="utf-8") as file:
-                for each in map(json.loads, file):
-                    pair = render(each["messages"], tokenizer)
-                    if len(pair[0]) <= context:
-                        sources.setdefault(each["source"], []).append(pair)
-        except FileNotFoundError:
-            raise UserError(f"there is no {path}: run the stage {path.stem} first") from None
+def read_lines(run, stage):
+    """What `write_examples` wrote."""
+    path = run.file(f"{stage}.jsonl")
+    if not path.exists():
+        raise UserError(f"there is no {path}: run the stage {stage} first")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def read_examples(run, tokenizer, context, synthetic=True):
+    """Source -> list of pairs (ids, weights), of the demonstrations, and of the model's own
+    examples if wanted, that fit the context."""
+    sources, stages = {}, ["demonstrations"] + ["synthetic"] * synthetic
+    for each in (each for stage in stages for each in read_lines(run, stage)):
+        pair = render(each["messages"], tokenizer)
+        if len(pair[0]) <= context:
+            sources.setdefault(each["source"], []).append(pair)
     return sources
 
 
 def answered(prompt, response):
     """The pair (ids, weights) of a prompt and a response, both lists of ids."""
-    return (torch.tensor(prompt + response),
-            torch.tensor([0.0] * len(prompt) + [1.0] * len(response)))
+    weights = [0.0] * len(prompt) + [1.0] * len(response)
+    return torch.tensor(prompt + response), torch.tensor(weights)
 
 
 def render(messages, tokenizer):
@@ -58,26 +67,23 @@ def render(messages, tokenizer):
     return torch.tensor(ids), torch.tensor(weights)
 
 
-def pad(conversations):
-    """Pairs (ids, weights) as a batch, padded at the right with what has no weight."""
-    ids, weight = (nn.utils.rnn.pad_sequence(x, batch_first=True) for x in zip(*conversations))
-    return {"ids": ids, "weight": weight}
+def pad(rows):
+    """Pairs (ids, weights), or triples with begin, as a batch, padded at the right with what has
+    no weight."""
+    columns = (pad_sequence(column, batch_first=True) for column in zip(*rows))
+    return dict(zip(("ids", "weight", "begin"), columns))
 
 
 def pack(conversations):
     """Pairs (ids, weights) as a batch of few rows, as long as the longest of them: each goes into
     the first row that has room, longer ones first. begin: see `AFM.states`."""
-    rows, width = [], max(len(ids) for ids, _ in conversations)
-    for pair in sorted(conversations, key=lambda pair: -len(pair[0])):
-        row = next((row for row in rows if sum(map(len, row[0])) + len(pair[0]) <= width), None)
-        if row is None:
-            rows.append(row := ([], [], []))
-        begin = torch.full(pair[0].shape, sum(map(len, row[0])))
-        for entries, entry in zip(row, (*pair, begin)):
-            entries.append(entry)
-    return dict(zip(("ids", "weight", "begin"), (
-        nn.utils.rnn.pad_sequence([torch.cat(entries) for entries in column], batch_first=True)
-        for column in zip(*rows))))
+    rows, used = [[] for _ in conversations], [0] * len(conversations)
+    width = max(len(ids) for ids, _ in conversations)
+    for ids, weight in sorted(conversations, key=lambda pair: -len(pair[0])):
+        i = next(i for i, length in enumerate(used) if length + len(ids) <= width)
+        rows[i].append((ids, weight, torch.full_like(ids, used[i])))
+        used[i] += len(ids)
+    return pad([map(torch.cat, zip(*row)) for row in rows if row])
 
 
 def batches(sources, mixture, count):
@@ -101,8 +107,7 @@ def response_loss(model, batch):
     weight, targets = batch["weight"][:, 1:], batch["ids"][:, 1:]
     said = weight > 0
     states = model.states(batch["ids"][:, :-1], begin=batch["begin"][:, :-1])
-    logits = model.logits(states[said])  # (N, V)
-    cross_entropy, z_loss = pretrain.token_losses(logits[None], targets[said][None])
+    cross_entropy, z_loss = pretrain.token_losses(model.logits(states[said]), targets[said])  # (N,)
     return {"loss": (weight[said] * (cross_entropy + z_loss)).sum(), "count": weight.sum()}
 
 
@@ -110,45 +115,32 @@ def log_likelihood(model, states, ids, weight):
     """log p of the tokens of each row that have weight, together: states (B, T - 1, C) of all but
     the last token, ids and weight (B, T) -> (B,)."""
     said = weight[:, 1:] > 0
-    surprise, _ = gradients.CrossEntropy.apply(model.logits(states[said]), ids[:, 1:][said])  # (N,)
+    surprise, _ = pretrain.token_losses(model.logits(states[said]), ids[:, 1:][said])  # (N,)
     return surprise.new_zeros(len(ids)).index_add(0, said.nonzero()[:, 0], -surprise)
 
 
-def tune(model, sources, mixture, *, steps, batch, lr, dropout=0.0, fast=None, slow=1.0, watch=None,
-         warmup=20, **saving):
-    """Train on conversations: warm up, then go on at `lr` and, from step `fast` on if that is
-    given, at `slow` * `lr`. batch: conversations a step. watch(step): called before each. saving:
-    of `fit`, where to log and save."""
-    for block in model.blocks:
-        block.dropout = dropout
-    draw = batches(sources, mixture, batch)
+def by_length(work, lengths, rows):
+    """What work(numbers) says of each of N things, a list: those of like lengths are given to it
+    together, `rows` at a time. Several processes share them."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
 
-    def watched(step):
-        if watch:
-            watch(step)
-        return draw(step)
-
-    def schedule(step):
-        return min(slow if fast is not None and step >= fast else 1.0, (step + 1) / warmup)
-    fit(model, watched, response_loss, steps=steps, lr=lr, schedule=schedule, **saving)
+    def worked(some):
+        return [x for i in range(0, len(some), rows) for x in work(some[i:i + rows])]
+    found = dict(zip(order, processes.divided(worked, order)))
+    return [found[i] for i in range(len(lengths))]
 
 
 @torch.no_grad()
-def of_each(function, conversations, device, rows=64):
-    """What function(ids, weight) says of each of N pairs, (N, ...): those of like lengths are given
-    to it together, `rows` at a time."""
-    order = sorted(range(len(conversations)), key=lambda i: len(conversations[i][0]))
-
-    def found(some):
-        return [row for start in range(0, len(some), rows) for row in function(
-            **{name: x.to(device) for name, x in pad(
-                [conversations[i] for i in some[start:start + rows]]).items()}).cpu()]
-    return torch.stack(processes.divided(found, order))[torch.tensor(order).argsort()]
+def of_each(function, model, conversations, rows=64):
+    """What function(model, ids, weight) says of each of N pairs: (N, ...)."""
+    def work(numbers):
+        batch = pad([conversations[i] for i in numbers])
+        device = model.embedding.device
+        return function(model, batch["ids"].to(device), batch["weight"].to(device)).cpu()
+    return torch.stack(by_length(work, [len(ids) for ids, _ in conversations], rows))
 
 
-def losses(model, conversations):
-    """The loss per response token of each conversation: a list of pairs -> (N,)."""
-    def mean(ids, weight):
-        loss, _ = pretrain.token_losses(model(ids[:, :-1]), ids[:, 1:])
-        return (loss * weight[:, 1:]).sum(1) / weight[:, 1:].sum(1)
-    return of_each(mean, conversations, model.embedding.device)
+def mean_loss(model, ids, weight):
+    """The loss per response token of each row: two of (B, T) -> (B,)."""
+    loss, _ = pretrain.token_losses(model(ids[:, :-1]), ids[:, 1:])
+    return (loss * weight[:, 1:]).sum(1) / weight[:, 1:].sum(1)

@@ -8,7 +8,7 @@ import math
 
 import torch
 
-from afm_min import chat, lora, processes, tasks, tools
+from afm_min import chat, lora, tasks, tools
 from afm_min.fit import seed_step
 from afm_min.model import load_model
 from afm_min.quantize import load_quantized
@@ -19,16 +19,15 @@ def replies(model, prompts, end, most=64, rows=512, temperature=0.0):
     """The ids that a model answers each prompt with, a list of ids, in at most `most` of them, the
     id `end` included: none to those that do not fit its context. As shorter prompts are padded,
     those of like lengths go together, `rows` at a time."""
-    order = sorted((i for i, prompt in enumerate(prompts) if len(prompt) < model.config.context),
-                   key=lambda i: len(prompts[i]))
+    fits = [i for i, prompt in enumerate(prompts) if len(prompt) < model.config.context]
     chances = torch.rand(len(prompts), most) if temperature else torch.zeros(len(prompts), most)
 
-    def answered(some):
-        return [ids for part in (some[i:i + rows] for i in range(0, len(some), rows))
-                for ids in model.generate([prompts[i] for i in part], most, end,
-                                          temperature=temperature, chances=chances[part])]
-    said = dict(zip(order, processes.divided(answered, order)))
-    return [said.get(i, []) for i in range(len(prompts))]
+    def answered(numbers):
+        some = [fits[i] for i in numbers]
+        return model.generate([prompts[i] for i in some], most, end, temperature=temperature,
+                              chances=chances[some])
+    found = dict(zip(fits, chat.by_length(answered, [len(prompts[i]) for i in fits], rows)))
+    return [found.get(i, []) for i in range(len(prompts))]
 
 
 def text_of(tokenizer, ids):

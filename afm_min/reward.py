@@ -13,7 +13,6 @@ the likelihood alone; the reward is mostly as good as the language model is at t
 training goes on teaching it the responses that were found true.
 """
 import itertools
-import json
 import random
 
 import torch
@@ -23,7 +22,7 @@ from torch.nn import functional as F
 from afm_min import chat, evaluate, tasks
 from afm_min.fit import fit, linear, seed_step
 from afm_min.model import AFM, Linear, load_model, save_model
-from afm_min.run import UserError, write_text
+from afm_min.run import UserError
 from afm_min.tokenizer import END, Tokenizer
 
 GRADES = {"if": 2, "verb": 1, "truth": 2, "harm": 2}  # and what each of their levels is worth
@@ -34,10 +33,8 @@ LANGUAGE = 0.1  # the weight of a token's cross-entropy beside a pair's loss
 LONGEST = 48  # tokens of a response
 MOST_PAIRS = 6  # of the responses to one prompt
 # Shares of the prompts. Most are of mathematics, where responses differ in quality.
-PROMPTS = {"math": 1.5, "math rephrased": 3, "math reversed": 3, "math deeper": 3,
-           "math broader": 3, "follow": 1.5, "tools": 1.5, "code": 1.5, "summary": 1.5,
-           "recall": 1.5, "refuse": 1.5}
-MARGINS = (0.0, 1.0, 2.0, 3.0)  # by the same levels, for the loss that the report compares with
+PROMPTS = {"math": 1.5, **dict.fromkeys(tasks.EVOLVED, 3), "follow": 1.5, "tools": 1.5,
+           "code": 1.5, "summary": 1.5, "recall": 1.5, "refuse": 1.5}
 
 
 class RewardModel(AFM):
@@ -49,8 +46,8 @@ class RewardModel(AFM):
         self.reward = Linear(width, 1)
         self.grades = nn.ModuleList(nn.Sequential(Linear(width, config.dim), nn.SiLU(),
                                                   Linear(config.dim, 3)) for _ in GRADES)
-        with torch.no_grad():  # untrained, it ranks by likelihood
-            self.reward.weight[:] = torch.tensor([0.0] * config.dim + [1.0, 1.0])
+        # Untrained, it ranks by likelihood.
+        self.reward.weight.data = torch.tensor([[0.0] * config.dim + [1.0, 1.0]])
 
     def judge_all(self, ids, weight):
         """Rewards (B,), logits of the grades (B, 4, 3), log-likelihoods of the responses (B,)."""
@@ -81,7 +78,8 @@ def preference_loss(chosen, rejected, target):
 
 
 def margin_loss(chosen, rejected, margin):
-    """-log sigmoid(r_c - r_r - margin), to compare with (Llama 2, 2307.09288, section 3.2.2)."""
+    """-log sigmoid(r_c - r_r - margin), to compare with (Llama 2, 2307.09288, section 3.2.2). The
+    margin is the level of the label here: 0 to 3."""
     return -F.logsigmoid(chosen - rejected - margin)
 
 
@@ -100,14 +98,14 @@ def reward_loss(model, batch, labels="soft", grade_weight=0.25):
     rewards, logits, logp = model.judge_all(ids, weight)
     chosen, rejected = rewards.view(-1, 2).T
     if labels == "margin":
-        ranked = margin_loss(chosen, rejected, torch.tensor(MARGINS, device=level.device)[level])
+        ranked = margin_loss(chosen, rejected, level)
     else:
-        target = torch.tensor(TARGETS, device=level.device)[level]
-        ranked = preference_loss(chosen, rejected, target if labels == "soft" else 1.0)
-    true = graded[:, TRUTH] == 2
-    loss = ranked.sum() + grade_weight * grade_loss(logits, graded).sum()
-    loss = loss - LANGUAGE * logp[true].sum()
-    return {"loss": loss, "ordered": (chosen > rejected).sum(), "count": len(level)}
+        target = torch.tensor(TARGETS, device=level.device)[level] if labels == "soft" else 1.0
+        ranked = preference_loss(chosen, rejected, target)
+    judged = grade_weight * grade_loss(logits, graded).sum()
+    language = LANGUAGE * logp[graded[:, TRUTH] == 2].sum()
+    return {"loss": ranked.sum() + judged - language, "ordered": (chosen > rejected).sum(),
+            "count": len(level)}
 
 
 def perceived(grades, rng, noise):
@@ -134,7 +132,18 @@ def start(model):
 
 def scores(judge, conversations):
     """The rewards of N pairs (ids, weights), and the chances that they are true: (N, 2)."""
-    return chat.of_each(judge.score, conversations, judge.embedding.device, rows=256)
+    return chat.of_each(RewardModel.score, judge, conversations, rows=256)
+
+
+def answers(models, tokenizer, problems, samples):
+    """The prompts of N pairs (family, problem), and for each prompt a tuple with each model's list
+    of `samples` responses, at temperature 1: prompts and responses are lists of ids."""
+    prompts = [tokenizer.encode_chat(problem.messages(), reply=True) for _, problem in problems]
+    copies = [prompt for prompt in prompts for _ in range(samples)]
+    said = (evaluate.replies(model, copies, tokenizer.special(END), LONGEST, temperature=1.0)
+            for model in models)
+    cut = [[some[i:i + samples] for i in range(0, len(some), samples)] for some in said]
+    return prompts, list(zip(*cut))
 
 
 def compare(models, tokenizer, problems, samples, rng, noise):
@@ -144,28 +153,23 @@ def compare(models, tokenizer, problems, samples, rng, noise):
     oftener in all; any two answers that differ are compared, and left out if found equal, at most
     MOST_PAIRS of a problem. right: whether the chosen one is better by its true grades, None if
     these are equal, too."""
-    end, each = tokenizer.special(END), -(-samples // len(models))
-    prompts = [tokenizer.encode_chat(problem.messages(), reply=True) for _, problem in problems]
-    copies = [prompt for prompt in prompts for _ in range(each)]
-    said = [evaluate.replies(model, copies, end, LONGEST, temperature=1.0) for model in models]
+    prompts, said = answers(models, tokenizer, problems, -(-samples // len(models)))
     pairs = []
-    for i, ((family, problem), prompt) in enumerate(zip(problems, prompts)):
-        different = {tuple(ids): ids for some in said for ids in some[each * i:][:each]}
+    for (family, problem), prompt, each in zip(problems, prompts, said):
         graded = []  # response, its grades as they are and as they were perceived
-        for ids in different.values():
+        for ids in map(list, dict.fromkeys(map(tuple, sum(each, [])))):  # the different ones
             grades = family.grades(problem, evaluate.text_of(tokenizer, ids))
             graded.append((ids, grades, perceived(grades, rng, noise)))
         compared = list(itertools.combinations(graded, 2))
         for pair in rng.sample(compared, min(len(compared), MOST_PAIRS)):
             first, level = preferred(pair[0][2], pair[1][2])
-            if first is None:
-                continue
-            chosen, rejected = pair[first], pair[1 - first]
-            pairs.append({
-                "family": family.name, "prompt": prompt, "level": level,
-                "chosen": chosen[0], "rejected": rejected[0],
-                "grades": [list(chosen[2].values()), list(rejected[2].values())],
-                "right": {0: True, 1: False, None: None}[preferred(chosen[1], rejected[1])[0]]})
+            if first is not None:
+                ids, true, seen = zip(pair[first], pair[1 - first])  # of the better one first
+                pairs.append({
+                    "family": family.name, "prompt": prompt, "level": level,
+                    "chosen": ids[0], "rejected": ids[1],
+                    "grades": [list(grades.values()) for grades in seen],
+                    "right": {0: True, 1: False, None: None}[preferred(*true)[0]]})
     return pairs
 
 
@@ -184,42 +188,43 @@ def collate(pairs):
 
 def judged(judge, pairs):
     """Family -> of each of its pairs, whether the reward model finds the better response better."""
-    margins = scores(judge, sides(pairs))[:, 0].view(-1, 2) @ torch.tensor([1.0, -1.0])
+    chosen, rejected = scores(judge, sides(pairs))[:, 0].view(-1, 2).T
     results = {}
-    for pair, margin in zip(pairs, margins.tolist()):
-        results.setdefault(pair["family"], []).append((margin > 0) == pair["right"])
+    for pair, first in zip(pairs, (chosen > rejected).tolist()):
+        results.setdefault(pair["family"], []).append(first == pair["right"])
     return results
 
 
 def members(number):
     """The committee at the beginning of a round: whose responses are compared."""
-    if number == 1:
-        return ["draft", "sft"]
-    return [f"{method}{number - 1}" for method in ("rs", "dpo", "ipo", "mdloo", "committee")]
+    methods = ("rs", "dpo", "ipo", "mdloo", "committee")
+    return [f"{method}{number - 1}" for method in methods] if number > 1 else ["draft", "sft"]
+
+
+def asked(run, count, rng):
+    """`count` training problems by the shares of PROMPTS, as pairs (family, problem)."""
+    return tasks.asked(chat.toy_world(run) | tasks.EVOLVED, PROMPTS, count, rng)
 
 
 def preferences(number, run, *, prompts=4000, samples=4, noise=0.1):
     """What annotators prefer of the committee's responses. noise: how often a grade is random."""
-    tokenizer, families = Tokenizer.load(run.file("tokenizer.json")), chat.toy_world(run)
-    models = [load_model(run, stage) for stage in members(number)]
-    stage = f"preferences{number}"
+    stage, tokenizer = f"preferences{number}", Tokenizer.load(run.file("tokenizer.json"))
+    models = [load_model(run, name) for name in members(number)]
     seed_step(run.seed, stage, 0)
     rng = random.Random(f"{run.seed} {stage}")
-    problems = tasks.asked(families | tasks.EVOLVED, PROMPTS, prompts, rng)
-    pairs = compare(models, tokenizer, problems, samples, rng, noise)
-    write_text(run.file(f"{stage}.jsonl"), "".join(json.dumps(pair) + "\n" for pair in pairs))
+    pairs = compare(models, tokenizer, asked(run, prompts, rng), samples, rng, noise)
+    chat.write_examples(run, stage, pairs)
     right = [pair["right"] for pair in pairs if pair["right"] is not None]
     return {"pairs": len(pairs), "labels right %": 100 * sum(right) / max(1, len(right))}
 
 
 def read_pairs(run, number):
-    path = run.file(f"preferences{number}.jsonl")
-    if not path.exists():
-        raise UserError(f"there is no {path}: run the stage {path.stem} first")
-    pairs = [json.loads(line) for line in path.read_text().splitlines()]
+    """What annotators compared in a round, at least one pair."""
+    stage = f"preferences{number}"
+    pairs = chat.read_lines(run, stage)
     if not pairs:
-        raise UserError(f"{path} holds no pairs, as no two responses differed in quality: raise "
-                        f"{path.stem}.prompts")
+        raise UserError(f"{run.file(stage)}.jsonl holds no pairs, as no two responses differed in "
+                        f"quality: raise {stage}.prompts")
     return pairs
 
 
@@ -238,8 +243,7 @@ def reward(number, run, *, steps=400, batch=32, lr=0.002, labels="soft", grade_w
     judge = (start(models[-1]) if number == 1
              else load_model(run, f"reward{number - 1}", RewardModel))
     pairs = [pair for n in range(1, number + 1) for pair in read_pairs(run, n)]
-    sources = chat.read_examples(run, tokenizer, judge.config.context, "demonstrations",
-                                 "synthetic")
+    sources = chat.read_examples(run, tokenizer, judge.config.context)
     shown = chat.batches(sources, dict.fromkeys(sources, 1.0), examples)
 
     def draw(step):
@@ -253,11 +257,9 @@ def reward(number, run, *, steps=400, batch=32, lr=0.002, labels="soft", grade_w
     fit(judge, draw, loss, steps=steps, lr=lr, schedule=linear(steps, 20), run=run, stage=stage,
         unit="pairs")
     save_model(run, stage, judge)
-    families = chat.toy_world(run)
     seed_step(run.seed, f"{stage} held out", 0)
-    problems = [(family, problem) for family in (families | tasks.EVOLVED).values()
-                for problem in tasks.problems(family, "validation", held_out)]
-    results = judged(judge, compare(models, tokenizer, problems, 8, random.Random(0), noise=0.0))
+    new = compare(models, tokenizer, chat.validating(run, held_out), 8, random.Random(0), noise=0.0)
+    results = judged(judge, new)
     rows = [evaluate.row(f"reward: {name}", some) for name, some in results.items()]
     return {"mean %": sum(row[1] for row in rows) / max(1, len(rows)),
             "all pairs %": evaluate.row("", sum(results.values(), []))[1],

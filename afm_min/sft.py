@@ -15,7 +15,7 @@ import copy
 import torch
 
 from afm_min import chat, evaluate, tasks
-from afm_min.fit import fit, seed_step
+from afm_min.fit import cosine, fit, seed_step
 from afm_min.model import load_model, save_model
 from afm_min.run import UserError
 from afm_min.tokenizer import Tokenizer
@@ -29,13 +29,15 @@ MIXTURE = {"math": 1.6, "follow": 3.2, "tools": 2.8, "code": 2.6, "summary": 0.4
 def draft(run, *, steps=1200, fast=960, batch=32, lr=0.005, slow=0.25, mixture=MIXTURE):
     """A first model, tuned on the demonstrations alone: `fast` steps at the full rate, the others
     at `slow` of it."""
-    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
-    model = load_model(run, "lengthening")
-    sources = chat.read_examples(run, tokenizer, model.config.context, "demonstrations")
-    chat.tune(model, sources, mixture, steps=steps, fast=fast, batch=batch, lr=lr, slow=slow,
-              run=run, stage="draft")
+    tokenizer, model = Tokenizer.load(run.file("tokenizer.json")), load_model(run, "lengthening")
+    sources = chat.read_examples(run, tokenizer, model.config.context, synthetic=False)
+
+    def schedule(step):
+        return min((step + 1) / 20, slow if step >= fast else 1.0)
+    fit(model, chat.batches(sources, mixture, batch), chat.response_loss, steps=steps, lr=lr,
+        schedule=schedule, run=run, stage="draft")
     save_model(run, "draft", model)
-    return evaluate.validation(model.eval(), tokenizer, chat.toy_world(run))
+    return evaluate.validation(model, tokenizer, chat.toy_world(run))
 
 
 def ascend(score, judge, weights, rounds, dw):
@@ -55,22 +57,11 @@ def ascend(score, judge, weights, rounds, dw):
             slopes[name] = more - less
             trace.append([number, name, weight, more, less])
         steepest = max(map(abs, slopes.values())) or 1.0
-        moved = {name: weight * (1 + dw) ** (slopes[name] / steepest)
-                 for name, weight in weights.items()}
+        moved = {name: w * (1 + dw) ** (slopes[name] / steepest) for name, w in weights.items()}
         after = judge(moved)
         trace.append([number, "all", dw, after, at])
-        if after > at:
-            weights, at = moved, after
-        else:
-            dw /= 2
+        weights, at, dw = (moved, after, dw) if after > at else (weights, at, dw / 2)
     return weights, trace
-
-
-def held_back(run, tokenizer, count):
-    """Validation conversations, as pairs: `count` of each family and kind of evolved math."""
-    families = [*chat.toy_world(run).values(), *tasks.EVOLVED.values()]
-    return [chat.render(chat.example("", problem.messages(), problem.worked)["messages"], tokenizer)
-            for family in families for problem in tasks.problems(family, "validation", count)]
 
 
 def mixture(run, *, rounds=1, dw=0.5, steps=24, batch=24, lr=0.002, count=48, seeds=2, longer=2):
@@ -81,11 +72,13 @@ def mixture(run, *, rounds=1, dw=0.5, steps=24, batch=24, lr=0.002, count=48, se
     no better with others: so a move is judged by `seeds` runs `longer` times as long, and what was
     found is compared with equal weights in as many more, on conversations that the search has not
     seen. The interval is over these, of each the mean gain."""
-    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
-    start = load_model(run, "draft")
+    tokenizer, start = Tokenizer.load(run.file("tokenizer.json")), load_model(run, "draft")
     context = start.config.context
-    sources = chat.read_examples(run, tokenizer, context, "demonstrations", "synthetic")
-    validated = [pair for pair in held_back(run, tokenizer, count) if len(pair[0]) <= context]
+    sources = chat.read_examples(run, tokenizer, context)
+    examples = (chat.example("", problem.messages(), problem.worked)["messages"]
+                for _, problem in chat.validating(run, count))
+    validated = [chat.render(messages, tokenizer) for messages in examples]
+    validated = [pair for pair in validated if len(pair[0]) <= context]
     searched, unseen = validated[::2], validated[1::2]
 
     def trained(weights, conversations, draws, steps):
@@ -98,7 +91,7 @@ def mixture(run, *, rounds=1, dw=0.5, steps=24, batch=24, lr=0.002, count=48, se
                 seed_step(run.seed, f"mixture {number}", step)
                 return draw(step)
             fit(model, seeded, chat.response_loss, steps=steps, lr=lr, quiet=True)
-            losses += chat.losses(model.eval(), conversations) / len(draws)
+            losses += chat.of_each(chat.mean_loss, model, conversations) / len(draws)
         return losses
 
     def score(weights):
@@ -108,16 +101,13 @@ def mixture(run, *, rounds=1, dw=0.5, steps=24, batch=24, lr=0.002, count=48, se
         return -trained(weights, searched, range(1, 1 + seeds), longer * steps).mean().item()
     equal = dict.fromkeys(sources, 1.0)
     found, trace = ascend(score, judge, equal, rounds, dw)
-
-    def compared(weights):
-        return trained(weights, unseen, range(1 + seeds, 1 + 2 * seeds), longer * steps)
-    before = compared(equal)
-    after = before if found == equal else compared(found)
-    half = 1.96 * (before - after).std().item() / len(before) ** 0.5
+    before, after = (trained(weights, unseen, range(1 + seeds, 1 + 2 * seeds), longer * steps)
+                     for weights in (equal, found))
+    gains = before - after  # (N,)
+    half = 1.96 * gains.std().item() / len(gains) ** 0.5
     run.write_json("mixture.json", found)
-    return {"gain over equal weights, nats": (before - after).mean().item(),
-            "interval": f"+-{half:.4f}",
-            "weights": [[name, weight] for name, weight in found.items()], "trace": trace}
+    return {"gain over equal weights, nats": gains.mean().item(), "interval": f"+-{half:.4f}",
+            "weights": list(map(list, found.items())), "trace": trace}
 
 
 def sft(run, *, steps=600, batch=24, lr=0.001, dropout=0.1, synthetic=True, checkpoints=2,
@@ -125,21 +115,23 @@ def sft(run, *, steps=600, batch=24, lr=0.001, dropout=0.1, synthetic=True, chec
     """The draft trained on, with the mixture that was found. Of some checkpoints on the way the one
     is kept that has the highest sum of two validation accuracies: greedy, and of the best of 4
     samples, as the checkers pick it. synthetic: whether the model's own examples are in it."""
-    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
-    families = chat.toy_world(run) | tasks.EVOLVED
-    model, found = load_model(run, "draft"), run.read_json("mixture.json")
+    tokenizer, model = Tokenizer.load(run.file("tokenizer.json")), load_model(run, "draft")
+    families, found = chat.toy_world(run) | tasks.EVOLVED, run.read_json("mixture.json")
     if not found:
         raise UserError(f"there is no {run.file('mixture.json')}: run the stage mixture first")
-    sources = chat.read_examples(run, tokenizer, model.config.context, "demonstrations",
-                                 *["synthetic"] * synthetic)
+    sources = chat.read_examples(run, tokenizer, model.config.context, synthetic)
+    draw = chat.batches(sources, found, batch)
     at = sorted({steps * (i + 1) // checkpoints for i in range(checkpoints)} - {0})
+    for block in model.blocks:
+        block.dropout = dropout
 
-    def watch(step):
+    def watched(step):
         if step in at:
             save_model(run, f"sft-{step}", model)
-    chat.tune(model, sources, found, steps=steps, batch=batch, lr=lr, dropout=dropout, watch=watch,
-              run=run, stage="sft")
-    watch(steps)
+        return draw(step)
+    fit(model, watched, chat.response_loss, steps=steps, lr=lr, run=run, stage="sft",
+        schedule=cosine(steps, 20, floor=1.0))  # constant, once warm
+    save_model(run, f"sft-{steps}", model)
     seed_step(run.seed, "checkpoints", 0)
     tried = []
     for step in at:

@@ -202,20 +202,19 @@ def test_of_each_prompt_the_response_ranked_first_whoever_gave_it(monkeypatch):
     given = {"a": [[11], [12], [13], [14]], "b": [[21], [22], [23], [24]]}
     rewards = {11: 1, 12: 2, 13: 3, 14: 9, 21: 0, 22: 5, 23: 4, 24: 4}
 
-    monkeypatch.setattr(align, "load_model", lambda run, stage: stage)
-    monkeypatch.setattr(align.evaluate, "replies", lambda stage, prompts, *_, **__: given[stage])
+    monkeypatch.setattr(reward.evaluate, "replies", lambda stage, prompts, *_, **__: given[stage])
     monkeypatch.setattr(align.reward, "scores", lambda _, pairs: torch.tensor(
         [[float(rewards[ids[-1].item()]), ids[-1].item() / 10] for ids, _ in pairs]))
-    chosen, true, whose = align.first_ranked(None, ["a", "b"], None, [[1], [2, 2]], 2, end=0)
-    assert [ids.tolist() for ids, _ in chosen] == [[1, 22], [2, 2, 14]]
+    problems = [(Say(), SimpleNamespace(messages=lambda: "a")), (Say(), SimpleNamespace(messages=lambda: "bb"))]
+
+    def first_ranked():
+        return align.first_ranked(None, *reward.answers(["a", "b"], Letters(), problems, 2))
+    chosen, true, whose = first_ranked()
+    assert reward.answers(["a"], Letters(), problems, 2) == ([[1], [2, 2]], [([[11], [12]],), ([[13], [14]],)])
+    assert chosen == [[22], [14]]
     assert true.tolist() == pytest.approx([2.2, 1.4]) and whose.tolist() == [[False, True], [True, False]]
     given["a"][1] = [22]  # both say it
-    assert align.first_ranked(None, ["a", "b"], None, [[1], [2, 2]], 2, end=0)[2].tolist() == [[True, True], [True, False]]
-
-
-def test_only_what_is_likelier_true_than_not_is_imitated():
-    assert align.believed(["a", "b", "c"], [0.45, 0.55, 0.5]) == ["b"]
-    assert align.believed(["a", "b"], [0.2, 0.3]) == ["a", "b"]  # the best there is
+    assert first_ranked()[2].tolist() == [[True, True], [True, False]]
 
 
 def test_steps_share_out_all_rows_of_their_samples():
@@ -271,7 +270,8 @@ def stage(monkeypatch):
     given = {}
     monkeypatch.setattr(align, "Tokenizer", Letters)
     monkeypatch.setattr(align, "load_model", lambda run, name, kind=None: model(name))
-    monkeypatch.setattr(align, "finish", lambda run, stage, model, count: {})
+    monkeypatch.setattr(align, "save_model", lambda run, stage, model: given.update(saved=(stage, model)))
+    monkeypatch.setattr(align.evaluate, "validate", lambda run, model, count: {})
     monkeypatch.setattr(align, "fit", lambda model, batches, loss, **settings: given.update(
         settings, model=model, batches=batches, loss=loss))
     monkeypatch.setattr(align.chat, "toy_world", lambda run: {})
@@ -303,7 +303,7 @@ def test_an_iteration_of_mdloo_deals_out_advantages_of_regularized_rewards(stage
                               "reward": torch.tensor([1.0, 0, 3, 1]), "truth": torch.tensor([1.0, 0, 1, 0])}
     sampled = []
     monkeypatch.setattr(align, "rollouts", lambda *_: sampled.append(1) or rows)
-    monkeypatch.setattr(align.tasks, "asked", lambda *_: [])
+    monkeypatch.setattr(reward.tasks, "asked", lambda *_: [])
     align.mdloo(1, RUN, prompts=2, samples=2, beta=0.5, iterations=3)
     assert stage["steps"] == 12 and stage["save_every"] == 4
     first, second, *_ = [stage["batches"](step) for step in range(4)]
@@ -340,7 +340,7 @@ def test_rollouts_are_scored_as_they_were_sampled(monkeypatch):
 def test_a_committee_hands_on_its_best(monkeypatch):
     """The best of before, the round's four, or the one that imitates: by the mean of validation problems."""
     saved = []
-    monkeypatch.setattr(align, "imitate", lambda run, stage, start, stages, *_: {"mean %": 60.0, "asked": stages})
+    monkeypatch.setattr(align, "imitate", lambda number, run, method, stages, *_: {"mean %": 60.0, "asked": stages})
     monkeypatch.setattr(align, "load_model", lambda run, stage: stage)
     monkeypatch.setattr(align, "save_model", lambda run, stage, model: saved.append((stage, model)))
     before = {"sft": 50.0}
@@ -360,13 +360,24 @@ def test_a_committee_hands_on_its_best(monkeypatch):
 
 
 def test_what_is_imitated_is_what_is_found_true(stage, monkeypatch):
-    """Chances of truth decide, not rewards: of three responses ranked first, those of 0.4, 0.6 and 0.9, two."""
-    ranked = [chat.answered([1], [2 + i, 0]) for i in range(3)]
-    monkeypatch.setattr(align, "first_ranked", lambda *_: (ranked, torch.tensor([0.4, 0.6, 0.9]), torch.tensor([[True, True], [False, True], [False, True]])))
-    monkeypatch.setattr(align.tasks, "asked", lambda *_: [(Say(), SimpleNamespace(messages=lambda: "a", check=None))] * 3)
+    """Chances of truth decide, not rewards: of three responses ranked first, those above a half; all, if none is."""
+    chances, said = [0.4, 0.6, 0.5], [[True, True], [False, True], [False, True]]
+    monkeypatch.setattr(reward, "answers", lambda models, *_: ([[1]] * 3, list(models)))
+    monkeypatch.setattr(align, "first_ranked", lambda *_: ([[2 + i, 0] for i in range(3)], torch.tensor(chances), torch.tensor(said)))
+    monkeypatch.setattr(reward.tasks, "asked", lambda *_: [(Say(), SimpleNamespace(check=None))] * 3)
     monkeypatch.setattr(align, "correctness", lambda tokenizer, asked, said: torch.tensor([float(ids == [3, 0]) for ids in said]))
-    told = align.imitate(RUN, "rs1", "sft", ["a", "b"], 1, 3, 2, 1, 4, 0.1, 1)
-    assert told["examples"] == 2 and told["first ranked true %"] == pytest.approx(100 / 3)
+
+    def imitated():
+        told = align.imitate(1, RUN, "rs", ["a", "b"], 3, 2, 1, 4, 0.1, 1)
+        rows = torch.cat([stage["batches"](step)["ids"].flatten() for step in range(4)])
+        return told, set(rows.tolist())
+    told, ids = imitated()
+    assert told["examples"] == 1 and told["first ranked true %"] == pytest.approx(100 / 3) and ids == {0, 1, 3}
     assert told["a says it %"] == pytest.approx(100 / 3) and told["b says it %"] == 100
-    rows = torch.cat([stage["batches"](step)["ids"].flatten() for step in range(4)])
-    assert set(rows.tolist()) == {0, 1, 3, 4}
+    assert stage["saved"] == ("rs1", stage["model"])
+    chances[:] = [0.4, 0.6, 0.9]
+    told, ids = imitated()
+    assert told["examples"] == 2 and ids == {0, 1, 3, 4}
+    chances[:] = [0.2, 0.3, 0.1]  # the best there is
+    told, ids = imitated()
+    assert told["examples"] == 3 and ids == {0, 1, 2, 3, 4}

@@ -254,5 +254,5 @@ def test_the_chance_of_truth_is_that_of_the_highest_level(judge):
 
 def test_what_is_found_of_each_comes_in_their_order():
     conversations = [chat.answered([1] * n, [2]) for n in (3, 1, 2, 5, 4)]
-    lengths = chat.of_each(lambda ids, weight: (ids > 0).sum(1), conversations, "cpu", rows=2)
+    lengths = chat.of_each(lambda model, ids, weight: (ids > 0).sum(1), AFM(TINY), conversations, rows=2)
     assert lengths.tolist() == [4, 2, 3, 6, 5]

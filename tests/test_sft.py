@@ -1,4 +1,5 @@
 """Conversations, their loss, the guards, synthetic data and the search for a mixture, by hand."""
+import itertools
 import random
 
 import pytest
@@ -69,10 +70,12 @@ def test_examples_come_back_and_long_ones_are_left_out(tokenizer, tmp_path):
     messages = [{"role": "user", "content": "No."}]
     chat.write_examples(run, "demonstrations", [chat.example("math", messages, "Yes."),
                                                 chat.example("code", messages, "Yes. " * 50)])
-    sources = chat.read_examples(run, tokenizer, 60, "demonstrations")
+    sources = chat.read_examples(run, tokenizer, 60, synthetic=False)
     assert list(sources) == ["math"] and len(sources["math"]) == 1
     with pytest.raises(UserError, match="run the stage synthetic first"):
-        chat.read_examples(run, tokenizer, 60, "demonstrations", "synthetic")
+        chat.read_examples(run, tokenizer, 60)
+    chat.write_examples(run, "synthetic", [chat.example("tools", messages, "Hi.")])
+    assert list(chat.read_examples(run, tokenizer, 60)) == ["math", "tools"]
 
 
 def test_a_sound_way_to_an_answer():
@@ -165,17 +168,19 @@ def test_a_mixture_is_compared_by_other_draws_and_conversations_than_it_was_foun
         drawn[-1] += [steps]
         batches(0)
 
-    def losses(model, conversations):
+    def of_each(function, model, conversations):
+        assert function is chat.mean_loss
         drawn[-1] += [conversations]
         return torch.tensor([abs(drawn[-1][0] - 1.4)] * len(conversations))
     monkeypatch.setattr(sft, "load_model", lambda *_: Model())
     monkeypatch.setattr(sft.Tokenizer, "load", lambda *_: None)
     monkeypatch.setattr(sft, "fit", fit)
     monkeypatch.setattr(sft, "seed_step", lambda seed, stage, step: drawn[-1].insert(1, stage))
-    monkeypatch.setattr(sft, "held_back", lambda *_: [("0",), ("1",), ("2",), ("3",), ("4" * 999,)])
+    monkeypatch.setattr(chat, "validating", lambda *_: [(None, tasks.Problem("", text, "", "")) for text in ("0", "1", "2", "3", "4" * 999)])
+    monkeypatch.setattr(chat, "render", lambda messages, _: (messages[-1]["content"],))
     monkeypatch.setattr(chat, "read_examples", lambda *_: {"a": [], "b": []})
     monkeypatch.setattr(chat, "batches", lambda sources, weights, batch: drawn.append([weights["a"]]) or (lambda step: {}))
-    monkeypatch.setattr(chat, "losses", losses)
+    monkeypatch.setattr(chat, "of_each", of_each)
     found = sft.mixture(run, rounds=1, dw=0.5, steps=3, seeds=2, longer=4)
     assert run.read_json("mixture.json") == dict(found["weights"]) == {"a": 1.5, "b": 1.0}
     assert found["gain over equal weights, nats"] == pytest.approx(0.4 - 0.1) and found["interval"] == "+-0.0000"
@@ -238,17 +243,42 @@ def test_each_guard_drops_what_it_is_for(monkeypatch):
     assert fates == ["kept", "rating", "copy", "model", "kept", "kept"]
 
 
-def test_tuning_warms_up_then_falls_to_a_slower_rate_with_dropout(monkeypatch):
-    given, seen, model = {}, [], AFM(TINY)
-    monkeypatch.setattr(chat, "fit", lambda model, batches, loss, schedule, **rest: (
-        given.update(rest, schedule=schedule), [batches(step) for step in range(3)]))
-    sources = {"a": [(torch.ones(4, dtype=torch.long), torch.ones(4))]}
-    chat.tune(model, sources, {"a": 1}, steps=60, batch=2, lr=0.1, dropout=0.3, fast=40, slow=0.25,
-              watch=seen.append, quiet=True)
-    assert [block.dropout for block in model.blocks] == [0.3] and seen == [0, 1, 2]
+@pytest.fixture
+def tuned(monkeypatch, tmp_path):
+    """What the draft and sft give to `fit`, which does three steps of nothing; and what they save."""
+    given, run = {"saved": []}, Run(tmp_path, torch.device("cpu"))
+    run.write_json("mixture.json", {"a": 1.0})
+    monkeypatch.setattr(sft.Tokenizer, "load", lambda *_: None)
+    monkeypatch.setattr(sft, "load_model", lambda run, name: AFM(TINY))
+    monkeypatch.setattr(sft, "save_model", lambda run, name, model: given["saved"].append(name))
+    monkeypatch.setattr(sft, "fit", lambda model, batches, loss, **rest: (
+        given.update(rest, model=model), [batches(step) for step in range(3)]))
+    monkeypatch.setattr(chat, "read_examples", lambda run, tokenizer, context, synthetic: (
+        given.update(synthetic=synthetic), {"a": [(torch.ones(4, dtype=torch.long), torch.ones(4))]})[1])
+    monkeypatch.setattr(chat, "toy_world", lambda run: {})
+    means = itertools.cycle([50, 60, 40, 80, 30, 80, 55])  # of three checkpoints: greedy, best of 4; of the chosen one
+    monkeypatch.setattr(evaluate, "validation", lambda *_: {"mean %": next(means)})
+    return run, given
+
+
+def test_the_draft_warms_up_then_falls_to_a_slower_rate(tuned):
+    run, given = tuned
+    sft.draft(run, steps=60, batch=2, lr=0.1, fast=40, slow=0.25, mixture={"a": 1})
     assert [given["schedule"](step) for step in (0, 9, 19, 39, 40, 59)] == [.05, .5, 1, 1, .25, .25]
-    assert {name: given[name] for name in ("steps", "lr", "quiet")} == {
-        "steps": 60, "lr": 0.1, "quiet": True}
+    assert [block.dropout for block in given["model"].blocks] == [0.0] and given["saved"] == ["draft"]
+    assert {name: given[name] for name in ("steps", "lr", "stage", "synthetic")} == {
+        "steps": 60, "lr": 0.1, "stage": "draft", "synthetic": False}
+
+
+def test_sft_goes_on_at_a_constant_rate_with_dropout_and_keeps_the_best_checkpoint(tuned):
+    """Of steps 1, 2 and 4 the sums of accuracies are 110, 120 and 110. Three steps are done before the last is saved."""
+    run, given = tuned
+    told = sft.sft(run, steps=4, batch=2, lr=0.1, dropout=0.3, checkpoints=3)
+    assert [block.dropout for block in given["model"].blocks] == [0.3]
+    assert given["saved"] == ["sft-1", "sft-2", "sft-4", "sft"]
+    assert told == {"checkpoint": 2, "checkpoints": [[1, 50, 60], [2, 40, 80], [4, 30, 80]], "mean %": 55}
+    sft.sft(run, steps=60, synthetic=False)
+    assert [given["schedule"](step) for step in (0, 9, 19, 39, 59)] == [.05, .5, 1, 1, 1] and not given["synthetic"]
 
 
 def test_dropout_only_while_training():
