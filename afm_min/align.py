@@ -166,10 +166,9 @@ def rollouts(model, reference, tokenizer, problems, samples, judge=None):
     said = evaluate.replies(model, prompts, tokenizer.special(END), reward.LONGEST, temperature=1.0)
     given = [chat.answered(*pair) for pair in zip(prompts, said)]
     truth = correctness(tokenizer, asked, said)
-    return chat.pad(given) | {
-        "old_logp": chat.of_each(response_logp, model, given),
-        "ref_logp": chat.of_each(response_logp, reference, given), "truth": truth,
-        "reward": reward.scores(judge, given)[:, 0] if judge else truth}
+    rewards = reward.scores(judge, given)[:, 0] if judge else truth
+    old, ref = (chat.of_each(response_logp, each, given) for each in (model, reference))
+    return chat.pad(given) | {"old_logp": old, "ref_logp": ref, "truth": truth, "reward": rewards}
 
 
 def dealt(rows, step, parts):
@@ -177,9 +176,8 @@ def dealt(rows, step, parts):
     return {name: x[step % parts::parts] for name, x in rows.items()}
 
 
-def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4, passes=2,
-          parts=2, lr=0.0007, beta=0.05, gamma=1.0, loss="mdpo", baseline="leave one out",
-          count=100):
+def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4, passes=2, parts=2,
+          lr=0.0007, beta=0.05, gamma=1.0, loss="mdpo", baseline="leave one out", count=100):
     """Online reinforcement learning: mirror descent with a leave-one-out estimate.
 
     An iteration samples responses to new prompts and takes passes * parts steps on them, each of
@@ -188,8 +186,7 @@ def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4
     stage, start = f"mdloo{number}", reward.members(number)[-1]
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     model, reference = load_model(run, start), load_model(run, start)
-    judge = (load_model(run, f"reward{number}", reward.RewardModel) if rewarded == "model"
-             else None)
+    judge = load_model(run, f"reward{number}", reward.RewardModel) if rewarded == "model" else None
     inner, held = passes * parts, {}
     if baseline == "leave one out" and samples < 2:
         raise UserError(f"{stage}.samples={samples}: to leave one out takes two or more")
@@ -208,10 +205,10 @@ def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4
     def policy_loss(model, batch):
         logp = response_logp(model, batch["ids"], batch["weight"])
         losses = LOSSES[loss](logp, batch["old_logp"], batch["advantage"], gamma)
+        kl, entropy = (batch["old_logp"] - batch["ref_logp"]).sum(), -batch["old_logp"].sum()
         return {"loss": losses.sum(), "count": len(losses), "reward": batch["reward"].sum(),
-                "truth %": 100 * batch["truth"].sum(), "length": batch["weight"].sum(),
-                "KL": (batch["old_logp"] - batch["ref_logp"]).sum(),
-                "entropy": -batch["old_logp"].sum()}
+                "truth %": 100 * batch["truth"].sum(), "KL": kl, "entropy": entropy,
+                "length": batch["weight"].sum()}
     metrics = train(run, stage, model, draw, policy_loss, iterations * inner, lr, count, warmup=10,
                     micro_batch=64, save_every=inner, unit="responses")
     rows = [row for row in run.logged() if row["stage"] == stage]

@@ -102,10 +102,9 @@ def reward_loss(model, batch, labels="soft", grade_weight=0.25):
     else:
         target = torch.tensor(TARGETS, device=level.device)[level] if labels == "soft" else 1.0
         ranked = preference_loss(chosen, rejected, target)
-    judged = grade_weight * grade_loss(logits, graded).sum()
-    language = LANGUAGE * logp[graded[:, TRUTH] == 2].sum()
-    return {"loss": ranked.sum() + judged - language, "ordered": (chosen > rejected).sum(),
-            "count": len(level)}
+    loss = ranked.sum() + grade_weight * grade_loss(logits, graded).sum()
+    loss = loss - LANGUAGE * logp[graded[:, TRUTH] == 2].sum()
+    return {"loss": loss, "ordered": (chosen > rejected).sum(), "count": len(level)}
 
 
 def perceived(grades, rng, noise):
@@ -164,12 +163,12 @@ def compare(models, tokenizer, problems, samples, rng, noise):
         for pair in rng.sample(compared, min(len(compared), MOST_PAIRS)):
             first, level = preferred(pair[0][2], pair[1][2])
             if first is not None:
-                ids, true, seen = zip(pair[first], pair[1 - first])  # of the better one first
-                pairs.append({
-                    "family": family.name, "prompt": prompt, "level": level,
-                    "chosen": ids[0], "rejected": ids[1],
-                    "grades": [list(grades.values()) for grades in seen],
-                    "right": {0: True, 1: False, None: None}[preferred(*true)[0]]})
+                (chosen, rejected), true, seen = zip(pair[first], pair[1 - first])
+                grades = [list(given.values()) for given in seen]
+                right = {0: True, 1: False, None: None}[preferred(*true)[0]]
+                pairs.append({"family": family.name, "prompt": prompt, "level": level,
+                              "chosen": chosen, "rejected": rejected, "grades": grades,
+                              "right": right})
     return pairs
 
 
