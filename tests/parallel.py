@@ -27,12 +27,14 @@ def windows(step):  # seven rows: no even share
 
 
 fit(model, windows, next_token_loss, steps=10, lr=0.01, micro_batch=2, run=run, stage="text", save_every=5, quiet=True)
-chat.tune(model, {"a": conversations}, {"a": 1.0}, steps=10, batch=5, lr=0.01, dropout=0.1, run=run, stage="chat")
+for block in model.blocks:
+    block.dropout = 0.1
+fit(model, chat.batches({"a": conversations}, {"a": 1.0}, 5), chat.response_loss, steps=10, lr=0.01, run=run, stage="chat")
 torch.manual_seed(1)
 said = evaluate.replies(model, [c[0].tolist() for c in conversations], end=3, most=12, rows=4, temperature=1.0)
 print(json.dumps({
     "losses": [row["loss"] for row in run.logged()], "said": said,
-    "each": chat.losses(model, conversations).tolist(),
+    "each": chat.of_each(chat.mean_loss, model, conversations, 6).tolist(),
     "rows": len(run.logged()), "saved": sorted(path.name for path in run.path.iterdir()),
     "weights": {name: x.tolist() for name, x in torch.load(run.partial("chat"))["model"].items()},
     "state": torch.load(run.partial("chat"))["optimizer"]["state"][0]["v"].tolist()}))
