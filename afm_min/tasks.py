@@ -5,18 +5,24 @@ form must be, and what must be true. The key of a problem holds all that its ans
 decides by hash which split it is in: so what a test asks is never trained on, in whatever words and
 whatever the seed. The families that pre-training needs, too, are here; the others in families.py.
 """
-import abc
 import dataclasses
 import functools
 import random
 import re
 import zlib
 
+from afm_min import filters
+
 SPLITS = ("test", "validation") + ("train",) * 8
 NAMES = "Ada Ben Eva Finn Iris Kim Leo Mia".split()
 THINGS = "books coins eggs keys nuts pens rings shells".split()
 KINDS = ("rephrased", "reversed", "deeper", "broader")  # of stories, beside plain ones
 COLOURS = "black blue brown green grey pink red white".split()
+
+
+def table(name):
+    """'further' -> [['int', 'plus {n}', 'r + {n}'], ...]: a list of words.txt that has rows."""
+    return [row.split(" | ") for row in filters.words(name).split("; ")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +40,10 @@ class Problem:
 
     def messages(self):
         """What the model is given."""
-        messages = [{"role": "system", "content": self.system}] * bool(self.system)
-        messages.append({"role": "user", "content": self.question})
+        said = [("system", self.system)] * bool(self.system) + [("user", self.question)]
         for called, result in self.turns:
-            messages += [{"role": "assistant", "content": called},
-                         {"role": "tool", "content": result}]
-        return messages
+            said += [("assistant", called), ("tool", result)]
+        return [{"role": role, "content": content} for role, content in said]
 
 
 def level(parts):
@@ -47,17 +51,13 @@ def level(parts):
     return 2 if all(parts) else int(2 * sum(parts) >= len(parts))
 
 
-class Family(abc.ABC):
-    """A new one is a class with `make` and, where equality to the worked answer is too strict,
-    `formed` and `true`."""
+class Family:
+    """A new one is a class with `make`, which draws a problem from a random generator, and, where
+    equality to the worked answer is too strict, `formed` and `true`."""
 
     @property
     def name(self):
         return type(self).__name__.lower()
-
-    @abc.abstractmethod
-    def make(self, rng):
-        """A problem."""
 
     def formed(self, problem, response):
         """Of each thing that was asked for, whether the response does it."""
@@ -99,17 +99,14 @@ def problems(family, split, count):
     a few short ones would come again and again, and decide the figure."""
     found = {}
     for i in range(20 * count):
-        problem = draw(family, split, i)
-        found.setdefault(problem.key, problem)
-        if len(found) == count:
-            break
+        if len(found) < count:
+            problem = draw(family, split, i)
+            found.setdefault(problem.key, problem)
     return tuple(found.values())
 
 
-@functools.cache
-def benchmark(family, size=200):
-    """The test problems that documents are decontaminated from."""
-    return problems(family, "test", size)
+# The problems that documents are decontaminated from.
+benchmark = functools.partial(problems, split="test", count=200)
 
 
 class Math(Family):
@@ -122,32 +119,16 @@ class Math(Family):
     kind: how the story is told (report, "Mathematics"): plain, rephrased, reversed, which goes from
     the end to the beginning, evolved in depth, with one more step, and in breadth, about something
     else."""
-    PLAIN = ("{name} has {start} {thing}.",
-             {"+": ("{name} buys {n}.", "{name} finds {n}."),
-              "-": ("{name} loses {n}.", "{name} sells {n}.")},
-             "How many {thing} does {name} have?")
-    TOLD = {"rephrased": ("{start} {thing} were in the box of {name}.",
-                          {"+": ("Then {n} came in.", "Later {n} were added."),
-                           "-": ("Then {n} went out.", "Later {n} were taken.")},
-                          "What number of {thing} is in it now?"),
-            "broader": ("A tank holds {start} litres.",
-                        {"+": ("Then {n} flow in.", "It rains {n}."),
-                         "-": ("Then {n} leak out.", "{name} drinks {n}.")},
-                        "How many litres does the tank hold?"),
-            "reversed": ("{name} has {total} {thing} now.",
-                         {"+": ("Before, {name} bought {n}.", "Before, {name} found {n}."),
-                          "-": ("Before, {name} lost {n}.", "Before, {name} sold {n}.")},
-                         "How many {thing} did {name} have first?")}
+    STORIES = {kind: story for kind, *story in table("stories")}
 
     def __init__(self, kind="plain"):
         self.kind = kind
 
     def make(self, rng):
         slots = {"name": rng.choice(NAMES), "thing": rng.choice(THINGS)}
+        begin, *changes, ask = self.STORIES.get(self.kind, self.STORIES["plain"])
         total = begun = rng.randint(5, 20)
-        start, steps, undone = str(total), [], []
-        begin, changes, ask = self.TOLD.get(self.kind, self.PLAIN)
-        story = []
+        start, story, steps, undone = str(total), [], [], []
         if rng.random() < 0.3:
             lots, size = rng.randint(2, 4), rng.randint(2, 5)
             total = begun = lots * size
@@ -155,17 +136,17 @@ class Math(Family):
         for _ in range(rng.choice([1, 2, 2, 2]) + (self.kind == "deeper")):
             n = rng.randint(2, 6)
             sign = rng.choice("+-") if total > n else "+"
-            story.append(rng.choice(changes[sign]).format(n=n, **slots))
-            result = total + n if sign == "+" else total - n
+            ways, result = (changes[:2], total + n) if sign == "+" else (changes[2:], total - n)
+            story.append(rng.choice(ways).format(n=n, **slots))
             steps.append(f"{total}{sign}{n}={result}.")
             undone.insert(0, f"{result}{'-' if sign == '+' else '+'}{n}={total}.")
             total = result
         slots |= {"start": start, "total": total}
-        story = story[::-1] if self.kind == "reversed" else story
+        if self.kind == "reversed":
+            story, steps, total = story[::-1], undone, begun
         question = " ".join([begin.format(**slots), *story, ask.format(**slots)])
-        steps, answer = (undone, begun) if self.kind == "reversed" else (steps, total)
-        worked = " ".join([*steps, f"The answer is {answer}."])
-        return Problem(question, worked, str(answer), worked)
+        worked = " ".join([*steps, f"The answer is {total}."])
+        return Problem(question, worked, str(total), worked)
 
     def formed(self, problem, response):
         return [bool(re.search(r"The answer is \d+\.\s*\Z", response))]

@@ -12,8 +12,8 @@ from afm_min import families, tasks, tools
 
 PAGES = {"textwrap": "Text wrapping and filling.\nMore.", "heapq": "Heap queue algorithm."}
 FAMILIES = families.families(PAGES)
-REQUEST = "|".join([*families.Refuse.TOYS, *families.Refuse.WEAPONS, *families.Refuse.HURTING, *families.Refuse.MAKING,
-                    *families.Refuse.PEOPLE, *families.Refuse.OBJECTS])
+REQUEST = "|".join(sorted({word for verbs, nouns, _ in families.Refuse.ASKED for word in verbs + nouns},
+                          key=len, reverse=True))  # "virus scanner" before "virus"
 
 
 @pytest.mark.parametrize("family", [tasks.math, tasks.recall])
