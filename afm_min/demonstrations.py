@@ -6,7 +6,7 @@ import random
 import torch
 from torch import nn
 
-from afm_min import chat, pretrain, tasks
+from afm_min import chat, tasks
 from afm_min.model import load_model
 from afm_min.tokenizer import DOCUMENT, Tokenizer
 
@@ -30,9 +30,9 @@ def demonstration(family, i, flawed):
     elif flaw == "wordy":
         response = f"{response} {response}"
     elif flaw == "garbled":
-        messages = [m if m["role"] != "user" else m | {"content": " ".join(
-            "".join(rng.sample(word, len(word))) for word in m["content"].split())}
-            for m in messages]
+        asked, = (message for message in messages if message["role"] == "user")
+        asked["content"] = " ".join("".join(rng.sample(word, len(word)))
+                                    for word in problem.question.split())
     return problem, messages, response, flaw
 
 
@@ -43,35 +43,28 @@ def rated(family, problem, response, rng, raters=3, noise=0.1):
                > raters for grade in family.grades(problem, response).values())
 
 
-@torch.no_grad()
-def read_texts(model, tokenizer, texts, rows=64):
-    """What a model makes of N texts, cut to its context: the mean of its last layer's states,
-    scaled to length 1, (N, C), and its loss per token, (N,)."""
-    ids = [torch.tensor([tokenizer.special(DOCUMENT), *tokenizer.encode(text)]
-                        [:model.config.context]) for text in texts]
-    means, losses = torch.zeros(len(ids), model.config.dim), torch.zeros(len(ids))
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    for part in (order[i:i + rows] for i in range(0, len(order), rows)):
-        padded = chat.pad([(ids[i], torch.ones(len(ids[i]))) for i in part])
-        padded = {name: x.to(model.embedding.device) for name, x in padded.items()}
-        mask, states = padded["weight"][:, 1:], model.states(padded["ids"][:, :-1])
-        loss, _ = pretrain.token_losses(model.logits(states), padded["ids"][:, 1:])
-        losses[part] = ((loss * mask).sum(1) / mask.sum(1)).cpu()
-        means[part] = nn.functional.normalize((states * mask[..., None]).sum(1).float()).cpu()
-    return means, losses
+def embeddings(model, conversations):
+    """Of each of N pairs (ids, weights) the mean of the last layer's states, scaled to length 1:
+    (N, C)."""
+    def mean(ids, weight):
+        states = model.states(ids[:, :-1]) * weight[:, 1:, None]  # (B, T, C)
+        return nn.functional.normalize(states.sum(1).float())
+    return chat.of_each(mean, conversations, model.embedding.device)
 
 
 def guarded(written, family, rng, model, tokenizer, unlikely, similar):
     """Of each example what becomes of it: the first guard that drops it, or "kept"."""
-    asked = ["\n".join(m["content"] for m in messages if m["role"] == "user")
-             for _, messages, _, _ in written]
-    whole = ["\n".join([*(m["content"] for m in messages), response])
-             for _, messages, response, _ in written]
-    surprise, means = read_texts(model, tokenizer, asked)[1], read_texts(model, tokenizer, whole)[0]
+    def read(lines):
+        ids = [tokenizer.special(DOCUMENT), *tokenizer.encode("\n".join(lines))]
+        return chat.answered([], ids[:model.config.context])
+    surprise = chat.losses(model, [read(m["content"] for m in messages if m["role"] == "user")
+                                   for _, messages, _, _ in written])
+    means = embeddings(model, [read([*(m["content"] for m in messages), response])
+                               for _, messages, response, _ in written])
     limit = unlikely * surprise.median()
     fates = ["rating" if not rated(family, problem, response, rng) else
-             "model" if surprise[i] > limit else "kept"
-             for i, (problem, _, response, _) in enumerate(written)]
+             "model" if loss > limit else "kept"
+             for (problem, _, response, _), loss in zip(written, surprise)]
     sound = torch.tensor([fate == "kept" for fate in fates])
     alike = ((means @ means.T).tril(-1) > similar)[:, sound].any(1)  # to one that is still there
     return ["copy" if fate == "kept" and copy else fate for fate, copy in zip(fates, alike)]
@@ -88,8 +81,9 @@ def demonstrations(run, *, count=2000, evolved=100, flawed=0.15, unlikely=2.4, s
     model, kept = load_model(run, "lengthening"), []
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     fates, before = collections.Counter(), set()  # (flaw, fate) -> examples; texts
-    for family, n in [*((family, count) for family in chat.toy_world(run, whole=True).values()),
-                      *((family, evolved) for family in tasks.EVOLVED.values())]:
+    counts = (dict.fromkeys(chat.toy_world(run, whole=True).values(), count)
+              | dict.fromkeys(tasks.EVOLVED.values(), evolved))
+    for family, n in counts.items():
         written = [demonstration(family, i, flawed) for i in range(n)]
         found = guarded(written, family, random.Random(f"raters {family.name}"), model, tokenizer,
                         unlikely, similar)
@@ -97,8 +91,8 @@ def demonstrations(run, *, count=2000, evolved=100, flawed=0.15, unlikely=2.4, s
             text = f"{messages} {response}"
             fates["copied" if text in before else flaw, fate] += 1
             before.add(text)
-        kept += [chat.example(family.name, messages, response)
-                 for (_, messages, response, _), fate in zip(written, found) if fate == "kept"]
+            if fate == "kept":
+                kept.append(chat.example(family.name, messages, response))
     chat.write_examples(run, "demonstrations", kept)
     return {"examples": len(kept), "guards": [
         [flaw or "none", sum(fates[flaw, fate] for fate in FATES),

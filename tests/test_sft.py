@@ -1,6 +1,7 @@
 """Conversations, their loss, the guards, synthetic data and the search for a mixture, by hand."""
 import itertools
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -217,18 +218,19 @@ def test_raters_outvote_noise_mostly():
 def test_a_text_is_read_the_same_in_any_company(tokenizer):
     torch.manual_seed(0)
     model, texts = AFM(TINY), ["Yes. No. What is it? Hi.", "Hi.", "Is it?"]
-    means, losses = demonstrations.read_texts(model, tokenizer, texts)
-    for text, mean, loss in zip(texts, means, losses):
-        ids = torch.tensor([[tokenizer.special(DOCUMENT), *tokenizer.encode(text)]])
-        log_p, states = model(ids[:, :-1]).log_softmax(-1), model.states(ids[:, :-1])[0]
-        expected = -log_p[0, range(ids.shape[1] - 1), ids[0, 1:]].mean()
+    read = [chat.answered([], [tokenizer.special(DOCUMENT), *tokenizer.encode(text)]) for text in texts]
+    means, losses = demonstrations.embeddings(model, read), chat.losses(model, read)
+    for (ids, _), mean, loss in zip(read, means, losses):
+        log_p, states = model(ids[None, :-1]).log_softmax(-1), model.states(ids[None, :-1])[0]
+        expected = -log_p[0, range(len(ids) - 1), ids[1:]].mean()
         assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
         assert mean.norm().item() == pytest.approx(1) and torch.cosine_similarity(
             mean, states.mean(0), dim=0).item() == pytest.approx(1, abs=1e-5)
 
 
 def test_each_guard_drops_what_it_is_for(monkeypatch):
-    """Six examples: usual; as usual but wrong; like the first; 2.8 and 2.6 times as surprising; like the second."""
+    """Each is read by its own question, and by all it says, a document's beginning before it.
+    Six examples: usual; as usual but wrong; like the first; 2.8 and 2.6 times as surprising; like the second."""
     problem = tasks.draw(tasks.math, "train", 1)
     written = [(problem, problem.messages(), problem.worked, "") for _ in range(6)]
     written[1] = (problem, problem.messages(), "The answer is 99.", "wrong")
@@ -236,10 +238,21 @@ def test_each_guard_drops_what_it_is_for(monkeypatch):
     for one, other in ((2, 0), (5, 1)):  # at a cosine of 0.99995
         directions[one] = torch.nn.functional.normalize(directions[other] + 0.01 * directions[one], dim=0)
     losses = torch.tensor([1.0, 1.0, 1.0, 2.8, 2.6, 1.0])
-    monkeypatch.setattr(demonstrations, "read_texts", lambda *_: (directions, losses))
+    class Words:
+        special, encode = lambda self, name: name, lambda self, text: text.split()
+    model, question, said = SimpleNamespace(config=TINY), problem.question.split(), problem.worked.split()
+
+    def reads(result, expected):
+        def read(model, read):
+            assert [ids for ids, _ in read][:1] == [expected]
+            return result
+        return read
+    monkeypatch.setattr(chat, "answered", lambda prompt, ids: (ids, None))
+    monkeypatch.setattr(chat, "losses", reads(losses, [DOCUMENT, *question]))
+    monkeypatch.setattr(demonstrations, "embeddings", reads(directions, [DOCUMENT, *question, *said]))
     monkeypatch.setattr(demonstrations, "rated", lambda family, problem, response, rng:
                         response == problem.worked)
-    fates = demonstrations.guarded(written, tasks.math, None, None, None, 2.7, 0.9999)
+    fates = demonstrations.guarded(written, tasks.math, None, model, Words(), 2.7, 0.9999)
     assert fates == ["kept", "rating", "copy", "model", "kept", "kept"]
 
 
