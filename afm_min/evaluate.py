@@ -35,11 +35,24 @@ def text_of(tokenizer, ids):
     return tokenizer.decode(ids[:-1] if ids[-1:] == [tokenizer.special(END)] else ids)
 
 
-def respond(model, tokenizer, conversations, most=64, temperature=0.0):
+def respond(model, tokenizer, conversations, temperature=0.0):
     """What a model says next in each of a list of conversations."""
     prompts = [tokenizer.encode_chat(messages, reply=True) for messages in conversations]
-    said = replies(model, prompts, tokenizer.special(END), most, temperature=temperature)
+    said = replies(model, prompts, tokenizer.special(END), temperature=temperature)
     return [text_of(tokenizer, ids) for ids in said]
+
+
+def sampled(model, tokenizer, problems, samples):
+    """For each problem, as many responses at temperature 1."""
+    asked = [problem.messages() for problem in problems for _ in range(samples)]
+    texts = respond(model, tokenizer, asked, temperature=1.0)
+    return [texts[i:i + samples] for i in range(0, len(texts), samples)]
+
+
+def percent(results):
+    """[True, False] -> 50.0: the share that is right. A result may also be the chance to be so."""
+    results = [float(result) for result in results]
+    return 100 * sum(results) / max(1, len(results))
 
 
 def wilson(right, count, z=1.96):
@@ -62,30 +75,24 @@ def row(name, results):
     are right or wrong, or chances to be right, for which Wilson's interval is rather too wide."""
     results = [float(result) for result in results]
     low, high = wilson(sum(results), len(results))
-    share = 100 * sum(results) / max(1, len(results))
-    return [name, share, f"{100 * low:.1f} to {100 * high:.1f}", len(results)]
+    return [name, percent(results), f"{100 * low:.1f} to {100 * high:.1f}", len(results)]
 
 
-def accuracy(model, tokenizer, families, split="test", count=100, temperature=0.0):
+def accuracy(model, tokenizer, families, count, split="test", temperature=0.0):
     """Family -> of each problem, whether the model's response to it is right."""
-    drawn = [(name, problem) for name, family in families.items()
-             for problem in tasks.problems(family, split, count)]
-    texts = respond(model, tokenizer, [problem.messages() for _, problem in drawn],
-                    temperature=temperature)
-    results = {name: [] for name in families}
-    for (name, problem), text in zip(drawn, texts):
-        results[name].append(families[name].check(problem, text))
-    return results
+    drawn = {name: tasks.problems(family, split, count) for name, family in families.items()}
+    asked = [problem.messages() for some in drawn.values() for problem in some]
+    texts = iter(respond(model, tokenizer, asked, temperature=temperature))
+    return {name: [families[name].check(problem, next(texts)) for problem in some]
+            for name, some in drawn.items()}
 
 
 def validation(model, tokenizer, families, count=50, samples=1):
     """Percent of each family's validation problems that a model gets right, and their mean: the
     greedy response or, of several samples at temperature 1, the one that the checker picks."""
-    right = set()  # (family, number of a problem)
-    for _ in range(samples):
-        results = accuracy(model, tokenizer, families, "validation", count, float(samples > 1))
-        right |= {(name, n) for name in families for n, ok in enumerate(results[name]) if ok}
-    shares = {f"{name} %": 100 * sum(each == name for each, _ in right) / len(results[name])
+    rounds = [accuracy(model, tokenizer, families, count, "validation", float(samples > 1))
+              for _ in range(samples)]
+    shares = {f"{name} %": percent(map(any, zip(*(results[name] for results in rounds))))
               for name in families}
     return {"mean %": sum(shares.values()) / len(shares)} | shares
 
@@ -141,21 +148,15 @@ def refusals(family, drawn, texts):
 def code_passes(model, tokenizer, family, count, samples=8, ks=(1, 8)):
     """Rows of pass@k, from `samples` responses at temperature 1 to each problem."""
     drawn = tasks.problems(family, "test", count)
-    texts = respond(model, tokenizer, [p.messages() for p in drawn for _ in range(samples)],
-                    temperature=1.0)
-    right = [sum(family.check(p, text) for text in texts[i * samples:(i + 1) * samples])
-             for i, p in enumerate(drawn)]
+    right = [sum(family.check(problem, text) for text in some)
+             for problem, some in zip(drawn, sampled(model, tokenizer, drawn, samples))]
     return [row(f"code: pass@{k}", [pass_at_k(samples, c, k) for c in right]) for k in ks]
 
 
 def recall_by_distance(model, tokenizer, count, notes=(1, 2, 4, 8, 16)):
     """Rows of recall, among more and more notes: the further back is what is asked for."""
-    rows = []
-    for most in notes:
-        family = tasks.Recall(most)
-        results = accuracy(model, tokenizer, {"recall": family}, count=count)["recall"]
-        rows.append(row(f"recall: up to {most} notes", results))
-    return rows
+    found = [accuracy(model, tokenizer, {"": tasks.Recall(most)}, count)[""] for most in notes]
+    return [row(f"recall: up to {most} notes", results) for most, results in zip(notes, found)]
 
 
 def side_by_side(families, drawn, ours, theirs):
@@ -165,12 +166,11 @@ def side_by_side(families, drawn, ours, theirs):
     As in AlpacaEval 2.0 LC: wins are fitted by logistic regression on the difference in length,
     tanh of it in units of 50 characters, as long as an answer here, and read off where there is
     none; the interval is that of the fit."""
-    def quality(name, problem, text):
-        grades = families[name].grades(problem, text)
-        return sum(grades.values()) + 10 * families[name].check(problem, text)
-    margins = [quality(name, problem, a) - quality(name, problem, b)
-               for (name, problem), a, b in zip(drawn, ours, theirs)]
-    won = torch.tensor([0.5 + 0.5 * ((m > 0) - (m < 0)) for m in margins])
+    quality = torch.tensor([[sum(families[name].grades(problem, text).values())
+                             + 10 * families[name].check(problem, text)
+                             for (name, problem), text in zip(drawn, texts)]
+                            for texts in (ours, theirs)])
+    won = 0.5 + 0.5 * (quality[0] - quality[1]).sign()
     longer = torch.tensor([math.tanh((len(a) - len(b)) / 50) for a, b in zip(ours, theirs)])
     design, beta = torch.stack((torch.ones_like(longer), longer), 1), torch.zeros(2)
     for _ in range(20):  # Newton's method; a small ridge, for all wins or all of one length
@@ -189,13 +189,11 @@ def benchmarks(model, tokenizer, world, count):
     drawn = {name: tasks.problems(family, "test", count) for name, family in world.items()}
     texts = {name: respond(model, tokenizer, [problem.messages() for problem in some])
              for name, some in drawn.items()}
-    rows = [row(name, [family.check(*pair) for pair in zip(drawn[name], texts[name])])
-            for name, family in world.items()]
-    rows += [row(*result) for result in accuracy(model, tokenizer, tasks.EVOLVED,
-                                                 count=count).items()]
-    rows += following(world["follow"], drawn["follow"], texts["follow"])
-    rows += refusals(world["refuse"], drawn["refuse"], texts["refuse"])
-    rows += tool_use(model, tokenizer, world["tools"], drawn["tools"], texts["tools"])
+    judged = {name: (family, drawn[name], texts[name]) for name, family in world.items()}
+    rows = [row(name, map(family.check, *said)) for name, (family, *said) in judged.items()]
+    rows += [row(*each) for each in accuracy(model, tokenizer, tasks.EVOLVED, count).items()]
+    rows += following(*judged["follow"]) + refusals(*judged["refuse"])
+    rows += tool_use(model, tokenizer, *judged["tools"])
     rows += code_passes(model, tokenizer, world["code"], count // 4)
     return rows + recall_by_distance(model, tokenizer, count), sum(texts.values(), [])
 
@@ -214,9 +212,9 @@ def evaluation(run, *, count=200, aligned="committee2"):
              for problem in tasks.problems(family, "test", count)]
     pairs = side_by_side(world, drawn, texts[3], texts[2])
     shares = [share for _, share, _, _ in tables[3][:len(world | tasks.EVOLVED)]]
-    return {"mean %": sum(shares) / len(shares)} | {
-        f"{name} %": share for name, share, _, _ in pairs} | {
-        "evaluation": [[rows[0][0], *(cell for each in rows for cell in each[1:3]), rows[0][3]]
-                       for rows in zip(*tables)],
-        "sft against draft": side_by_side(world, drawn, texts[2], texts[1]),
-        "aligned against sft": pairs}
+    return {"mean %": sum(shares) / len(shares),
+            **{f"{name} %": share for name, share, _, _ in pairs},
+            "evaluation": [[rows[0][0], *(cell for each in rows for cell in each[1:3]), rows[0][3]]
+                           for rows in zip(*tables)],
+            "sft against draft": side_by_side(world, drawn, texts[2], texts[1]),
+            "aligned against sft": pairs}

@@ -7,6 +7,7 @@ or, where that is hidden, with each other, and by running code and calls. What i
 not hidden: the yield of each kind is reported.
 """
 import collections
+import operator
 import re
 
 from afm_min import chat, evaluate, families, tasks, tools
@@ -15,12 +16,13 @@ from afm_min.model import load_model
 from afm_min.tokenizer import Tokenizer
 
 # As in the report, a story told in another way has a known answer, and one that is evolved has not.
-TRUTH_KNOWN = {"rephrased": True, "reversed": True, "deeper": False, "broader": False}
+TRUTH_KNOWN = ("rephrased", "reversed")
+OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 
 
 def majority(answers):
     """What three quarters of them are, or None: ["7", "7", "9", "7"] -> "7", ["7", "9"] -> None."""
-    (answer, count), = collections.Counter(answers).most_common(1)
+    (answer, count), = collections.Counter(answers).most_common(1) or [(None, 0)]
     return answer if 4 * count >= 3 * len(answers) else None
 
 
@@ -30,26 +32,24 @@ def sound(question, response):
     the responses that ended rightly in early attempts, half had got there by chance.)
 
     ("Ada has 4 pens. Ada buys 3. ..", "4+3=7. The answer is 7.") -> "7" """
-    steps = re.findall(r"(\d+)([-+*])(\d+)=(\d+)\.", response)
-    if not steps or response != " ".join([*map("{0[0]}{0[1]}{0[2]}={0[3]}.".format, steps),
-                                          f"The answer is {steps[-1][3]}."]):
+    worked = re.fullmatch(r"((?:\d+[-+*]\d+=\d+\. )+)The answer is (\d+)\.", response)
+    if not worked:
         return None
-    before, used = steps[0][0], [steps[0][0]]
-    for left, sign, right, result in steps:
-        a, b = int(left), int(right)
-        if left != before or int(result) != {"+": a + b, "-": a - b, "*": a * b}[sign]:
-            return None
-        before, used = result, [*used, right]
-    return before if sorted(used) == sorted(re.findall(r"\d+", question)) else None
+    lefts, signs, rights, results = zip(*re.findall(r"(\d+)(.)(\d+)=(\d+)", worked[1]))
+    go_on = (*lefts[1:], worked[2]) == results
+    hold = all(OPERATORS[sign](int(left), int(right)) == int(result)
+               for left, sign, right, result in zip(lefts, signs, rights, results))
+    told = sorted([lefts[0], *rights]) == sorted(re.findall(r"\d+", question))
+    return worked[2] if go_on and hold and told else None
 
 
 def agreeing(question, responses, truth=None):
     """The first sound response whose answer is the truth or, if that is hidden, what three quarters
     of the sound ones say; None if there is none."""
-    answers = [(sound(question, response), response) for response in responses]
-    answers = [(answer, response) for answer, response in answers if answer]
-    wanted = truth or (answers and majority([answer for answer, _ in answers]))
-    return next((response for answer, response in answers if answer == wanted), None)
+    answers = [sound(question, response) for response in responses]
+    wanted = truth or majority(list(filter(None, answers)))
+    return next((response for answer, response in zip(answers, responses)
+                 if answer and answer == wanted), None)
 
 
 def best(responses, scores, threshold):
@@ -58,39 +58,29 @@ def best(responses, scores, threshold):
     return responses[i] if scores[i] >= threshold else None
 
 
-def sampled(model, tokenizer, problems, samples):
-    """For each problem, as many responses at temperature 1."""
-    texts = evaluate.respond(model, tokenizer, temperature=1.0, conversations=[
-        problem.messages() for problem in problems for _ in range(samples)])
-    return [texts[i:i + samples] for i in range(0, len(texts), samples)]
-
-
 def drawn(family, count):
     return [tasks.draw(family, "train", f"synthetic {i}") for i in range(count)]
 
 
-def yields(name, family, problems, responses, chosen):
-    """A row of the table: questions asked, how many of all samples are right, to how many questions
-    a response was kept, and how many of those are right."""
-    right = [family.check(p, r) for p, some in zip(problems, responses) for r in some]
-    kept = [family.check(p, r) for p, r in zip(problems, chosen) if r]
-    return [name, len(problems), 100 * sum(right) / len(right), len(kept),
-            100 * sum(kept) / max(1, len(kept))]
+def kept(name, family, problems, responses, chosen):
+    """Examples of the responses that were chosen, and a row of the table: questions asked, how many
+    of all samples are right, to how many questions a response was chosen, and how many of those are
+    right."""
+    pairs = [(problem, response) for problem, response in zip(problems, chosen) if response]
+    samples = [family.check(p, text) for p, some in zip(problems, responses) for text in some]
+    right = [family.check(*pair) for pair in pairs]
+    return ([chat.example(name, problem.messages(), response) for problem, response in pairs],
+            [name, len(problems), evaluate.percent(samples), len(pairs), evaluate.percent(right)])
 
 
-def mathematics(model, tokenizer, count, samples):
-    """Examples and rows of each kind of evolved problem."""
-    examples, rows = [], []
-    for kind, known in TRUTH_KNOWN.items():
-        family = tasks.Math(kind)
-        problems = drawn(family, count)
-        responses = sampled(model, tokenizer, problems, samples)
-        chosen = [agreeing(problem.question, some, problem.answer if known else None)
-                  for problem, some in zip(problems, responses)]
-        examples += [chat.example(f"math {kind}", problem.messages(), response)
-                     for problem, response in zip(problems, chosen) if response]
-        rows.append(yields(f"math {kind}", family, problems, responses, chosen))
-    return examples, rows
+def mathematics(model, tokenizer, kind, count, samples):
+    """Examples of a kind of evolved problem, and its row."""
+    family = tasks.Math(kind)
+    problems = drawn(family, count)
+    responses = evaluate.sampled(model, tokenizer, problems, samples)
+    chosen = [agreeing(problem.question, some, problem.answer if kind in TRUTH_KNOWN else None)
+              for problem, some in zip(problems, responses)]
+    return kept(f"math {kind}", family, problems, responses, chosen)
 
 
 def code(model, tokenizer, count, samples, threshold, seen=2):
@@ -99,47 +89,42 @@ def code(model, tokenizer, count, samples, threshold, seen=2):
     they tell how many of what was kept, and of single samples, is right."""
     family = families.Code()
     problems = drawn(family, count)
-    responses = sampled(model, tokenizer, problems, samples)
-    kept = [best(some, [sum(family.true(problem, response, slice(seen))) / seen
-                        for response in some], threshold)
-            for problem, some in zip(problems, responses)]
+    responses = evaluate.sampled(model, tokenizer, problems, samples)
+    chosen = [best(some, [sum(family.true(problem, response, slice(seen))) / seen
+                          for response in some], threshold)
+              for problem, some in zip(problems, responses)]
 
-    def pass_hidden(chosen):
-        return [all(family.true(problem, response, slice(seen, None)))
-                for problem, response in zip(problems, chosen) if response is not None]
-    hidden = {"one sample passes hidden tests %": pass_hidden(some[0] for some in responses),
-              "kept sample passes hidden tests %": pass_hidden(kept)}
-    return ([chat.example("code", problem.messages(), response)
-             for problem, response in zip(problems, kept) if response],
-            [yields("code", family, problems, responses, kept)],
-            {name: 100 * sum(right) / max(1, len(right)) for name, right in hidden.items()})
+    def pass_hidden(tried):
+        return evaluate.percent(all(family.true(problem, response, slice(seen, None)))
+                                for problem, response in zip(problems, tried)
+                                if response is not None)
+    return *kept("code", family, problems, responses, chosen), {
+        "one sample passes hidden tests %": pass_hidden(some[0] for some in responses),
+        "kept sample passes hidden tests %": pass_hidden(chosen)}
 
 
 def episodes(model, tokenizer, family, count, samples):
     """Conversations that the model came through with the right calls, if any are wanted, which were
-    run, and the right answer: of several attempts at each question the first such."""
+    run, and the right answer: of several attempts at a question the first such. And their row."""
     asked = [problem for problem in drawn(family, 4 * count) if not problem.turns][:count]
     played = [problem.messages() for problem in asked for _ in range(samples)]
     tools.converse(lambda some: evaluate.respond(model, tokenizer, some, temperature=1.0),
                    played, family.pages)
     solved = [family.solved(asked[i // samples], messages) for i, messages in enumerate(played)]
     first = {i // samples: played[i] for i in reversed(range(len(played))) if solved[i]}
-    examples = [chat.example("tools", messages[:-1], messages[-1]["content"])
-                for messages in first.values()]
-    row = ["tools", len(asked), 100 * sum(solved) / len(solved), len(first), 100.0 * bool(first)]
-    return examples, [row]
+    return ([chat.example("tools", messages[:-1], messages[-1]["content"])
+             for messages in first.values()],
+            ["tools", len(asked), evaluate.percent(solved), len(first), 100.0 * bool(first)])
 
 
 def synthetic(run, *, math=800, code_questions=200, tool_questions=250, samples=4, threshold=1.0):
     """Examples by the draft model, and of each kind the yield."""
     model = load_model(run, "draft")
-    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
+    tokenizer, family = Tokenizer.load(run.file("tokenizer.json")), chat.toy_world(run)["tools"]
     seed_step(run.seed, "synthetic", 0)  # as sampled whether or not the run was cut off before
-    examples, rows = mathematics(model, tokenizer, math, samples)
-    code_examples, code_rows, metrics = code(model, tokenizer, code_questions, samples, threshold)
-    tool_examples, tool_rows = episodes(model, tokenizer, chat.toy_world(run)["tools"],
-                                        tool_questions, samples)
-    written = examples + code_examples + tool_examples
-    chat.write_examples(run, "synthetic", written)
-    return {"examples": len(written), **metrics,
-            "yields": rows + code_rows + tool_rows}
+    written = [mathematics(model, tokenizer, kind, math, samples) for kind in tasks.KINDS]
+    *solutions, hidden = code(model, tokenizer, code_questions, samples, threshold)
+    written += [solutions, episodes(model, tokenizer, family, tool_questions, samples)]
+    examples, rows = zip(*written)
+    chat.write_examples(run, "synthetic", sum(examples, []))
+    return {"examples": sum(map(len, examples)), **hidden, "yields": list(rows)}

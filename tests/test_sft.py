@@ -118,9 +118,9 @@ def test_hidden_tests_have_no_say_in_what_is_kept(monkeypatch):
     def lenient(code, tests):
         return [(test in p.answer[:2]) == (code == "shallow") for test in tests for p in problems if test in p.answer]
     monkeypatch.setattr(families, "passed", lenient)
-    monkeypatch.setattr(synthetic, "sampled", lambda *_: [
+    monkeypatch.setattr(evaluate, "sampled", lambda *_: [
         (["late", p.worked], ["shallow", p.worked], [p.worked, "shallow"])[i % 3] for i, p in enumerate(problems)])
-    examples, (row,), hidden = synthetic.code(None, None, 6, 2, threshold=1.0)
+    examples, row, hidden = synthetic.code(None, None, 6, 2, threshold=1.0)
     assert [e["messages"][-1]["content"] == p.worked for e, p in zip(examples, problems)] == [True, False, True] * 2
     assert list(hidden.values()) == [pytest.approx(200 / 3), pytest.approx(200 / 3)]
     assert row == ["code", 6, 50, 6, pytest.approx(200 / 3)]
@@ -138,8 +138,8 @@ def test_the_first_solved_conversation_of_each_question_is_kept(monkeypatch):
             for turn in (*problem.answer[0], end[i // 2 % 3][attempt]):
                 messages.append({"role": "assistant", "content": turn})
     monkeypatch.setattr(synthetic.tools, "converse", played)
-    examples, rows = synthetic.episodes(None, None, family, 6, 2)
-    assert rows == [["tools", 6, pytest.approx(100 * 6 / 12), 4, 100.0]] and len(examples) == 4
+    examples, row = synthetic.episodes(None, None, family, 6, 2)
+    assert row == ["tools", 6, pytest.approx(100 * 6 / 12), 4, 100.0] and len(examples) == 4
     assert sorted(e["messages"][-1]["content"][-1] for e in examples)[:2] == [" ", " "]  # the first of the right ones
     assert all(e["messages"][-1]["content"] != "Hm." for e in examples)
 
