@@ -15,6 +15,7 @@ replace and split do the work.
 import collections
 import functools
 import heapq
+import itertools
 import json
 
 import regex
@@ -36,7 +37,7 @@ class Tokenizer:
     def __init__(self, characters, merges, pattern=PATTERN):
         """characters: a str of distinct ones. merges: pairs of ids, in the order learned."""
         self.pattern = pattern
-        self.characters = {c: BYTES.stop + i for i, c in enumerate(characters)}  # character -> id
+        self.characters = {c: chr(BYTES.stop + i) for i, c in enumerate(characters)}  # -> token
         self.vocab = [special.encode() for special in SPECIALS]  # id -> the bytes it stands for
         self.vocab += [bytes([b]) for b in range(256)] + [c.encode() for c in characters]
         self.merges = {}  # chr(left id) + chr(right id) -> merged id; a lower one is merged first
@@ -59,35 +60,28 @@ class Tokenizer:
 
     def spell(self, chunk):
         """A chunk before any merge: '7é' -> a token, and one more for é or two for its bytes."""
-        return "".join(chr(self.characters[c]) if c in self.characters else
-                       "".join(chr(BYTES[b]) for b in c.encode()) for c in chunk)
+        return "".join(self.characters.get(c) or "".join(chr(BYTES[b]) for b in c.encode())
+                       for c in chunk)
 
     def merge_chunk(self, chunk):
         """Ids of a chunk: of all merges that apply do the one learned first, until none does."""
         word, never = self.spell(chunk), len(self.vocab)
-        while pairs := set(map(str.__add__, word, word[1:])):
-            pair = min(pairs, key=lambda pair: self.merges.get(pair, never))
+        while len(word) > 1:
+            pair = min(pairs(word), key=lambda pair: self.merges.get(pair, never))
             if pair not in self.merges:
                 break
             word = word.replace(pair, chr(self.merges[pair]))
         return [ord(token) for token in word]
 
-    def encode(self, text, specials=False):
-        """str -> list of ids. '<|end|>' in a text is text like any other, unless `specials` is set.
+    def encode(self, text):
+        """str -> list of ids. '<|end|>' in a text is text like any other.
 
         Raises UserError for a lone surrogate, which UTF-8 cannot hold."""
-        if specials:
-            parts = regex.split("(" + "|".join(map(regex.escape, SPECIALS)) + ")", text)
-            return [i for part in parts
-                    for i in ([self.special(part)] if part in SPECIALS else self.encode(part))]
-        ids = []
         try:
-            for chunk in self.split(text):
-                ids += self.encode_chunk(chunk)
+            return list(itertools.chain.from_iterable(map(self.encode_chunk, self.split(text))))
         except UnicodeEncodeError as error:
             raise UserError(f"the text holds {error.object[error.start]!a}, half of a surrogate "
                             "pair: it was not read as UTF-8") from None
-        return ids
 
     def decode(self, ids):
         """list of ids -> str. Bytes that are no UTF-8, which a model may emit, become U+FFFD."""
@@ -100,11 +94,10 @@ class Tokenizer:
         turn: what looks like a special token in it stays text."""
         ids = []
         for message in messages:
-            role = f"<|{message['role']}|>"
-            if role not in (SYSTEM, USER, ASSISTANT, TOOL):
-                raise UserError(f"there is no role {message['role']!r}: use system, user, "
-                                "assistant or tool")
-            ids += [self.special(role), *self.encode(message["content"]), self.special(END)]
+            role, said = message["role"], self.encode(message["content"])
+            if role not in ("system", "user", "assistant", "tool"):
+                raise UserError(f"there is no role {role!r}: use system, user, assistant or tool")
+            ids += [self.special(f"<|{role}|>"), *said, self.special(END)]
         return ids + [self.special(ASSISTANT)] * reply
 
     def save(self, path):
@@ -120,7 +113,7 @@ class Tokenizer:
             return cls(entries["characters"], entries["merges"], entries["pattern"])
         except FileNotFoundError:
             raise UserError(f"there is no {path}: train the tokenizer first") from None
-        except (ValueError, KeyError, TypeError, IndexError, regex.error):
+        except (ValueError, LookupError, TypeError, regex.error):
             raise UserError(f"{path} is damaged, or no tokenizer of this program: "
                             "train it again") from None
 
@@ -132,9 +125,9 @@ class Tokenizer:
         their bytes. The vocabulary comes out smaller if the text has no more pairs to merge.
         Raises UserError if `vocab_size` cannot hold special tokens, bytes and digits."""
         check_vocab_size(vocab_size)
-        find, chunks = regex.compile(PATTERN).findall, collections.Counter()
+        chunks = collections.Counter()
         for text in texts:
-            chunks.update(find(text))
+            chunks.update(regex.findall(PATTERN, text))
         tokenizer = cls(frequent_characters(chunks, coverage, vocab_size - BYTES.stop), [])
         learn_merges(tokenizer, chunks, vocab_size)
         return tokenizer
@@ -147,20 +140,24 @@ def check_vocab_size(vocab_size):
                         f"tokens, 256 bytes and {len(DIGITS)} digits need {least}")
 
 
+def pairs(word):
+    """The pairs of neighbours: 'abc' -> 'ab', 'bc'"""
+    return map(str.__add__, word, word[1:])
+
+
 def frequent_characters(chunks, coverage, room):
     """The digits, then the most frequent characters, until `coverage` of the text is reached."""
     counts = collections.Counter()
     for chunk, count in chunks.items():
         for c in chunk:
             counts[c] += count
-    kept, covered = list(DIGITS), sum(counts.pop(digit, 0) for digit in DIGITS)
-    total = covered + counts.total()
-    for c, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+    kept, covered, total = DIGITS, sum(counts[digit] for digit in DIGITS), counts.total()
+    for c in sorted(counts.keys() - DIGITS, key=lambda c: (-counts[c], c)):
         if covered >= coverage * total or len(kept) == room:
             break
-        kept.append(c)
-        covered += count
-    return "".join(kept)
+        kept += c
+        covered += counts[c]
+    return kept
 
 
 def learn_merges(tokenizer, chunks, vocab_size):
@@ -170,11 +167,12 @@ def learn_merges(tokenizer, chunks, vocab_size):
     know for every pair the chunks it stands in, and after a merge count anew only what is next to
     the new token. The heap is lazy: an entry whose count is out of date goes back with the true
     one when it comes up. The cost grows with the distinct chunks, not with their repetitions."""
-    words, frequency = [tokenizer.spell(chunk) for chunk in chunks], list(chunks.values())
+    words = [f"\0{tokenizer.spell(chunk)}\0" for chunk in chunks]  # so every token has neighbours
+    frequency = list(chunks.values())
     counts = collections.defaultdict(int)  # pair -> occurrences in the text
     where = collections.defaultdict(list)  # pair -> indices of words that have, or had, it
     for w, word in enumerate(words):
-        for pair in map(str.__add__, word, word[1:]):
+        for pair in pairs(word):
             counts[pair] += frequency[w]
             where[pair].append(w)
     heap = [(-n, pair) for pair, n in counts.items()]
@@ -184,32 +182,20 @@ def learn_merges(tokenizer, chunks, vocab_size):
         if counts[pair] != -n:
             if counts[pair] > 0:
                 heapq.heappush(heap, (-counts[pair], pair))
-        elif ord(min(pair)) not in BYTES:  # fallback bytes, the lowest ids there are, stay single
-            new = chr(tokenizer.vocab_size)
+        elif ord(min(pair)) >= BYTES.stop:  # neither an end of a word nor a fallback byte
+            (left, right), new = pair, chr(tokenizer.vocab_size)
             tokenizer.add_merge(pair)
-            born = merge_everywhere(words, where.pop(pair), frequency, counts, pair, new)
-            for neighbours, places in born.items():
-                counts[neighbours] = sum(frequency[w] for w in places)
-                heapq.heappush(heap, (-counts[neighbours], neighbours))
-            where.update(born)
-
-
-def merge_everywhere(words, places, frequency, counts, pair, new):
-    """Put the token `new` for `pair` in the words at `places`, and take from `counts` the pairs
-    that this breaks. Returns those it makes: pair -> the word it came about in, for each time."""
-    (left, right), born = pair, collections.defaultdict(list)
-    for w in places:
-        parts, f = words[w].split(pair), frequency[w]
-        words[w] = new.join(parts)
-        for i in range(1, len(parts)):  # a merge stands between every two parts
-            before, after = parts[i - 1], parts[i]
-            if before:
-                counts[before[-1] + left] -= f
-                born[before[-1] + new].append(w)
-            elif i > 1:  # an empty part: two merges side by side
-                counts[right + left] -= f
-                born[new + new].append(w)
-            if after:
-                counts[right + after[0]] -= f
-                born[new + after[0]].append(w)
-    return born
+            made = collections.defaultdict(list)  # pair with the new token -> words, as in where
+            for w in where.pop(pair):
+                parts = words[w].split(pair)
+                words[w] = new.join(parts)
+                for before, after in itertools.pairwise(parts):  # a merge stands between the two
+                    counts[(before[-1:] or right) + left] -= frequency[w]  # or a merge is before it
+                    made[(before[-1:] or new) + new].append(w)
+                    if after:  # else a merge comes after it, and counts what is between them
+                        counts[right + after[0]] -= frequency[w]
+                        made[new + after[0]].append(w)
+            for pair, places in made.items():
+                counts[pair] = sum(frequency[w] for w in places)
+                heapq.heappush(heap, (-counts[pair], pair))
+            where |= made
