@@ -10,7 +10,7 @@ every line begins another one. The line "/adapter NAME" attaches another adapter
 """
 import argparse
 import codecs
-import functools
+import contextlib
 import sys
 import textwrap
 
@@ -24,7 +24,7 @@ from afm_min.run import Run, UserError, choose_device, run_command
 from afm_min.stages import STAGES
 from afm_min.tokenizer import DOCUMENT, END, Tokenizer
 
-ADAPTERS = ["recovery", *FEATURES]
+ADAPTERS = ["recovery", *FEATURES, "none"]
 # Reward models judge; what is quantized, and its adapters, have options of their own.
 SPEAKING = [stage for stage in STAGES if stage not in ("quantize", *ADAPTERS)
             and not stage.startswith("reward")]
@@ -34,34 +34,30 @@ CONVERSING = SPEAKING[SPEAKING.index("draft"):]
 def say(model, tokenizer, ids, stop, arguments, before=""):
     """Print `before` and what the model says after ids, token by token, until it says `stop`;
     return what it said. Half a character waits for the rest."""
-    characters = codecs.getincrementaldecoder("utf-8")("replace")
+    characters, said = codecs.getincrementaldecoder("utf-8")("replace"), ""
     chances = torch.rand(1, arguments.max_new_tokens,
                          generator=torch.Generator().manual_seed(arguments.seed))
-    tokens = model.stream([ids], arguments.max_new_tokens, temperature=arguments.temperature,
-                          top_p=arguments.top_p, chances=chances)
-    said = []
-    for (token,) in map(torch.Tensor.tolist, tokens):
-        if not said:  # the prompt has been accepted
-            print(before, end="")
-        said.append("" if token == stop else characters.decode(tokenizer.vocab[token]))
-        print(said[-1], end="", flush=True)
-        if token == stop:
-            break
-    said.append(characters.decode(b"", final=True))
-    print(said[-1])
-    return "".join(said)
+    for (token,) in model.stream([ids], arguments.max_new_tokens, stop=stop, chances=chances,
+                                 temperature=arguments.temperature, top_p=arguments.top_p):
+        piece = characters.decode(b"" if token == stop else tokenizer.vocab[token])
+        print(before + piece, end="", flush=True)
+        said, before = said + piece, ""  # the prompt has been accepted, and printed once
+    rest = characters.decode(b"", final=True)
+    print(rest)
+    return said + rest
 
 
-def complete(model, tokenizer, prompt, arguments):
+def complete(model, tokenizer, prompt, arguments, pages):
+    """Print a prompt, and how the model goes on; it calls nothing, and so needs no pages."""
     document = tokenizer.special(DOCUMENT)  # where another text would begin
     say(model, tokenizer, [document, *tokenizer.encode(prompt)], document, arguments, prompt)
 
 
 def answer(model, tokenizer, question, arguments, pages):
     """Print what the model answers, each tool that it calls on the way, and what that says."""
-    declared = tools.declare(arguments.tools) if arguments.tools else ""
-    system = "\n".join(filter(None, (arguments.system, declared)))
-    messages = [{"role": "system", "content": system}] * bool(system)
+    system = [arguments.system] * bool(arguments.system)
+    system += [tools.declare(arguments.tools)] * bool(arguments.tools)
+    messages = [{"role": "system", "content": "\n".join(system)}] * bool(system)
     messages.append({"role": "user", "content": question})
 
     def reply(conversations):
@@ -76,17 +72,16 @@ def answer(model, tokenizer, question, arguments, pages):
 
 def use_adapter(switch, name):
     """Use the adapter of a quantized model that has this name; "none" is the base alone."""
-    if name not in (*ADAPTERS, "none"):
-        raise UserError(f"adapter {name}: choose from {', '.join(ADAPTERS)}, none")
+    if name not in ADAPTERS:
+        raise UserError(f"adapter {name}: choose from {', '.join(ADAPTERS)}")
     if not isinstance(switch.model, QuantizedAFM):
         raise UserError(f"adapter {name} is for the quantized model: add --quantized")
     switch.use(None if name == "none" else name)
 
 
 def check(arguments, stage, trained):
-    temperature, declared = arguments.temperature, arguments.tools
-    if not (temperature in (None, 0) or 0.01 <= temperature <= 100):
-        raise UserError(f"--temperature {temperature}: give 0, or 0.01 to 100")
+    if arguments.temperature not in (None, 0) and not 0.01 <= arguments.temperature <= 100:
+        raise UserError(f"--temperature {arguments.temperature}: give 0, or 0.01 to 100")
     if not 0 < arguments.top_p <= 1 or arguments.max_new_tokens < 1:
         raise UserError("--top-p must be above 0 and at most 1, --max-new-tokens 1 or more")
     if not trained:
@@ -96,10 +91,10 @@ def check(arguments, stage, trained):
         raise UserError(f"--stage {arguments.stage} is not quantized: leave out one of the two")
     if stage not in trained:
         raise UserError(f"--stage {stage}: {arguments.run} has models of {', '.join(trained)}")
-    if stage not in CONVERSING and (declared or arguments.system):
+    if stage not in CONVERSING and (arguments.tools or arguments.system):
         raise UserError(f"--stage {stage} goes on from a prompt: --system and --tools are for "
                         f"{CONVERSING[0]} and what comes after it")
-    if unknown := set(declared) - set(tools.PARAMETERS):
+    if unknown := set(arguments.tools) - set(tools.PARAMETERS):
         raise UserError(f"--tools {min(unknown)}: choose from {', '.join(tools.PARAMETERS)}")
 
 
@@ -109,30 +104,28 @@ def talk(arguments):
     stage = arguments.stage or (trained or [""])[-1]  # the one that was quantized, too
     arguments.tools = list(filter(None, arguments.tools.split(",")))
     check(arguments, stage, trained)
-    conversing = stage in CONVERSING
+    respond, usual = (answer, 0.0) if stage in CONVERSING else (complete, 0.8)
     if arguments.temperature is None:
-        arguments.temperature = 0.0 if conversing else 0.8
+        arguments.temperature = usual
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     model = load_quantized(run, "quantize") if arguments.quantized else load_model(run, stage)
     switch = lora.Switch(model, run.checkpoint)
     if arguments.adapter or arguments.quantized and run.checkpoint("recovery").exists():
         use_adapter(switch, arguments.adapter or "recovery")
     pages = chat.toy_world(run)["tools"].pages if "search" in arguments.tools else {}
-    respond = functools.partial(answer, pages=pages) if conversing else complete
     if arguments.prompt is not None:
-        return respond(model, tokenizer, arguments.prompt, arguments)
-    while True:
-        try:
+        return respond(model, tokenizer, arguments.prompt, arguments, pages)
+    with contextlib.suppress(EOFError):
+        while True:
             prompt = input("> " if sys.stdin.isatty() else "")
-        except EOFError:
-            return
-        try:
-            if prompt.split(" ")[0] == "/adapter":
-                use_adapter(switch, prompt.removeprefix("/adapter").strip())
-            else:
-                respond(model, tokenizer, prompt, arguments)
-        except UserError as error:  # one prompt was bad: the next may be good
-            print(f"error: {error}", file=sys.stderr)
+            command, _, name = prompt.partition(" ")
+            try:
+                if command == "/adapter":
+                    use_adapter(switch, name.strip())
+                else:
+                    respond(model, tokenizer, prompt, arguments, pages)
+            except UserError as error:  # one prompt was bad: the next may be good
+                print(f"error: {error}", file=sys.stderr)
 
 
 def main():
@@ -141,13 +134,12 @@ def main():
     add = parser.add_argument
     add("--run", metavar="DIR", default="runs/toy", help="run directory (default: %(default)s)")
     add("--stage", metavar="NAME", help="whose checkpoint to load (default: the last one trained)")
-    add("--prompt", metavar="TEXT", help="what to answer, or to go on from (default: every line "
-        "of the input)")
+    add("--prompt", metavar="TEXT", help="what to answer or go on from (default: every input line)")
     add("--system", metavar="TEXT", default="", help="what the conversation begins with")
     add("--tools", metavar="NAME,NAME", default="", help="what may be called: "
         f"{', '.join(tools.PARAMETERS)} (default: nothing)")
     add("--quantized", action="store_true", help="the last model, packed into few bits")
-    add("--adapter", metavar="NAME", help=f"to attach to it: {', '.join(ADAPTERS)}, none "
+    add("--adapter", metavar="NAME", help=f"to attach to it: {', '.join(ADAPTERS)} "
         "(default: recovery, if it is trained)")
     add("--max-new-tokens", metavar="N", type=int, default=100, help="(default: %(default)s)")
     add("--temperature", metavar="T", type=float, help="0 takes the likeliest token (default: 0 in "

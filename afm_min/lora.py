@@ -6,7 +6,7 @@ so that a new adapter changes nothing. The base never changes: it is shared by a
 which is attached at a time.
 """
 import collections
-import dataclasses
+import functools
 import hashlib
 
 import torch
@@ -29,14 +29,8 @@ class LowRank(nn.Module):
         return F.linear(F.linear(x, self.down.to(x.dtype)), self.up.to(x.dtype))
 
 
-@dataclasses.dataclass(frozen=True)
-class Adapter:
-    base: str  # `identity` of the model that it was made for
-    rank: int
-    terms: dict  # name of a projection -> LowRank
-
-    def parameters(self):
-        return [p for term in self.terms.values() for p in term.parameters()]
+# base: `identity` of the model that it was made for. terms: name of a projection -> LowRank.
+Adapter = collections.namedtuple("Adapter", "base rank terms")
 
 
 def projections(model):
@@ -91,8 +85,7 @@ def merge(model):
     adapter and no extra cost. Raises UserError if its weights are packed."""
     layers = [layer for layer in projections(model).values() if layer.adapter]
     if not all(isinstance(layer.weight, nn.Parameter) for layer in layers):
-        raise UserError("a quantized model cannot take in an adapter: attach it, or merge it with "
-                        "the float model")
+        raise UserError("a quantized model cannot take in an adapter, but the float model can")
     for layer in layers:
         layer.weight += layer.adapter.up @ layer.adapter.down
         layer.adapter = None
@@ -108,18 +101,16 @@ def save_adapter(path, adapter, **origin):
 def load_adapter(path, model):
     """Read an adapter of a model. Raises UserError if the file is damaged, or of another base."""
     entries = load(path, model.embedding.device)
-    if "terms" not in entries:
-        raise UserError(f"{path} is a model, not an adapter")
-    if entries["base"] != identity(model):
-        raise UserError(f"{path} was made for the base {entries['base']}, not {identity(model)}: "
-                        "train it again")
-    adapter = create(model, entries["rank"])
+    if entries.get("base") != identity(model):  # a model's file names none
+        raise UserError(f"{path} was made for the base {entries.get('base')}, not "
+                        f"{identity(model)}: train it again")
+    adapter, values = create(model, entries["rank"]), entries["terms"]
     shapes = {name: [term.down.shape, term.up.shape] for name, term in adapter.terms.items()}
-    if shapes != {name: [x.shape for x in values] for name, values in entries["terms"].items()}:
-        raise UserError(f"{path} does not hold terms of rank {entries['rank']} for this model: "
-                        "train it again")
+    if shapes != {name: [x.shape for x in pair] for name, pair in values.items()}:
+        raise UserError(f"{path} does not hold terms of rank {adapter.rank} for this model: train "
+                        "it again")
     for name, term in adapter.terms.items():
-        term.down.data, term.up.data = (x.float() for x in entries["terms"][name])
+        term.down.data, term.up.data = (x.float() for x in values[name])
     return adapter
 
 
@@ -128,17 +119,10 @@ class Switch:
     and the last `keep` of them stay in memory, so that what is used in turn is read once."""
 
     def __init__(self, model, path, keep=4):
-        self.model, self.path, self.keep = model, path, keep
-        self.cache = collections.OrderedDict()  # name -> Adapter, the one used last at the end
+        self.model, self.path = model, path
+        self.load = functools.lru_cache(keep)(lambda name: load_adapter(path(name), model))
 
     def use(self, name):
         """Attach the adapter of this name, or with None go back to the base. What was in use stays
         so if that fails."""
-        if name is None:
-            return detach(self.model)
-        if name not in self.cache:
-            self.cache[name] = load_adapter(self.path(name), self.model)
-        self.cache.move_to_end(name)
-        while len(self.cache) > self.keep:
-            self.cache.popitem(last=False)
-        use(self.model, self.cache[name].terms)
+        use(self.model, self.load(name).terms if name else {})

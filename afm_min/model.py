@@ -4,7 +4,6 @@ Shapes: B batch, T tokens fed, S tokens attended to (T, or more with a cache), C
 H query heads, K key/value heads, G = H / K queries per key, D head dim, V vocabulary.
 """
 import dataclasses
-import math
 
 import torch
 from torch import nn
@@ -36,16 +35,13 @@ class Config:
 
 
 PRESETS = {
-    "tiny": Config(dim=32, layers=2, heads=4, kv_heads=2, head_dim=8, hidden=84,
-                   vocab_size=384, context=64),
-    "toy": Config(dim=128, layers=2, heads=4, kv_heads=2, head_dim=32, hidden=336,
-                  vocab_size=2048, context=128),
+    # Config(dim, layers, heads, kv_heads, head_dim, hidden, vocab_size, context)
+    "tiny": Config(32, 2, 4, 2, 8, 84, 384, 64),
+    "toy": Config(128, 2, 4, 2, 32, 336, 2048, 128),
     # As published; the feed-forward's width is from AXLearn's open recipe "honeycrisp".
-    "afm-on-device": Config(dim=3072, layers=26, heads=24, kv_heads=8, head_dim=128, hidden=8064,
-                            vocab_size=49_152, context=4096),
+    "afm-on-device": Config(3072, 26, 24, 8, 128, 8064, 49_152, 4096),
     # Pruning takes feed-forward units only, so all else is the same. The width: what makes it 6.4B.
-    "afm-parent": Config(dim=3072, layers=26, heads=24, kv_heads=8, head_dim=128, hidden=23_360,
-                         vocab_size=49_152, context=4096),
+    "afm-parent": Config(3072, 26, 24, 8, 128, 23_360, 49_152, 4096),
 }
 
 
@@ -53,19 +49,13 @@ def compute_dtype(device):
     """bfloat16 where the processor multiplies it faster than float32, else float32.
 
     The parameters stay float32 and are cast where they are used: mixed precision, as reported."""
-    if torch.device(device).type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if fast else torch.float32
-    has = torch.cpu.get_capabilities() if torch.device(device).type == "cpu" else {}
-    fast = has.get("avx512_bf16") or has.get("amx_bf16")
+    kind, has = torch.device(device).type, torch.cpu.get_capabilities()
+    fast = has.get("avx512_bf16") or has.get("amx_bf16") if kind == "cpu" else (
+        kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
     return torch.bfloat16 if fast else torch.float32
 
 
-class RMSNorm(nn.Module):
-    def __init__(self, dim, eps):
-        super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(dim)), eps
-
+class RMSNorm(nn.RMSNorm):
     def forward(self, x):
         return gradients.RMSNorm.apply(x, self.weight.to(x.dtype), self.eps)
 
@@ -90,13 +80,13 @@ class Linear(nn.Module):
 
 
 def rotary_tables(length, head_dim, base):
-    """RoPE's angles, position * base^(-2i/D): their cos, and their sin with sign, each (length, D).
+    """RoPE's angles, position * base^(-2i/D): their cos, and their sin with sign, (2, length, D).
 
     The two halves of the head dim are two coordinates: (a, b) -> (a cos - b sin, b cos + a sin)."""
     frequencies = base ** (-torch.arange(0, head_dim, 2) / head_dim)
     angles = torch.outer(torch.arange(length), frequencies)  # (length, D/2)
     cos, sin = angles.cos(), angles.sin()
-    return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+    return torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)))
 
 
 class Cache:
@@ -139,9 +129,9 @@ class Attention(nn.Module):
         query = self.query(x).view(B, T, K, G, D).permute(0, 2, 3, 1, 4)  # (B, K, G, T, D)
         key = self.key(x).view(B, T, K, D).transpose(1, 2)  # (B, K, T, D)
         value = self.value(x).view(B, T, K, D).transpose(1, 2)
+        # Scores are scaled by 1/sqrt(D). The keys are, which are fewer.
         query = gradients.Rotation.apply(self.query_norm(query.contiguous()), *rotation)
-        key = gradients.Rotation.apply(self.key_norm(key.contiguous()), *rotation)
-        key = key / math.sqrt(D)  # the scale of the scores
+        key = gradients.Rotation.apply(self.key_norm(key.contiguous()), *rotation) / D ** 0.5
         if cache is not None:
             key, value = cache.append(self.layer, key, value)  # (B, K, S, D)
         scores = query.flatten(2, 3) @ key.transpose(-1, -2)  # (B, K, G*T, S)
@@ -197,9 +187,8 @@ class AFM(nn.Module):
         self.embedding = nn.Parameter(normal(config.vocab_size, config.dim))  # the output layer
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
-        cos, sin = rotary_tables(config.context, config.head_dim, config.rope_base)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        rotation = rotary_tables(config.context, config.head_dim, config.rope_base)
+        self.register_buffer("rotation", rotation, persistent=False)
 
     def forward(self, ids, cache=None, begin=None):
         return self.logits(self.states(ids, cache, begin))
@@ -214,7 +203,7 @@ class AFM(nn.Module):
         stop = start + ids.shape[1]
         if stop > self.config.context:
             raise UserError(f"{stop} tokens do not fit the context of {self.config.context}")
-        rotation = [table[start:stop].to(self.dtype) for table in (self.cos, self.sin)]  # (T, D)
+        rotation = self.rotation[:, start:stop].to(self.dtype).unbind()  # 2 x (T, D)
         mask = self.mask(start, stop, begin)
         x = self.embed(ids)  # (B, T, C)
         for block in self.blocks:
@@ -240,8 +229,7 @@ class AFM(nn.Module):
         return mask.repeat(1, 1, self.config.heads // self.config.kv_heads, 1)
 
     @torch.no_grad()
-    def stream(self, prompts, max_new_tokens, stop=-1, temperature=1.0, top_p=1.0, chances=None,
-               cached=True):
+    def stream(self, prompts, max_new_tokens, stop=-1, temperature=1.0, top_p=1.0, chances=None):
         """Yield the next id of every row, (B,), until max_new_tokens, or the context is full, or
         all rows have said the id `stop`, which is all that a row says from then on.
 
@@ -256,37 +244,30 @@ class AFM(nn.Module):
             raise UserError(f"a prompt has {longest if all(prompts) else 0} tokens: it must have 1 "
                             f"to {most}, one less than the model's context")
         device, size = self.embedding.device, min(longest + max_new_tokens, self.config.context)
-        asked = {tuple(prompt): i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
-        copies = torch.tensor([asked[tuple(prompt)] for prompt in prompts], device=device)  # (B,)
+        asked = {}  # different prompts -> their numbers
+        copies = [asked.setdefault(tuple(prompt), len(asked)) for prompt in prompts]  # B numbers
         padded = [[0] * (longest - len(prompt)) + list(prompt) for prompt in asked]
         ids = torch.tensor(padded, device=device)  # (different prompts, longest)
         begin = torch.tensor([[longest - len(prompt)] for prompt in asked], device=device)
-        cache = Cache(self.config, len(asked), size, device, self.dtype) if cached else None
-        if cached:
-            if longest > 1:  # what the copies of a prompt share is computed once
-                self.states(ids[:, :-1], cache, begin if begin.any() else None)
-            cache.keep(copies)
-        ids, begin = ids[copies], begin[copies]
+        cache = Cache(self.config, len(asked), size, device, self.dtype)
+        if longest > 1:  # what the copies of a prompt share is computed once
+            self.states(ids[:, :-1], cache, begin)
+        cache.keep(copies)
+        following, begin = ids[copies, -1], begin[copies]  # what is fed next, (B,); (B, 1)
         rows = torch.arange(len(prompts), device=device)  # those computed: R of B
-        following = torch.full_like(rows, stop - 1)
         if chances is None:
             chances = torch.rand(len(prompts), max_new_tokens)
-        chances = chances.to(device)
-        for i in range(size - longest):
-            fed = ids[:, cache.position:] if cached else ids
-            states = self.states(fed, cache, begin if begin.any() else None)[:, -1]  # (R, C)
-            drawn = sample(self.logits(states), chances[rows, i], temperature, top_p)
-            following = following.clone()
-            following[rows] = drawn.where(following[rows] != stop, stop)
+        going = rows >= 0  # of these, (R,): all that have not said `stop`
+        while going.any() and cache.position < size - 1:
+            chance = chances[:, cache.position + 1 - longest].to(device)[rows]  # (R,)
+            states = self.states(following[rows, None], cache, begin)[:, -1]  # (R, C)
+            drawn = sample(self.logits(states), chance, temperature, top_p)
+            following = following.scatter(0, rows, drawn.where(going, stop))
             yield following
-            ids = torch.cat((ids, following[rows, None]), 1)
             going = following[rows] != stop
-            if not going.any():
-                return
             if 2 * going.sum() <= len(rows):  # the rest of the work is halved
-                rows, ids, begin = rows[going], ids[going], begin[going]
-                if cached:
-                    cache.keep(going)
+                cache.keep(going)
+                rows, begin, going = rows[going], begin[going], going[going]
 
     def generate(self, prompts, max_new_tokens, stop=-1, **sampling):
         """The new ids of every row, as B lists: up to and with the id `stop`, or until `stream`
@@ -309,9 +290,9 @@ def sample(logits, chances, temperature=1.0, top_p=1.0):
     return (cumulative <= chances[:, None] * cumulative[:, -1:]).sum(-1)
 
 
-def save_model(run, stage, model):
-    """Write a finished stage's checkpoint."""
-    save(run.checkpoint(stage), config=dataclasses.asdict(model.config),
+def save_model(run, stage, model, **more):
+    """Write a finished stage's checkpoint, with more entries if wanted."""
+    save(run.checkpoint(stage), config=dataclasses.asdict(model.config), **more,
          model=processes.whole(model.state_dict()), **run.origin(stage))
 
 

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from afm_min import chat, evaluate, lora, pretrain, tasks
 from afm_min.fit import fit, linear, seed_step
 from afm_min.lora import projections
-from afm_min.model import load_model
-from afm_min.quantize import Palettized, load_quantized, quantized, save_quantized
+from afm_min.model import load_model, save_model
+from afm_min.quantize import load_quantized, quantized
 from afm_min.run import UserError
 from afm_min.tokenizer import END, Tokenizer
 
@@ -51,8 +51,7 @@ def mixed(model, rises, average):
     whose loss rises least for each weight come first. rises: name -> rise of the loss. Raises
     UserError if the average is less than 2."""
     if average < 2:
-        raise UserError(f"quantize.average={average}: projections take 2 bits or 4, so give 2 or "
-                        "more")
+        raise UserError(f"quantize.average={average}: weights take 2 or 4 bits, so give 2 or more")
     layers = projections(model)
     bits = dict.fromkeys(layers, 4)
     for name in sorted(layers, key=lambda n: rises[n] / (layers[n].inputs * layers[n].outputs)):
@@ -67,25 +66,25 @@ def sensitivity(model, batch):
     """Name of each projection -> how far 2 bits there, and 4 elsewhere, take the packed model away
     from the float one, beyond 4 bits everywhere: in mean divergence over a batch."""
     batch = {name: x.to(model.embedding.device) for name, x in batch.items()}
-    packed, rises = quantized(model, dict.fromkeys(projections(model), 4)), {}
-    least = divergence(packed, model, batch).mean().item()
-    for name, layer in projections(model).items():
-        four, two = packed.get_submodule(name), Palettized(layer.inputs, layer.outputs, 2)
-        two.fill(layer.weight)
-        packed.set_submodule(name, two)
-        rises[name] = divergence(packed, model, batch).mean().item() - least
-        packed.set_submodule(name, four)
-    return rises
+    four = dict.fromkeys(projections(model), 4)
+    least = divergence(quantized(model, four), model, batch).mean().item()
+    return {name: divergence(quantized(model, four | {name: 2}), model, batch).mean().item() - least
+            for name in four}
+
+
+def drawn(run, name, count, of=None):
+    """New problems, of all families alike or of those named."""
+    families, rng = chat.toy_world(run) | tasks.EVOLVED, random.Random(f"{run.seed} {name}")
+    pairs = tasks.asked(families, dict.fromkeys(of or families, 1), count, rng)
+    return [problem for _, problem in pairs]
 
 
 def own_words(run, model, prompts):
-    """Conversations, as pairs (ids, weights): new prompts, of all families alike, and what a model
-    answers to each, greedily."""
+    """Conversations, as pairs (ids, weights): new prompts, and what a model answers to each,
+    greedily."""
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
-    families = chat.toy_world(run) | tasks.EVOLVED
-    drawn = tasks.asked(families, dict.fromkeys(families, 1), prompts,
-                        random.Random(f"{run.seed} own words"))
-    asked = [tokenizer.encode_chat(problem.messages(), reply=True) for _, problem in drawn]
+    asked = [tokenizer.encode_chat(problem.messages(), reply=True)
+             for problem in drawn(run, "own words", prompts)]
     said = evaluate.replies(model, asked, tokenizer.special(END))
     return [chat.answered(*pair) for pair in zip(asked, said) if pair[1]]  # none: it has no room
 
@@ -93,14 +92,11 @@ def own_words(run, model, prompts):
 def sizes(run, stage, model):
     """Bytes of a packed model's file, and bits per weight: of the file over all parameters, and of
     the projections' codes and tables over their weights, which is what the report speaks of."""
-    layers = projections(model).values()
+    layers, size = projections(model).values(), os.path.getsize(run.checkpoint(stage))
     weights = sum(layer.inputs * layer.outputs for layer in layers)
     packed = sum(layer.codes.nbytes + layer.tables.nbytes for layer in layers)
-    others = [p for name, p in model.state_dict().items()
-              if name == "embedding" or "norm" in name]
-    size = os.path.getsize(run.checkpoint(stage))
-    count = weights + sum(map(torch.numel, others))
-    return {"KB": size / 1000, "bits per weight": 8 * size / count,
+    others = sum(map(torch.numel, (model.embedding, *model.parameters())))  # those of the norms
+    return {"KB": size / 1000, "bits per weight": 8 * size / (weights + others),
             "bits per projection weight": 8 * packed / weights}
 
 
@@ -123,25 +119,25 @@ def quantize(run, *, average=3.7, choice="sensitivity", calibration=256, start="
         raise UserError(f"quantize.choice={choice}: it is sensitivity or random")
     bits = mixed(model, rises, average)
     packed = quantized(model, bits)
-    save_quantized(run, "quantize", packed)
+    save_model(run, "quantize", packed, bits=packed.bits)
     return sizes(run, "quantize", packed) | measured(run, packed, count) | {
         "before, mean %": evaluate.validate(run, model, count)["mean %"],
         "average bits": average_bits(model, bits),
         "bits of projections": [[name, bits[name], rises[name]] for name in bits]}
 
 
-def train_adapter(run, stage, model, adapter, batches, loss, steps, lr, count):
-    """Train an adapter of a packed model, and nothing else. Returns the bytes of its file, and what
-    is `measured` of the model with what is in it."""
-    for p in model.parameters():
-        p.requires_grad = False
+def train_adapter(run, stage, model, adapter, pairs, batch, loss, steps, lr, count):
+    """Train an adapter of a packed model, and nothing else, on conversations, as pairs (ids,
+    weights), `batch` a step. Returns the bytes of its file, and what is `measured` of the model
+    with what is in it."""
+    model.requires_grad_(False)
     lora.attach(model, adapter)
-    fit(model, batches, loss, steps=steps, lr=lr, schedule=linear(steps, 20), run=run, stage=stage)
-    lora.save_adapter(run.checkpoint(stage), adapter, **run.origin(stage))
-    lora.detach(model)
-    lora.attach(model, lora.load_adapter(run.checkpoint(stage), model))  # of 16 bits, as it is used
-    size = os.path.getsize(run.checkpoint(stage))
-    return {"KB": size / 1000} | measured(run, model, count)
+    fit(model, chat.batches({stage: pairs}, {stage: 1.0}, batch), loss, steps=steps, lr=lr,
+        schedule=linear(steps, 20), run=run, stage=stage)
+    path = run.checkpoint(stage)
+    lora.save_adapter(path, adapter, **run.origin(stage))
+    lora.use(model, lora.load_adapter(path, model).terms)  # in 16 bits, as a feature uses it
+    return {"KB": os.path.getsize(path) / 1000} | measured(run, model, count)
 
 
 def recovery(run, *, rank=16, prompts=4000, steps=300, batch=24, lr=0.004, start="committee2",
@@ -150,24 +146,21 @@ def recovery(run, *, rank=16, prompts=4000, steps=300, batch=24, lr=0.004, start
     teacher, model = load_model(run, start), load_quantized(run, "quantize")
     seed_step(run.seed, "recovery", 0)
     adapter = lora.create(model, rank)
-    own = own_words(run, teacher, prompts)
 
     def loss(model, batch):
         losses = divergence(model, teacher, batch)
         return {"loss": losses.sum(), "count": len(losses)}
-    batches = chat.batches({"own": own}, {"own": 1.0}, batch)
-    return train_adapter(run, "recovery", model, adapter, batches, loss, steps, lr, count)
+    return train_adapter(run, "recovery", model, adapter, own_words(run, teacher, prompts), batch,
+                         loss, steps, lr, count)
 
 
 def feature(name, run, *, examples=2000, steps=200, batch=24, lr=0.002, count=100):
     """A feature's adapter: the recovery adapter, trained on with worked examples of the feature."""
     tokenizer, model = Tokenizer.load(run.file("tokenizer.json")), load_quantized(run, "quantize")
-    families = {each: (chat.toy_world(run) | tasks.EVOLVED)[each] for each in FEATURES[name]}
-    drawn = tasks.asked(families, dict.fromkeys(families, 1), examples,
-                        random.Random(f"{run.seed} {name}"))
-    examples = [chat.example(name, problem.messages(), problem.worked) for _, problem in drawn]
-    pairs = [chat.render(each["messages"], tokenizer) for each in examples]
-    pairs = [pair for pair in pairs if len(pair[0]) <= model.config.context]
     adapter = lora.load_adapter(run.checkpoint("recovery"), model)
-    batches = chat.batches({name: pairs}, {name: 1.0}, batch)
-    return train_adapter(run, name, model, adapter, batches, chat.response_loss, steps, lr, count)
+    worked = [chat.example(name, problem.messages(), problem.worked)["messages"]
+              for problem in drawn(run, name, examples, FEATURES[name])]
+    pairs = [chat.render(messages, tokenizer) for messages in worked]
+    pairs = [pair for pair in pairs if len(pair[0]) <= model.config.context]
+    return train_adapter(run, name, model, adapter, pairs, batch, chat.response_loss, steps, lr,
+                         count)

@@ -5,7 +5,7 @@ bits, 4 for 2. The embedding takes 8 bits, symmetric, and a scale per row, which
 output. Codes stay packed in memory as on disk: a projection is unpacked where it is used, and
 forgotten (in training, only after the backward pass).
 """
-import dataclasses
+import itertools
 import math
 
 import torch
@@ -14,44 +14,44 @@ from torch.nn import functional as F
 
 from afm_min.lora import projections
 from afm_min.model import AFM, Config, Linear, compute_dtype
-from afm_min.run import UserError, save
+from afm_min.run import UserError
 
 GROUP = 16  # columns that share a table
 BINS = 256  # which the first centres of k-means are chosen among
 SLICE = 2 ** 20  # codes that are packed or unpacked at a time, so that memory is bounded
 
 
+def cut(rows, width, new):
+    """Rows of integers of `width` bits, at most 64 bits a row -> the same bits, cut into integers
+    of `new` bits."""
+    at, parts = torch.arange(8, device=rows.device), []
+    for part in rows.split(SLICE // 8):
+        words = (part.long() << width * at[:part.shape[1]]).sum(1, keepdim=True)
+        fields = words >> new * at[:part.shape[1] * width // new] & 2 ** new - 1
+        parts.append(fields.to(torch.uint8).flatten())
+    return torch.cat(parts)
+
+
 def pack(codes, bits):
     """Integers below 2^bits, of any shape -> bytes, in which 8 of them fill `bits` bytes."""
-    at, parts = torch.arange(8, device=codes.device), []
-    for part in codes.flatten().split(SLICE):
-        part = F.pad(part.long(), (0, -len(part) % 8)).view(-1, 8)
-        words = (part << bits * at).sum(1, keepdim=True)  # 8 codes each, of up to 64 bits
-        parts.append((words >> 8 * at[:bits]).to(torch.uint8).flatten())
-    return torch.cat(parts)
+    return cut(F.pad(codes.flatten(), (0, -codes.numel() % 8)).view(-1, 8), bits, 8)
 
 
 def unpack(packed, bits, shape):
     """What `pack` was given, of that shape, as bytes."""
-    at, parts = torch.arange(8, device=packed.device), []
-    for part in packed.split(SLICE // 8 * bits):
-        words = (part.view(-1, bits).long() << 8 * at[:bits]).sum(1, keepdim=True)
-        parts.append((words >> bits * at & 2 ** bits - 1).to(torch.uint8).flatten())
-    return torch.cat(parts)[:math.prod(shape)].view(shape)
+    return cut(packed.view(-1, bits), 8, bits)[:math.prod(shape)].view(shape)
 
 
-class Sums:
-    """Sorted values (G, N), and the sums of any stretch of them by two subtractions: so a round of
-    k-means costs no more for a million values than for a hundred."""
+def sums_of(values):
+    """Of the first 0, 1, ... N of sorted values (G, N): how many, their sum and squares, together
+    (3, G, N + 1). They give those of any stretch by a subtraction: so a round of k-means costs no
+    more for a million values than for a hundred."""
+    return F.pad(torch.stack((torch.ones_like(values), values, values ** 2)).cumsum(2), (1, 0))
 
-    def __init__(self, values):
-        self.values = values.sort(1).values.double()
-        powers = torch.stack((torch.ones_like(self.values), self.values, self.values ** 2))
-        self.sums = F.pad(powers.cumsum(2), (1, 0))  # (3, G, N + 1): how many, their sum, squares
 
-    def within(self, cuts):
-        """Ends of stretches (G, K + 1) -> how many values, their sum and squares: 3 of (G, K)."""
-        return self.sums.gather(2, cuts.expand(3, -1, -1)).diff(dim=2)
+def within(sums, cuts):
+    """Ends of stretches (G, K + 1) -> how many values, their sum and squares: 3 of (G, K)."""
+    return sums.gather(2, cuts.expand(3, -1, -1)).diff(dim=2)
 
 
 def spread(count, total, squares):
@@ -59,21 +59,20 @@ def spread(count, total, squares):
     return squares - total ** 2 / count.clamp(min=1)
 
 
-def best_start(sums, k):
+def best_start(values, sums, k):
     """Centres (G, k) of least error, if only whole bins may share one, by dynamic programming.
 
     The best centres are as dense as the cube root of the values' density (Panter and Dite, 1951).
     So are the bins: between two neighbouring values the density is 1 / gap, and so gap^(2/3) is
     their share of the bins. With no more values than BINS, each has its own, and the centres are
     the optimum."""
-    values, size = sums.values, sums.values.shape[1]
+    size = values.shape[1]
     dense = F.pad(values.diff(dim=1) ** (2 / 3), (1, 0)).cumsum(1)  # (G, N)
-    levels = dense[:, -1:] * torch.linspace(0, 1, BINS + 1)
-    edges = torch.searchsorted(dense, levels)  # (G, E)
+    edges = torch.searchsorted(dense, dense[:, -1:] * torch.linspace(0, 1, BINS + 1))  # (G, E)
     edges[:, 0], edges[:, -1] = 0, size
     if size <= BINS:
         edges = torch.arange(size + 1).expand(len(values), -1)
-    at = sums.sums.gather(2, edges.expand(3, -1, -1))  # (3, G, E)
+    at = sums.gather(2, edges.expand(3, -1, -1))  # (3, G, E)
     cost = spread(*(at[:, :, None, :] - at[:, :, :, None])).float()  # (G, E, E): of from, to
     cost = cost.masked_fill(torch.ones_like(cost[0]).tril(-1).bool(), torch.inf)
     least, origins = cost[:, 0], []  # (G, E): of one cluster, up to each edge
@@ -83,8 +82,8 @@ def best_start(sums, k):
     cuts = [torch.full_like(edges[:, :1], edges.shape[1] - 1)]
     for origin in reversed(origins):
         cuts.append(origin.gather(1, cuts[-1]))
-    cuts.append(torch.zeros_like(cuts[0]))
-    count, total, _ = sums.within(edges.gather(1, torch.cat(cuts[::-1], 1)))
+    cuts = F.pad(torch.cat(cuts[::-1], 1), (1, 0))  # (G, k + 1): the first edge, too
+    count, total, _ = within(sums, edges.gather(1, cuts))
     return torch.where(count > 0, total / count, values[:, -1:]).sort(1).values
 
 
@@ -93,41 +92,36 @@ def k_means(values, k, rounds=30):
 
     From the best start by bins and from a uniform grid: the better of the two counts, so that it is
     never worse than uniform quantization."""
-    sums, size = Sums(values), values.shape[1]
-    used = min(k, size)
-    low, high = sums.values[:, :1], sums.values[:, -1:]
-    grid = low + (high - low) * torch.linspace(0, 1, used, dtype=torch.float64)
+    values = values.sort(1).values.double()
+    sums, low, high = sums_of(values), values[:, :1], values[:, -1:]
+    grid = low + (high - low) * torch.linspace(0, 1, k, dtype=torch.float64)
     found = []
-    for centres in (best_start(sums, used), grid):
+    for centres in (best_start(values, sums, k), grid):
         for _ in range(rounds):
-            cuts = torch.searchsorted(sums.values, (centres[:, 1:] + centres[:, :-1]) / 2)
-            cuts = F.pad(F.pad(cuts, (1, 0)), (0, 1), value=size)  # (G, k + 1)
-            count, total, squares = sums.within(cuts)
+            cuts = torch.searchsorted(values, (centres[:, 1:] + centres[:, :-1]) / 2)
+            cuts = F.pad(F.pad(cuts, (1, 0)), (0, 1), value=values.shape[1])  # (G, k + 1)
+            count, total, squares = within(sums, cuts)
             centres = torch.where(count > 0, total / count, centres)
         found.append((spread(count, total, squares).sum(1), centres))
     (first, centres), (second, others) = found
-    better = (second < first)[:, None]
-    return F.pad(torch.where(better, others, centres), (0, k - used), mode="replicate")
+    return torch.where((second < first)[:, None], others, centres)
 
 
-def palettize(weight, bits, group=GROUP):
-    """Codes (outputs, inputs) and tables (groups, 2^bits) of a weight (outputs, inputs): columns i
-    to i + group - 1 share a table, or as many as are left. Give the transpose to share by rows.
+def palettize(weight, bits):
+    """Codes (outputs, inputs) and tables (groups, 2^bits) of a weight (outputs, inputs): GROUP
+    columns share a table, or as many as are left. Give the transpose to share by rows.
 
     Some groups at a time, of SLICE values together, so that the memory needed is bounded."""
-    columns, k = weight.shape[1], 2 ** bits
     codes, tables = torch.empty(weight.shape, dtype=torch.uint8), []
-    whole = columns - columns % group
-    step = group * min(64, max(1, SLICE // (group * len(weight))))
-    for start, stop, width in ((0, whole, group), (whole, columns, columns - whole)):
-        for i in range(start, stop, step):
-            part = weight[:, i:min(i + step, stop)].T.float().cpu()  # (g * width, outputs)
-            values = part.reshape(part.shape[0] // width, -1)  # (g, width * outputs)
-            centres = k_means(values, k).half()
-            middles = (centres[:, 1:].float() + centres[:, :-1].float()) / 2
-            found = torch.searchsorted(middles.contiguous(), values)
-            codes[:, i:i + len(part)] = found.view(part.shape).T
-            tables.append(centres)
+    columns = weight.shape[1]
+    whole = columns - columns % GROUP
+    step = GROUP * min(64, max(1, SLICE // (GROUP * len(weight))))
+    for start, stop in itertools.pairwise(sorted({*range(0, whole, step), whole, columns})):
+        part = weight[:, start:stop].T.float().cpu()  # (columns of g groups, outputs)
+        values = part.reshape(-(-len(part) // GROUP), -1)  # (g, a group's columns * outputs)
+        tables.append(k_means(values, 2 ** bits).half())  # (g, 2^bits)
+        middles = (tables[-1][:, 1:].float() + tables[-1][:, :-1].float()) / 2
+        codes[:, start:stop] = torch.searchsorted(middles, values).view(part.shape).T
     return codes.to(weight.device), torch.cat(tables).to(weight.device)
 
 
@@ -165,10 +159,9 @@ class QuantizedAFM(AFM):
         self.bits = dict(bits)
         for name, layer in projections(self).items():
             self.set_submodule(name, Palettized(layer.inputs, layer.outputs, bits[name]))
-        shape = self.embedding.shape
         del self.embedding
-        self.register_buffer("embedding", torch.zeros(shape, dtype=torch.int8))
-        self.register_buffer("scale", torch.zeros(shape[0], 1).half())
+        self.register_buffer("embedding", torch.zeros(config.vocab_size, config.dim).char())
+        self.register_buffer("scale", torch.zeros(config.vocab_size, 1).half())
 
     def embed(self, ids):
         return self.embedding[ids].to(self.dtype) * self.scale[ids].to(self.dtype)
@@ -188,11 +181,6 @@ def quantized(model, bits):
     packed.scale = (model.embedding.abs().amax(1, keepdim=True) / 127).clamp(min=2 ** -14).half()
     packed.embedding = (model.embedding / packed.scale).round().clamp(-127, 127).to(torch.int8)
     return packed.eval()
-
-
-def save_quantized(run, stage, model):
-    save(run.checkpoint(stage), config=dataclasses.asdict(model.config), bits=model.bits,
-         model=model.state_dict(), **run.origin(stage))
 
 
 def load_quantized(run, stage):

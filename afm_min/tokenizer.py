@@ -109,8 +109,7 @@ class Tokenizer:
     def load(cls, path):
         try:
             with open(path, encoding="utf-8") as file:
-                entries = json.load(file)
-            return cls(entries["characters"], entries["merges"], entries["pattern"])
+                return cls(**json.load(file))
         except FileNotFoundError:
             raise UserError(f"there is no {path}: train the tokenizer first") from None
         except (ValueError, LookupError, TypeError, regex.error):
@@ -168,16 +167,18 @@ def learn_merges(tokenizer, chunks, vocab_size):
     the new token. The heap is lazy: an entry whose count is out of date goes back with the true
     one when it comes up. The cost grows with the distinct chunks, not with their repetitions."""
     words = [f"\0{tokenizer.spell(chunk)}\0" for chunk in chunks]  # so every token has neighbours
-    frequency = list(chunks.values())
-    counts = collections.defaultdict(int)  # pair -> occurrences in the text
-    where = collections.defaultdict(list)  # pair -> indices of words that have, or had, it
+    frequency, heap = list(chunks.values()), []
+    counts, where = {}, {}  # pair -> occurrences in the text; the words that have, or had, it
+    made = collections.defaultdict(list)  # new pair -> the word of each occurrence, by its index
     for w, word in enumerate(words):
         for pair in pairs(word):
-            counts[pair] += frequency[w]
-            where[pair].append(w)
-    heap = [(-n, pair) for pair, n in counts.items()]
-    heapq.heapify(heap)
-    while heap and tokenizer.vocab_size < vocab_size:
+            made[pair].append(w)
+    while (made or heap) and tokenizer.vocab_size < vocab_size:
+        for pair, places in made.items():
+            counts[pair] = sum(frequency[w] for w in places)
+            heapq.heappush(heap, (-counts[pair], pair))
+        where |= made
+        made = collections.defaultdict(list)
         n, pair = heapq.heappop(heap)
         if counts[pair] != -n:
             if counts[pair] > 0:
@@ -185,7 +186,6 @@ def learn_merges(tokenizer, chunks, vocab_size):
         elif ord(min(pair)) >= BYTES.stop:  # neither an end of a word nor a fallback byte
             (left, right), new = pair, chr(tokenizer.vocab_size)
             tokenizer.add_merge(pair)
-            made = collections.defaultdict(list)  # pair with the new token -> words, as in where
             for w in where.pop(pair):
                 parts = words[w].split(pair)
                 words[w] = new.join(parts)
@@ -195,7 +195,3 @@ def learn_merges(tokenizer, chunks, vocab_size):
                     if after:  # else a merge comes after it, and counts what is between them
                         counts[right + after[0]] -= frequency[w]
                         made[new + after[0]].append(w)
-            for pair, places in made.items():
-                counts[pair] = sum(frequency[w] for w in places)
-                heapq.heappush(heap, (-counts[pair], pair))
-            where |= made
