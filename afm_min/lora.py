@@ -44,8 +44,7 @@ def identity(model):
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         if ".adapter." not in name:
-            digest.update(name.encode())
-            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
+            digest.update(name.encode() + tensor.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -69,14 +68,10 @@ def attach(model, adapter):
 
 
 def use(model, terms):
-    """Set the terms of all projections, name -> LowRank, unchecked; those not named get none."""
+    """Set the terms of all projections, name -> LowRank, unchecked. Those not named get none:
+    so {} leaves the base as it was."""
     for name, layer in projections(model).items():
         layer.adapter = terms.get(name)
-
-
-def detach(model):
-    """Leave the base as it was."""
-    use(model, {})
 
 
 @torch.no_grad()

@@ -246,9 +246,9 @@ class AFM(nn.Module):
         device, size = self.embedding.device, min(longest + max_new_tokens, self.config.context)
         asked = {}  # different prompts -> their numbers
         copies = [asked.setdefault(tuple(prompt), len(asked)) for prompt in prompts]  # B numbers
-        padded = [[0] * (longest - len(prompt)) + list(prompt) for prompt in asked]
-        ids = torch.tensor(padded, device=device)  # (different prompts, longest)
-        begin = torch.tensor([[longest - len(prompt)] for prompt in asked], device=device)
+        padding = [longest - len(prompt) for prompt in asked]
+        ids = torch.tensor([(0,) * n + prompt for n, prompt in zip(padding, asked)], device=device)
+        begin = torch.tensor(padding, device=device)[:, None]  # (different prompts, 1)
         cache = Cache(self.config, len(asked), size, device, self.dtype)
         if longest > 1:  # what the copies of a prompt share is computed once
             self.states(ids[:, :-1], cache, begin)

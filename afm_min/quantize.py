@@ -75,14 +75,12 @@ def best_start(values, sums, k):
     at = sums.gather(2, edges.expand(3, -1, -1))  # (3, G, E)
     cost = spread(*(at[:, :, None, :] - at[:, :, :, None])).float()  # (G, E, E): of from, to
     cost = cost.masked_fill(torch.ones_like(cost[0]).tril(-1).bool(), torch.inf)
-    least, origins = cost[:, 0], []  # (G, E): of one cluster, up to each edge
-    for _ in range(k - 1):
+    least, paths = cost[:, 0], edges.new_empty(*edges.shape, 0)
+    for _ in range(k - 1):  # least of so many clusters up to each edge, (G, E); their ends before
         least, origin = (least[:, :, None] + cost).min(1)
-        origins.append(origin)
-    cuts = [torch.full_like(edges[:, :1], edges.shape[1] - 1)]
-    for origin in reversed(origins):
-        cuts.append(origin.gather(1, cuts[-1]))
-    cuts = F.pad(torch.cat(cuts[::-1], 1), (1, 0))  # (G, k + 1): the first edge, too
+        origin = origin[:, :, None]
+        paths = torch.cat((paths.gather(1, origin.expand_as(paths)), origin), 2)
+    cuts = F.pad(F.pad(paths[:, -1], (1, 0)), (0, 1), value=edges.shape[1] - 1)  # (G, k + 1)
     count, total, _ = within(sums, edges.gather(1, cuts))
     return torch.where(count > 0, total / count, values[:, -1:]).sort(1).values
 
