@@ -46,10 +46,10 @@ def rated(family, problem, response, rng, raters=3, noise=0.1):
 def embeddings(model, conversations):
     """Of each of N pairs (ids, weights) the mean of the last layer's states, scaled to length 1:
     (N, C)."""
-    def mean(ids, weight):
+    def mean(model, ids, weight):
         states = model.states(ids[:, :-1]) * weight[:, 1:, None]  # (B, T, C)
         return nn.functional.normalize(states.sum(1).float())
-    return chat.of_each(mean, conversations, model.embedding.device)
+    return chat.of_each(mean, model, conversations)
 
 
 def guarded(written, family, rng, model, tokenizer, unlikely, similar):
@@ -57,8 +57,8 @@ def guarded(written, family, rng, model, tokenizer, unlikely, similar):
     def read(lines):
         ids = [tokenizer.special(DOCUMENT), *tokenizer.encode("\n".join(lines))]
         return chat.answered([], ids[:model.config.context])
-    surprise = chat.losses(model, [read(m["content"] for m in messages if m["role"] == "user")
-                                   for _, messages, _, _ in written])
+    surprise = chat.of_each(chat.mean_loss, model, [
+        read(m["content"] for m in messages if m["role"] == "user") for _, messages, _, _ in written])
     means = embeddings(model, [read([*(m["content"] for m in messages), response])
                                for _, messages, response, _ in written])
     limit = unlikely * surprise.median()

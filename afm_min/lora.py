@@ -68,10 +68,14 @@ def attach(model, adapter):
 
 
 def use(model, terms):
-    """Set the terms of all projections, name -> LowRank, unchecked. Those not named get none:
-    so {} leaves the base as it was."""
+    """Set the terms of all projections, name -> LowRank, unchecked; those not named get none."""
     for name, layer in projections(model).items():
         layer.adapter = terms.get(name)
+
+
+def detach(model):
+    """Leave the base as it was."""
+    use(model, {})
 
 
 @torch.no_grad()

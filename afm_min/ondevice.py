@@ -20,7 +20,7 @@ from afm_min import chat, evaluate, lora, pretrain, tasks
 from afm_min.fit import fit, linear, seed_step
 from afm_min.lora import projections
 from afm_min.model import load_model, save_model
-from afm_min.quantize import load_quantized, quantized
+from afm_min.quantize import Palettized, load_quantized, quantized
 from afm_min.run import UserError
 from afm_min.tokenizer import END, Tokenizer
 
@@ -66,10 +66,15 @@ def sensitivity(model, batch):
     """Name of each projection -> how far 2 bits there, and 4 elsewhere, take the packed model away
     from the float one, beyond 4 bits everywhere: in mean divergence over a batch."""
     batch = {name: x.to(model.embedding.device) for name, x in batch.items()}
-    four = dict.fromkeys(projections(model), 4)
-    least = divergence(quantized(model, four), model, batch).mean().item()
-    return {name: divergence(quantized(model, four | {name: 2}), model, batch).mean().item() - least
-            for name in four}
+    packed, rises = quantized(model, dict.fromkeys(projections(model), 4)), {}
+    least = divergence(packed, model, batch).mean().item()
+    for name, layer in projections(model).items():
+        four, two = packed.get_submodule(name), Palettized(layer.inputs, layer.outputs, 2)
+        two.fill(layer.weight)
+        packed.set_submodule(name, two)
+        rises[name] = divergence(packed, model, batch).mean().item() - least
+        packed.set_submodule(name, four)
+    return rises
 
 
 def drawn(run, name, count, of=None):

@@ -73,10 +73,14 @@ class Tokenizer:
             word = word.replace(pair, chr(self.merges[pair]))
         return [ord(token) for token in word]
 
-    def encode(self, text):
-        """str -> list of ids. '<|end|>' in a text is text like any other.
+    def encode(self, text, specials=False):
+        """str -> list of ids. '<|end|>' in a text is text like any other, unless `specials` is set.
 
         Raises UserError for a lone surrogate, which UTF-8 cannot hold."""
+        if specials:
+            parts = regex.split("(" + "|".join(map(regex.escape, SPECIALS)) + ")", text)
+            return [i for part in parts
+                    for i in ([self.special(part)] if part in SPECIALS else self.encode(part))]
         try:
             return list(itertools.chain.from_iterable(map(self.encode_chunk, self.split(text))))
         except UnicodeEncodeError as error:

@@ -56,7 +56,7 @@ def test_merged_equals_attached_and_detached_is_the_base():
     lora.attach(model, adapter)
     attached = logits(model)
     assert (attached - before).abs().max() > 0.1
-    lora.use(model, {})
+    lora.detach(model)
     assert torch.equal(logits(model), before)
     lora.attach(model, adapter)
     lora.merge(model)
@@ -94,7 +94,7 @@ def test_saved_and_loaded_it_is_what_16_bits_hold(tmp_path, rank):
         p.data = p.data.half().float()
     lora.attach(model, adapter)
     expected = logits(model)
-    lora.use(model, {})
+    lora.detach(model)
     lora.attach(model, lora.load_adapter(path, model))
     assert torch.equal(logits(model), expected)
     values = sum(p.numel() for p in parameters(adapter))
