@@ -9,7 +9,7 @@ import torch
 
 from afm_min import export, lora
 from afm_min.model import AFM, Config, load_model, save_model
-from afm_min.quantize import load_quantized, quantized, save_quantized
+from afm_min.quantize import load_quantized, quantized
 from afm_min.run import Run, UserError
 from afm_min.tokenizer import PATTERN, SPECIALS, Tokenizer
 from tests.test_commands import call
@@ -51,10 +51,10 @@ def make_run(path, seed=0, **shape):
             p.data.uniform_(0.5, 2)  # no two alike: none can stand for another
     save_model(run, "sft", model)
     packed = quantized(model, {name: 2 + 2 * (i % 2) for i, name in enumerate(lora.projections(model))})
-    save_quantized(run, "quantize", packed)
+    save_model(run, "quantize", packed, bits=packed.bits)
     for rank, name in ((3, "math"), (8, "tools")):
         adapter = lora.create(packed, rank)
-        for p in adapter.parameters():
+        for p in (p for term in adapter.terms.values() for p in term.parameters()):
             p.data.normal_(std=0.3)
         lora.save_adapter(run.checkpoint(name), adapter)
     return run
