@@ -8,7 +8,6 @@ import contextlib
 import html
 import importlib
 import inspect
-import io
 import json
 import os
 import pathlib
@@ -29,19 +28,17 @@ ROBOTS = {  # host -> its robots.txt
     "forum.example": "User-agent: Applebot\nDisallow: /members\n\nUser-agent: *\nDisallow: /\n\n"
                      "User-agent: applebot\nDisallow: /*?session=\nDisallow: /*.print$\n"
                      "Allow: /members/rules\n"}
-BLOCKED = ("docs.example/drafts/{}", "forum.example/members/{}", "forum.example/{}?session=7",
-           "forum.example/{}.print")
+BLOCKED = filters.words("blocked").split()
 COPIED = "glob imaplib queue shlex statistics threading".split()  # modules that corpus.code reads
 MENU = "Home Products Pricing Careers Newsroom Investors Support Login Imprint Cookies".split()
 ORDINARY = filters.words("ordinary").split(", ")
 TOPICS = [[words.strip().split(", ") for words in topic.split("|")]
           for topic in filters.words("topics").split(";")]
-CONTACTS = ("{name}.{n}@mail.example", "(212) 555-01{n}", "+44 20 7946 09{n}",
-            "4111 1111 1111 1111", "93.184.216.{n}", "078-05-11{n}")
+CONTACTS = filters.words("contacts").split(", ")
 
 
 def reference():
-    """Yield (module name, HTML page), while the next ones are rendered on another core."""
+    """Yield (module name, body of its page), while the next are rendered on another core."""
     with subprocess.Popen([sys.executable, "-W", "ignore", "-m", "afm_min.crawl"],
                           cwd=pathlib.Path(__file__).parent.parent,
                           env={**os.environ, "PYTHONHASHSEED": "0"},
@@ -82,41 +79,36 @@ def junk(rng):
         " ".join("".join(rng.choices("bcdfghjkxz%&#_~", k=7)) for _ in range(90))))
 
 
-def planted(kind, rng, text):
-    """A bad page as (path, text, secret). text: a stretch of a real page, to hide among.
-    secret: what must not get through; of a copy all."""
-    path, secret = f"forum.example/{kind}/{rng.randrange(10**6)}", ""
-    if kind == "blocked":
-        path = rng.choice(BLOCKED).format(rng.randrange(10**6))
-        secret = f"Canary {rng.randrange(10**9)}."
-    elif kind == "unsafe":
-        text, secret = "", unsafe(rng)
-    elif kind == "personal":
-        contact = rng.choice(CONTACTS).format(name=rng.choice(tasks.NAMES), n=rng.randint(10, 99))
-        text, secret = f"{text}\nPlease tell us about mistakes on this page: ", contact
-    elif kind == "junk":
-        text, secret = "", junk(rng)
-    elif kind == "benchmark":
-        secret = rng.choice(tasks.benchmark(tasks.math)).question
-    return path, f"{text}\n{secret}", secret
+BAD = {  # kind of page -> what of it must not get through; of a copy all
+    "blocked": lambda r: f"Canary {r.randrange(10**9)}.",
+    "unsafe": unsafe,
+    "personal": lambda r: r.choice(CONTACTS).format(r.choice(tasks.NAMES), r.randint(10, 99)),
+    "copy": lambda r: "",
+    "junk": junk,
+    "benchmark": lambda r: r.choice(tasks.benchmark(tasks.math)).question}
 
 
 def pages(seed=0):
     """The crawl: yield {"name", "url", "text"}, HTML, and of bad pages "planted", their kind, and
-    "secret". A planted page is named like the real one that it was made from."""
-    bodies = {}
-    for name, page in reference():
-        bodies[name] = re.search(r"(?s)<body[^>]*>(.*)</body>", page)[1]
-        yield {"name": name, "url": f"docs.example/{name}.html", "text": layout(name, bodies[name])}
-    rng = random.Random(seed)
-    for kind in ("blocked", "unsafe", "personal", "copy", "junk", "benchmark") * PLANTED:
+    "secret", which stands after a stretch of a real page or alone. A planted page is named like the
+    real one that it was made from."""
+    bodies, rng = {}, random.Random(seed)
+    for name, body in reference():
+        bodies[name] = body
+        yield {"name": name, "url": f"docs.example/{name}.html", "text": layout(name, body)}
+    for kind in [*BAD] * PLANTED:
         name = rng.choice(list(bodies))
-        text = " ".join(html.unescape(re.sub("<[^>]*>", " ", bodies[name])).split()[100:300])
-        path, text, secret = planted(kind, rng, text)
-        body = "".join(f"<p>{html.escape(line)}</p>" for line in text.splitlines())
+        url = f"forum.example/{kind}/{rng.randrange(10**6)}"
+        if kind == "blocked":
+            url = rng.choice(BLOCKED).format(rng.randrange(10**6))
+        secret = BAD[kind](rng)
+        words = html.unescape(re.sub("<[^>]*>", " ", bodies[name])).split()[100:300]
+        lines = ["" if kind in ("unsafe", "junk") else " ".join(words)]
+        lines += ["Please tell us about mistakes on this page: "] * (kind == "personal")
+        body = "".join(f"<p>{html.escape(line)}</p>" for line in lines + secret.splitlines())
         if kind == "copy":
             body = bodies[name].replace("return", "give back", 3) + "<p>A copy of another page.</p>"
-        yield {"name": name, "url": path, "text": layout(name, body), "planted": kind,
+        yield {"name": name, "url": url, "text": layout(name, body), "planted": kind,
                "secret": secret}
 
 
@@ -124,16 +116,18 @@ def repositories(seed=0):
     """Source files such as one meets elsewhere, each with something against it."""
     rng = random.Random(seed)
     for i in range(2 * PLANTED):
-        module = importlib.import_module(rng.choice(COPIED))
+        name, licence, suffix = rng.choice(COPIED), "MIT", "py"
         kind = rng.choice(("no licence", "not code", "generated code", "copied code"))
-        text, licence = inspect.getsource(module).replace("self", "this", 2), "MIT"
+        text = inspect.getsource(importlib.import_module(name)).replace("self", "this", 2)
         if kind == "no licence":
             licence = rng.choice(("", "GPL-3.0-only", "All rights reserved."))
+        elif kind == "not code":
+            suffix = "csv"
         elif kind == "generated code":
-            text = "# Generated by a table compiler, do not edit.\nTABLE = " + repr(
-                [rng.randrange(10**9) for _ in range(300)])
-        name = f"{module.__name__}.{i}" + (".csv" if kind == "not code" else ".py")
-        yield {"name": name, "text": text, "licence": licence, "planted": kind, "secret": ""}
+            numbers = [rng.randrange(10**9) for _ in range(300)]
+            text = f"# Generated by a table compiler, do not edit.\nTABLE = {numbers}"
+        yield {"name": f"{name}.{i}.{suffix}", "text": text, "licence": licence, "planted": kind,
+               "secret": ""}
 
 
 def math_pages(count=3000, seed=0):
@@ -141,21 +135,18 @@ def math_pages(count=3000, seed=0):
     rng = random.Random(seed)
     for i in range(count):
         problem = tasks.draw(tasks.math, "train", i)
-        host, answer = "math.example", f'<span class="katex">{problem.worked}</span>'
         kind = "" if i % 10 else rng.choice(("no tags", "few symbols", "noise", "other site"))
-        secret = f"{kind} {i}" if kind else ""
-        if kind == "no tags":
-            answer = problem.worked
-        elif kind == "few symbols":
+        host = "shop.example" if kind == "other site" else "math.example"
+        answer, secret = problem.worked, f"{kind} {i}" if kind else ""
+        if kind == "noise":
+            answer = "".join(rng.choices("0123456789+-*=(){}", k=200))
+        if kind != "no tags":
+            answer = f'<span class="katex">{answer}</span>'
+        if kind == "few symbols":
             answer = '<span class="katex">x</span> is what many people ask here every day.' * 3
-        elif kind == "noise":
-            noise = "".join(rng.choices("0123456789+-*=(){}", k=200))
-            answer = f'<span class="katex">{noise}</span>'
-        elif kind == "other site":
-            host = "shop.example"
         body = f"<p>Question: {problem.question}</p><p>Answer: {answer} {secret}</p>"
         yield {"name": f"math {i}", "url": f"{host}/{i}", "text": layout("Answers", body),
-               **({"planted": kind, "secret": secret} if kind else {})}
+               "planted": kind, "secret": secret}
 
 
 class Page(pydoc.HTMLDoc):
@@ -169,23 +160,11 @@ class Page(pydoc.HTMLDoc):
         return pathlib.Path(path).name
 
 
-def render(name):
-    """The page of one module, or None if it cannot be imported here or is too large."""
-    page = Page()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        try:
-            module = pydoc.locate(name)
-        except pydoc.ErrorDuringImport:
-            return None
-        if not inspect.ismodule(module):
-            return None
-        source = page.page(name, page.document(module, name)).replace(sys.executable, "python")
-    source = re.sub(r"(?: |&nbsp;)at(?: |&nbsp;)0x[0-9a-f]+", "", source)
-    return source if len(source) <= LARGEST else None
-
-
 if __name__ == "__main__":
     os.environ.clear()  # some modules keep it as a default argument, and pydoc prints those
-    for name in sorted(sys.stdlib_module_names - UNFIT):
-        if not name.startswith("_") and (source := render(name)):
-            print(json.dumps((name, source)))
+    for name in sorted(name for name in sys.stdlib_module_names - UNFIT if name[0] != "_"):
+        with contextlib.suppress(ImportError, pydoc.ErrorDuringImport):  # not to be had here
+            page = Page().document(*pydoc.resolve(name)).replace(sys.executable, "python")
+            page = re.sub(r"(?: |&nbsp;)at(?: |&nbsp;)0x[0-9a-f]+", "", f"\n{page}\n")
+            if len(page) <= LARGEST:
+                print(json.dumps((name, page)))

@@ -99,26 +99,22 @@ def remove_pii(text):
 
 # Is it well written, and may it be used?
 
-FUNCTION_WORDS = set("a an and are as at be by for from has in is it of on or that the this to was "
-                     "with".split())
+FUNCTION_WORDS = set(words("function").split())
 
 
 def good_prose(text):
     """Rules after Gopher (Rae et al. 2021, table A1) and C4 (Raffel et al. 2020), made for English.
 
     'click here click here ...' -> False; a page that tells something in sentences -> True"""
-    words = text.lower().split()
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if len(words) < 50:
-        return False
-    triples = set(zip(words, words[1:], words[2:]))
-    return (3 <= sum(map(len, words)) / len(words) <= 10
-            and len(re.findall(r"[^\W\d_]", text)) >= 0.5 * sum(map(len, words))
-            and sum(word in FUNCTION_WORDS for word in words) >= 0.08 * len(words)
-            and sum(map(text.count, "#{}|<>\u2026")) <= 0.3 * len(words)
-            and len(set(lines)) >= 0.3 * len(lines) and len(triples) >= 0.3 * len(words)
-            and sum(line[-1] in ".!?:;\"')" or line[0] in "-*\u2022" for line in lines)
-            >= 0.1 * len(lines))
+    words, lines = text.lower().split(), [line.strip() for line in text.splitlines()]
+    lines, count, size = list(filter(None, lines)), len(words), sum(map(len, words))
+    ended = [line for line in lines if line[-1] in ".!?:;\"')" or line[0] in "-*\u2022"]
+    return (count >= 50 and 3 <= size / count <= 10
+            and len(re.findall(r"[^\W\d_]", text)) >= 0.5 * size
+            and sum(word in FUNCTION_WORDS for word in words) >= 0.08 * count
+            and sum(map(text.count, "#{}|<>\u2026")) <= 0.3 * count
+            and len(set(zip(words, words[1:], words[2:]))) >= 0.3 * count
+            and len(set(lines)) >= 0.3 * len(lines) and len(ended) >= 0.1 * len(lines))
 
 
 def good_code(text):
@@ -136,17 +132,9 @@ def good_code(text):
                                r"function|int|interface|struct|void)\b)", text, re.M)))
 
 
-# By SPDX identifier, in lower case, and by the words of headers and of the licences themselves.
-LICENCES = set("""0bsd apache-2.0 blueoak-1.0.0 bsd-2-clause bsd-3-clause bsl-1.0 cc0-1.0 isc mit
-    mit-0 ncsa postgresql psf-2.0 python-2.0 unlicense zlib""".split())
-PERMISSIVE = re.compile(
-    "permission is hereby granted free of charge|redistribution and use in source and binary|"
-    "permission to use copy modify and distribute|free and unencumbered|licensed to psf|"
-    "(?:apache|boost software|python software foundation) license|"
-    r"(?:mit|isc|zlib|bsd|\d clause) (?:style )?licen[cs]e")
-RESTRICTIVE = re.compile(
-    r"gnu (?:\w+ )?general public|\b[al]?gpl(?:v?\d)?\b(?! compatible)|proprietary|confidential|"
-    "(?:mozilla|eclipse|server side) public|non ?commercial|share ?alike")
+LICENCES = set(words("licences").split())
+PERMISSIVE, RESTRICTIVE = (re.compile("|".join(words(name).split(", ")))
+                           for name in ("permissive", "restrictive"))
 
 
 def permissive(text):
@@ -164,11 +152,7 @@ def permissive(text):
     return bool(PERMISSIVE.search(words)) and not RESTRICTIVE.search(words)
 
 
-LANGUAGES = {suffix: language for language, suffixes in {
-    "C": ".c .h", "C#": ".cs", "C++": ".cpp .cc .cxx .hpp .hh", "Go": ".go", "Java": ".java",
-    "JavaScript": ".js .jsx .mjs", "Kotlin": ".kt", "Objective-C": ".m .mm", "PHP": ".php",
-    "Python": ".py", "Ruby": ".rb", "Rust": ".rs", "Swift": ".swift", "TypeScript": ".ts .tsx",
-}.items() for suffix in suffixes.split()}
+LANGUAGES = dict(pair.split("=") for pair in words("languages").split())
 
 
 def language(path):

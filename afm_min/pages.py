@@ -8,6 +8,10 @@ import itertools
 import re
 from urllib.parse import quote, unquote_to_bytes
 
+import regex
+
+from afm_min.filters import words
+
 
 # May the page be fetched?
 
@@ -39,31 +43,24 @@ def normal_path(path, wildcards=""):
 def path_fits(path, pattern):
     """('/abcd', '/a*c') -> True; ('/abcd', '/a*c$') -> False
 
-    What stands between two stars is best found where it first occurs, so there is no going back:
-    many stars, which stall a regular expression, cost no more than few. '^', which no normal path
-    holds, marks the start."""
+    What stands between two stars is best found where it first occurs, so there is no going back,
+    which (?>) forbids: many stars, which stall a usual expression, cost no more than few. '^',
+    which no normal path holds, marks the start."""
     pattern = "^" + (pattern[:-1] if pattern.endswith("$") else pattern + "*").replace("$", "%24")
-    path, position, (*pieces, last) = "^" + path, 0, pattern.split("*")
-    for piece in pieces:
-        position = path.find(piece, position) + len(piece)
-        if position < len(piece):  # find gave -1
-            return False
-    return path.endswith(last, position)
+    *pieces, last = map(regex.escape, pattern.split("*"))
+    first_found = "".join(f"(?>.*?{piece})" for piece in pieces)
+    return bool(regex.fullmatch(f"{first_found}.*{last}", "^" + path))
 
 
 # What of the page is its body?
 
 CONTAINERS = set("aside div footer form header nav ol section table ul".split())
 SILENT = set("aside button footer form header nav noscript script style svg template title".split())
-BLOCKS = CONTAINERS | SILENT | set("""address article blockquote body dd details dl dt figcaption
-    figure h1 h2 h3 h4 h5 h6 head hr label li main p pre summary td th tr""".split())
+BLOCKS = CONTAINERS | SILENT | set(words("blocks").split())
 # Names that authors give to what is not body. Readers such as Safari's heed them, Boilerpipe not.
-NAMED = re.compile(
-    "(?<![a-z])(?<!has-)(?<!with-)(?:ads?|advert|banner|comments?|consent|cookies?|footer|menu|nav|"
-    "navbar|popup|promo|related|share|sidebar|social)(?![a-z])", re.I)
-NOISE = re.compile(
-    r"(?:.{0,99}\baccept (?:all )?cookies|copyright|\(c\)|\u00a9|all rights reserved|advertisement|"
-    r"leave a comment|read more|related stories|share this)(?!\w)", re.I)
+NAMED = re.compile(rf"(?<![a-z])(?<!has-)(?<!with-)(?:{words('named').replace(' ', '|')})(?![a-z])",
+                   re.I)
+NOISE = re.compile(rf"(?:{words('noise').replace(', ', '|')})(?!\w)", re.I)
 # density: the share of words that stand in links; 1 if the block is a phrase like those above
 Block = collections.namedtuple("Block", "tag text words density", defaults=("", "", 0, 0.0))
 
@@ -115,7 +112,7 @@ class BlockParser(html.parser.HTMLParser):
     def __init__(self):
         super().__init__()
         self.blocks, self.parts, self.words, self.linked = [], [], 0, 0
-        self.tag, self.link, self.article, self.silent, self.depth = "", False, False, "", 0
+        self.tag, self.link, self.article, self.silent = "", False, False, []
 
     def updatepos(self, i, j):
         """html.parser would count lines here, which nobody asks for."""
@@ -123,9 +120,9 @@ class BlockParser(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         if self.silent and tag not in ("body", "main"):
-            self.depth += tag == self.silent
+            self.silent += [tag] * (tag in self.silent)
             return
-        attributes, self.silent = dict(attributes), ""
+        attributes, self.silent = dict(attributes), []
         if tag == "br":
             self.parts.append("\n")
         elif tag == "a":
@@ -133,15 +130,15 @@ class BlockParser(html.parser.HTMLParser):
         elif tag in BLOCKS:
             self.end_block(tag)
         self.article |= tag in ("article", "main")
-        named = tag in CONTAINERS and NAMED.search(f"{attributes.get('class')} "
-                                                   f"{attributes.get('id')}")
-        if named or tag in SILENT and not (tag == "header" and self.article):
-            self.silent, self.depth = tag, 1
+        named = NAMED.search(f"{attributes.get('class')} {attributes.get('id')}")
+        title = tag == "header" and self.article
+        if tag in CONTAINERS and named or tag in SILENT and not title:
+            self.silent = [tag]
 
     def handle_endtag(self, tag):
         if self.silent:
-            self.depth -= tag == self.silent
-            self.silent *= self.depth > 0
+            if tag in self.silent:
+                self.silent.pop()
         elif tag in BLOCKS:
             self.end_block("")
             self.article &= tag not in ("article", "main")
