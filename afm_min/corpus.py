@@ -5,6 +5,7 @@ dict of source, name, topic, text, and held_out: true for those that no stage ma
 """
 import ast
 import collections
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -29,8 +30,7 @@ SHARES = {"code": 0.3, "public": 0.7}  # share of a source's topics that is read
 # "recall" is written on the way: in the report in context lengthening only, but see README.
 CORE = {"web": 0.5, "code": 0.2, "public": 0.25, "math": 0.05, "questions": 0.7, "user": 1,
         "recall": 0.25}
-CONTINUED = {"web": 0.2, "code": 0.3, "public": 0.1, "math": 0.2, "licensed": 0.2,
-             "questions": 0.7, "user": 1, "recall": 0.25}
+CONTINUED = CORE | {"web": 0.2, "code": 0.3, "public": 0.1, "math": 0.2, "licensed": 0.2}
 LENGTHENING = CONTINUED | {"recall": 1}
 ANSWER_WEIGHT = 30.0  # of an answer of recall in the loss; all other tokens have 1
 STDLIB = pathlib.Path(sysconfig.get_path("stdlib"))
@@ -40,8 +40,7 @@ LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "encodings", "pydoc_data", "s
 
 def licensed():
     """The language reference: long, edited prose."""
-    for name, text in pydoc_data.topics.topics.items():
-        yield {"name": name, "text": text}
+    yield from ({"name": name, "text": text} for name, text in pydoc_data.topics.topics.items())
 
 
 def code():
@@ -56,19 +55,18 @@ def code():
 
 def public():
     """Documentation that numpy and torch carry: the long string literals in their sources."""
-    for package, names in ((numpy, "lib _core"), (torch, "nn nn/modules optim distributions")):
+    for package, names in ((numpy, ". lib _core"), (torch, ". nn nn/modules optim distributions")):
         about = importlib.metadata.metadata(package.__name__)
         licence = about.get("License-Expression") or about.get("License", "")
         root = pathlib.Path(package.__file__).parent
-        folders = [root, *(root / folder for folder in names.split())]
+        folders = [root / name for name in names.split()]
         for path in sorted(path for folder in folders for path in folder.glob("*.py")):
             name = path.relative_to(root.parent).as_posix()
-            if not taken("public", name):
-                continue
-            strings = [node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-                       if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-            yield {"name": name, "licence": licence,
-                   "text": "\n\n".join(string for string in strings if len(string) > 200)}
+            if taken("public", name):
+                nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                values = (getattr(node, "value", None) for node in nodes)
+                yield {"name": name, "licence": licence, "text": "\n\n".join(
+                    value for value in values if isinstance(value, str) and len(value) > 200)}
 
 
 def questions(count=16_000):
@@ -89,11 +87,11 @@ SOURCES = {"web": crawl.pages, "licensed": licensed, "code": code, "public": pub
 def user_files(folder):
     """All files below a folder but hidden ones. One of more than 64 K characters becomes several
     documents, so that a single large file can be split into what is trained on and held out."""
-    folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise UserError(f"--data {folder}: there is no such folder")
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if "/." in f"/{name}" or not path.is_file():
             continue
         try:
             text = path.read_bytes().decode("utf-8")
@@ -103,22 +101,20 @@ def user_files(folder):
             raise UserError(f"{path} is not UTF-8 (see byte {error.start}): convert it, or take it "
                             "out of the folder") from None
         for start in range(0, len(text), 2**16):
-            yield {"name": f"{path.relative_to(folder)} {start}", "text": text[start:start + 2**16]}
+            yield {"name": f"{name} {start}", "text": text[start:start + 2**16]}
 
 
 def collect(folder, common):
     """All documents: those of SOURCES that pass the funnel, or a user's files as they are, of the
     source "user". Returns them, and the funnel or None."""
     funnel = None if folder else Funnel(pydoc_data.topics.topics.values(), common)
-    sources = {"user": lambda: user_files(folder)} if folder else SOURCES
-    found = (document | {"source": source} for source, read in sources.items()
-             for document in read() if document["text"].strip())
-    documents = [{name: document[name] for name in ("source", "name", "text")}
-                 | {"topic": topic(document["source"], document["name"])}
-                 for document in (funnel.run(found) if funnel else found)]
-    held_out = held_out_topics(documents)
-    for document in documents:
-        document["held_out"] = document["topic"] in held_out
+    sources = {"user": lambda: user_files(pathlib.Path(folder))} if folder else SOURCES
+    found = (d | {"source": source} for source, read in sources.items()
+             for d in read() if d["text"].strip())
+    documents = [{"source": d["source"], "name": d["name"], "text": d["text"],
+                  "topic": topic(d["source"], d["name"])}
+                 for d in (funnel.run(found) if funnel else found)]
+    hold_out(documents)
     documents = without_known_lines(documents)
     if len({document["held_out"] for document in documents}) < 2:
         raise UserError(f"--data {folder} needs text to train on and other text to hold out: give "
@@ -147,32 +143,33 @@ def taken(source, name):
     return digest(topic(source, name)) < SHARES[source]
 
 
-def held_out_topics(documents):
-    """In each source, the topics with the lowest digests: HELD_OUT of them, and at least one."""
-    topics = {}  # source -> set of topics
+def hold_out(documents):
+    """Mark those on the topics of each source with the lowest digests: HELD_OUT of them, and at
+    least one."""
+    held_out = set()
+    for source in {d["source"] for d in documents}:
+        topics = sorted({d["topic"] for d in documents if d["source"] == source}, key=digest)
+        held_out.update(topics[:max(1, round(HELD_OUT * len(topics)))])
     for document in documents:
-        topics.setdefault(document["source"], set()).add(document["topic"])
-    return {topic for names in topics.values()
-            for topic in sorted(names, key=digest)[:max(1, round(HELD_OUT * len(names)))]}
+        document["held_out"] = document["topic"] in held_out
 
 
 def without_known_lines(documents, length=40):
     """Take from held-out documents the lines of `length` characters or more that also stand in a
     document trained on, such as methods that a page shows as inherited: they are known, not new."""
-    known = {line for document in documents if not document["held_out"]
-             for line in document["text"].splitlines() if len(line) >= length}
-    for document in documents:
-        if document["held_out"]:
-            lines = document["text"].splitlines(keepends=True)
-            document["text"] = "".join(line for line in lines if line.rstrip("\r\n") not in known)
-    return [document for document in documents if document["text"].strip()]
+    known = {line for d in documents if not d["held_out"]
+             for line in d["text"].splitlines() if len(line) >= length}
+    for d in documents:
+        if d["held_out"]:
+            lines = d["text"].splitlines(keepends=True)
+            d["text"] = "".join(line for line in lines if line.rstrip("\r\n") not in known)
+    return [d for d in documents if d["text"].strip()]
 
 
 def read(run):
     """The documents of a run."""
     try:
-        with open(run.file("documents.jsonl"), encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
+        return list(map(json.loads, run.file("documents.jsonl").read_text().splitlines()))
     except FileNotFoundError:
         raise UserError(f"{run.path} holds no documents: run the stage data first") from None
 
@@ -181,26 +178,25 @@ def data(run, *, folder="", common=5):
     """Collect the documents: from `folder`, or those that CPython carries, through the funnel."""
     documents, funnel = collect(folder, common)
     write_text(run.file("documents.jsonl"), "".join(json.dumps(d) + "\n" for d in documents))
-    sizes = collections.Counter()  # source -> millions of characters
+    sizes = collections.Counter()
     for document in documents:
-        sizes[document["source"]] += len(document["text"]) / 1e6
-    return ({f"{source} M characters": size for source, size in sizes.items()}
-            | (funnel.report() if funnel else {}))
+        sizes[f"{document['source']} M characters"] += len(document["text"]) / 1e6
+    return {**sizes, **(funnel.report() if funnel else {})}
 
 
 def tokenizer(run, *, mixture=CONTINUED, coverage=0.9995):
     """Train the tokenizer on documents in the proportions of the mixture, so that what the model
     sees often becomes few tokens; turn all documents into ids."""
     documents = read(run)
-    trained = Tokenizer.train(proportioned([d for d in documents if not d["held_out"]], mixture),
-                              run.config.vocab_size, coverage)
+    texts = {"train": {}, "held_out": {}}  # split -> source -> its texts
+    for d in documents:
+        of_split = texts["held_out" if d["held_out"] else "train"]
+        of_split.setdefault(d["source"], []).append(d["text"])
+    seen = proportioned([d for d in documents if not d["held_out"]], mixture)
+    trained = Tokenizer.train(seen, run.config.vocab_size, coverage)
     trained.save(run.file("tokenizer.json"))
-    streams = {"train": {}, "held_out": {}}  # split -> source -> ids (N,)
-    for split, source in {("held_out" if d["held_out"] else "train", d["source"]): None
-                          for d in documents}:
-        streams[split][source] = pack(
-            [d["text"] for d in documents
-             if d["source"] == source and d["held_out"] == (split == "held_out")], trained)
+    streams = {split: {source: pack(found, trained) for source, found in sources.items()}
+               for split, sources in texts.items()}  # ids (N,) instead of texts
     save(run.file("tokens.pt"), **streams, **run.origin("tokenizer"))
     tokens = sum(len(ids) for split in streams.values() for ids in split.values())
     return {"vocabulary": trained.vocab_size,
@@ -210,21 +206,18 @@ def tokenizer(run, *, mixture=CONTINUED, coverage=0.9995):
 def proportioned(documents, mixture):
     """Their texts, of each source so many, or so often, that it has its share of all characters."""
     lengths, rng = collections.Counter(), random.Random(0)
-    for document in documents:
-        lengths[document["source"]] += len(document["text"])
+    for d in documents:
+        lengths[d["source"]] += len(d["text"])
     unit = lengths.total() / (sum(mixture.get(source, 0) for source in lengths) or 1)
-    for document in documents:
-        source = document["source"]
-        times = mixture.get(source, 0) * unit / lengths[source]
-        yield from [document["text"]] * int(times + rng.random())
+    for d in documents:
+        times = mixture.get(d["source"], 0) * unit / lengths[d["source"]]
+        yield from [d["text"]] * int(times + rng.random())
 
 
 def pack(texts, tokenizer):
     """Texts -> one stream of ids (N,), int32, each text opened by <|document|>."""
-    ids = []
-    for text in texts:
-        ids += [tokenizer.special(DOCUMENT), *tokenizer.encode(text)]
-    return torch.tensor(ids, dtype=torch.int32)
+    encoded = ([tokenizer.special(DOCUMENT), *tokenizer.encode(text)] for text in texts)
+    return torch.tensor([i for ids in encoded for i in ids], dtype=torch.int32)
 
 
 def mixture_batches(streams, weights, rows, length):
@@ -246,13 +239,11 @@ def mixture_batches(streams, weights, rows, length):
     if not names:
         raise UserError(f"the mixture {weights} names none of the sources {', '.join(streams)}")
     shares = torch.tensor([float(weights[name]) for name in names])
+    chosen = [streams[name] for name in names]
+    draws = [s if callable(s) else functools.partial(window, s) for s in chosen]
 
     def batch(step):
-        drawn = []
-        for source in torch.multinomial(shares, rows, replacement=True):
-            stream = streams[names[source]]
-            drawn.append(stream(length + 1) if callable(stream) else
-                         (window(stream, length + 1), torch.ones(length + 1)))
+        drawn = [draws[i](length + 1) for i in torch.multinomial(shares, rows, replacement=True)]
         ids, weights = map(torch.stack, zip(*drawn))
         return {"ids": ids.long(), "weight": weights}
 
@@ -260,25 +251,22 @@ def mixture_batches(streams, weights, rows, length):
 
 
 def window(stream, size):
-    """`size` ids in a row from anywhere in a stream."""
+    """`size` ids in a row from anywhere in a stream, and the weight 1 of each."""
     start = torch.randint(len(stream) - size + 1, ())
-    return stream[start:start + size]
+    return stream[start:start + size], torch.ones(size)
 
 
 def with_fact(filler, problem, places, tokenizer):
     """Ids in which a problem's fact stands at the first of some places in the filler, and at each
     of the others its question with the answer. Returns them, and for each if it is of an answer."""
     before, after = problem.text().split(problem.answer)
-    told = [(tokenizer.encode(f"\n{problem.fact}\n"), False)]
-    asked = [(tokenizer.encode(f"\n{before}"), False), (tokenizer.encode(problem.answer), True),
-             (tokenizer.encode(after), False)]
-    pieces, done = [], 0
-    for place in places:
-        pieces += [(filler[done:place], False), *(asked if pieces else told)]
-        done = place
-    pieces += [(filler[done:], False)]
-    return ([i for ids, _ in pieces for i in ids],
-            [is_answer for ids, is_answer in pieces for _ in ids])
+    told = [(i, False) for i in tokenizer.encode(f"\n{problem.fact}\n")]
+    asked = [(i, text == problem.answer) for text in (f"\n{before}", problem.answer, after)
+             for i in tokenizer.encode(text)]
+    row = [(i, False) for i in filler]
+    for place, piece in reversed([*zip(places, [told, *[asked] * len(places)])]):
+        row[place:place] = piece  # the last first, as it moves what stands behind it
+    return [list(column) for column in zip(*row)]
 
 
 def recall_rows(streams, mixture, tokenizer):
@@ -291,7 +279,7 @@ def recall_rows(streams, mixture, tokenizer):
         if not shares:
             raise UserError(f"the mixture {mixture} has no text to tell facts in: add a source")
         rng = random.Random(torch.randint(2**31, ()).item())
-        filler = window(streams[rng.choices(list(shares), shares.values())[0]], size).tolist()
+        filler = window(streams[rng.choices(list(shares), shares.values())[0]], size)[0].tolist()
         problem = tasks.draw(tasks.recall, "train", rng.random())
         asked = [0] * rng.randint(1, max(1, size // 40))
         room = max(0, size - len(with_fact([], problem, [0, *asked], tokenizer)[0]))

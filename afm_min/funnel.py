@@ -3,7 +3,6 @@
 A document is a dict: source, name, text, and what its source says of it (url, licence). A planted
 one also says of what kind it is, and which secret of it must not get through: so we know what did.
 """
-import collections
 import json
 import random
 import tempfile
@@ -36,7 +35,7 @@ class Funnel:
         harmless = good + [crawl.unsafe(rng, harmless=True) for _ in range(3000)]
         junk = [crawl.junk(rng) for _ in range(300)]
         problems = [tasks.draw(tasks.math, "train", f"fluent {i}").text() for i in range(500)]
-        self.unsafe = learn(map(filters.topical, unsafe), map(filters.topical, harmless))
+        self.unsafe = learn(*(list(map(filters.topical, texts)) for texts in (unsafe, harmless)))
         self.junk = learn(junk, good)
         self.mathematics = CharacterModel(problems)
         self.near = NearDuplicates()
@@ -44,17 +43,15 @@ class Funnel:
             [problem.question for family in families.families({}).values()
              for problem in tasks.benchmark(family)], common)
         self.rows = {}  # (source, filter) -> [documents in, out, million characters out]
-        self.planted = collections.Counter()  # (kind, "planted" or "got through") -> documents
+        self.planted = {}  # kind -> [documents planted, got through]
 
     def filter(self, name, document):
         """The text as the filter of that name leaves it; "" if it drops the document."""
         text = document["text"]
-        if name == "body":
-            return pages.extract_body(text)
-        if name == "personal data":
-            return filters.remove_pii(text)
-        return text * {
+        kept = {
             "robots.txt": lambda: allowed(document["url"]),
+            "body": lambda: pages.extract_body(text),
+            "personal data": lambda: filters.remove_pii(text),
             "safety": lambda: not (filters.profane(text)
                                    or self.unsafe(filters.topical(text)) > 0.3),
             "near-duplicates": lambda: not self.near.seen(text),
@@ -68,6 +65,7 @@ class Funnel:
             "fluency": lambda: self.mathematics.bits(text) < 3,
             "domain": lambda: filters.math_domain(document["url"]),
         }[name]()
+        return kept if isinstance(kept, str) else text * kept
 
     def passes(self, document, names):
         """Take a document through these filters; whether it comes out of the last."""
@@ -85,29 +83,26 @@ class Funnel:
         """Yield the documents that pass, in two passes: what comes out of the first is counted."""
         with tempfile.TemporaryFile("w+", encoding="utf-8") as kept:
             for document in documents:
-                self.planted[document.get("planted"), "planted"] += 1
+                self.planted.setdefault(document.get("planted"), [0, 0])[0] += 1
                 if self.passes(document, ORDER[document["source"]].split(", ")[:-1]):
                     self.benchmarks.count(document["text"])
                     kept.write(json.dumps(document) + "\n")
             kept.seek(0)
             for document in map(json.loads, kept):
                 if self.passes(document, ["benchmarks"]):
-                    self.planted[document.get("planted"), "got through"] += (
-                        document.get("secret", "") in document["text"])
+                    through = document.get("secret", "") in document["text"]
+                    self.planted[document.get("planted")][1] += through
                     yield document
 
     def report(self):
         """For report.json: the counts of each filter, and of what was planted."""
         return {"funnel": [[source, name, *row] for (source, name), row in self.rows.items()],
-                "planted": [[kind, count, self.planted[kind, "got through"]]
-                            for (kind, what), count in self.planted.items()
-                            if kind and what == "planted"]}
+                "planted": [[kind, *row] for kind, row in self.planted.items() if kind]}
 
 
 def learn(yes, no):
     """A classifier that tells texts of the one kind from those of the other."""
-    yes, no = list(yes), list(no)
-    return Classifier.train(yes + no, [1] * len(yes) + [0] * len(no))
+    return Classifier(yes + no, [1] * len(yes) + [0] * len(no))
 
 
 def allowed(url):

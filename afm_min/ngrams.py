@@ -15,7 +15,7 @@ MULTIPLIER = numpy.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: odd
 
 @functools.lru_cache(2**18)  # words recur
 def hash_word(word):
-    digest = hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=8).digest()
+    digest = hashlib.blake2b(word.encode(errors="replace"), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
 
@@ -31,12 +31,6 @@ def ngrams(words, n):
     for i in range(1, n):
         hashes = hashes * MULTIPLIER + words[i:i + len(hashes)]
     return hashes
-
-
-def find(keys, queries):
-    """([2, 5], [5, 6]) -> [1, -1]: where in the keys, sorted and at least one, the queries are."""
-    places = numpy.searchsorted(keys, queries) % len(keys)
-    return numpy.where(keys[places] == queries, places, -1)
 
 
 SIGNATURE, BANDS, ROWS = 128, 8, 3
@@ -64,21 +58,17 @@ class NearDuplicates:
     at s = 0.8, and the threshold 3 of these lower."""
 
     def __init__(self, threshold=0.7):
-        self.threshold, self.kept = threshold, bytearray()  # signatures, one after the other
-        self.buckets = {}  # hash of a band -> indices of those that have it
+        self.threshold, self.buckets = threshold, {}  # (number of a band, *band) -> signatures
 
     def seen(self, text):
-        """False for a text unlike all before, which is then kept; True for others."""
-        entries = signature(text)
-        bands = ngrams(entries[:BANDS * ROWS].astype(numpy.uint64), ROWS)[::ROWS]
-        bands = (bands + numpy.arange(BANDS, dtype=numpy.uint64)).tolist()
-        known = list({index for band in bands for index in self.buckets.get(band, ())})
-        known = numpy.frombuffer(self.kept, numpy.uint32).reshape(-1, SIGNATURE)[known]
-        if (known == entries).mean(axis=1).max(initial=0) >= self.threshold:
+        """False for a text unlike all before, whose signature is then kept; True for others."""
+        new = signature(text)
+        bands = [(i, *new[i * ROWS:(i + 1) * ROWS].tolist()) for i in range(BANDS)]
+        alike = (old for band in bands for old in self.buckets.get(band, ()))
+        if any((old == new).mean() >= self.threshold for old in alike):
             return True
         for band in bands:
-            self.buckets.setdefault(band, []).append(len(self.kept) // entries.nbytes)
-        self.kept += entries.tobytes()
+            self.buckets.setdefault(band, []).append(new)
         return False
 
 
@@ -89,71 +79,63 @@ class Decontamination:
     an n-gram seen `common` times or more is common usage, and tells nothing (the report's rule)."""
 
     def __init__(self, questions, common=1000):
-        hashes = [ngrams(hash_words(question), n) for question in questions for n in range(4, 14)]
-        self.ngrams = numpy.unique(numpy.concatenate([numpy.zeros(1, numpy.uint64), *hashes]))
-        self.common, self.counts = common, numpy.zeros(len(self.ngrams), int)
+        self.common, self.counts = common, {}  # n-gram of the benchmark -> times seen
+        for words in map(hash_words, questions):
+            for n in range(4, 14):
+                self.counts |= dict.fromkeys(ngrams(words, n).tolist(), 0)
 
     def shared(self, text):
-        """Indices of the benchmark's n-grams in a text, each as often as it stands there."""
-        words, found = hash_words(text), []
+        """The benchmark's n-grams in a text, each as often as it stands there."""
         for n in range(4, 14):
-            places = find(self.ngrams, ngrams(words, n))
-            found.append(places[places >= 0])
-            if not len(found[-1]):  # so no longer one is shared
-                break
-        return numpy.concatenate(found)
+            found = [gram for gram in ngrams(hash_words(text), n).tolist() if gram in self.counts]
+            yield from found
+            if not found:  # so no longer one is shared
+                return
 
     def count(self, text):
-        numpy.add.at(self.counts, self.shared(text), 1)
+        for ngram in self.shared(text):
+            self.counts[ngram] += 1
 
     def contaminated(self, text):
-        return bool((self.counts[self.shared(text)] < self.common).any())
+        return any(self.counts[ngram] < self.common for ngram in self.shared(text))
 
 
-@functools.lru_cache(2**18)
-def hash_stem(word):
-    """Without its ending, so that "bombing" and "bombs" say the same."""
-    return hash_word(re.sub(r"(?<=\w\w\w)(?:ing|ed|es|er|e|s)$", "", word))
+ENDING = re.compile(r"(?<=\w\w\w)(?:ing|ed|es|er|e|s)\b")  # so "bombing" and "bombs" say the same
 
 
 class Classifier:
-    """Logistic regression on the words and pairs of words that a text has. Call it with a text for
-    the probability of label 1.
+    """Logistic regression on the words, less endings, and pairs of words that a text has. Call it
+    with a text for the probability of label 1.
 
     Words and pairs are hashed to weights (2^18,); number 0 is on in every text: the bias."""
 
-    def __init__(self, weights):
-        self.weights = weights
+    def __init__(self, texts, labels, steps=200, rate=10.0, decay=1e-5):
+        """Least mean cross-entropy + decay / 2 |weights|^2 by gradient descent, momentum 0.9.
+
+        labels: 0 or 1 for each text. Features of length 1 bound the curvature by 1/4, and descent
+        with this momentum converges if rate * curvature < 3.8: no data can make it diverge."""
+        features = list(map(self.features, texts))
+        sizes, column = list(map(len, features)), numpy.concatenate(features)
+        row = numpy.repeat(numpy.arange(len(sizes)), sizes)
+        value = numpy.repeat(numpy.array(sizes)**-0.5, sizes)
+        self.weights, velocity = numpy.zeros((2, 2**18))
+        for _ in range(steps):
+            error = sigmoid(numpy.bincount(row, self.weights[column] * value)) - labels
+            gradient = numpy.bincount(column, error[row] * value, 2**18) / len(sizes)
+            velocity = 0.9 * velocity - rate * (gradient + decay * self.weights)
+            self.weights += velocity
 
     @staticmethod
     def features(text):
         """Indices of the weights that a text turns on. Of F of them each has the value F^-0.5, so
         that a long text has no more to say than a short one."""
-        words = numpy.fromiter(map(hash_stem, re.findall(r"\w+", text.lower())), numpy.uint64)
+        words = hash_words(ENDING.sub("", text.lower()))
         hashes = numpy.concatenate([words, ngrams(words, 2)]) >> numpy.uint64(64 - 18)
         return numpy.union1d(hashes.astype(int), 0)
 
     def __call__(self, text):
         features = self.features(text)
         return float(sigmoid(self.weights[features].sum() / len(features)**0.5))
-
-    @classmethod
-    def train(cls, texts, labels, steps=200, rate=10.0, decay=1e-5):
-        """Least mean cross-entropy + decay / 2 |weights|^2 by gradient descent, momentum 0.9.
-
-        labels: 0 or 1 for each text. Features of length 1 bound the curvature by 1/4, and descent
-        with this momentum converges if rate * curvature < 3.8: no data can make it diverge."""
-        features = [cls.features(text) for text in texts]
-        sizes, column = [len(indices) for indices in features], numpy.concatenate(features)
-        row = numpy.repeat(numpy.arange(len(sizes)), sizes)
-        value = numpy.repeat(numpy.array(sizes)**-0.5, sizes)
-        weights, velocity = numpy.zeros((2, 2**18))
-        for _ in range(steps):
-            error = sigmoid(numpy.bincount(row, weights[column] * value)) - labels
-            gradient = numpy.bincount(column, error[row] * value, 2**18) / len(sizes)
-            velocity = 0.9 * velocity - rate * (gradient + decay * weights)
-            weights += velocity
-        return cls(weights)
 
 
 def sigmoid(logits):
@@ -175,8 +157,7 @@ class CharacterModel:
     @staticmethod
     def codes(text):
         """Each byte and the 3 before it as one number, (bytes,). Before a text stand line ends."""
-        data = b"\n\n\n" + text.encode("utf-8", "replace")
-        data = numpy.frombuffer(data, numpy.uint8).astype(int)
+        data = numpy.frombuffer(b"\n\n\n" + text.encode(errors="replace"), "uint8").astype(int)
         return sum(data[i:len(data) - 3 + i] << 8 * (3 - i) for i in range(4))
 
     def probabilities(self, codes):
@@ -193,6 +174,8 @@ class CharacterModel:
 
 
 def seen(table, queries):
-    """(([2, 5], [10, 20]), [5, 6]) -> [20, 0]: how often the queries are counted in the table."""
+    """(([2, 5], [10, 20]), [5, 6]) -> [20, 0]: how often the queries are counted in the table, whose
+    keys are sorted."""
     keys, counts = table
-    return numpy.append(counts, 0)[find(keys, queries)]
+    places = numpy.searchsorted(keys, queries) % len(keys)
+    return numpy.where(keys[places] == queries, counts[places], 0)
