@@ -46,10 +46,9 @@ def licensed():
 def code():
     """The standard library's own sources, and files such as one meets in other repositories."""
     for path in sorted(STDLIB.rglob("*.py")):
-        name = path.relative_to(STDLIB)
-        if not LEFT_OUT & set(name.parts) and taken("code", name.as_posix()):
-            yield {"name": name.as_posix(), "text": path.read_text(encoding="utf-8"),
-                   "licence": "PSF-2.0"}
+        name = path.relative_to(STDLIB).as_posix()
+        if not LEFT_OUT & set(name.split("/")) and taken("code", name):
+            yield {"name": name, "text": path.read_text("utf-8"), "licence": "PSF-2.0"}
     yield from crawl.repositories()
 
 
@@ -63,7 +62,7 @@ def public():
         for path in sorted(path for folder in folders for path in folder.glob("*.py")):
             name = path.relative_to(root.parent).as_posix()
             if taken("public", name):
-                nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                nodes = ast.walk(ast.parse(path.read_text("utf-8")))
                 values = (getattr(node, "value", None) for node in nodes)
                 yield {"name": name, "licence": licence, "text": "\n\n".join(
                     value for value in values if isinstance(value, str) and len(value) > 200)}
@@ -75,9 +74,8 @@ def questions(count=16_000):
     for i in range(count):
         family = everything[i % len(everything)]
         problem = tasks.draw(family, "train", f"public {i}")
-        said = [message["content"] for message in problem.messages()]
-        yield {"name": f"{family.name} {i}", "licence": "CC0-1.0",
-               "text": "\n".join([*said, problem.worked])}
+        said = [*(message["content"] for message in problem.messages()), problem.worked]
+        yield {"name": f"{family.name} {i}", "licence": "CC0-1.0", "text": "\n".join(said)}
 
 
 SOURCES = {"web": crawl.pages, "licensed": licensed, "code": code, "public": public,
