@@ -174,8 +174,7 @@ class CharacterModel:
 
 
 def seen(table, queries):
-    """(([2, 5], [10, 20]), [5, 6]) -> [20, 0]: how often the queries are counted in the table, whose
-    keys are sorted."""
+    """(([2, 5], [10, 20]), [5, 6]) -> [20, 0]: how often queries are counted; keys are sorted."""
     keys, counts = table
     places = numpy.searchsorted(keys, queries) % len(keys)
     return numpy.where(keys[places] == queries, counts[places], 0)

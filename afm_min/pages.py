@@ -72,7 +72,7 @@ def extract_body(page):
     A page is cut into blocks, and the words of a block and of its neighbours, and how many of them
     stand in links, tell whether it is body. A short block joins the body before or after it, a
     heading only the one after it."""
-    blocks, end = text_blocks(page), [Block()]
+    blocks, end = BlockParser(page).blocks, [Block()]
     kept = list(map(is_body, end + blocks, blocks, blocks[1:] + end))
     joins = [block.density <= 1 / 3 for block in blocks]
     for i in range(1, len(blocks)):
@@ -92,31 +92,22 @@ def is_body(previous, block, following):
         block.tag in ("pre", "dt", "dd") or sentence or block.words > (40 if alone else 16))
 
 
-def text_blocks(page):
-    """'<p>One <a href=x>two</a>' -> [Block(tag='p', text='One two', words=2, density=0.5)]
-
-    html.parser raises on '<![x]>', and searches to the end of the page from each tag that is not
-    closed: so declarations and comments go first, and a < that begins no tag becomes text."""
-    page = re.sub(r"(?s)<!--.*?(?:-->|\Z)|<[!?][^<>]*>?", "", page)
-    parser = BlockParser()
-    parser.feed(re.sub(r"<(?!/?[A-Za-z][^<>]*>)", "&lt;", page) + "<p>")  # to end the last
-    return parser.blocks
-
-
 class BlockParser(html.parser.HTMLParser):
     """Gathers the blocks outside of silent elements. Lines end at <br>, in <pre> as they do there.
 
+    BlockParser('<p>One <a href=x>two</a>').blocks -> [Block('p', 'One two', 2, 0.5)]
     An element is silent by its tag, or by a name such as "sidebar"; but a header in an article
     holds its title. One never closed is taken to end where <main> or <body> begins."""
 
-    def __init__(self):
+    def __init__(self, page):
+        """html.parser raises on '<![x]>', and searches to the end of the page from each tag that is
+        not closed: so declarations and comments go first, and a < that begins no tag is text."""
         super().__init__()
         self.blocks, self.parts, self.words, self.linked = [], [], 0, 0
-        self.tag, self.link, self.article, self.silent = "", False, False, []
-
-    def updatepos(self, i, j):
-        """html.parser would count lines here, which nobody asks for."""
-        return j
+        self.tag, self.link, self.article = "", False, False
+        self.silent = []  # the silent element we are in, and those of its tag within it
+        page = re.sub(r"(?s)<!--.*?(?:-->|\Z)|<[!?][^<>]*>?", "", page)
+        self.feed(re.sub(r"<(?!/?[A-Za-z][^<>]*>)", "&lt;", page) + "<p>")  # to end the last
 
     def handle_starttag(self, tag, attributes):
         if self.silent and tag not in ("body", "main"):
