@@ -24,7 +24,9 @@ from afm_min.run import UserError, save, write_text
 from afm_min.tokenizer import DOCUMENT, Tokenizer
 
 HELD_OUT = 0.05  # share of each source's topics, at least
-SHARES = {"code": 0.3, "public": 0.7}  # share of a source's topics that is read; of others all
+# Share of a source's topics that is read, of others all: those with the lowest digests, as it is
+# with what is held out, so that this is always among it.
+SHARES = {"code": 0.3, "public": 0.7}
 
 # The mixture of each stage: source -> share of the rows, in any unit. "user" is --data's text;
 # "recall" is written on the way: in the report in context lengthening only, but see README.
@@ -47,7 +49,7 @@ def code():
     """The standard library's own sources, and files such as one meets in other repositories."""
     for path in sorted(STDLIB.rglob("*.py")):
         name = path.relative_to(STDLIB).as_posix()
-        if not LEFT_OUT & set(name.split("/")) and taken("code", name):
+        if not LEFT_OUT & set(name.split("/")):
             yield {"name": name, "text": path.read_text("utf-8"), "licence": "PSF-2.0"}
     yield from crawl.repositories()
 
@@ -61,11 +63,10 @@ def public():
         folders = [root / name for name in names.split()]
         for path in sorted(path for folder in folders for path in folder.glob("*.py")):
             name = path.relative_to(root.parent).as_posix()
-            if taken("public", name):
-                nodes = ast.walk(ast.parse(path.read_text("utf-8")))
-                values = (getattr(node, "value", None) for node in nodes)
-                yield {"name": name, "licence": licence, "text": "\n\n".join(
-                    value for value in values if isinstance(value, str) and len(value) > 200)}
+            nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+            values = (getattr(node, "value", None) for node in nodes)
+            strings = (value for value in values if isinstance(value, str) and len(value) > 200)
+            yield {"name": name, "licence": licence, "text": "\n\n".join(strings)}
 
 
 def questions(count=16_000):
@@ -107,10 +108,10 @@ def collect(folder, common):
     source "user". Returns them, and the funnel or None."""
     funnel = None if folder else Funnel(pydoc_data.topics.topics.values(), common)
     sources = {"user": lambda: user_files(pathlib.Path(folder))} if folder else SOURCES
-    found = (d | {"source": source} for source, read in sources.items()
-             for d in read() if d["text"].strip())
-    documents = [{"source": d["source"], "name": d["name"], "text": d["text"],
-                  "topic": topic(d["source"], d["name"])}
+    found = (d | {"source": source, "topic": topic(source, d["name"])}
+             for source, read in sources.items() for d in read() if d["text"].strip())
+    found = (d for d in found if digest(d["topic"]) < SHARES.get(d["source"], 1))
+    documents = [{name: d[name] for name in ("source", "name", "text", "topic")}
                  for d in (funnel.run(found) if funnel else found)]
     hold_out(documents)
     documents = without_known_lines(documents)
@@ -133,12 +134,6 @@ def topic(source, name):
 def digest(topic):
     """A number in 0 to 1 that is random in the topic, but always the same."""
     return int.from_bytes(hashlib.sha256(topic.encode()).digest()[:6], "big") / 2**48
-
-
-def taken(source, name):
-    """Whether a document is among the share of its source that is read: as held-out topics have the
-    lowest digests, they are always among it."""
-    return digest(topic(source, name)) < SHARES[source]
 
 
 def hold_out(documents):
@@ -177,8 +172,8 @@ def data(run, *, folder="", common=5):
     documents, funnel = collect(folder, common)
     write_text(run.file("documents.jsonl"), "".join(json.dumps(d) + "\n" for d in documents))
     sizes = collections.Counter()
-    for document in documents:
-        sizes[f"{document['source']} M characters"] += len(document["text"]) / 1e6
+    for d in documents:
+        sizes[f"{d['source']} M characters"] += len(d["text"]) / 1e6
     return {**sizes, **(funnel.report() if funnel else {})}
 
 
@@ -190,7 +185,7 @@ def tokenizer(run, *, mixture=CONTINUED, coverage=0.9995):
     for d in documents:
         of_split = texts["held_out" if d["held_out"] else "train"]
         of_split.setdefault(d["source"], []).append(d["text"])
-    seen = proportioned([d for d in documents if not d["held_out"]], mixture)
+    seen = proportioned(texts["train"], mixture)
     trained = Tokenizer.train(seen, run.config.vocab_size, coverage)
     trained.save(run.file("tokenizer.json"))
     streams = {split: {source: pack(found, trained) for source, found in sources.items()}
@@ -201,15 +196,15 @@ def tokenizer(run, *, mixture=CONTINUED, coverage=0.9995):
             "characters per token": sum(len(d["text"]) for d in documents) / tokens}
 
 
-def proportioned(documents, mixture):
-    """Their texts, of each source so many, or so often, that it has its share of all characters."""
-    lengths, rng = collections.Counter(), random.Random(0)
-    for d in documents:
-        lengths[d["source"]] += len(d["text"])
-    unit = lengths.total() / (sum(mixture.get(source, 0) for source in lengths) or 1)
-    for d in documents:
-        times = mixture.get(d["source"], 0) * unit / lengths[d["source"]]
-        yield from [d["text"]] * int(times + rng.random())
+def proportioned(texts, mixture):
+    """Of each source so many of its texts, or so often, that it has its share of all characters."""
+    lengths = {source: sum(map(len, found)) for source, found in texts.items()}
+    unit = sum(lengths.values()) / (sum(mixture.get(source, 0) for source in texts) or 1)
+    rng = random.Random(0)
+    for source, found in texts.items():
+        times = mixture.get(source, 0) * unit / lengths[source]
+        for text in found:
+            yield from [text] * int(times + rng.random())
 
 
 def pack(texts, tokenizer):
@@ -229,16 +224,15 @@ def mixture_batches(streams, weights, rows, length):
     if rows < 1 or not all(isinstance(weight, (int, float)) for weight in weights.values()):
         raise UserError(f"{rows} rows drawn by the mixture {weights}: there must be at least one, "
                         "and weights must be numbers")
-    names = [name for name in streams if weights.get(name, 0) > 0]
-    for name in names:
-        if not callable(streams[name]) and len(streams[name]) <= length:
-            raise UserError(f"source {name} has {len(streams[name])} tokens, too few for sequences "
+    chosen = {name: stream for name, stream in streams.items() if weights.get(name, 0) > 0}
+    for name, stream in chosen.items():
+        if not callable(stream) and len(stream) <= length:
+            raise UserError(f"source {name} has {len(stream)} tokens, too few for sequences "
                             f"of {length}: give more text, or a smaller model.context")
-    if not names:
+    if not chosen:
         raise UserError(f"the mixture {weights} names none of the sources {', '.join(streams)}")
-    shares = torch.tensor([float(weights[name]) for name in names])
-    chosen = [streams[name] for name in names]
-    draws = [s if callable(s) else functools.partial(window, s) for s in chosen]
+    shares = torch.tensor([float(weights[name]) for name in chosen])
+    draws = [s if callable(s) else functools.partial(window, s) for s in chosen.values()]
 
     def batch(step):
         drawn = [draws[i](length + 1) for i in torch.multinomial(shares, rows, replacement=True)]

@@ -104,8 +104,8 @@ class BlockParser(html.parser.HTMLParser):
         not closed: so declarations and comments go first, and a < that begins no tag is text."""
         super().__init__()
         self.blocks, self.parts, self.words, self.linked = [], [], 0, 0
-        self.tag, self.link, self.article = "", False, False
-        self.silent = []  # the silent element we are in, and those of its tag within it
+        # silent: the tag of the silent element we are in, as often as elements of it are open
+        self.tag, self.link, self.article, self.silent = "", False, False, []
         page = re.sub(r"(?s)<!--.*?(?:-->|\Z)|<[!?][^<>]*>?", "", page)
         self.feed(re.sub(r"<(?!/?[A-Za-z][^<>]*>)", "&lt;", page) + "<p>")  # to end the last
 

@@ -37,11 +37,11 @@ def test_the_crawl_is_the_same_every_time(monkeypatch):
 
 
 def test_tokenizer_sees_sources_in_the_proportions_of_the_mixture():
-    documents = [{"source": "a", "text": "x" * 10}] * 300 + [{"source": "b", "text": "y" * 20}] * 300 + [{"source": "c", "text": "z"}]
-    text = "".join(corpus.proportioned(documents, {"a": 3, "b": 1, "d": 5}))
+    texts = {"a": ["x" * 10] * 300, "b": ["y" * 20] * 300, "c": ["z"]}
+    text = "".join(corpus.proportioned(texts, {"a": 3, "b": 1, "d": 5}))
     assert text.count("x") / text.count("y") == pytest.approx(3, rel=0.1) and "z" not in text
     assert len(text) == pytest.approx(9001, rel=0.1)
-    assert list(corpus.proportioned(documents, {})) == []
+    assert list(corpus.proportioned(texts, {})) == []
 
 
 def test_split_is_by_topic(documents):
