@@ -1,9 +1,9 @@
 """What makes crawled text fit to train on: small functions, each to be tried alone.
 
 They follow the report's section on data: is a text decent, is it private, is it well written, may
-it be used, is it about mathematics. The report names these steps but not their rules: thresholds
-and lists, in words.txt, are ours, or those of the source that a function names. What finds the text
-of a page is in pages.py, what counts or learns in ngrams.py.
+it be used, is it about mathematics. The report names these steps but not their rules: thresholds,
+and words and patterns in words.txt, are ours, or those of the source that a function names. What
+finds the text of a page is in pages.py, what counts or learns in ngrams.py.
 """
 import ipaddress
 import pathlib

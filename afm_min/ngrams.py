@@ -15,13 +15,14 @@ MULTIPLIER = numpy.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: odd
 
 @functools.lru_cache(2**18)  # words recur
 def hash_word(word):
-    return hashlib.blake2b(word.encode(errors="replace"), digest_size=8).digest()
+    digest = hashlib.blake2b(word.encode(errors="replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
 
 
 @functools.lru_cache(2)  # one filter after the other takes the same text
 def hash_words(text):
     """'Two words' -> (2,), uint64"""
-    return numpy.frombuffer(b"".join(map(hash_word, re.findall(r"\w+", text.lower()))), "<u8")
+    return numpy.fromiter(map(hash_word, re.findall(r"\w+", text.lower())), numpy.uint64)
 
 
 def ngrams(words, n):
