@@ -140,7 +140,9 @@ def of_each(function, model, conversations, rows=64):
     return torch.stack(by_length(work, [len(ids) for ids, _ in conversations], rows))
 
 
-def mean_loss(model, ids, weight):
-    """The loss per response token of each row: two of (B, T) -> (B,)."""
-    loss, _ = pretrain.token_losses(model(ids[:, :-1]), ids[:, 1:])
-    return (loss * weight[:, 1:]).sum(1) / weight[:, 1:].sum(1)
+def losses(model, conversations):
+    """The loss per response token of each of N pairs: (N,)."""
+    def mean(model, ids, weight):
+        loss, _ = pretrain.token_losses(model(ids[:, :-1]), ids[:, 1:])
+        return (loss * weight[:, 1:]).sum(1) / weight[:, 1:].sum(1)
+    return of_each(mean, model, conversations)

@@ -57,8 +57,8 @@ def guarded(written, family, rng, model, tokenizer, unlikely, similar):
     def read(lines):
         ids = [tokenizer.special(DOCUMENT), *tokenizer.encode("\n".join(lines))]
         return chat.answered([], ids[:model.config.context])
-    surprise = chat.of_each(chat.mean_loss, model, [
-        read(m["content"] for m in messages if m["role"] == "user") for _, messages, _, _ in written])
+    surprise = chat.losses(model, [read(m["content"] for m in messages if m["role"] == "user")
+                                   for _, messages, _, _ in written])
     means = embeddings(model, [read([*(m["content"] for m in messages), response])
                                for _, messages, response, _ in written])
     limit = unlikely * surprise.median()

@@ -100,9 +100,11 @@ def save_adapter(path, adapter, **origin):
 def load_adapter(path, model):
     """Read an adapter of a model. Raises UserError if the file is damaged, or of another base."""
     entries = load(path, model.embedding.device)
-    if entries.get("base") != identity(model):  # a model's file names none
-        raise UserError(f"{path} was made for the base {entries.get('base')}, not "
-                        f"{identity(model)}: train it again")
+    if "terms" not in entries:
+        raise UserError(f"{path} is a model, not an adapter")
+    if entries["base"] != identity(model):
+        raise UserError(f"{path} was made for the base {entries['base']}, not {identity(model)}: "
+                        "train it again")
     adapter, values = create(model, entries["rank"]), entries["terms"]
     shapes = {name: [term.down.shape, term.up.shape] for name, term in adapter.terms.items()}
     if shapes != {name: [x.shape for x in pair] for name, pair in values.items()}:

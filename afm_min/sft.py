@@ -91,7 +91,7 @@ def mixture(run, *, rounds=1, dw=0.5, steps=24, batch=24, lr=0.002, count=48, se
                 seed_step(run.seed, f"mixture {number}", step)
                 return draw(step)
             fit(model, seeded, chat.response_loss, steps=steps, lr=lr, quiet=True)
-            losses += chat.of_each(chat.mean_loss, model, conversations) / len(draws)
+            losses += chat.losses(model, conversations) / len(draws)
         return losses
 
     def score(weights):

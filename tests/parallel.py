@@ -34,7 +34,7 @@ torch.manual_seed(1)
 said = evaluate.replies(model, [c[0].tolist() for c in conversations], end=3, most=12, rows=4, temperature=1.0)
 print(json.dumps({
     "losses": [row["loss"] for row in run.logged()], "said": said,
-    "each": chat.of_each(chat.mean_loss, model, conversations, 6).tolist(),
+    "each": chat.losses(model, conversations).tolist(),
     "rows": len(run.logged()), "saved": sorted(path.name for path in run.path.iterdir()),
     "weights": {name: x.tolist() for name, x in torch.load(run.partial("chat"))["model"].items()},
     "state": torch.load(run.partial("chat"))["optimizer"]["state"][0]["v"].tolist()}))

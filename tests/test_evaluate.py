@@ -72,7 +72,7 @@ class Oracle:
     def learn(self, messages, response):
         self.known[tuple(self.tokenizer.encode_chat(messages, reply=True))] = response
 
-    def generate(self, prompts, most, stop, temperature):
+    def generate(self, prompts, most, stop, temperature, chances):
         return [[*self.tokenizer.encode(self.known.get(tuple(prompt), "Hm.")), stop] for prompt in prompts]
 
 

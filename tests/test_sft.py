@@ -169,8 +169,7 @@ def test_a_mixture_is_compared_by_other_draws_and_conversations_than_it_was_foun
         drawn[-1] += [steps]
         batches(0)
 
-    def of_each(function, model, conversations):
-        assert function is chat.mean_loss
+    def losses(model, conversations):
         drawn[-1] += [conversations]
         return torch.tensor([abs(drawn[-1][0] - 1.4)] * len(conversations))
     monkeypatch.setattr(sft, "load_model", lambda *_: Model())
@@ -181,7 +180,7 @@ def test_a_mixture_is_compared_by_other_draws_and_conversations_than_it_was_foun
     monkeypatch.setattr(chat, "render", lambda messages, _: (messages[-1]["content"],))
     monkeypatch.setattr(chat, "read_examples", lambda *_: {"a": [], "b": []})
     monkeypatch.setattr(chat, "batches", lambda sources, weights, batch: drawn.append([weights["a"]]) or (lambda step: {}))
-    monkeypatch.setattr(chat, "of_each", of_each)
+    monkeypatch.setattr(chat, "losses", losses)
     found = sft.mixture(run, rounds=1, dw=0.5, steps=3, seeds=2, longer=4)
     assert run.read_json("mixture.json") == dict(found["weights"]) == {"a": 1.5, "b": 1.0}
     assert found["gain over equal weights, nats"] == pytest.approx(0.4 - 0.1) and found["interval"] == "+-0.0000"
