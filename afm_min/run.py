@@ -2,6 +2,7 @@
 
     run.json         preset, model, seed and settings it was begun with
     documents.jsonl  the text; tokenizer.json, tokens.pt: what became of it
+    synthetic.jsonl  examples that a stage has made; mixture.json: the weights that one has found
     core.pt          a finished stage's checkpoint; core.part.pt: the state of an unfinished one
     metrics.jsonl    a row per training step; report.json: a row per finished stage
     report.md        both to read, with pictures; environment.json: what it was made with
@@ -80,18 +81,14 @@ def replacing(path):
                         "then call again with --resume") from None
     finally:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            temporary.unlink()  # if it is still there
     processes.wait()
 
 
 def write_text(path, text):
+    """Write a file in UTF-8, whole or not at all."""
     with replacing(path) as file:
         file.write(text.encode())
-
-
-def fingerprint(path):
-    """Names a file's content: 16 hex digits. A checkpoint so names its tokenizer."""
-    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()[:16]
 
 
 def save(path, **entries):
@@ -142,26 +139,30 @@ class Run:
         """Where an unfinished stage keeps its state."""
         return self.file(f"{stage}.part.pt")
 
+    def tokenizer_hash(self):
+        """Names the run's tokenizer by its file's content: 16 hex digits."""
+        return hashlib.sha256(self.file("tokenizer.json").read_bytes()).hexdigest()[:16]
+
     def origin(self, stage):
         """What every checkpoint says of where it comes from."""
         return {"stage": stage, "settings": self.settings, "made_of": self.made_of,
-                "tokenizer": fingerprint(self.file("tokenizer.json"))}
+                "tokenizer": self.tokenizer_hash()}
 
     def load(self, path, device="cpu"):
         """A checkpoint of this run. Raises UserError if it was made with another tokenizer."""
         entries = load(path, device)
-        if entries["tokenizer"] != fingerprint(self.file("tokenizer.json")):
+        if entries["tokenizer"] != self.tokenizer_hash():
             raise UserError(f"{path} was made with another tokenizer than the run now has: run its "
                             "stage again")
         return entries
 
     def read_json(self, name):
         """The content of a JSON file of the run, {} if there is none yet."""
+        path = self.file(name)
         try:
-            return json.loads(self.file(name).read_text()) if self.file(name).exists() else {}
+            return json.loads(path.read_text()) if path.exists() else {}
         except ValueError:
-            raise UserError(f"{self.file(name)} is damaged: begin a new run with another "
-                            "--out") from None
+            raise UserError(f"{path} is damaged: begin a new run with another --out") from None
 
     def write_json(self, name, content):
         write_text(self.file(name), json.dumps(content, indent=1) + "\n")
@@ -178,13 +179,11 @@ class Run:
                             "room, then call again with --resume") from None
 
     def logged(self):
-        """The rows of metrics.jsonl."""
-        rows = []
+        """The rows of metrics.jsonl, one after the other."""
         if self.file("metrics.jsonl").exists():
             for line in self.file("metrics.jsonl").read_text().splitlines():
                 with contextlib.suppress(json.JSONDecodeError):  # a kill may have cut the last line
-                    rows.append(json.loads(line))
-        return rows
+                    yield json.loads(line)
 
     def forget(self, stage, after):
         """Drop a stage's rows later than step `after`: they are about to be written again."""

@@ -35,6 +35,6 @@ said = evaluate.replies(model, [c[0].tolist() for c in conversations], end=3, mo
 print(json.dumps({
     "losses": [row["loss"] for row in run.logged()], "said": said,
     "each": chat.losses(model, conversations).tolist(),
-    "rows": len(run.logged()), "saved": sorted(path.name for path in run.path.iterdir()),
+    "rows": len(list(run.logged())), "saved": sorted(path.name for path in run.path.iterdir()),
     "weights": {name: x.tolist() for name, x in torch.load(run.partial("chat"))["model"].items()},
     "state": torch.load(run.partial("chat"))["optimizer"]["state"][0]["v"].tolist()}))
