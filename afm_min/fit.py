@@ -20,14 +20,14 @@ class AdaStar(torch.optim.Optimizer):
         u = g / sqrt(v^)                        u <- u / max(1, rms(u)), rms over the tensor
         m <- 0.95 m + 0.05 u                    no bias correction
         p <- p - s (lr scale m + decay p)       decay is not scaled by lr
-    `scale` is muParam (simple), see `parameter_groups`."""
+    scale: muParam (simple), see `parameter_groups`."""
     SKIP_NORM, CLIP_NORM, MEMORY = 100.0, 1.0, 0.95
 
     def __init__(self, groups, lr, decay=0.0):
         super().__init__(groups, {"lr": lr, "decay": decay, "scale": 1.0})
 
     @torch.no_grad()
-    def step(self, schedule=1.0):
+    def step(self, factor=1.0):
         """Update at schedule factor s; return the norm of all gradients before clipping."""
         trained = [(p, group) for group in self.param_groups for p in group["params"]
                    if p.grad is not None]
@@ -45,8 +45,8 @@ class AdaStar(torch.optim.Optimizer):
             u = g / (v / (1 - self.MEMORY ** state["t"])).sqrt_()
             u /= (torch.linalg.vector_norm(u) / math.sqrt(u.numel())).clamp(min=1.0)
             m.lerp_(u, 1 - self.MEMORY)
-            p.mul_(1 - schedule * group["decay"])
-            p.add_(m, alpha=-schedule * group["lr"] * group["scale"])
+            p.mul_(1 - factor * group["decay"])
+            p.add_(m, alpha=-factor * group["lr"] * group["scale"])
         return norm
 
 
@@ -56,8 +56,7 @@ def parameter_groups(model):
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices = [p for name, p in trained if p.dim() == 2 and name != "embedding"]
     others = [p for name, p in trained if p.dim() != 2 or name == "embedding"]
-    groups = [{"params": matrices, "scale": min(768 / model.config.dim, 1.0)}, {"params": others}]
-    return [group for group in groups if group["params"]]
+    return [{"params": matrices, "scale": min(768 / model.config.dim, 1.0)}, {"params": others}]
 
 
 def cosine(steps, warmup=0, floor=0.0):
@@ -71,8 +70,8 @@ def cosine(steps, warmup=0, floor=0.0):
 
 
 def linear(steps, warmup):
-    """Schedule: down a line from 1 that would be 0 one step too late, times 1/warmup, 2/warmup, ...
-    in the first steps."""
+    """Schedule: 1, 1 - 1/steps, ..., 1/steps, and the first `warmup` of these times 1/warmup,
+    2/warmup, ..., 1."""
     return lambda step: min((step + 1) / warmup, 1.0) * (1 - step / steps)
 
 
@@ -82,7 +81,7 @@ class Progress:
     def __init__(self, stage, steps, unit):
         self.stage, self.steps, self.unit, self.loss = stage, steps, unit, None
         self.begun = self.shown = time.perf_counter()
-        self.done = self.count = 0  # since begun
+        self.done = self.count = 0  # steps and units since then
         self.live = sys.stdout.isatty()
 
     def update(self, step, loss, count):
@@ -110,8 +109,8 @@ def backward(model, batch, loss, micro_batch=None):
     """Leave in .grad the gradient of the batch's mean loss; return the mean of all metrics.
 
     loss(model, batch) returns sums: {"loss": tensor, "count": what to divide by, others to report}.
-    Sums are added up and the division comes last, so the cut into micro-batches changes nothing,
-    nor does it that of several processes each takes every n-th row."""
+    Sums are added up and the division comes last. So nothing changes if the batch is cut into
+    micro-batches, or if of several processes each takes every n-th row of these."""
     rows = len(next(iter(batch.values())))
     pieces = math.ceil(rows / (processes.count() * (micro_batch or rows)))
     sums = collections.Counter()
@@ -119,7 +118,7 @@ def backward(model, batch, loss, micro_batch=None):
     for i in range(pieces):
         piece = {name: t[i * len(t) // pieces:(i + 1) * len(t) // pieces]
                  for name, t in batch.items()}
-        processes.together = len(next(iter(piece.values())))
+        processes.batch_rows = len(next(iter(piece.values())))
         part = loss(model, {name: processes.mine(t) for name, t in piece.items()})
         part["loss"].backward()
         sums.update({name: torch.as_tensor(x).item() for name, x in part.items()})

@@ -11,7 +11,7 @@ import sys
 import torch
 from torch import distributed
 
-together = 0  # rows of the batch at work, those of all processes
+batch_rows = 0  # of the micro-batch at work, those of all processes together: set by fit.backward
 
 
 def join(device):
@@ -41,8 +41,8 @@ def wait():
 
 def add_up(tensors):
     """Replace each tensor by the sum over all processes. Sharded ones are sums already."""
-    for tensor in tensors if count() > 1 else ():
-        if not hasattr(tensor, "full_tensor"):
+    for tensor in tensors:
+        if count() > 1 and not hasattr(tensor, "full_tensor"):
             distributed.all_reduce(tensor)
 
 
@@ -66,13 +66,14 @@ def mine(rows):
 
 
 def all_rows(rows):
-    """How many rows all processes have together in the batch at work, when this one has `rows`."""
-    return together if count() > 1 else rows
+    """How many rows all processes together have of the batch of which this one has `rows`."""
+    return batch_rows if count() > 1 else rows
 
 
 def shard(model):
     """Divide parameters, gradients and optimizer state among the processes: each block's are put
-    together when it is at work, and forgotten thereafter (PyTorch's fully_shard)."""
+    together when it is at work, and forgotten thereafter (PyTorch's fully_shard). What is sharded
+    is a DTensor: it has the method full_tensor."""
     if hasattr(model.embedding, "full_tensor"):  # it is done
         return
     from torch.distributed import fsdp, init_device_mesh  # half a second, so only when asked for
@@ -81,7 +82,7 @@ def shard(model):
         fsdp.fully_shard(part, mesh=mesh)
         part.set_gradient_divide_factor(1.0)  # gradients are summed: see `fit.backward`
         part.set_force_sum_reduction_for_comms(True)
-    for method in ("states", "logits"):  # what else than forward is called from outside
+    for method in ("states", "logits"):  # called from outside as forward is
         fsdp.register_fsdp_forward_method(model, method)
 
 
@@ -92,7 +93,7 @@ def whole(state):
 
 
 def sharded_as(parameter, tensor):
-    """A whole tensor, divided as a parameter of the same shape is, if that is."""
+    """A whole tensor, divided as a parameter of its shape is, if that one is sharded."""
     if not hasattr(parameter, "full_tensor"):
         return tensor
     from torch.distributed.tensor import distribute_tensor
