@@ -50,8 +50,8 @@ def compute_dtype(device):
 
     The parameters stay float32 and are cast where they are used: mixed precision, as reported."""
     kind, has = torch.device(device).type, torch.cpu.get_capabilities()
-    fast = has.get("avx512_bf16") or has.get("amx_bf16") if kind == "cpu" else (
-        kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
+    fast = (kind == "cpu" and (has.get("avx512_bf16") or has.get("amx_bf16"))
+            or kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
     return torch.bfloat16 if fast else torch.float32
 
 
@@ -105,7 +105,7 @@ class Cache:
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def keep(self, rows):
-        """Hold these rows only: a mask, (B,), or their numbers, (R,), which may come again."""
+        """Hold these rows only: a mask, (B,), or their numbers, (R,), which may repeat."""
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
 
 
@@ -118,8 +118,8 @@ class Attention(nn.Module):
         width, kv_width = config.heads * config.head_dim, config.kv_heads * config.head_dim
         self.query, self.key = Linear(config.dim, width), Linear(config.dim, kv_width)
         self.value, self.output = Linear(config.dim, kv_width), Linear(width, config.dim)
-        self.query_norm = RMSNorm(config.head_dim, config.norm_eps)
-        self.key_norm = RMSNorm(config.head_dim, config.norm_eps)
+        self.query_norm, self.key_norm = (RMSNorm(config.head_dim, config.norm_eps)
+                                          for _ in range(2))
 
     def forward(self, x, rotation, mask, cache):
         """x (B, T, C), rotation 2 x (T, D), mask (1 or B, 1, G*T, S) -> (B, T, C)"""
@@ -129,7 +129,7 @@ class Attention(nn.Module):
         query = self.query(x).view(B, T, K, G, D).permute(0, 2, 3, 1, 4)  # (B, K, G, T, D)
         key = self.key(x).view(B, T, K, D).transpose(1, 2)  # (B, K, T, D)
         value = self.value(x).view(B, T, K, D).transpose(1, 2)
-        # Scores are scaled by 1/sqrt(D). The keys are, which are fewer.
+        # The scores' factor, 1/sqrt(D), is applied to the keys, which are fewer.
         query = gradients.Rotation.apply(self.query_norm(query.contiguous()), *rotation)
         key = gradients.Rotation.apply(self.key_norm(key.contiguous()), *rotation) / D ** 0.5
         if cache is not None:
@@ -157,6 +157,8 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
+    """Attention, then feed-forward: each reads the normalised stream and adds to it."""
+
     def __init__(self, config, layer):
         super().__init__()
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
@@ -173,7 +175,7 @@ class Block(nn.Module):
         if not (self.dropout and self.training):
             return added
         ones = added.new_ones(processes.all_rows(len(added)), *added.shape[1:])
-        return added * processes.mine(F.dropout(ones, self.dropout))  # the same by any division
+        return added * processes.mine(F.dropout(ones, self.dropout))  # whoever has which rows
 
 
 class AFM(nn.Module):
@@ -184,7 +186,7 @@ class AFM(nn.Module):
     def __init__(self, config, dtype=torch.float32):
         super().__init__()
         self.config, self.dtype = config, dtype
-        self.embedding = nn.Parameter(normal(config.vocab_size, config.dim))  # the output layer
+        self.embedding = nn.Parameter(normal(config.vocab_size, config.dim))  # as an output layer
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         rotation = rotary_tables(config.context, config.head_dim, config.rope_base)
@@ -237,8 +239,8 @@ class AFM(nn.Module):
         likeliest ids that hold this probability together: for talking only, as training must score
         the very distribution it sampled. chances: (B, max_new_tokens) in 0 to 1, by which ids are
         drawn, random if not given: with the same ones a row says the same, whoever is beside it.
-        The first step raises UserError if a prompt is empty or
-        too long; as shorter ones are padded, the longest says when the context is full."""
+        As shorter prompts are padded, the longest says when the context is full. The first step
+        raises UserError if a prompt is empty or too long."""
         longest, most = max(map(len, prompts)), self.config.context - 1
         if not all(prompts) or longest > most:
             raise UserError(f"a prompt has {longest if all(prompts) else 0} tokens: it must have 1 "
@@ -284,8 +286,7 @@ def sample(logits, chances, temperature=1.0, top_p=1.0):
     if top_p < 1:
         ordered, order = probabilities.sort(descending=True)
         likelier = ordered.cumsum(-1) - ordered  # the probability of all that come before
-        kept = ordered.where(likelier < top_p, 0.0)
-        probabilities = torch.zeros_like(probabilities).scatter(-1, order, kept)
+        probabilities = probabilities.scatter(-1, order, ordered.where(likelier < top_p, 0.0))
     cumulative = probabilities.cumsum(-1)  # a point on it: 14 times as fast as multinomial
     return (cumulative <= chances[:, None] * cumulative[:, -1:]).sum(-1)
 
@@ -297,8 +298,9 @@ def save_model(run, stage, model, **more):
 
 
 def load_model(run, stage, kind=AFM, **changes):
-    """The model a stage ended with, with `changes` to its config that leave the parameters as they
-    are (context, rope_base). Raises UserError if it was trained with another tokenizer."""
+    """The model that a stage ended with, of the class `kind`, with `changes` to its config that
+    leave the parameters as they are (context, rope_base). Raises UserError if it was trained with
+    another tokenizer."""
     entries = run.load(run.checkpoint(stage), run.device)
     model = kind(Config(**entries["config"] | changes), compute_dtype(run.device)).to(run.device)
     model.load_state_dict(entries["model"])
