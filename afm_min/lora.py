@@ -56,14 +56,19 @@ def create(model, rank):
         for name, layer in projections(model).items()})
 
 
+def check_base(what, base, model):
+    """Raise UserError if what was made for a base is to be used with another."""
+    if base != identity(model):
+        raise UserError(f"{what} was made for the base {base}, not {identity(model)}: "
+                        "train it again")
+
+
 def attach(model, adapter):
     """Let a model use an adapter. Raises UserError, and changes nothing, if it has one already, or
     is not the base that the adapter was made for: all its weights are read for that."""
     if any(layer.adapter for layer in projections(model).values()):
         raise UserError("the model has an adapter already: detach it first")
-    if adapter.base != identity(model):
-        raise UserError(f"the adapter was made for the base {adapter.base}, not {identity(model)}: "
-                        "train it again")
+    check_base("the adapter", adapter.base, model)
     use(model, adapter.terms)
 
 
@@ -102,9 +107,7 @@ def load_adapter(path, model):
     entries = load(path, model.embedding.device)
     if "terms" not in entries:
         raise UserError(f"{path} is a model, not an adapter")
-    if entries["base"] != identity(model):
-        raise UserError(f"{path} was made for the base {entries['base']}, not {identity(model)}: "
-                        "train it again")
+    check_base(path, entries["base"], model)
     adapter, values = create(model, entries["rank"]), entries["terms"]
     shapes = {name: [term.down.shape, term.up.shape] for name, term in adapter.terms.items()}
     if shapes != {name: [x.shape for x in pair] for name, pair in values.items()}:
