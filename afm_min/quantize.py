@@ -26,8 +26,8 @@ def cut(rows, width, new):
     of `new` bits."""
     at, parts = torch.arange(8, device=rows.device), []
     for part in rows.split(SLICE // 8):
-        words = (part.long() << width * at[:part.shape[1]]).sum(1, keepdim=True)
-        fields = words >> new * at[:part.shape[1] * width // new] & 2 ** new - 1
+        words = (part.long() << (width * at[:part.shape[1]])).sum(1, keepdim=True)
+        fields = (words >> (new * at[:part.shape[1] * width // new])) & (2 ** new - 1)
         parts.append(fields.to(torch.uint8).flatten())
     return torch.cat(parts)
 
@@ -88,8 +88,8 @@ def best_start(values, sums, k):
 def k_means(values, k, rounds=30):
     """Centres (G, k), ascending, of each of G groups of values (G, N), of least squared error.
 
-    From the best start by bins and from a uniform grid: the better of the two counts, so that it is
-    never worse than uniform quantization."""
+    By Lloyd's algorithm, from the best start by bins and from a uniform grid: the better of the two
+    counts, so that it is never worse than uniform quantization."""
     values = values.sort(1).values.double()
     sums, low, high = sums_of(values), values[:, :1], values[:, -1:]
     grid = low + (high - low) * torch.linspace(0, 1, k, dtype=torch.float64)
@@ -101,15 +101,16 @@ def k_means(values, k, rounds=30):
             count, total, squares = within(sums, cuts)
             centres = torch.where(count > 0, total / count, centres)
         found.append((spread(count, total, squares).sum(1), centres))
-    (first, centres), (second, others) = found
-    return torch.where((second < first)[:, None], others, centres)
+    (error, centres), (grid_error, from_grid) = found
+    return torch.where((grid_error < error)[:, None], from_grid, centres)
 
 
 def palettize(weight, bits):
     """Codes (outputs, inputs) and tables (groups, 2^bits) of a weight (outputs, inputs): GROUP
     columns share a table, or as many as are left. Give the transpose to share by rows.
 
-    Some groups at a time, of SLICE values together, so that the memory needed is bounded."""
+    Some groups at a time, so that memory is bounded: 64, as `best_start` takes BINS^2 numbers for
+    each, or fewer, as they have SLICE values together."""
     codes, tables = torch.empty(weight.shape, dtype=torch.uint8), []
     columns = weight.shape[1]
     whole = columns - columns % GROUP
@@ -128,7 +129,7 @@ class Palettized(Linear):
     columns."""
 
     def __init__(self, inputs, outputs, bits):
-        nn.Module.__init__(self)
+        nn.Module.__init__(self)  # not Linear's, which makes a weight
         self.inputs, self.outputs, self.bits, self.adapter = inputs, outputs, bits, None
         size = -(-inputs * outputs // 8) * bits
         self.register_buffer("codes", torch.zeros(size, dtype=torch.uint8))
