@@ -164,7 +164,8 @@ def frequent_characters(chunks, coverage, room):
 
 
 def learn_merges(tokenizer, chunks, vocab_size):
-    """Merge the most frequent pair of neighbours (of equals, the lowest ids) until all is full.
+    """Merge the most frequent pair of neighbours (of equals, the lowest ids) until there are
+    `vocab_size` tokens, or no more pairs.
 
     A text has few distinct chunks, and a merge touches few of those. So: count each chunk once,
     know for every pair the chunks it stands in, and after a merge count anew only what is next to
@@ -183,8 +184,8 @@ def learn_merges(tokenizer, chunks, vocab_size):
             heapq.heappush(heap, (-counts[pair], pair))
         where |= made
         made = collections.defaultdict(list)
-        n, pair = heapq.heappop(heap)
-        if counts[pair] != -n:
+        negated, pair = heapq.heappop(heap)
+        if counts[pair] != -negated:
             if counts[pair] > 0:
                 heapq.heappush(heap, (-counts[pair], pair))
         elif ord(min(pair)) >= BYTES.stop:  # neither an end of a word nor a fallback byte
