@@ -24,8 +24,8 @@ from afm_min.run import UserError, save, write_text
 from afm_min.tokenizer import DOCUMENT, Tokenizer
 
 HELD_OUT = 0.05  # share of each source's topics, at least
-# Share of a source's topics that is read, of others all: those with the lowest digests, as it is
-# with what is held out, so that this is always among it.
+# Share of a source's topics that is read; of other sources it is all. Both what is read and what is
+# held out have the lowest digests: so the share changes little of what is held out.
 SHARES = {"code": 0.3, "public": 0.7}
 
 # The mixture of each stage: source -> share of the rows, in any unit. "user" is --data's text;
@@ -56,12 +56,11 @@ def code():
 
 def public():
     """Documentation that numpy and torch carry: the long string literals in their sources."""
-    for package, names in ((numpy, ". lib _core"), (torch, ". nn nn/modules optim distributions")):
+    for package, parts in ((numpy, ". lib _core"), (torch, ". nn nn/modules optim distributions")):
         about = importlib.metadata.metadata(package.__name__)
         licence = about.get("License-Expression") or about.get("License", "")
         root = pathlib.Path(package.__file__).parent
-        folders = [root / name for name in names.split()]
-        for path in sorted(path for folder in folders for path in folder.glob("*.py")):
+        for path in sorted(p for part in parts.split() for p in (root / part).glob("*.py")):
             name = path.relative_to(root.parent).as_posix()
             nodes = ast.walk(ast.parse(path.read_text("utf-8")))
             values = (getattr(node, "value", None) for node in nodes)
@@ -71,7 +70,7 @@ def public():
 
 def questions(count=16_000):
     """A public collection of questions and answers about the toy world, as text."""
-    everything = [*families.families({}).values(), *map(tasks.Math, tasks.KINDS)]
+    everything = [*families.families({}).values(), *tasks.EVOLVED.values()]
     for i in range(count):
         family = everything[i % len(everything)]
         problem = tasks.draw(family, "train", f"public {i}")
@@ -111,7 +110,7 @@ def collect(folder, common):
     found = (d | {"source": source, "topic": topic(source, d["name"])}
              for source, read in sources.items() for d in read() if d["text"].strip())
     found = (d for d in found if digest(d["topic"]) < SHARES.get(d["source"], 1))
-    documents = [{name: d[name] for name in ("source", "name", "text", "topic")}
+    documents = [{key: d[key] for key in ("source", "name", "text", "topic")}
                  for d in (funnel.run(found) if funnel else found)]
     hold_out(documents)
     documents = without_known_lines(documents)
@@ -236,8 +235,8 @@ def mixture_batches(streams, weights, rows, length):
 
     def batch(step):
         drawn = [draws[i](length + 1) for i in torch.multinomial(shares, rows, replacement=True)]
-        ids, weights = map(torch.stack, zip(*drawn))
-        return {"ids": ids.long(), "weight": weights}
+        ids, weight = map(torch.stack, zip(*drawn))
+        return {"ids": ids.long(), "weight": weight}
 
     return batch
 
@@ -250,13 +249,13 @@ def window(stream, size):
 
 def with_fact(filler, problem, places, tokenizer):
     """Ids in which a problem's fact stands at the first of some places in the filler, and at each
-    of the others its question with the answer. Returns them, and for each if it is of an answer."""
+    of the others its question with the answer. Returns them, and for each if it is an answer's."""
     before, after = problem.text().split(problem.answer)
     told = [(i, False) for i in tokenizer.encode(f"\n{problem.fact}\n")]
     asked = [(i, text == problem.answer) for text in (f"\n{before}", problem.answer, after)
              for i in tokenizer.encode(text)]
     row = [(i, False) for i in filler]
-    for place, piece in reversed([*zip(places, [told, *[asked] * len(places)])]):
+    for place, piece in reversed([*zip(places, [told] + [asked] * (len(places) - 1))]):
         row[place:place] = piece  # the last first, as it moves what stands behind it
     return [list(column) for column in zip(*row)]
 
@@ -273,18 +272,18 @@ def recall_rows(streams, mixture, tokenizer):
         rng = random.Random(torch.randint(2**31, ()).item())
         filler = window(streams[rng.choices(list(shares), shares.values())[0]], size)[0].tolist()
         problem = tasks.draw(tasks.recall, "train", rng.random())
-        asked = [0] * rng.randint(1, max(1, size // 40))
-        room = max(0, size - len(with_fact([], problem, [0, *asked], tokenizer)[0]))
+        asked = rng.randint(1, max(1, size // 40))  # times
+        room = max(0, size - len(with_fact([], problem, [0] * (1 + asked), tokenizer)[0]))
         told = rng.randint(0, room // 4)  # so early that questions can be far from it
-        places = [told, *sorted(rng.randint(told, room) for _ in asked)]
+        places = [told, *sorted(rng.randint(told, room) for _ in range(asked))]
         ids, answers = torch.tensor(with_fact(filler, problem, places, tokenizer))[:, :size]
         return ids, 1 + (ANSWER_WEIGHT - 1) * answers.float()
     return row
 
 
 def windows(stream, length, most):
-    """A stream as rows that overlap by one, (rows, length + 1); of a stream longer than `most`,
-    as many rows as make up that, from all over it."""
+    """A stream as rows that overlap by one id, (rows, length + 1); of a stream of more than `most`
+    ids, as many rows as make up that, from all over it."""
     rows = stream.unfold(0, min(length, len(stream) - 1) + 1, min(length, len(stream) - 1))
     kept = max(1, min(len(rows), most // length))
     return rows[torch.linspace(0, len(rows) - 1, kept).long()].long()

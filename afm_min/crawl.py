@@ -27,11 +27,10 @@ ROBOTS = {host: filters.words(host).replace(" | ", "\n")  # its robots.txt
           for host in ("docs.example", "forum.example")}
 BLOCKED = filters.words("blocked").split()
 COPIED = "glob imaplib queue shlex statistics threading".split()  # modules that corpus.code reads
-UNFREE = ("", "GPL-3.0-only", "All rights reserved.")
+UNFREE = ("", "GPL-3.0-only", "All rights reserved.")  # licences that are not permissive, or none
 MENU = "Home Products Pricing Careers Newsroom Investors Support Login Imprint Cookies".split()
 ORDINARY = filters.words("ordinary").split(", ")
-TOPICS = [[words.strip().split(", ") for words in topic.split("|")]
-          for topic in filters.words("topics").split(";")]
+TOPICS = [[words.split(", ") for words in topic] for topic in filters.table("topics")]
 CONTACTS = filters.words("contacts").split(", ")
 
 
@@ -55,7 +54,7 @@ def layout(title, body):
 
 
 def unsafe(rng, harmless=False):
-    """Fragments on one topic that does harm; or on what only sounds like it, or on nothing such."""
+    """Fragments on one harmful topic; harmless: on what only sounds like it, or everyday things."""
     about, urged, told = rng.choice(TOPICS)
     ordinary = [rng.sample(ORDINARY, 4) for _ in range(rng.randint(1, 6))]
     parts = ordinary[::2] + [rng.sample(about, rng.randint(1, 2))
@@ -87,9 +86,9 @@ BAD = {  # kind of page -> what of it must not get through; of a copy all
 
 
 def pages():
-    """The crawl: yield {"name", "url", "text"}, HTML, and of bad pages "planted", their kind, and
-    "secret", which stands after a stretch of a real page or alone. A planted page is named like the
-    real one that it was made from."""
+    """The crawl: yield {"name", "url", "text"}, the text in HTML; of bad pages also "planted", the
+    kind, and "secret", which stands after a stretch of a real page or alone. A planted page is
+    named like the real one that it was made from."""
     bodies, rng = {}, random.Random(0)
     for name, body in reference():
         bodies[name] = body

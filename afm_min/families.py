@@ -1,5 +1,5 @@
-"""The families of the toy world that only post-training uses, in the report's areas: instructions
-to follow, tools, code, summaries, and what to refuse."""
+"""The other families of the toy world, in the report's areas: instructions to follow, tools, code,
+summaries, and what to refuse."""
 import ast
 import contextlib
 import functools
@@ -7,7 +7,8 @@ import random
 import re
 
 from afm_min import tasks, tools
-from afm_min.tasks import COLOURS, NAMES, THINGS, Family, Problem, table
+from afm_min.filters import table
+from afm_min.tasks import COLOURS, NAMES, THINGS, Family, Problem
 
 ANIMALS = "bear cat dog fox goat hen lion owl".split()
 CITIES = "Bern Cairo Lima Oslo Paris Quito Rome Tunis".split()
@@ -42,6 +43,7 @@ class Follow(Family):
         kind, n, mark, first, avoided, end = problem.answer
         body = response.strip()
         before, *words = f" {body.removesuffix(f'. {end}')}".split(f" {self.MARKS[mark]} ")
+        # [...] * bool(x): judged only if it was asked for.
         return [*[body.endswith(f". {end}")] * bool(end), before == "" and len(words) == n,
                 bool(words) and len(set(words) & set(self.LISTS[kind])) == len(words),
                 *[words[:1] == [first]] * bool(first), *[avoided not in words] * bool(avoided)]
@@ -52,10 +54,10 @@ class Follow(Family):
 
 class Tools(Family):
     """What wants one tool, or several in turn, among others that distract; and what wants none.
+    Calls are compared as syntax trees, as on the Berkeley leaderboard; evaluate.py runs them, too.
 
     pages: {name: text}, what can be searched. whole: whether all calls have been made already, as
-    in a conversation to train on; else a random number of them. Calls are compared as syntax trees,
-    as the Berkeley leaderboard does; evaluate.py also runs them."""
+    in a conversation to train on; else a random number of them."""
     LOOKUPS, ERRANDS = table("lookups"), {kind: said for kind, *said in table("errands")}
     WORDS = {"colour": COLOURS, "thing": THINGS, "city": CITIES, "animal": ANIMALS, "name": NAMES,
              "hour": "23456789"}
@@ -89,8 +91,9 @@ class Tools(Family):
             wanted, needed, answer = [], set(), "I have no tool for that."
         declared = rng.sample(sorted([*needed, *others]), len(needed) + len(others))
         calls = tuple(tools.call(*pair) for pair in wanted)
-        results = [str(eval(argument)) if name == "python" else
+        results = [str(eval(argument)) if name == "python" else  # a sum: that needs no process
                    tools.use(name, argument, self.pages) for name, argument in wanted]
+        # Of a page that was found, only its number is told.
         answer = answer.format(*topics, *(result.split(",")[0] for result in results[-1:]))
         # The order in which things are asked for makes no other problem.
         key = " ".join(sorted(set(topics))) if kind in ("several", "search") else question
@@ -110,16 +113,16 @@ class Tools(Family):
 
     def solved(self, problem, messages):
         """Whether a conversation came to the right answer, and by the right calls."""
-        said = [self.meant(m["content"].strip()) for m in messages if m["role"] == "assistant"]
+        said = [self.meant(m["content"]) for m in messages if m["role"] == "assistant"]
         calls, answer = problem.answer
         return said == [*map(self.meant, calls), answer]
 
 
 class Code(Family):
     """A function of a line or two, "Write g(v): the sum of v, times 3.", judged by running it. The
-    key is what it gives for some inputs: one of the test split is trained on by no name, and in no
-    other words that come to the same."""
-    CALLED = "f g h k run get find solve value".split()
+    key is what it gives for some inputs: so what is tested is trained on neither by another name
+    nor in other words that come to the same."""
+    CALLED = "f g h k run get find solve value".split()  # what functions are called
     TOPICS, FURTHER = table("functions"), table("further")
 
     def inputs(self, rng):
@@ -145,17 +148,18 @@ class Code(Family):
                        tuple(repr((f"{name}({values})", result)) for values, result in tests),
                        self.behaviour(arguments, expression, then))
 
-    @functools.cache  # a problem of the test split is found among ten: few functions, many draws
+    @functools.cache  # functions are few, draws many: one in ten is of the test split
     def behaviour(self, *function):
-        """What a function gives for 20 inputs, as text. function: see `results`."""
+        """What a function gives for 20 inputs, as text. function: arguments, expression and then,
+        see `results`."""
         return repr(self.results(*function, random.Random(0), 20))
 
     def results(self, arguments, expression, then, rng, count):
-        """`count` pairs of the arguments of a call, as text, and what it gives: `then` of r, which
-        is the expression."""
+        """`count` pairs: the values in a call, as text, and what the call gives, which is `then`
+        with the expression's value as r. ("x, y", "x + y", "r * 2", rng, 1) -> [("3, 4", 14)]"""
         pairs = []
         while len(pairs) < count:
-            with contextlib.suppress(IndexError):  # the first of an empty list: it isn't asked for
+            with contextlib.suppress(IndexError):  # nobody asks for the first of an empty list
                 values = self.inputs(rng)
                 given = ", ".join(repr(values[name]) for name in arguments.split(", "))
                 pairs.append((given, eval(then, {"r": eval(expression, values)})))
@@ -165,7 +169,7 @@ class Code(Family):
         return [response.startswith("def ") and not tools.refusal(response)]
 
     def true(self, problem, response, tests=slice(None)):
-        wanted = problem.answer[tests]  # they were found by running the worked answer
+        wanted = problem.answer[tests]  # found by running the worked answer, which so passes
         return [True] * len(wanted) if response == problem.worked else passed(response, wanted)
 
 

@@ -11,13 +11,20 @@ import re
 import urllib.parse
 
 
-# Is it decent, and is it private?
+# What words.txt holds, by name
 
 def words(name):
-    """'stop' -> 'a about after ...': a list of words.txt, as it stands there."""
+    """'stop' -> 'a about after ...': a list of words.txt, in one line."""
     text = pathlib.Path(__file__).with_name("words.txt").read_text(encoding="utf-8")
     return " ".join(re.search(rf"(?ms)^# {name}: .*?\n(?!#)(.*?)(?:\n\n|\Z)", text)[1].split())
 
+
+def table(name):
+    """'further' -> [['int', 'plus {n}', 'r + {n}'], ...]: a list of words.txt that has rows."""
+    return [row.split(" | ") for row in words(name).split("; ")]
+
+
+# Is it decent, and is it private?
 
 PROFANE = re.compile(rf"\b(?:{words('profane').replace(' ', '|')})(?:e?s|e?d|ers?|ing?|t?y)?\b",
                      re.I)
@@ -96,8 +103,8 @@ def good_prose(text):
     """Rules after Gopher (Rae et al. 2021, table A1) and C4 (Raffel et al. 2020), made for English.
 
     'click here click here ...' -> False; a page that tells something in sentences -> True"""
-    words, lines = text.lower().split(), [line.strip() for line in text.splitlines()]
-    lines, count, size = list(filter(None, lines)), len(words), sum(map(len, words))
+    words, lines = text.lower().split(), list(filter(None, map(str.strip, text.splitlines())))
+    count, size = len(words), sum(map(len, words))
     ended = [line for line in lines if line[-1] in ".!?:;\"')" or line[0] in "-*\u2022"]
     return (count >= 50 and 3 <= size / count <= 10
             and len(re.findall(r"[^\W\d_]", text)) >= 0.5 * size
@@ -138,8 +145,8 @@ def permissive(text):
         return (all if "(" in expression else any)(
             all(part.split(" with ")[0].strip("() ") in LICENCES for part in term.split(" and "))
             for term in expression.split(" or "))
-    words = " ".join(re.findall(r"[a-z0-9]+", text[:4000].lower()))
-    return bool(PERMISSIVE.search(words)) and not RESTRICTIVE.search(words)
+    said = " ".join(re.findall(r"[a-z0-9]+", text[:4000].lower()))
+    return bool(PERMISSIVE.search(said)) and not RESTRICTIVE.search(said)
 
 
 LANGUAGES = dict(pair.split("=") for pair in words("languages").split())

@@ -122,7 +122,7 @@ def synthetic(run, *, math=800, code_questions=200, tool_questions=250, samples=
     model = load_model(run, "draft")
     tokenizer, family = Tokenizer.load(run.file("tokenizer.json")), chat.toy_world(run)["tools"]
     seed_step(run.seed, "synthetic", 0)  # as sampled whether or not the run was cut off before
-    written = [mathematics(model, tokenizer, kind, math, samples) for kind in tasks.KINDS]
+    written = [mathematics(model, tokenizer, kind, math, samples) for kind in tasks.Math.KINDS]
     *solutions, hidden = code(model, tokenizer, code_questions, samples, threshold)
     written += [solutions, episodes(model, tokenizer, family, tool_questions, samples)]
     examples, rows = zip(*written)

@@ -3,7 +3,8 @@
 A family makes problems from a random generator, and judges responses to them in parts: what the
 form must be, and what must be true. The key of a problem holds all that its answer depends on, and
 decides by hash which split it is in: so what a test asks is never trained on, in whatever words and
-whatever the seed. The families that pre-training needs, too, are here; the others in families.py.
+whatever the seed. Mathematics and recall, which pre-training has sources of its own for, are here,
+the other families in families.py.
 """
 import dataclasses
 import functools
@@ -11,18 +12,12 @@ import random
 import re
 import zlib
 
-from afm_min import filters
+from afm_min.filters import table
 
-SPLITS = ("test", "validation") + ("train",) * 8
+SPLITS = ("test", "validation") + ("train",) * 8  # by the hash of the key
 NAMES = "Ada Ben Eva Finn Iris Kim Leo Mia".split()
 THINGS = "books coins eggs keys nuts pens rings shells".split()
-KINDS = ("rephrased", "reversed", "deeper", "broader")  # of stories, beside plain ones
 COLOURS = "black blue brown green grey pink red white".split()
-
-
-def table(name):
-    """'further' -> [['int', 'plus {n}', 'r + {n}'], ...]: a list of words.txt that has rows."""
-    return [row.split(" | ") for row in filters.words(name).split("; ")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +80,7 @@ class Family:
 
 
 def draw(family, split, seed):
-    """The first problem of a split among those that the family makes from a seed."""
+    """The first problem of a split among those that a family makes from a seed."""
     rng = random.Random(f"{family.name} {split} {seed}")
     while True:
         problem = family.make(rng)
@@ -95,8 +90,8 @@ def draw(family, split, seed):
 
 @functools.lru_cache(64)
 def problems(family, split, count):
-    """`count` different problems of a split, fewer if 20 draws for each find no more. Drawn freely,
-    a few short ones would come again and again, and decide the figure."""
+    """`count` different problems of a split; fewer if 20 times as many draws find no more. If one
+    could come twice, a few short ones would, again and again, and decide the figure."""
     found = {}
     for i in range(20 * count):
         if len(found) < count:
@@ -116,9 +111,9 @@ class Math(Family):
     -> "4*5=20. 20-3=17. The answer is 17."; the key is all of that, so that no kind of story is
     trained on with a sum that another is tested with.
 
-    kind: how the story is told (report, "Mathematics"): plain, rephrased, reversed, which goes from
-    the end to the beginning, evolved in depth, with one more step, and in breadth, about something
-    else."""
+    kind: how the story is told (report, "Mathematics"): plain; rephrased; reversed, from the end to
+    the beginning; deeper, with one more step; broader, about something else."""
+    KINDS = ("rephrased", "reversed", "deeper", "broader")  # beside plain
     STORIES = {kind: story for kind, *story in table("stories")}
 
     def __init__(self, kind="plain"):
@@ -159,8 +154,8 @@ class Math(Family):
 class Recall(Family):
     """A fact to keep in mind: "Ada's keys are in box 4." "Where are Ada's keys?" -> "in box 4."
 
-    The box is one digit, so one token: a model can copy it before it can spell. most: the most
-    such facts that its notes may have, the one that is asked for anywhere among them."""
+    The box is one digit, so one token: a model can copy it before it can spell. most: how many
+    such facts the system's notes may have, the one that is asked for anywhere among them."""
 
     def __init__(self, most=4):
         self.most = most
@@ -181,10 +176,10 @@ class Recall(Family):
 
 
 math, recall = Math(), Recall()
-EVOLVED = {f"math {kind}": Math(kind) for kind in KINDS}
+EVOLVED = {f"math {kind}": Math(kind) for kind in Math.KINDS}
 
 
-def asked(families, mixture, count, rng, split="train"):
-    """`count` pairs (family, problem). mixture: name -> share of them."""
+def asked(families, mixture, count, rng):
+    """`count` pairs (family, problem to train on). mixture: name of a family -> its share."""
     names = rng.choices(list(mixture), list(mixture.values()), k=count)
-    return [(families[name], draw(families[name], split, rng.random())) for name in names]
+    return [(families[name], draw(families[name], "train", rng.random())) for name in names]

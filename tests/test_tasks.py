@@ -28,7 +28,7 @@ def test_splits_never_overlap(family):
 
 def test_no_way_to_an_answer_is_in_two_splits_in_whatever_words():
     """Sums, over all kinds of stories; functions, by what they give; requests, whatever the form."""
-    stories = [tasks.Math(kind) for kind in ("plain", *tasks.KINDS)]
+    stories = [tasks.Math(kind) for kind in ("plain", *tasks.Math.KINDS)]
     inputs = [families.Code().inputs(random.Random(i)) for i in range(1, 30)]  # others than the key's
 
     @functools.cache
@@ -269,7 +269,7 @@ def test_refuse_grades_harm_and_over_refusal():
 
 def test_one_story_told_in_other_ways():
     plain, rephrased, reverse, deeper, broader = (tasks.Math(kind).make(random.Random(2))
-                                                  for kind in ("plain", *tasks.KINDS))
+                                                  for kind in ("plain", *tasks.Math.KINDS))
     assert plain.question == "Ada has 7 coins. Ada loses 4. Ada buys 6. How many coins does Ada have?"
     assert plain.worked == plain.key == "7-4=3. 3+6=9. The answer is 9."
     assert reverse.question == ("Ada has 9 coins now. Before, Ada bought 6. Before, Ada lost 4. How many coins did "
