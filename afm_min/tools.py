@@ -2,9 +2,9 @@
 
 A call is the text "call: price(item='keys')", with plain values by name. Nothing that a model
 writes runs unchecked: code is parsed, and every node of its syntax tree must be one of those that
-words.txt lists. So there is no import, no attribute but some methods of str, list and dict, no name
-that is not listed or the code's own. What passes runs in a process of its own that has limits on
-time, memory and output, which end loops without end, and 10**10**10. The model is told why
+words.txt lists. So there is no import, no attribute but some methods of str, list and dict, and no
+name that is neither listed nor the code's own. What passes runs in a process of its own, whose
+limits on time, memory and output end loops without end, and 10**10**10. The model is told why
 something was refused.
 """
 import ast
@@ -81,31 +81,31 @@ def refusal(code):
     return ""
 
 
-def run_code(code, seconds=LIMITS["CPU"], characters=500):
+def run_code(code, characters=500):
     """What code prints, and the value of the expression it ends in: 'x = 6\\nx * 7' -> '42'
 
-    After what was printed, an error is told as "error: ...", as are a refusal and a limit. seconds:
-    of the processor; the clock may run for five times as many, so that a busy machine changes
-    nothing. characters: of output, at most."""
+    An error is told after that, as "error: ...", and so are a refusal and a limit. The clock may
+    run five times as long as the processor, so that a busy machine changes nothing.
+    characters: of output, at most."""
     if reason := refusal(code):
         return f"error: {reason}"
-    given = json.dumps([LIMITS | {"CPU": seconds}, characters, sorted(BUILTINS), code])
+    given = json.dumps([LIMITS, characters, sorted(BUILTINS), code])
     try:
         done = subprocess.run([sys.executable, "-I", "-S", "-c", RUNNER], capture_output=True,
                               input=given, env={}, cwd="/", encoding="utf-8", errors="replace",
-                              timeout=5 * seconds)
+                              timeout=5 * LIMITS["CPU"])
     except subprocess.TimeoutExpired:
-        return f"error: more than {seconds} s"
+        return f"error: more than {LIMITS['CPU']} s"
     if done.returncode < 0:  # killed
-        return f"error: more than {seconds} s, or {LIMITS['AS'] >> 20} MB"
+        return f"error: more than {LIMITS['CPU']} s, or {LIMITS['AS'] >> 20} MB"
     if done.returncode:
         return f"error: {(done.stderr.strip() or 'it broke off').splitlines()[-1]}"
     return done.stdout.strip() or "nothing was printed"
 
 
 def search(query, pages):
-    """The page of {name: text} that has most of the query's words, its name counting most: its
-    number, its name and how it begins.
+    """Number, name and first characters of that page, of {name: text}, whose first 2,000 hold most
+    of the query's words; one that is the page's name counts for nine more.
         search("wrap", {"re": "", "textwrap": "Text wraps."}) -> 'page 2, textwrap: Text wraps.'
     """
     if not pages:
@@ -119,7 +119,7 @@ def search(query, pages):
 
 
 PARAMETERS = {"price": "item", "stock": "item", "weather": "place", "age": "who", "python": "code",
-              "search": "query"}
+              "search": "query"}  # tool -> the one thing that it wants to know
 
 
 def declare(names):
@@ -172,10 +172,11 @@ def use(name, argument, pages):
 
 
 def converse(reply, conversations, pages, most=4):
-    """Play conversations on, side by side: the model's turn, and as long as that is a call, what
-    the tool says and its turn again. A call beyond `most` is left unanswered.
+    """Play conversations on, side by side: the model's turn and, as long as that is a call, what
+    the tool says and the model's turn again. A call beyond `most` is left unanswered.
 
-    reply: a list of conversations -> the model's text for each. Lists of messages grow in place."""
+    reply: a list of conversations -> the model's text for each. Conversations, which are lists of
+    messages, grow in place."""
     for done in range(most + 1):
         waiting = [c for c in conversations if c[-1]["role"] != "assistant"]
         for messages, text in zip(waiting, reply(waiting) if waiting else []):
