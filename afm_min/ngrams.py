@@ -1,7 +1,7 @@
 """What n-grams tell: near-duplicates, contamination by a benchmark, and quality that is learned.
 
 A text is its lower-case words, a word a hash of 64 bits, an n-gram a hash of its words' hashes: so
-numpy takes a whole text at once, and no text is kept. The same in every process. (Only
+numpy takes a whole text at once, and no text is kept. Hashes are the same in every process. (Only
 CharacterModel sees bytes.) Shapes: W words, N n-grams of a text.
 """
 import functools
@@ -28,12 +28,12 @@ def hash_words(text):
 def ngrams(words, n):
     """Hashes of words (W,) -> those of every n in a row (W - n + 1,), or (0,) of fewer than n."""
     hashes = words[:max(0, len(words) - n + 1)]
-    for i in range(1, n):
+    for i in range(1, n):  # modulo 2^64
         hashes = hashes * MULTIPLIER + words[i:i + len(hashes)]
     return hashes
 
 
-SIGNATURE, BANDS, ROWS = 128, 8, 3
+SIGNATURE, BANDS, ROWS = 128, 8, 3  # entries of a signature; bands of it, and entries of a band
 FACTORS, SUMMANDS = numpy.random.default_rng(0).integers(
     2**64, size=(2, SIGNATURE, 1), dtype=numpy.uint64) | numpy.uint64(1)
 
@@ -42,7 +42,7 @@ def signature(text):
     """MinHash (Broder 1997) of a text's 5-grams: the least value on them of 128 random functions.
 
     text -> (128,), uint32. Two texts agree in an entry as probably as an n-gram of either is one of
-    both: their Jaccard similarity. A text of fewer words counts as one n-gram."""
+    both: their Jaccard similarity. A text of fewer than 5 words counts as one n-gram."""
     words = hash_words(text)
     shingles = ngrams(words, min(5, max(1, len(words))))
     values = (FACTORS * shingles + SUMMANDS) >> numpy.uint64(32)  # (128, N)
@@ -73,23 +73,24 @@ class NearDuplicates:
 
 
 class Decontamination:
-    """Finds texts that share 4 to 13 words in a row with a benchmark, and not as everyone does.
+    """Finds texts that share with a benchmark 4 to 13 words in a row that are not common usage.
 
     Two passes over the corpus: `count` all texts, then ask for each whether it is `contaminated`:
     an n-gram seen `common` times or more is common usage, and tells nothing (the report's rule)."""
+    LENGTHS = range(4, 14)  # of n-grams, in words
 
     def __init__(self, questions, common=1000):
         self.common, self.counts = common, {}  # n-gram of the benchmark -> times seen
         for words in map(hash_words, questions):
-            for n in range(4, 14):
+            for n in self.LENGTHS:
                 self.counts |= dict.fromkeys(ngrams(words, n).tolist(), 0)
 
     def shared(self, text):
         """The benchmark's n-grams in a text, each as often as it stands there."""
-        for n in range(4, 14):
+        for n in self.LENGTHS:
             found = [gram for gram in ngrams(hash_words(text), n).tolist() if gram in self.counts]
             yield from found
-            if not found:  # so no longer one is shared
+            if not found:  # nor, then, is any longer one shared
                 return
 
     def count(self, text):
@@ -121,7 +122,7 @@ class Classifier:
         self.weights, velocity = numpy.zeros((2, 2**18))
         for _ in range(steps):
             error = sigmoid(numpy.bincount(row, self.weights[column] * value)) - labels
-            gradient = numpy.bincount(column, error[row] * value, 2**18) / len(sizes)
+            gradient = numpy.bincount(column, error[row] * value, len(self.weights)) / len(sizes)
             velocity = 0.9 * velocity - rate * (gradient + decay * self.weights)
             self.weights += velocity
 
@@ -152,7 +153,7 @@ class CharacterModel:
     def __init__(self, texts):
         codes = numpy.concatenate([self.codes(text) for text in texts])
         self.tables = [[numpy.unique(codes % 256**n >> shift, return_counts=True)
-                        for shift in (0, 8)] for n in range(1, 5)]  # n bytes; less the last
+                        for shift in (0, 8)] for n in range(1, 5)]  # n bytes; all but the last
 
     @staticmethod
     def codes(text):
@@ -165,7 +166,7 @@ class CharacterModel:
         result = numpy.full(len(codes), 1 / 256)
         for n, (grams, contexts) in enumerate(self.tables, 1):
             last = codes % 256**n
-            result = (seen(grams, last) + 2 * result) / (seen(contexts, last >> 8) + 2)
+            result = (times_seen(grams, last) + 2 * result) / (times_seen(contexts, last >> 8) + 2)
         return result
 
     def bits(self, text):
@@ -173,8 +174,8 @@ class CharacterModel:
         return float(-numpy.log2(self.probabilities(self.codes(text))).sum() / max(1, len(text)))
 
 
-def seen(table, queries):
-    """(([2, 5], [10, 20]), [5, 6]) -> [20, 0]: how often queries are counted; keys are sorted."""
+def times_seen(table, queries):
+    """(([2, 5], [10, 20]), [5, 6]) -> [20, 0]: the count of each query; keys are sorted."""
     keys, counts = table
     places = numpy.searchsorted(keys, queries) % len(keys)
     return numpy.where(keys[places] == queries, counts[places], 0)

@@ -103,9 +103,11 @@ class BlockParser(html.parser.HTMLParser):
         """html.parser raises on '<![x]>', and searches to the end of the page from each tag that is
         not closed: so declarations and comments go first, and a < that begins no tag is text."""
         super().__init__()
-        self.blocks, self.parts, self.words, self.linked = [], [], 0, 0
-        # silent: the tag of the silent element we are in, as often as elements of it are open
-        self.tag, self.link, self.article, self.silent = "", False, False, []
+        # Of the block that is open: pieces of its text, its words, how many of them stand in links.
+        self.tag, self.parts, self.words, self.linked = "", [], 0, 0
+        # What is done; whether we are in a link, and in an article; the tag of the silent element
+        # that we are in, as often as elements of that tag are open.
+        self.blocks, self.link, self.article, self.silent = [], False, False, []
         page = re.sub(r"(?s)<!--.*?(?:-->|\Z)|<[!?][^<>]*>?", "", page)
         self.feed(re.sub(r"<(?!/?[A-Za-z][^<>]*>)", "&lt;", page) + "<p>")  # to end the last
 
@@ -127,10 +129,9 @@ class BlockParser(html.parser.HTMLParser):
             self.silent = [tag]
 
     def handle_endtag(self, tag):
-        if self.silent:
-            if tag in self.silent:
-                self.silent.pop()
-        elif tag in BLOCKS:
+        if tag in self.silent:
+            self.silent.pop()
+        elif tag in BLOCKS and not self.silent:
             self.end_block("")
             self.article &= tag not in ("article", "main")
         self.link &= tag != "a"
@@ -143,7 +144,7 @@ class BlockParser(html.parser.HTMLParser):
             self.parts.append(text.expandtabs().replace(old, new))
 
     def end_block(self, tag):
-        """Ends a block where the next begins, whose tag this is. A space that is &nbsp; stays."""
+        """End a block where the next begins, whose tag this is. A space that is &nbsp; stays."""
         if self.words:
             text = re.sub("[ \t\r\f]+", " ", "".join(self.parts))
             text = re.sub("[ \xa0]*\n ?", "\n", text).strip(" \n").replace("\xa0", " ").rstrip()

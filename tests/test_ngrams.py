@@ -49,10 +49,10 @@ def test_hashes_are_the_same_in_every_process():
     assert runs[0] == runs[1] == f"{ngrams.signature('A b, c d e f!').tolist()}\n"
 
 
-def test_seen():
+def test_times_seen():
     table = numpy.array([2, 5, 9]), numpy.array([10, 20, 30])
-    assert ngrams.seen(table, numpy.array([9, 1, 2, 6, 10, 5])).tolist() == [30, 0, 10, 0, 0, 20]
-    assert ngrams.seen(table, numpy.array([], int)).tolist() == []
+    assert ngrams.times_seen(table, numpy.array([9, 1, 2, 6, 10, 5])).tolist() == [30, 0, 10, 0, 0, 20]
+    assert ngrams.times_seen(table, numpy.array([], int)).tolist() == []
 
 
 def test_signatures_estimate_jaccard():
