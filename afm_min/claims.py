@@ -1,42 +1,46 @@
 """What the AFM report claims, as experiments: make claims.
 
-A claim compares a treatment with a control that differ in the settings named, and in nothing else:
-both go on from one parent checkpoint, seed by seed, with the same draws of text. The interval is a
-bootstrap over the seeds' differences, so with few seeds it is coarse: clear of zero means little
-more than that all of them agree.
+A claim, which is a line of claims.txt, compares a treatment with a control that differ in the
+settings named, and in nothing else: both go on from one parent checkpoint, seed by seed, with the
+same draws of text. The interval is a bootstrap over the seeds' differences, so with few seeds it is
+coarse: clear of zero means little more than that all of them agree.
 
 Every arm is a run directory of its own that shares what came before: so what is done is kept after
 a kill, and arms that several claims need are trained once.
 """
 import argparse
 import collections
-import importlib.resources
 import os
+import pathlib
 
 import numpy
 
 from afm_min.model import Config
-from afm_min.report import line, table
+from afm_min.report import TABLES, line, table, write_report
 from afm_min.run import Run, UserError, choose_device, run_command, write_text
 from afm_min.stages import STAGES, carry_out, made_of, settings_of, value_of
 
 OWN = {"metrics.jsonl", "report.json", "report.md", "run.json", "environment.json", "claims.md",
-       "losses.png", "mdloo.png", "evaluation.png"}  # of each run
-Claim = collections.namedtuple("Claim", "text stage metric treatment control control_stage",
-                               defaults=[None])  # None: the same stage
+       "losses.png", "mdloo.png", "evaluation.png"}  # what a run does not share with what it needs
+Claim = collections.namedtuple("Claim", "text stage metric treatment control control_stage")
 
 
-def read_claims():
-    """claims.txt as a list of Claim, whose settings are dicts."""
-    def settings(text):
-        pairs = (pair.split("=") for pair in text.split(", ") if text != "as it is")
-        return {name: value_of(value) for name, value in pairs}
-    lines = importlib.resources.files("afm_min").joinpath("claims.txt").read_text().splitlines()
-    rows = [line.split(" | ") for line in lines if not line.startswith("#")]
-    return [Claim(*row[:3], settings(row[3]), settings(row[4]), *row[5:]) for row in rows]
+def parse_settings(text):
+    """'prune.soft=0.0, prune.method=random' -> {"prune.soft": 0.0, "prune.method": "random"}"""
+    pairs = (pair.split("=") for pair in text.split(", ") if text != "as it is")
+    return {name: value_of(value) for name, value in pairs}
 
 
-CLAIMS = read_claims()
+def parse_claim(row):
+    """A line of claims.txt as a Claim. If it names no stage of the control, that is the same."""
+    text, stage, metric, treatment, control, *other = row.split(" | ")
+    return Claim(text, stage, metric, parse_settings(treatment), parse_settings(control),
+                 *(other or [stage]))
+
+
+CLAIMS = [parse_claim(row)
+          for row in pathlib.Path(__file__).with_suffix(".txt").read_text().splitlines()
+          if not row.startswith("#")]
 
 
 def arm(base, seed, stage, given):
@@ -74,12 +78,12 @@ def verdict(claim, treated, controls):
     """A row of the table, from the metric of each seed."""
     differences = [a - b for a, b in zip(treated, controls)]
     low, high = interval(differences)
-    wanted_up = claim.metric.endswith("%")
-    shown = low > 0 if wanted_up else high < 0
-    against = high < 0 if wanted_up else low > 0
+    better, worse = low > 0, high < 0
+    if not claim.metric.endswith("%"):  # of bits, fewer are better
+        better, worse = worse, better
     return [claim.text, claim.stage, claim.metric, numpy.mean(treated).item(),
             numpy.mean(controls).item(), numpy.mean(differences).item(),
-            f"{low:.3f} to {high:.3f}", "yes" if shown else "the contrary" if against else "no"]
+            f"{low:.3f} to {high:.3f}", "yes" if better else "the contrary" if worse else "no"]
 
 
 def run_claims(arguments):
@@ -96,15 +100,14 @@ def run_claims(arguments):
     if not claims:
         raise UserError(f"--only {arguments.only}: no claim holds this text")
     for claim in claims:
-        sides = ((claim.stage, claim.treatment),
-                 (claim.control_stage or claim.stage, claim.control))
+        sides = (claim.stage, claim.treatment), (claim.control_stage, claim.control)
         treated, controls = ([arm(base, seed, stage, begun["set"] | given)[claim.metric]
                               for seed in range(arguments.seeds)] for stage, given in sides)
         rows.append(verdict(claim, treated, controls))
-        head = ["claim", "after", "metric", "treatment", "control", "difference", "95% interval",
-                "shown"]
-        write_text(base.file("claims.md"), f"{arguments.seeds} seeds.\n\n{table(head, rows)}")
+        write_text(base.file("claims.md"),
+                   f"{arguments.seeds} seeds.\n\n{table(TABLES['claims'], rows)}")
         print(line(rows[-1]), flush=True)
+    write_report(base)
 
 
 def main():

@@ -1,6 +1,6 @@
-"""report.md: what a run's report.json says, as tables to read, and pictures.
+"""report.md: what a run's report.json and claims.md say, as tables to read, and pictures.
 
-    python -m afm_min.report --run runs/toy    writes both anew, from what the run holds
+    python -m afm_min.report --run runs/toy    writes it anew, from what the run holds
 """
 import argparse
 import platform
@@ -14,7 +14,9 @@ from afm_min import plots
 from afm_min.model import compute_dtype
 from afm_min.run import Run, UserError, run_command, write_text
 
+# The columns of each table; those of held-out text are what pre-training reports.
 TABLES = {name: columns.split(", ") for name, columns in {
+    "claims": "claim, after, metric, treatment, control, difference, 95% interval, shown",
     "stages": "stage, seconds, tokens, metric, before, after",
     "other figures": "stage, what, value",
     "environment": "what, value",
@@ -28,9 +30,8 @@ TABLES = {name: columns.split(", ") for name, columns in {
     "checkpoints": "step, greedy %, best of 4 %",
     "pairs judged right": "family, %, 95% interval, pairs",
     "curve": "step, reward, truth %, KL, entropy, length, rising",
-    "evaluation": "benchmark, base %, 95% interval, draft %, 95% interval, sft %, 95% interval, "
-                  "aligned %, 95% interval, quantized %, 95% interval, recovered %, "
-                  "95% interval, n",
+    "evaluation": ", ".join(["benchmark", *(f"{model} %, 95% interval" for model in plots.MODELS),
+                             "n"]),
     "sft against draft": "of all problems, %, 95% interval, n",
     "aligned against sft": "of all problems, %, 95% interval, n",
 }.items()}
@@ -57,42 +58,56 @@ def in_short(stage, seconds, figures):
     return [stage, seconds, figures.get("tokens", ""), main, before, figures.get(main, "")]
 
 
+def claims(run):
+    """The section with the table that `make claims` wrote; without one, how to get it."""
+    if not run.file("claims.md").exists():
+        return ("Claims: `make claims` sets what Apple's report claims beside what is seen, in "
+                "runs/claims/report.md.\n\n")
+    return ("## Claims\n\nWhat Apple's report claims, and what is seen: a metric after a stage, "
+            "with the treatment and with the control. The interval is that of their difference, "
+            "over seeds; where it is clear of zero, the claim is shown, or the contrary.\n\n"
+            + run.file("claims.md").read_text())
+
+
 def write_report(run):
-    """A row for each stage, what else each tells, every table that one returned, and pictures."""
+    """Pictures, claims, a row for each stage, what else each tells, every table it returned."""
     report, begun = run.read_json("report.json"), run.read_json("run.json")
-    figures, returned = {}, {}  # of each stage; and tables
+    figures, returned = {}, {}  # stage -> {name: number or word}; name of a table -> its rows
     for stage, row in report.items():
         returned |= {name: x for name, x in row["metrics"].items() if type(x) is list}
         figures[stage] = {name: x for name, x in row["metrics"].items() if type(x) is not list}
-    trained = [stage for stage in figures if "tokens" in figures[stage]]
-    shared = list(figures[trained[0]]) if trained else []
+    trained = [stage for stage in figures if "tokens" in figures[stage]]  # those of pre-training
+    shared = list(figures[trained[0]]) if trained else []  # what each of them reports
     made = {name: begun[name] for name in ("preset", "seed") if name in begun}
     made |= run.read_json("environment.json")
     made["seconds of all stages"] = round(sum(row["seconds"] for row in report.values()), 1)
-    tables = {"stages": [in_short(stage, report[stage]["seconds"], figures[stage])
-                         for stage in report],
+    tables = {"stages": [in_short(stage, row["seconds"], figures[stage])
+                         for stage, row in report.items()],
               "held-out text": [[stage, *map(figures[stage].get, shared)] for stage in trained],
-              "other figures": [[stage, name, x] for stage in report
+              "other figures": [[stage, name, x] for stage in figures
                                 for name, x in figures[stage].items()
                                 if not (stage in trained and name in shared)],
               "environment": made.items()} | returned
-    heads = TABLES | {"held-out text": ["stage", *shared]}
-    write_text(run.file("report.md"), f"# {run.path.name}\n\nBits per byte and accuracy are of "
-               "held-out text, in sequences of the core length. A stage of pre-training begins "
-               "where the one before it ends.\n\n"
-               + plots.links(run, TABLES["evaluation"][1:-1:2]) + "".join(
-                   f"## {name.capitalize()}\n\n{table(heads[name.partition(', round')[0]], rows)}"
-                   for name, rows in tables.items() if rows))
+    columns = TABLES | {"held-out text": ["stage", *shared]}
+    text = (f"# {run.path.name}\n\nBits per byte and accuracy are of held-out text, in sequences "
+            "of the core length. A stage of pre-training begins where the one before it ends.\n\n"
+            + plots.pictures(run) + claims(run))
+    for name, rows in tables.items():
+        if rows:  # "curve, round 2" has the columns of "curve"
+            text += f"## {name.capitalize()}\n\n{table(columns[name.split(', round')[0]], rows)}"
+    write_text(run.file("report.md"), text)
 
 
 def environment(run):
-    """What a run is made with, for environment.json: software and machine, as text and numbers; and the most memory that this process has held."""
+    """What a run is made with, for environment.json: software, machine, and the most memory that
+    this process has held."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB, but on a Mac in bytes
     has = [name for name, value in torch.cpu.get_capabilities().items() if value is True]
     return {"Python": platform.python_version(), "torch": torch.__version__,
             "numpy": numpy.__version__, "platform": platform.platform(),
             "processor has": " ".join(sorted(has)), "threads": torch.get_num_threads(),
-            "device": str(run.device), "computes in": str(compute_dtype(run.device))[6:],
+            "device": str(run.device),
+            "computes in": str(compute_dtype(run.device)).removeprefix("torch."),
             "peak memory, MB": round(most * (1 if sys.platform == "darwin" else 1024) / 1e6)}
 
 

@@ -25,37 +25,49 @@ def test_interval():
 
 
 def test_verdicts():
-    up, down = (Claim("", "core", metric, {}, {}) for metric in ("accuracy %", "bits/byte"))
+    up, down = (Claim("", "core", metric, {}, {}, "core") for metric in ("accuracy %", "bits/byte"))
     shown = lambda claim, a, b: verdict(claim, a, b)[-1]
-    assert shown(up, [2.0, 3.0], [1.0, 1.0]) == "yes" and shown(down, [2.0, 3.0], [1.0, 1.0]) == "the contrary"
-    assert shown(up, [1.0, 1.0], [2.0, 3.0]) == "the contrary" and shown(down, [1.0, 1.0], [2.0, 3.0]) == "yes"
+    more, less = [2.0, 3.0], [1.0, 1.0]
+    assert shown(up, more, less) == shown(down, less, more) == "yes"
+    assert shown(up, less, more) == shown(down, more, less) == "the contrary"
     assert shown(up, [2.0, 1.0], [1.0, 2.0]) == shown(down, [2.0, 1.0], [1.0, 2.0]) == "no"
     assert verdict(up, [2.0, 4.0], [1.0, 1.0])[3:6] == [3, 1, 2]
 
 
+def test_a_line_of_the_table_by_hand():
+    assert claims.parse_claim("x | core | bits/byte | core.lr=0.1, core.start=prune | as it is") == Claim(
+        "x", "core", "bits/byte", {"core.lr": 0.1, "core.start": "prune"}, {}, "core")
+    assert claims.parse_claim("x | rs1 | all math % | as it is | mdloo1.iterations=0 | mdloo1")[4:] == (
+        {"mdloo1.iterations": 0}, "mdloo1")
+
+
 def test_every_claim_names_real_settings():
     for claim in CLAIMS:
-        assert (claim.treatment, claim.stage) != (claim.control, claim.control_stage or claim.stage)
+        assert (claim.treatment, claim.stage) != (claim.control, claim.control_stage)
         for name in claim.treatment | claim.control:
             stage, _, setting = name.partition(".")
             assert setting in settings_of(stage)
-            assert stage in with_needs([claim.stage, claim.control_stage or claim.stage])
+            assert stage in with_needs([claim.stage, claim.control_stage])
 
 
 def test_a_claim_compares_treatment_with_control(tmp_path, capsys, monkeypatch):
-    """An arm's metric is 10 for the treatment and 4 for the control, which is of another stage; seeds add to it."""
+    """An arm's metric is 10 for the treatment, to which the seed adds, and 4 for the control, which
+    is of another stage."""
     run = tmp_path / "run"
     run.mkdir()
     (run / "parent.pt").touch()
-    (run / "report.json").write_text('{"parent": {}}')
+    (run / "report.json").write_text('{"parent": {"seconds": 1.5, "metrics": {}}}')
     (run / "run.json").write_text(json.dumps({"set": {"rs1.lr": 2.0}} | {
         f"model.{name}": value for name, value in dataclasses.asdict(PRESETS["tiny"]).items()}))
-    monkeypatch.setattr(claims, "CLAIMS", [Claim("x", "dpo1", "all math %", {"dpo1.lr": 1.0}, {"ipo1.lr": 3.0}, "ipo1")])
+    monkeypatch.setattr(claims, "CLAIMS", [
+        Claim("x", "dpo1", "all math %", {"dpo1.lr": 1.0}, {"ipo1.lr": 3.0}, "ipo1")])
     found = {("dpo1", 1.0): 10, ("ipo1", 3.0): 4}
     monkeypatch.setattr(claims, "arm", lambda base, seed, stage, given: {
         "all math %": found[stage, given[f"{stage}.lr"]] + seed * (stage == "dpo1") + 0 * given["rs1.lr"]})
     assert call(capsys, claims, "--run", run, "--seeds", 2)[::2] == (0, "")
-    assert "| x | dpo1 | all math % | 10.5 | 4 | 6.5 | 6.000 to 7.000 | yes |" in (run / "claims.md").read_text()
+    row = "| x | dpo1 | all math % | 10.5 | 4 | 6.5 | 6.000 to 7.000 | yes |"
+    assert row in (run / "claims.md").read_text()
+    assert row in (run / "report.md").read_text().partition("## Claims\n\n")[2].partition("## ")[0]
     assert "two or more" in call(capsys, claims, "--run", run, "--seeds", 1)[2]
 
 

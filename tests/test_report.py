@@ -109,6 +109,18 @@ def test_without_matplotlib_it_says_how_to_get_pictures(run, monkeypatch, capsys
     assert capsys.readouterr() == ("", "") and not list(run.path.glob("*.png"))
 
 
+def test_claims_are_shown_or_how_to_get_them(run):
+    report.write_report(run)
+    text = run.file("report.md").read_text()
+    assert text.count("`make claims`") == 1 and "## Claims" not in text
+    rows = [["x", "core", "bits/byte", 1.5, 2.0, -0.5, "-0.600 to -0.400", "yes"]]
+    run.file("claims.md").write_text(f"3 seeds.\n\n{report.table(report.TABLES['claims'], rows)}")
+    report.write_report(run)
+    text = run.file("report.md").read_text()
+    assert "make claims" not in text and "\n\n3 seeds.\n\n| claim | after |" in text
+    assert f"\n{report.line(rows[0])}\n## Stages" in text.partition("## Claims")[2]
+
+
 def test_pictures_are_drawn_and_linked(run):
     pytest.importorskip("matplotlib")
     with warnings.catch_warnings():
@@ -162,7 +174,7 @@ def test_a_point_of_mdloo_is_an_iteration(run):
 
 
 def test_bars_and_intervals_are_those_of_the_table(run):
-    (axes,) = painted(run, plots.evaluation, [f"{model} %" for model in MODELS])
+    (axes,) = painted(run, plots.evaluation, ["evaluation"])
     assert [bars.get_label() for bars in axes.containers if hasattr(bars, "patches")] == list(MODELS)
     recovered = [bars for bars in axes.containers if hasattr(bars, "patches")][-1]
     assert [bar.get_height() for bar in recovered] == [50, 50]  # math and math deeper, no row of a part
