@@ -50,15 +50,16 @@ def open_run(arguments):
 
 def train(arguments):
     """Do the stages that are asked for, in order, and first what they need and is not done."""
-    for name in arguments.stages or []:
+    for name in arguments.stages:
         if name not in STAGES:
             raise UserError(f"--stages {name}: choose from {', '.join(STAGES)}")
     run, identity, given = open_run(arguments)
     run.create()
     run.write_json("run.json", identity | {"set": given})
-    for stage in () if arguments.resume else arguments.stages or ():
-        forget(run, stage)
-        run.partial(stage).unlink(missing_ok=True)
+    if not arguments.resume:
+        for stage in arguments.stages:
+            forget(run, stage)
+            run.partial(stage).unlink(missing_ok=True)
     before = run.read_json("report.json")
     for stage in with_needs(arguments.stages or STAGES):
         carry_out(run, stage, settings_of(stage, given))
@@ -76,7 +77,7 @@ def main():
     add("--preset", metavar="NAME", help=f"size: {', '.join(PRESETS)} (default: toy)")
     add("--data", metavar="DIR", help="train on this folder of UTF-8 files (default: on what "
         "CPython carries)")
-    add("--stages", metavar="NAME,NAME", type=lambda names: names.split(","),
+    add("--stages", metavar="NAME,NAME", type=lambda names: names.split(","), default=[],
         help=f"run these anew, and what they need (default: {','.join(STAGES)})")
     add("--set", metavar="NAME=VALUE", action="append", default=[],
         help="change a setting, model.FIELD or STAGE.NAME; a wrong name lists them all")

@@ -1,8 +1,8 @@
 """The table of stages in order, their settings, and how one is carried out and reported.
 
 Each stage is a function of a run; its keyword arguments, with their defaults, are its settings. It
-is done if report.json says so for these settings and for the results of all that it needs: so a
-changed setting makes anew what depends on it, and nothing else.
+is done if report.json has a row for it that was made with these settings, from the results that
+those it needs have now: so a changed setting makes anew what depends on it, and nothing else.
 """
 import ast
 import collections
@@ -18,20 +18,20 @@ from afm_min import (align, corpus, demonstrations, evaluate, ondevice, pretrain
 from afm_min.run import UserError
 
 Stage = collections.namedtuple("Stage", "carry_out needs")  # those before it that it builds on
-STAGES = {name: Stage(function, needs.split()) for name, function, needs in (
-    ("data", corpus.data, ""),
-    ("tokenizer", corpus.tokenizer, "data"),
-    ("parent", pretrain.parent, "tokenizer"),
-    ("prune", pretrain.prune, "parent"),
-    ("core", pretrain.core, "prune"),
-    ("continued", pretrain.continued, "core"),
-    ("lengthening", pretrain.lengthening, "continued"),
-    ("demonstrations", demonstrations.demonstrations, "lengthening"),
-    ("draft", sft.draft, "demonstrations"),
-    ("synthetic", synthetic.synthetic, "draft"),
-    ("mixture", sft.mixture, "synthetic"),
-    ("sft", sft.sft, "mixture"))}
-ROUNDS = 2
+STAGES = {function.__name__: Stage(function, needs.split()) for function, needs in (
+    (corpus.data, ""),
+    (corpus.tokenizer, "data"),
+    (pretrain.parent, "tokenizer"),
+    (pretrain.prune, "parent"),
+    (pretrain.core, "prune"),
+    (pretrain.continued, "core"),
+    (pretrain.lengthening, "continued"),
+    (demonstrations.demonstrations, "lengthening"),
+    (sft.draft, "demonstrations"),
+    (synthetic.synthetic, "draft"),
+    (sft.mixture, "synthetic"),
+    (sft.sft, "mixture"))}
+ROUNDS = 2  # of alignment
 for n in range(1, ROUNDS + 1):
     STAGES |= {f"{function.__name__}{n}": Stage(functools.partial(function, n), needs.split())
                for function, needs in (
@@ -57,7 +57,7 @@ def settings_of(stage, given=()):
 
 
 def value_of(text):
-    """'20' -> 20, 'CORE' -> the mixture of this name in corpus.py, 'any other' as it is."""
+    """'20' -> 20, 'CORE' -> the mixture of this name in corpus.py, 'any other' -> itself."""
     try:
         return vars(corpus)[text] if text.isupper() else ast.literal_eval(text)
     except (KeyError, ValueError, SyntaxError):
@@ -65,8 +65,9 @@ def value_of(text):
 
 
 def parse_setting(text, model):
-    """'core.steps=20' -> ('core.steps', 20). It must be of the type of the default. model: of each
-    "model.FIELD" the default."""
+    """'core.steps=20' -> ('core.steps', 20). model: the config's fields, with their defaults.
+
+    Raises UserError if there is no such setting, or the value is not like the default."""
     name, equals, value = text.partition("=")
     section, _, key = name.partition(".")
     known = {"model": dict(model)} | {stage: settings_of(stage) for stage in STAGES}
@@ -87,19 +88,19 @@ def with_needs(stages):
     """["core"] -> data, tokenizer, parent, prune, core: in the order of the table."""
     wanted = set(stages)
     for stage in reversed(STAGES):
-        wanted |= set(STAGES[stage].needs) if stage in wanted else set()
+        wanted.update(STAGES[stage].needs if stage in wanted else ())
     return [stage for stage in STAGES if stage in wanted]
 
 
 def made_of(report, stage, settings):
-    """Names the settings of a stage and the results of those that it needs: 8 hex digits."""
+    """What a stage is made of: 8 hex digits, by its settings and the results that it needs."""
     needed = [[name, report[name]["made_of"], report[name]["metrics"]]
               for name in STAGES[stage].needs]
     return hashlib.sha256(json.dumps([settings, needed]).encode()).hexdigest()[:8]
 
 
 def standing(report):
-    """The rows of those stages that were made of what the others are now."""
+    """The rows of a report that still hold: what they were made of is what the others are now."""
     rows = {}
     for stage in STAGES:
         if stage in report and rows.keys() >= set(STAGES[stage].needs):
@@ -116,12 +117,12 @@ def describe(values):
 
 
 def carry_out(run, stage, settings):
-    """Do a stage, unless it is done with these settings; what it needs must be. Returns its metrics."""
+    """Do a stage and report it, unless it is done with these settings; what it needs must be."""
     rows = standing(run.read_json("report.json"))
     run.settings, run.made_of = settings, made_of(rows, stage, settings)
     if stage in rows and rows[stage]["made_of"] == run.made_of:
         print(f"{stage}: done before: {describe(rows[stage]['metrics'])}")
-        return rows[stage]["metrics"]
+        return
     forget(run, stage)
     print(f"{stage}: {describe(settings)}", flush=True)
     begun = time.perf_counter()
@@ -129,14 +130,13 @@ def carry_out(run, stage, settings):
     seconds = round(time.perf_counter() - begun, 1)
     row = {"settings": settings, "made_of": run.made_of, "seconds": seconds, "metrics": metrics}
     run.write_json("report.json", run.read_json("report.json") | {stage: row})
-    for path in [run.partial(stage), *run.path.glob(f"{stage}-*.pt")]:  # what it went on from
+    for path in [run.partial(stage), *run.path.glob(f"{stage}-*.pt")]:  # to go on from
         path.unlink(missing_ok=True)
     print(f"{stage}: {seconds} s: {describe(metrics)}", flush=True)
-    return metrics
 
 
 def forget(run, stage):
-    """Drop a stage's row, before its files are written anew: so a row is always of what is there."""
+    """Drop a stage's row before its files are written anew: so a row is always of what is there."""
     report = run.read_json("report.json")
     if report.pop(stage, None):
         run.write_json("report.json", report)
