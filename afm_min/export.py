@@ -7,9 +7,9 @@
     AutoTokenizer.from_pretrained("runs/exported")                   the same ids
     PeftModel.from_pretrained(model, "runs/exported/math")           one of its adapters
 
-The architecture is exactly that of Qwen3: so a table of names is all that the weights take. They
-are one file, whatever their size. An adapter was made for the packed model: what --adapter or
---stage quantize exports is each packed weight as the float it stands for, and no longer small.
+The architecture is exactly that of Qwen3, so the weights need nothing but their names there. They
+are one file, whatever their size. Adapters were made for the packed model, so --adapter exports
+that one, as --stage quantize does: each packed weight as the float it stands for, no longer small.
 
 What transformers' tokenizer does, and what it is here:
 
@@ -39,11 +39,11 @@ from afm_min.tokenizer import BYTES, DOCUMENT, END, SPECIALS, Tokenizer
 
 try:
     from safetensors.torch import save as tensors_to_bytes
-except ImportError:  # an extra: the command says so
+except ImportError:  # an extra, and the command says how to get it
     tensors_to_bytes = None
 
 MODELS = ["quantize", *(stage for stage in list(STAGES)[:list(STAGES).index("quantize")]
-                        if not stage.startswith("reward"))]  # which have heads: Qwen3 has none
+                        if not stage.startswith("reward"))]  # their heads are unknown to Qwen3
 NAMES = {"embedding": "embed_tokens", "blocks": "layers", "attention_norm": "input_layernorm",
          "attention": "self_attn", "query": "q_proj", "key": "k_proj", "value": "v_proj",
          "output": "o_proj", "query_norm": "q_norm", "key_norm": "k_norm",
@@ -125,7 +125,8 @@ def files_of(model, tokenizer):
 
 
 def adapter_files(name, adapter):
-    """The same of an adapter, in a folder of its name; values in 16 bits, as they were saved."""
+    """Name -> content of each file of an adapter, in a folder of its name; values in 16 bits, as
+    they were saved."""
     terms = {f"base_model.model.{renamed(layer)}.lora_{letter}.weight": values.detach().half()
              for layer, term in adapter.terms.items()
              for letter, values in (("A", term.down), ("B", term.up))}
@@ -163,7 +164,7 @@ def export(arguments):
     run, names = Run(arguments.run), list(filter(None, arguments.adapter.split(",")))
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     trained = [stage for stage in MODELS if run.checkpoint(stage).exists()]
-    stage = arguments.stage or (["quantize"] if names else trained or ["sft"])[-1]
+    stage = arguments.stage or ("quantize" if names else trained[-1] if trained else "sft")
     if stage not in trained:
         raise UserError(f"--stage {stage}: {run.path} has models of {', '.join(trained) or 'none'}")
     if names and stage != "quantize":

@@ -2,23 +2,25 @@
 
     python -m afm_min.plan --preset afm-on-device --devices 8 --flops 989 --share 0.4
 
-It is the sheet of formulas plan.txt, printed with the numbers put in, for a pocket calculator. Tests compare
-it with what is built: model, optimizer state, what autograd keeps, operations counted, adapters,
-packed weights. Left out: a teacher, what a step needs for a moment, waiting for other devices.
+It prints the sheet of formulas, plan.txt, with the numbers put in, for a pocket calculator. Tests
+compare it with what is built: model, optimizer state, what autograd keeps, operations counted,
+adapters, packed weights. Left out: a teacher, what a step needs for a moment, waiting for other
+devices.
 
     replicated   4 bytes each for a parameter, its gradient, and AdaStar's v and m
-    fully_shard  a device's part of them; and, put together while they are at work, parameters and
-                 gradients of the embedding, which is first and last, and of a layer
+    fully_shard  a device's part of them; and whole, as they are gathered to be used, parameters and
+                 gradients of the embedding, which is first and last, and of one layer
     besides      kept from the forward pass for the backward one: all weights in bfloat16, and
-                 activations as model.py has them, for which scores of attention are written out
-    training     operations of matrix products, on tokens that may not be seen as well: 2 forward
-                 and 4 backward for each parameter; 12 for each pair of tokens and attention dim
+                 activations as model.py has them, which writes the scores of attention out
+    training     operations of matrix products, those on masked tokens included: 2 forward and
+                 4 backward for each parameter; 12 for each pair of tokens and attention dim
     packed       projections in 2 bits or 4, b on average, and so with look-up tables of 4 values or
                  16, 6 b - 8 on average; in 8 bits the embedding, with a scale of 2 bytes a row
 """
 import argparse
 import dataclasses
-import importlib.resources
+import math
+import pathlib
 import re
 
 from afm_min.model import PRESETS
@@ -45,22 +47,23 @@ def shown(x):
 
 
 def calculate(formula):
-    """'26 layers x (2 + 10^3) bytes' -> 26052: words and commas are left out, x is times."""
+    """'26 layers x (2 + 10^3) bytes' -> 26052: words and commas are left out, " x " is times."""
     signs = formula.replace(" x ", " * ").replace("^", "**")
     return eval(re.sub(r"[^\d.+\-*/() ]", "", signs))  # of digits and signs alone
 
 
-def work(preset, given):
-    """what -> (formula with the numbers put in, value, unit). given: name of an option -> value."""
+def fill_in(preset, given):
+    """The sheet of a preset: what -> (formula with the numbers put in, value, unit). given: option
+    -> value."""
     config, stages = PRESETS[preset], REPORTED.get(preset, {})
     known, sheet = dataclasses.asdict(config) | given, {}
     for name, inputs in (("dim", config.dim), ("width", config.heads * config.head_dim),
-                         ("hidden", config.hidden)):
-        known[f"{name}, groups"] = -(-inputs // GROUP)
+                         ("hidden", config.hidden)):  # of a projection: each group has a table
+        known[f"{name}, groups"] = math.ceil(inputs / GROUP)
     for stage, (tokens, length) in stages.items():
         known |= {f"{stage}, tokens": tokens, f"{stage}, length": length}
     several = {"STAGE": stages, "RANK": sorted({8, 16, 32, given["rank"]})}
-    lines = importlib.resources.files("afm_min").joinpath("plan.txt").read_text().splitlines()
+    lines = pathlib.Path(__file__).with_suffix(".txt").read_text().splitlines()
     for line in (line for line in lines if not line.startswith("#")):
         word = next((word for word in several if word in line), "")
         for name in several.get(word, [""]):
@@ -79,9 +82,9 @@ def plan(arguments):
     for name, (_, least, most, _) in OPTIONS.items():
         if not least <= given[name] <= most:
             raise UserError(f"--{name.replace('_', '-')} {given[name]}: give {least:,} to {most:,}")
-    for what, (formula, value, unit) in work(arguments.preset, given).items():
+    for what, (formula, value, unit) in fill_in(arguments.preset, given).items():
         power = 0
-        while unit and value >= 999.95:
+        while unit and value >= 999.95:  # which four digits would show as 1000
             value, power = value / 1000, power + 1
         print(f"{what}: {formula} = {shown(value)} {' KMGTPE'[power].strip()}{unit}".rstrip())
 

@@ -12,7 +12,7 @@ from tests.test_commands import call
 
 
 def values(preset, **given):
-    sheet = plan.work(preset, {name: default for name, (default, *_) in plan.OPTIONS.items()} | given)
+    sheet = plan.fill_in(preset, {name: default for name, (default, *_) in plan.OPTIONS.items()} | given)
     return {what: value for what, (_, value, _) in sheet.items()}
 
 
