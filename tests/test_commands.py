@@ -1,4 +1,4 @@
-"""The two commands as a user meets them: a run from text to sample, kills at any moment, bad input."""
+"""The two commands as a user meets them: from text to sample, kills at any moment, bad input."""
 import argparse
 import json
 import os
@@ -18,23 +18,37 @@ import train
 from afm_min import align, evaluate
 from afm_min.claims import CLAIMS
 from afm_min.run import UserError, load, save
+from afm_min.stages import STAGES
 from afm_min.tokenizer import END, Tokenizer
 
 ROOT = pathlib.Path(__file__).parent.parent
 PRETRAIN = ["--stages", "data,tokenizer,parent,prune,core,continued,lengthening"]
-TRAIN = [*PRETRAIN, "--preset", "tiny", "--set", "core.batch=4", "--set", "core.warmup=2", "--set", "core.steps=60", "--set", "core.distill=0.9",
-         *(word for stage in ("parent", "prune", "continued", "lengthening", "draft", "sft") for word in ("--set", f"{stage}.steps=6")),
-         *(word for setting in ("demonstrations.count=30", "demonstrations.evolved=3", "draft.batch=4", "synthetic.math=2", "synthetic.code_questions=2",
-                                "synthetic.tool_questions=2", "synthetic.samples=2", "mixture.rounds=1", "mixture.steps=1", "mixture.batch=4",
-                                "mixture.count=4", "mixture.seeds=1", "sft.batch=4", "sft.checkpoints=2", "sft.count=1", "evaluation.count=4",
-                                "quantize.calibration=4", "quantize.count=1", "recovery.prompts=8",
-                                *(f"{stage}.{rest}" for stage in ("recovery", "math", "tools", "summary") for rest in ("steps=2", "count=1")),
-                                *(f"{stage}.examples=8" for stage in ("math", "tools", "summary")),
-                                *(f"{name}{number}.{rest}" for number in (1, 2) for name, rest in (
-                                    ("preferences", "prompts=24"), ("reward", "steps=2"), ("reward", "batch=4"), ("reward", "held_out=2"),
-                                    ("rs", "prompts=8"), ("mdloo", "prompts=4"), ("mdloo", "iterations=2"), ("committee", "prompts=8"),
-                                    *((method, setting) for method in ("rs", "dpo", "ipo", "mdloo", "committee")
-                                      for setting in ("count=1", *["steps=2"] * (method != "mdloo")))))) for word in ("--set", setting))]
+
+
+def settings():
+    """Those with which every stage takes a second or so."""
+    yield from ("core.batch=4 core.warmup=2 core.steps=60 core.distill=0.9 demonstrations.count=30 "
+                "demonstrations.evolved=3 draft.batch=4 synthetic.math=2 synthetic.code_questions=2 "
+                "synthetic.tool_questions=2 synthetic.samples=2 mixture.rounds=1 mixture.steps=1 "
+                "mixture.batch=4 mixture.count=4 mixture.seeds=1 sft.batch=4 sft.checkpoints=2 "
+                "sft.count=1 quantize.calibration=4 quantize.count=1 recovery.prompts=8 "
+                "evaluation.count=4").split()
+    for stage in ("parent", "prune", "continued", "lengthening", "draft", "sft"):
+        yield f"{stage}.steps=6"
+    for stage in ("recovery", "math", "tools", "summary"):
+        yield from (f"{stage}.steps=2", f"{stage}.count=1")
+    for stage in ("math", "tools", "summary"):
+        yield f"{stage}.examples=8"
+    for n in (1, 2):
+        yield from (f"preferences{n}.prompts=24", f"reward{n}.batch=4", f"reward{n}.held_out=2",
+                    f"rs{n}.prompts=8", f"mdloo{n}.prompts=4", f"mdloo{n}.iterations=2",
+                    f"committee{n}.prompts=8")
+        yield from (f"{stage}{n}.steps=2" for stage in ("reward", "rs", "dpo", "ipo", "committee"))
+        yield from (f"{stage}{n}.count=1" for stage in ("rs", "dpo", "ipo", "mdloo", "committee"))
+
+
+TRAIN = [*PRETRAIN, "--preset", "tiny",
+         *(word for setting in settings() for word in ("--set", setting))]
 LAST = "lengthening.pt"
 
 
@@ -51,8 +65,8 @@ def call(capsys, command, *arguments):
 
 
 def start(*arguments, **options):
-    return subprocess.Popen([sys.executable, *map(str, arguments)], cwd=ROOT, text=True, stdin=subprocess.DEVNULL,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    return subprocess.Popen([sys.executable, *map(str, arguments)], cwd=ROOT, text=True, **options,
+                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def finish(process):
@@ -77,19 +91,26 @@ def finished(texts, tmp_path_factory):
     return out, output
 
 
-def weights(out):
-    return torch.load(out / LAST, weights_only=True)["model"]
+def weights(out, name=LAST):
+    return torch.load(out / name, weights_only=True)["model"]
+
+
+def same(expected, found):
+    return all(torch.equal(expected[name], found[name]) for name in expected | found)
 
 
 def test_a_run_says_what_it_does(finished):
     out, output = finished
-    for expected in ("data: folder=", "characters per token=", "core: start=prune distill=0.9 steps=60 batch=4", "step    60/60  loss ",
-                     "tokens/s", "0:00 left", "user bits/byte="):
+    for expected in ("data: folder=", "characters per token=", "tokens/s", "0:00 left",
+                     "core: start=prune distill=0.9 steps=60 batch=4", "step    60/60  loss ",
+                     "user bits/byte="):
         assert expected in output
     assert "\r" not in output  # plain lines in a log
-    assert sorted(path.name for path in out.iterdir() if path.suffix != ".png") == [  # pictures: if matplotlib is there
-        "continued.pt", "core.pt", "documents.jsonl", "environment.json", "lengthening.pt", "metrics.jsonl", "parent.pt", "prune.pt",
-        "report.json", "report.md", "run.json", "tokenizer.json", "tokens.pt"]
+    made = sorted(path.name for path in out.iterdir())
+    assert [name for name in made if not name.endswith(".png")] == [  # if matplotlib is there
+        "continued.pt", "core.pt", "documents.jsonl", "environment.json", "lengthening.pt",
+        "metrics.jsonl", "parent.pt", "prune.pt", "report.json", "report.md", "run.json",
+        "tokenizer.json", "tokens.pt"]
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 60 + 4 * 6
     report = (out / "report.md").read_text()
     for stage in ("parent", "prune", "core", "continued", "lengthening"):
@@ -123,8 +144,7 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_weights(finished, texts, 
         kills += process.returncode == -signal.SIGKILL
     code, _, errors = finish(start("train.py", "--out", out, "--data", texts, *TRAIN, "--resume", *PRETRAIN))
     assert (code, errors) == (0, "") and kills >= 2
-    expected, ended = weights(finished[0]), weights(out)
-    assert all(torch.equal(expected[name], ended[name]) for name in expected)
+    assert same(weights(finished[0]), weights(out))
 
 
 def test_what_was_built_on_a_redone_stage_is_redone(finished, tmp_path, capsys):
@@ -160,8 +180,7 @@ def test_a_changed_setting_makes_anew_what_depends_on_it(finished, tmp_path, cap
     changed = [name for name in after if before[name]["metrics"] != after[name]["metrics"]]
     assert changed == ["continued", "lengthening"] and after["continued"]["settings"]["steps"] == 7
     code, output, _ = call(capsys, train, "--out", out, "--resume", *PRETRAIN, "--set", "continued.steps=6")
-    expected, ended = weights(finished[0]), weights(out)
-    assert code == 0 and all(torch.equal(expected[name], ended[name]) for name in expected)
+    assert code == 0 and same(weights(finished[0]), weights(out))
 
 
 def test_a_refused_first_call_leaves_the_way_free(texts, tmp_path, capsys):
@@ -176,9 +195,10 @@ def test_sample(finished, capsys):
     first = call(capsys, sample, *options, "--prompt", "Text number")
     assert first[0] == 0 and first[1].startswith("Text number") and len(first[1]) > len("Text number\n")
     assert first == call(capsys, sample, *options, "--prompt", "Text number")
-    piped = subprocess.run([sys.executable, "sample.py", *map(str, options)], cwd=ROOT, input=f"Text number\n{'fox ' * 999}\nfox\n",
-                           text=True, capture_output=True)
-    assert piped.stdout.startswith(first[1]) and "\nfox" in piped.stdout and "it must have 1 to 255" in piped.stderr
+    piped = subprocess.run([sys.executable, "sample.py", *map(str, options)], cwd=ROOT, text=True,
+                           input=f"Text number\n{'fox ' * 999}\nfox\n", capture_output=True)
+    assert piped.stdout.startswith(first[1]) and "\nfox" in piped.stdout
+    assert "it must have 1 to 255" in piped.stderr
 
 
 class Scripted:
@@ -196,13 +216,16 @@ class Scripted:
 
 def test_a_conversation_shows_calls_runs_them_and_goes_on_with_what_they_say(capsys):
     tokenizer = Tokenizer.train(["What do keys cost?"], 300)
-    arguments = argparse.Namespace(seed=0, max_new_tokens=9, temperature=0, top_p=1, system="Be brief.", tools=["python"])
+    arguments = argparse.Namespace(seed=0, max_new_tokens=9, temperature=0, top_p=1,
+                                   system="Be brief.", tools=["python"])
     model = Scripted(tokenizer, "call: python(code='6*7')", "call: price(item='keys')", "It is 42.")
     sample.answer(model, tokenizer, "What is 6*7?", arguments, pages={})
     assert capsys.readouterr().out == ("call: python(code='6*7')\n    42\ncall: price(item='keys')\n"
                                        "    error: there is no tool price\nIt is 42.\n")
-    assert model.asked[0] == "<|system|>Be brief.\nTools: python(code)<|end|><|user|>What is 6*7?<|end|><|assistant|>"
-    assert model.asked[1] == model.asked[0] + "call: python(code='6*7')<|end|><|tool|>42<|end|><|assistant|>"
+    assert model.asked[0] == ("<|system|>Be brief.\nTools: python(code)<|end|>"
+                              "<|user|>What is 6*7?<|end|><|assistant|>")
+    assert model.asked[1] == (model.asked[0] + "call: python(code='6*7')<|end|>"
+                              "<|tool|>42<|end|><|assistant|>")
     model = Scripted(tokenizer, *["call: python(code='6*7')"] * 5)  # and then it may not again
     sample.answer(model, tokenizer, "What is 6*7?", arguments, pages={})
     assert capsys.readouterr().out == "call: python(code='6*7')\n    42\n" * 4 + (
@@ -257,7 +280,8 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(finished, tmp_path, capsys):
     whole = (out / LAST).read_bytes()
     foreign = tmp_path / "foreign.pt"
     torch.save({"model": {}}, foreign)
-    for content in (b"", whole[:100], whole[:len(whole) // 2], whole[:-1], b"PK" + whole[:50], foreign.read_bytes()):
+    for content in (b"", whole[:100], whole[:len(whole) // 2], whole[:-1], b"PK" + whole[:50],
+                    foreign.read_bytes()):
         (out / LAST).write_bytes(content)
         code, _, errors = call(capsys, sample, "--run", out, "--prompt", "Text")
         assert code == 2 and errors.count("\n") == 1 and "lengthening.pt is damaged, or no checkpoint" in errors
@@ -291,8 +315,7 @@ def test_a_full_disk_loses_nothing(finished, tmp_path, capsys):
     assert {name for name in after if before.get(name) != after[name]} <= {"metrics.jsonl", "report.json"}
     code, _, errors = call(capsys, train, "--out", out, "--resume", *PRETRAIN)
     assert (code, errors) == (0, "") and os.listdir(out).count("core.part.pt") == 0
-    expected, ended = weights(finished[0]), weights(out)
-    assert all(torch.equal(expected[name], ended[name]) for name in expected)
+    assert same(weights(finished[0]), weights(out))
 
 
 def test_post_training_goes_on_from_there(finished, tmp_path, capsys):
@@ -301,15 +324,15 @@ def test_post_training_goes_on_from_there(finished, tmp_path, capsys):
     shutil.copytree(finished[0], out)
     code, output, errors = finish(start("train.py", "--out", out, "--resume"))
     assert (code, errors) == (0, "")
-    for stage in ("demonstrations", "draft", "synthetic", "mixture", "sft", "preferences1", "reward1", "rs1", "dpo1", "ipo1",
-                  "mdloo1", "committee1", "preferences2", "mdloo2", "committee2", "quantize", "recovery", "math", "evaluation"):
+    for stage in list(STAGES)[list(STAGES).index("demonstrations"):]:
         assert f"\n{stage}: " in output
-    assert all((out / name).exists() for name in ("draft.pt", "sft.pt", "mixture.json", "synthetic.jsonl"))
+    for name in ("draft.pt", "sft.pt", "mixture.json", "synthetic.jsonl"):
+        assert (out / name).exists()
     assert not list(out.glob("sft-*.pt"))
-    expected, validate = load(out / "sft.pt", "cpu")["model"], evaluate.validation
-    judge, report = load(out / "reward1.pt", "cpu")["model"], json.loads((out / "report.json").read_text())
-    for claim in CLAIMS:  # those that the test's own text has no part in
-        for stage in {claim.stage, claim.control_stage or claim.stage} - {"continued"}:
+    expected, validate = weights(out, "sft.pt"), evaluate.validation
+    judge, report = weights(out, "reward1.pt"), json.loads((out / "report.json").read_text())
+    for claim in CLAIMS:  # but those of continued: the test's own text has no sources
+        for stage in {claim.stage, claim.control_stage} - {"continued"}:
             assert claim.metric in report[stage]["metrics"]
 
     def killed(model, tokenizer, families, *rest):  # when all checkpoints have been compared
@@ -321,11 +344,12 @@ def test_post_training_goes_on_from_there(finished, tmp_path, capsys):
         assert call(capsys, train, "--out", out, "--stages", "sft")[0] == 130
     (out / "sft.pt").unlink()
     assert call(capsys, train, "--out", out, "--resume")[::2] == (0, "")
-    assert all(torch.equal(expected[name], tensor) for name, tensor in load(out / "sft.pt", "cpu")["model"].items())
+    assert same(expected, weights(out, "sft.pt"))
     # Done after other stages than before, and by another process.
-    assert all(torch.equal(judge[name], tensor) for name, tensor in load(out / "reward1.pt", "cpu")["model"].items())
-    expected, rollouts = load(out / "mdloo2.pt", "cpu")["model"], align.rollouts
-    assert call(capsys, sample, "--run", out, "--stage", "reward1", "--prompt", "Hi")[0] == 2  # it judges, and does not talk
+    assert same(judge, weights(out, "reward1.pt"))
+    expected, rollouts = weights(out, "mdloo2.pt"), align.rollouts
+    judging = call(capsys, sample, "--run", out, "--stage", "reward1", "--prompt", "Hi")
+    assert judging[0] == 2  # it does not talk
 
     def cut_off(*arguments):  # in the second iteration
         if (out / "mdloo2.part.pt").exists():
@@ -337,23 +361,29 @@ def test_post_training_goes_on_from_there(finished, tmp_path, capsys):
     (out / "mdloo2.pt").unlink()
     code, output, errors = call(capsys, train, "--out", out, "--resume")
     assert (code, errors) == (0, "") and "mdloo2: going on from step 4" in output
-    assert all(torch.equal(expected[name], tensor) for name, tensor in load(out / "mdloo2.pt", "cpu")["model"].items())
-    answered = call(capsys, sample, "--run", out, "--tools", "search,price", "--prompt", "What do keys cost?")
-    assert answered[0] == 0 and answered == call(capsys, sample, "--run", out, "--tools", "search,price", "--stage", "committee2",
-                                                 "--temperature", 0, "--prompt", "What do keys cost?")
+    assert same(expected, weights(out, "mdloo2.pt"))
+    ask = [sample, "--run", out, "--tools", "search,price", "--prompt", "What do keys cost?"]
+    answered = call(capsys, *ask)
+    assert answered[0] == 0
+    assert answered == call(capsys, *ask, "--stage", "committee2", "--temperature", 0)
     packed = ["--run", out, "--quantized"]
-    talk = subprocess.run([sys.executable, "sample.py", *map(str, packed), "--max-new-tokens", "5"], cwd=ROOT, text=True, capture_output=True,
-                          input="Hi\n/adapter tools\nHi\n/adapter fax\n/adapter none\n/adapter recovery\nHi\n")
+    talk = subprocess.run(
+        [sys.executable, "sample.py", *map(str, packed), "--max-new-tokens", "5"], cwd=ROOT,
+        text=True, capture_output=True,
+        input="Hi\n/adapter tools\nHi\n/adapter fax\n/adapter none\n/adapter recovery\nHi\n")
     said = talk.stdout.split("\n")
-    assert talk.returncode == 0 and talk.stderr == "error: adapter fax: choose from recovery, math, tools, summary, none\n"
+    assert (talk.returncode, talk.stderr) == (
+        0, "error: adapter fax: choose from recovery, math, tools, summary, none\n")
     assert said[0] == said[-2]
-    for arguments, message in (([*packed, "--stage", "sft"], "leave out one of the two"), (["--run", out, "--adapter", "math"], "add --quantized"),
+    for arguments, message in (([*packed, "--stage", "sft"], "leave out one of the two"),
+                               (["--run", out, "--adapter", "math"], "add --quantized"),
                                ([*packed, "--adapter", "x"], "adapter x: choose from recovery")):
         assert message in call(capsys, sample, *arguments, "--prompt", "Hi")[2]
     (out / "math.pt").rename(out / "math.kept")
-    assert "math.pt: train the stage first" in call(capsys, sample, *packed, "--adapter", "math", "--prompt", "Hi")[2]
+    missing = call(capsys, sample, *packed, "--adapter", "math", "--prompt", "Hi")
+    assert "math.pt: train the stage first" in missing[2]
     assert "--tools fax: choose from price" in call(capsys, sample, "--run", out, "--tools", "fax")[2]
     report = (out / "report.md").read_text()
-    for head in ("## Guards", "## Yields", "## Weights", "## Trace", "## Checkpoints", "## Pairs judged right, round 1",
-                 "## Curve, round 2", "## Evaluation", "## Aligned against sft"):
-        assert head in report
+    for head in ("Guards", "Yields", "Weights", "Trace", "Checkpoints", "Evaluation",
+                 "Pairs judged right, round 1", "Curve, round 2", "Aligned against sft"):
+        assert f"## {head}" in report
