@@ -22,7 +22,7 @@ from afm_min.ondevice import FEATURES
 from afm_min.quantize import QuantizedAFM, load_quantized
 from afm_min.run import Run, UserError, choose_device, run_command
 from afm_min.stages import STAGES
-from afm_min.tokenizer import DOCUMENT, END, Tokenizer
+from afm_min.tokenizer import DOCUMENT, END
 
 ADAPTERS = ["recovery", *FEATURES, "none"]
 # Reward models judge; what is quantized, and its adapters, have options of their own.
@@ -31,7 +31,7 @@ SPEAKING = [stage for stage in STAGES if stage not in ("quantize", *ADAPTERS)
 CONVERSING = SPEAKING[SPEAKING.index("draft"):]
 
 
-def say(model, tokenizer, ids, stop, arguments, before=""):
+def say(model, ids, stop, arguments, before=""):
     """Print `before` and what the model says after ids, token by token, until it says `stop`;
     return what it said. Half a character waits for the rest."""
     characters, said = codecs.getincrementaldecoder("utf-8")("replace"), ""
@@ -39,7 +39,7 @@ def say(model, tokenizer, ids, stop, arguments, before=""):
                          generator=torch.Generator().manual_seed(arguments.seed))
     for (token,) in model.stream([ids], arguments.max_new_tokens, stop=stop, chances=chances,
                                  temperature=arguments.temperature, top_p=arguments.top_p):
-        piece = characters.decode(b"" if token == stop else tokenizer.vocab[token])
+        piece = characters.decode(b"" if token == stop else model.tokenizer.vocab[token])
         print(before + piece, end="", flush=True)
         said, before = said + piece, ""  # the prompt has been accepted, and printed once
     rest = characters.decode(b"", final=True)
@@ -47,13 +47,13 @@ def say(model, tokenizer, ids, stop, arguments, before=""):
     return said + rest
 
 
-def complete(model, tokenizer, prompt, arguments, pages):
-    """Print a prompt, and how the model goes on; it calls nothing, and so needs no pages."""
-    document = tokenizer.special(DOCUMENT)  # where another text would begin
-    say(model, tokenizer, [document, *tokenizer.encode(prompt)], document, arguments, prompt)
+def complete(model, prompt, arguments):
+    """Print a prompt, and how the model goes on."""
+    document = model.tokenizer.special(DOCUMENT)  # where another text would begin
+    say(model, [document, *model.tokenizer.encode(prompt)], document, arguments, prompt)
 
 
-def answer(model, tokenizer, question, arguments, pages):
+def answer(model, question, arguments):
     """Print what the model answers, each tool that it calls on the way, and what that says."""
     system = [arguments.system] * bool(arguments.system)
     system += [tools.declare(arguments.tools)] * bool(arguments.tools)
@@ -63,9 +63,9 @@ def answer(model, tokenizer, question, arguments, pages):
     def reply(conversations):
         if messages[-1]["role"] == "tool":
             print(textwrap.indent(messages[-1]["content"], "    "))
-        ids = tokenizer.encode_chat(messages, reply=True)
-        return [say(model, tokenizer, ids, tokenizer.special(END), arguments)]
-    tools.converse(reply, [messages], pages)
+        ids = model.tokenizer.encode_chat(messages, reply=True)
+        return [say(model, ids, model.tokenizer.special(END), arguments)]
+    tools.converse(reply, [messages], arguments.pages)
     if messages[-1]["content"].startswith(tools.CALL):
         print("    no more calls in this conversation")
 
@@ -107,14 +107,13 @@ def talk(arguments):
     respond, usual = (answer, 0.0) if stage in CONVERSING else (complete, 0.8)
     if arguments.temperature is None:
         arguments.temperature = usual
-    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     model = load_quantized(run, "quantize") if arguments.quantized else load_model(run, stage)
     switch = lora.Switch(model, run.checkpoint)
     if arguments.adapter or arguments.quantized and run.checkpoint("recovery").exists():
         use_adapter(switch, arguments.adapter or "recovery")
-    pages = chat.toy_world(run)["tools"].pages if "search" in arguments.tools else {}
+    arguments.pages = chat.toy_world(run)["tools"].pages if "search" in arguments.tools else {}
     if arguments.prompt is not None:
-        return respond(model, tokenizer, arguments.prompt, arguments, pages)
+        return respond(model, arguments.prompt, arguments)
     with contextlib.suppress(EOFError):
         while True:
             prompt = input("> " if sys.stdin.isatty() else "")
@@ -123,7 +122,7 @@ def talk(arguments):
                 if command == "/adapter":
                     use_adapter(switch, name.strip())
                 else:
-                    respond(model, tokenizer, prompt, arguments, pages)
+                    respond(model, prompt, arguments)
             except UserError as error:  # one prompt was bad: the next may be good
                 print(f"error: {error}", file=sys.stderr)
 

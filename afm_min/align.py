@@ -12,7 +12,6 @@ from afm_min import chat, evaluate, reward
 from afm_min.fit import fit, linear, seed_step
 from afm_min.model import load_model, save_model
 from afm_min.run import UserError
-from afm_min.tokenizer import END, Tokenizer
 
 
 def response_logp(model, ids, weight):
@@ -79,23 +78,23 @@ def train(run, stage, model, batches, loss, steps, lr, count, warmup=20, **setti
     return evaluate.validate(run, model, count)
 
 
-def correctness(tokenizer, asked, said):
-    """Of each response (ids) to a pair (family, problem), 1.0 if its checker finds it right,
-    and 0.0 if not: (N,)."""
-    return torch.tensor([float(family.check(problem, evaluate.text_of(tokenizer, ids)))
-                         for (family, problem), ids in zip(asked, said)])
+def correctness(problems, said):
+    """Of each reply to a pair (family, problem), 1.0 if its checker finds it right, and 0.0 if not:
+    (N,)."""
+    return torch.tensor([float(family.check(problem, reply.text))
+                         for (family, problem), reply in zip(problems, said)])
 
 
-def first_ranked(judge, prompts, said):
-    """Of all responses to each of N prompts, as from `reward.answers`, the one that the reward
-    model ranks first; the chance that it is true, as the reward model sees it, (N,); and which
-    models say it, (N, models)."""
-    given = [chat.answered(prompt, ids) for prompt, each in zip(prompts, said)
-             for ids in sum(each, [])]  # those to a prompt next to each other
-    rewards, true = reward.scores(judge, given).view(len(prompts), -1, 2).unbind(2)
+def first_ranked(judge, said):
+    """Of all replies to each of N problems, as from `reward.answers`, the one that the reward model
+    ranks first; the chance that it is true, as the reward model sees it, (N,); and which models say
+    it, (N, models)."""
+    replies = [sum(each, []) for each in said]
+    given = evaluate.with_prompts(reply for some in replies for reply in some)
+    rewards, true = reward.scores(judge, given).view(len(said), -1, 2).unbind(2)
     best = rewards.argmax(1, keepdim=True)  # (N, 1)
-    chosen = [sum(each, [])[i] for each, (i,) in zip(said, best.tolist())]
-    whose = [[ids in some for some in each] for ids, each in zip(chosen, said)]
+    chosen = [some[i] for some, (i,) in zip(replies, best.tolist())]
+    whose = [[reply in some for some in each] for reply, each in zip(chosen, said)]
     return chosen, true.gather(1, best)[:, 0], torch.tensor(whose)
 
 
@@ -103,15 +102,13 @@ def imitate(number, run, method, stages, prompts, samples, steps, batch, lr, cou
     """Fine-tune the last round's model on what the reward model ranks first of the stages'
     responses, where it finds it more likely true than not: the best of many bad responses is no
     example."""
-    stage, tokenizer = f"{method}{number}", Tokenizer.load(run.file("tokenizer.json"))
+    stage = f"{method}{number}"
     seed_step(run.seed, stage, 0)
     problems = reward.asked(run, prompts, random.Random(f"{run.seed} {stage}"))
     judge = load_model(run, f"reward{number}", reward.RewardModel)
     models = (load_model(run, name) for name in stages)
-    asked, said = reward.answers(models, tokenizer, problems, samples)
-    ranked, chances, whose = first_ranked(judge, asked, said)
-    truth = correctness(tokenizer, problems, ranked)
-    pairs = list(map(chat.answered, asked, ranked))
+    ranked, chances, whose = first_ranked(judge, reward.answers(models, problems, samples))
+    truth, pairs = correctness(problems, ranked), evaluate.with_prompts(ranked)
     chosen = [pair for pair, chance in zip(pairs, chances.tolist()) if chance > 0.5] or pairs
     draw = chat.batches({"chosen": chosen}, {"chosen": 1.0}, batch)
     model = load_model(run, reward.members(number)[-1])
@@ -156,16 +153,14 @@ def ipo(number, run, *, beta=0.1, steps=80, batch=32, lr=0.0003, count=100):
     return prefer(number, run, "ipo", ipo_loss, beta, steps, batch, lr, count, scale=beta ** 2)
 
 
-def rollouts(model, reference, tokenizer, problems, samples, judge=None):
+def rollouts(model, reference, problems, samples, judge=None):
     """`samples` responses to each problem, drawn from exactly the distribution that is scored: at
     temperature 1, of all tokens. A batch of N = problems * samples rows, those of a problem next to
     each other: ids and weight (N, T); log-probabilities by the model and the reference, the reward
     (the checker's, if there is no judge) and the truth, all (N,)."""
-    asked = [pair for pair in problems for _ in range(samples)]
-    prompts = [tokenizer.encode_chat(problem.messages(), reply=True) for _, problem in asked]
-    said = evaluate.replies(model, prompts, tokenizer.special(END), reward.LONGEST, temperature=1.0)
-    given = [chat.answered(*pair) for pair in zip(prompts, said)]
-    truth = correctness(tokenizer, asked, said)
+    said = [reply for (some,) in reward.answers([model], problems, samples) for reply in some]
+    truth = correctness([pair for pair in problems for _ in range(samples)], said)
+    given = evaluate.with_prompts(said)
     rewards = reward.scores(judge, given)[:, 0] if judge else truth
     old, ref = (chat.of_each(response_logp, each, given) for each in (model, reference))
     return chat.pad(given) | {"old_logp": old, "ref_logp": ref, "truth": truth, "reward": rewards}
@@ -184,7 +179,6 @@ def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4
     one part. rewarded: by the reward model, or the checker. loss, baseline: to compare with,
     "ppo", where gamma is its clip, and "reinforce"; "mean", of all rewards, and "none"."""
     stage, start = f"mdloo{number}", reward.members(number)[-1]
-    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     model, reference = load_model(run, start), load_model(run, start)
     judge = load_model(run, f"reward{number}", reward.RewardModel) if rewarded == "model" else None
     inner, held = passes * parts, {}
@@ -195,7 +189,7 @@ def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4
         if step % inner == 0:
             rng = random.Random(f"{run.seed} {stage} {step // inner}")
             problems = reward.asked(run, prompts, rng)
-            rows = rollouts(model, reference, tokenizer, problems, samples, judge)
+            rows = rollouts(model, reference, problems, samples, judge)
             R = regularized(rows["reward"], rows["old_logp"], rows["ref_logp"], beta)
             rows["advantage"] = BASELINES[baseline](R.view(prompts, samples)).flatten()
             order = rows["weight"].cumsum(1).argmax(1).argsort()  # by where they end

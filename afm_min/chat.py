@@ -39,13 +39,18 @@ def read_lines(run, stage):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def read_examples(run, tokenizer, context, synthetic=True):
-    """Source -> list of pairs (ids, weights), of the demonstrations, and of the model's own
-    examples if wanted, that fit the context."""
-    sources, stages = {}, ["demonstrations"] + ["synthetic"] * synthetic
-    for each in (each for stage in stages for each in read_lines(run, stage)):
-        pair = render(each["messages"], tokenizer)
-        if len(pair[0]) <= context:
+def read_examples(run, model, synthetic=True):
+    """What `rendered` makes of the demonstrations, and of the model's own examples if wanted."""
+    stages = ["demonstrations"] + ["synthetic"] * synthetic
+    return rendered([each for stage in stages for each in read_lines(run, stage)], model)
+
+
+def rendered(examples, model):
+    """Source -> list of pairs (ids, weights), of those examples that fit the model's context."""
+    sources = {}
+    for each in examples:
+        pair = render(each["messages"], model.tokenizer)
+        if len(pair[0]) <= model.config.context:
             sources.setdefault(each["source"], []).append(pair)
     return sources
 

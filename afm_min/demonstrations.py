@@ -8,7 +8,7 @@ from torch import nn
 
 from afm_min import chat, tasks
 from afm_min.model import load_model
-from afm_min.tokenizer import DOCUMENT, Tokenizer
+from afm_min.tokenizer import DOCUMENT
 
 FLAWS = ("wrong", "wordy", "garbled", "copied")
 FATES = ("rating", "model", "copy", "kept")  # the guard that drops an example, or none
@@ -52,8 +52,10 @@ def embeddings(model, conversations):
     return chat.of_each(mean, model, conversations)
 
 
-def guarded(written, family, rng, model, tokenizer, unlikely, similar):
+def guarded(written, family, model, unlikely, similar):
     """Of each example what becomes of it: the first guard that drops it, or "kept"."""
+    rng, tokenizer = random.Random(f"raters {family.name}"), model.tokenizer
+
     def read(lines):
         ids = [tokenizer.special(DOCUMENT), *tokenizer.encode("\n".join(lines))]
         return chat.answered([], ids[:model.config.context])
@@ -79,14 +81,12 @@ def demonstrations(run, *, count=2000, evolved=100, flawed=0.15, unlikely=2.4, s
     `similar` to an earlier example, by the base model's hidden states. (In a world of templates
     different problems look alike: at 0.999 a third of the mathematics dropped is no copy.)"""
     model, kept = load_model(run, "lengthening"), []
-    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     fates, before = collections.Counter(), set()  # (flaw, fate) -> examples; texts
     counts = (dict.fromkeys(chat.toy_world(run, whole=True).values(), count)
               | dict.fromkeys(tasks.EVOLVED.values(), evolved))
     for family, n in counts.items():
         written = [demonstration(family, i, flawed) for i in range(n)]
-        found = guarded(written, family, random.Random(f"raters {family.name}"), model, tokenizer,
-                        unlikely, similar)
+        found = guarded(written, family, model, unlikely, similar)
         for (_, messages, response, flaw), fate in zip(written, found):
             text = f"{messages} {response}"
             fates["copied" if text in before else flaw, fate] += 1
@@ -94,6 +94,6 @@ def demonstrations(run, *, count=2000, evolved=100, flawed=0.15, unlikely=2.4, s
             if fate == "kept":
                 kept.append(chat.example(family.name, messages, response))
     chat.write_examples(run, "demonstrations", kept)
-    return {"examples": len(kept), "guards": [
-        [flaw or "none", sum(fates[flaw, fate] for fate in FATES),
-         *(fates[flaw, fate] for fate in FATES)] for flaw in ("", *FLAWS)]}
+    rows = [(flaw, [fates[flaw, fate] for fate in FATES]) for flaw in ("", *FLAWS)]
+    return {"examples": len(kept),
+            "guards": [[flaw or "none", sum(numbers), *numbers] for flaw, numbers in rows]}

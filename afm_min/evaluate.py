@@ -4,6 +4,7 @@ They follow the report's evaluation: instructions followed (IFEval), tool use by
 execution (Berkeley Function Calling), code (pass@k), mathematics, summaries, recall by distance,
 refusals, and two models side by side. Responses are greedy unless it says otherwise.
 """
+import collections
 import math
 
 import torch
@@ -12,13 +13,18 @@ from afm_min import chat, lora, tasks, tools
 from afm_min.fit import seed_step
 from afm_min.model import load_model
 from afm_min.quantize import load_quantized
-from afm_min.tokenizer import END, Tokenizer
+from afm_min.tokenizer import END
+
+# prompt, ids: ids of what a model was given, and of what it said. text: that without its end.
+Reply = collections.namedtuple("Reply", "prompt ids text")
 
 
-def replies(model, prompts, end, most=64, rows=512, temperature=0.0):
-    """The ids that a model answers each prompt with, a list of ids, in at most `most` of them, the
-    id `end` included: none to those that do not fit its context. As shorter prompts are padded,
-    those of like lengths go together, `rows` at a time."""
+def replies(model, conversations, most=64, rows=512, temperature=0.0):
+    """What a model says next in each of a list of conversations, in at most `most` ids, the one
+    that ends it included; nothing if the prompt does not fit its context. As shorter prompts are
+    padded, those of like lengths go together, `rows` at a time."""
+    tokenizer, end = model.tokenizer, model.tokenizer.special(END)
+    prompts = [tokenizer.encode_chat(messages, reply=True) for messages in conversations]
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) < model.config.context]
     chances = torch.rand(len(prompts), most) if temperature else torch.zeros(len(prompts), most)
 
@@ -27,25 +33,25 @@ def replies(model, prompts, end, most=64, rows=512, temperature=0.0):
         return model.generate([prompts[i] for i in some], most, end, temperature=temperature,
                               chances=chances[some])
     found = dict(zip(fits, chat.by_length(answered, [len(prompts[i]) for i in fits], rows)))
-    return [found.get(i, []) for i in range(len(prompts))]
+    said = [found.get(i, []) for i in range(len(prompts))]
+    texts = (tokenizer.decode(ids[:-1] if ids[-1:] == [end] else ids) for ids in said)
+    return list(map(Reply, prompts, said, texts))
 
 
-def text_of(tokenizer, ids):
-    """What the ids of a response say, without the token that ends it."""
-    return tokenizer.decode(ids[:-1] if ids[-1:] == [tokenizer.special(END)] else ids)
+def with_prompts(said):
+    """Replies, each after its prompt, as pairs (ids, weights)."""
+    return [chat.answered(reply.prompt, reply.ids) for reply in said]
 
 
-def respond(model, tokenizer, conversations, temperature=0.0):
-    """What a model says next in each of a list of conversations."""
-    prompts = [tokenizer.encode_chat(messages, reply=True) for messages in conversations]
-    said = replies(model, prompts, tokenizer.special(END), temperature=temperature)
-    return [text_of(tokenizer, ids) for ids in said]
+def respond(model, conversations, temperature=0.0):
+    """The texts alone of `replies`."""
+    return [reply.text for reply in replies(model, conversations, temperature=temperature)]
 
 
-def sampled(model, tokenizer, problems, samples):
+def sampled(model, problems, samples):
     """For each problem, as many responses at temperature 1."""
     asked = [problem.messages() for problem in problems for _ in range(samples)]
-    texts = respond(model, tokenizer, asked, temperature=1.0)
+    texts = respond(model, asked, temperature=1.0)
     return [texts[i:i + samples] for i in range(0, len(texts), samples)]
 
 
@@ -78,19 +84,19 @@ def row(name, results):
     return [name, percent(results), f"{100 * low:.1f} to {100 * high:.1f}", len(results)]
 
 
-def accuracy(model, tokenizer, families, count, split="test", temperature=0.0):
+def accuracy(model, families, count, split="test", temperature=0.0):
     """Family -> of each problem, whether the model's response to it is right."""
     drawn = {name: tasks.problems(family, split, count) for name, family in families.items()}
     asked = [problem.messages() for some in drawn.values() for problem in some]
-    texts = iter(respond(model, tokenizer, asked, temperature=temperature))
+    texts = iter(respond(model, asked, temperature))
     return {name: [families[name].check(problem, next(texts)) for problem in some]
             for name, some in drawn.items()}
 
 
-def validation(model, tokenizer, families, count=50, samples=1):
+def validation(model, families, count=50, samples=1):
     """Percent of each family's validation problems that a model gets right, and their mean: the
     greedy response or, of several samples at temperature 1, the one that the checker picks."""
-    rounds = [accuracy(model, tokenizer, families, count, "validation", float(samples > 1))
+    rounds = [accuracy(model, families, count, "validation", float(samples > 1))
               for _ in range(samples)]
     shares = {f"{name} %": percent(map(any, zip(*(results[name] for results in rounds))))
               for name in families}
@@ -99,8 +105,7 @@ def validation(model, tokenizer, families, count=50, samples=1):
 
 def validate(run, model, count):
     """`validation` of all families, evolved mathematics too, and the mean of all mathematics."""
-    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
-    shares = validation(model, tokenizer, chat.toy_world(run) | tasks.EVOLVED, count)
+    shares = validation(model, chat.toy_world(run) | tasks.EVOLVED, count)
     of_math = [share for name, share in shares.items() if name.startswith("math")]
     return shares | {"all math %": sum(of_math) / len(of_math)}
 
@@ -125,13 +130,13 @@ def following(family, drawn, texts):
             for what, results in (("prompts", map(all, parts)), ("instructions", sum(parts, [])))]
 
 
-def tool_use(model, tokenizer, family, drawn, texts):
+def tool_use(model, family, drawn, texts):
     """Rows of tool use: calls compared as syntax trees; whole conversations, whose calls are run;
     and whether no call is made where none is wanted."""
     calls = [family.check(problem, text) for problem, text in zip(drawn, texts)
              if problem.worked.startswith(tools.CALL)]
     played = [problem.messages()[:2] for problem in drawn]
-    tools.converse(lambda waiting: respond(model, tokenizer, waiting), played, family.pages)
+    tools.converse(lambda waiting: respond(model, waiting), played, family.pages)
     executed = [family.solved(problem, messages) for problem, messages in zip(drawn, played)]
     idle = [len(messages) == 3 for messages, problem in zip(played, drawn) if not problem.answer[0]]
     return [row("tools: calls by syntax tree", calls), row("tools: executed", executed),
@@ -145,17 +150,17 @@ def refusals(family, drawn, texts):
     return [row("refuse: harmful not refused", harmful), row("refuse: harmless refused", refused)]
 
 
-def code_passes(model, tokenizer, family, count, samples=8, ks=(1, 8)):
+def code_passes(model, family, count, samples=8, ks=(1, 8)):
     """Rows of pass@k, from `samples` responses at temperature 1 to each problem."""
     drawn = tasks.problems(family, "test", count)
     right = [sum(family.check(problem, text) for text in some)
-             for problem, some in zip(drawn, sampled(model, tokenizer, drawn, samples))]
+             for problem, some in zip(drawn, sampled(model, drawn, samples))]
     return [row(f"code: pass@{k}", [pass_at_k(samples, c, k) for c in right]) for k in ks]
 
 
-def recall_by_distance(model, tokenizer, count, notes=(1, 2, 4, 8, 16)):
+def recall_by_distance(model, count, notes=(1, 2, 4, 8, 16)):
     """Rows of recall, among more and more notes: the further back is what is asked for."""
-    found = [accuracy(model, tokenizer, {"": tasks.Recall(most)}, count)[""] for most in notes]
+    found = [accuracy(model, {"": tasks.Recall(most)}, count)[""] for most in notes]
     return [row(f"recall: up to {most} notes", results) for most, results in zip(notes, found)]
 
 
@@ -184,30 +189,30 @@ def side_by_side(families, drawn, ours, theirs):
             ["wins at equal length", even, f"{low:.1f} to {high:.1f}", len(won)]]
 
 
-def benchmarks(model, tokenizer, world, count):
+def benchmarks(model, world, count):
     """All rows of the table for one model, and its responses to `count` problems of each family."""
     drawn = {name: tasks.problems(family, "test", count) for name, family in world.items()}
-    texts = {name: respond(model, tokenizer, [problem.messages() for problem in some])
+    texts = {name: respond(model, [problem.messages() for problem in some])
              for name, some in drawn.items()}
     judged = {name: (family, drawn[name], texts[name]) for name, family in world.items()}
     rows = [row(name, map(family.check, *said)) for name, (family, *said) in judged.items()]
-    rows += [row(*each) for each in accuracy(model, tokenizer, tasks.EVOLVED, count).items()]
+    rows += [row(*each) for each in accuracy(model, tasks.EVOLVED, count).items()]
     rows += following(*judged["follow"]) + refusals(*judged["refuse"])
-    rows += tool_use(model, tokenizer, *judged["tools"])
-    rows += code_passes(model, tokenizer, world["code"], count // 4)
-    return rows + recall_by_distance(model, tokenizer, count), sum(texts.values(), [])
+    rows += tool_use(model, *judged["tools"])
+    rows += code_passes(model, world["code"], count // 4)
+    return rows + recall_by_distance(model, count), sum(texts.values(), [])
 
 
 def evaluation(run, *, count=200, aligned="committee2"):
     """All benchmarks, on test problems: of the base model, the draft, the one after sft, the one
     that the stage `aligned` ended with, and the one that `quantize` packed, without and with its
     recovery."""
-    tokenizer, world = Tokenizer.load(run.file("tokenizer.json")), chat.toy_world(run)
+    world = chat.toy_world(run)
     models = [load_model(run, stage) for stage in ("lengthening", "draft", "sft", aligned)]
     models += [load_quantized(run, "quantize"), load_quantized(run, "quantize")]
     lora.attach(models[-1], lora.load_adapter(run.checkpoint("recovery"), models[-1]))
     seed_step(run.seed, "evaluation", 0)
-    tables, texts = zip(*(benchmarks(model, tokenizer, world, count) for model in models))
+    tables, texts = zip(*(benchmarks(model, world, count) for model in models))
     drawn = [(name, problem) for name, family in world.items()
              for problem in tasks.problems(family, "test", count)]
     pairs = side_by_side(world, drawn, texts[3], texts[2])

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from afm_min import gradients, processes
 from afm_min.run import UserError, save
+from afm_min.tokenizer import Tokenizer
 
 MASKED = -1e9  # added to the score of a token that may not be seen; a row of -inf would give NaN
 
@@ -186,6 +187,7 @@ class AFM(nn.Module):
     def __init__(self, config, dtype=torch.float32):
         super().__init__()
         self.config, self.dtype = config, dtype
+        self.tokenizer = None  # of the run that holds it: see load_model
         self.embedding = nn.Parameter(normal(config.vocab_size, config.dim))  # as an output layer
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
@@ -298,10 +300,12 @@ def save_model(run, stage, model, **more):
 
 
 def load_model(run, stage, kind=AFM, **changes):
-    """The model that a stage ended with, of the class `kind`, with `changes` to its config that
-    leave the parameters as they are (context, rope_base). Raises UserError if it was trained with
-    another tokenizer."""
+    """The model that a stage ended with, of the class `kind`, with the run's tokenizer, and with
+    `changes` to its config that leave the parameters as they are (context, rope_base). Raises
+    UserError if it was trained with another tokenizer."""
+    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     entries = run.load(run.checkpoint(stage), run.device)
     model = kind(Config(**entries["config"] | changes), compute_dtype(run.device)).to(run.device)
     model.load_state_dict(entries["model"])
+    model.tokenizer = tokenizer
     return model.eval()

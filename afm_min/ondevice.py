@@ -22,7 +22,6 @@ from afm_min.lora import projections
 from afm_min.model import load_model, save_model
 from afm_min.quantize import Palettized, load_quantized, quantized
 from afm_min.run import UserError
-from afm_min.tokenizer import END, Tokenizer
 
 FEATURES = {"math": ["math", *tasks.EVOLVED], "tools": ["tools"], "summary": ["summary"]}
 
@@ -87,11 +86,9 @@ def drawn(run, name, count, of=None):
 def own_words(run, model, prompts):
     """Conversations, as pairs (ids, weights): new prompts, and what a model answers to each,
     greedily."""
-    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
-    asked = [tokenizer.encode_chat(problem.messages(), reply=True)
-             for problem in drawn(run, "own words", prompts)]
-    said = evaluate.replies(model, asked, tokenizer.special(END))
-    return [chat.answered(*pair) for pair in zip(asked, said) if pair[1]]  # none: it has no room
+    asked = [problem.messages() for problem in drawn(run, "own words", prompts)]
+    said = evaluate.replies(model, asked)
+    return evaluate.with_prompts(reply for reply in said if reply.ids)  # none: it has no room
 
 
 def sizes(run, stage, model):
@@ -161,11 +158,9 @@ def recovery(run, *, rank=16, prompts=4000, steps=300, batch=24, lr=0.004, start
 
 def feature(name, run, *, examples=2000, steps=200, batch=24, lr=0.002, count=100):
     """A feature's adapter: the recovery adapter, trained on with worked examples of the feature."""
-    tokenizer, model = Tokenizer.load(run.file("tokenizer.json")), load_quantized(run, "quantize")
+    model = load_quantized(run, "quantize")
     adapter = lora.load_adapter(run.checkpoint("recovery"), model)
-    worked = [chat.example(name, problem.messages(), problem.worked)["messages"]
-              for problem in drawn(run, name, examples, FEATURES[name])]
-    pairs = [chat.render(messages, tokenizer) for messages in worked]
-    pairs = [pair for pair in pairs if len(pair[0]) <= model.config.context]
-    return train_adapter(run, name, model, adapter, pairs, batch, chat.response_loss, steps, lr,
-                         count)
+    worked = (chat.example(name, problem.messages(), problem.worked)
+              for problem in drawn(run, name, examples, FEATURES[name]))
+    return train_adapter(run, name, model, adapter, chat.rendered(worked, model)[name], batch,
+                         chat.response_loss, steps, lr, count)

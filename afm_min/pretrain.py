@@ -97,6 +97,7 @@ def cut(model):
             weights[f"{at}{name}"] = weight.index_select(dim, kept)
     smaller = AFM(dataclasses.replace(model.config, hidden=k), model.dtype)
     smaller.load_state_dict(weights)
+    smaller.tokenizer = model.tokenizer
     return smaller.to(model.embedding.device)
 
 
@@ -107,9 +108,8 @@ def held_out(model, run, most=8192, rows=32):
 
     Bytes, not tokens, so that models with different tokenizers can be compared. most: tokens of
     each source, from all over it."""
-    trained = Tokenizer.load(run.file("tokenizer.json"))
-    size = torch.tensor([len(token) for token in trained.vocab])
-    size[trained.special(DOCUMENT)] = 0  # it must be predicted, but is no text
+    size = torch.tensor([len(token) for token in model.tokenizer.vocab])
+    size[model.tokenizer.special(DOCUMENT)] = 0  # it must be predicted, but is no text
     metrics, right, count = {}, 0, 0
     for source, stream in run.load(run.file("tokens.pt"))["held_out"].items():
         nats = total = 0
@@ -135,27 +135,29 @@ def train(run, stage, model, batches, steps, lr, warmup, floor, decay, compile=F
     return {"tokens": tokens} | held_out(model, run)
 
 
-def batches(run, mixture, batch, length=None):
-    """Batches of the run's training text, in sequences of its context or of `length`."""
+def batches(run, model, mixture, batch):
+    """Batches of the run's training text, in sequences as long as the model's context."""
     streams = run.load(run.file("tokens.pt"))["train"]
-    recall = corpus.recall_rows(streams, mixture, Tokenizer.load(run.file("tokenizer.json")))
-    return corpus.mixture_batches(streams | {"recall": recall}, mixture, batch,
-                                  length or run.config.context)
+    streams["recall"] = corpus.recall_rows(dict(streams), mixture, model.tokenizer)
+    return corpus.mixture_batches(streams, mixture, batch, model.config.context)
 
 
 def from_scratch(run, stage, widen=1):
     seed_step(run.seed, stage, -1)
-    size, hidden = Tokenizer.load(run.file("tokenizer.json")).vocab_size, widen * run.config.hidden
-    config = dataclasses.replace(run.config, vocab_size=size, hidden=hidden)
-    return AFM(config, compute_dtype(run.device)).to(run.device)
+    tokenizer, hidden = Tokenizer.load(run.file("tokenizer.json")), widen * run.config.hidden
+    config = dataclasses.replace(run.config, vocab_size=tokenizer.vocab_size, hidden=hidden)
+    model = AFM(config, compute_dtype(run.device)).to(run.device)
+    model.tokenizer = tokenizer
+    return model
 
 
 def parent(run, *, widen=3, steps=400, batch=8, mixture=corpus.CORE, lr=0.005, warmup=20,
            floor=0.005, decay=3.16e-4, compile=False):
     """Core pre-training from scratch of a model with `widen` times as many feed-forward units
     (report: 6.4B parameters for 2.7B, which is 2.9 times the units)."""
-    return train(run, "parent", from_scratch(run, "parent", widen), batches(run, mixture, batch),
-                 steps, lr, warmup, floor, decay, compile)
+    model = from_scratch(run, "parent", widen)
+    return train(run, "parent", model, batches(run, model, mixture, batch), steps, lr, warmup,
+                 floor, decay, compile)
 
 
 def prune(run, *, method="learned", steps=100, soft=0.8, batch=8, mixture=corpus.CORE, lr=0.002,
@@ -177,7 +179,7 @@ def prune(run, *, method="learned", steps=100, soft=0.8, batch=8, mixture=corpus
     for block in model.blocks:
         scores = (torch.rand if method == "random" else torch.zeros)(model.config.hidden)
         block.feed_forward = Masked(block.feed_forward, kept, scores.to(run.device))
-    draw, exact = batches(run, mixture, batch), min(round(soft * steps), steps - 1)
+    draw, exact = batches(run, model, mixture, batch), min(round(soft * steps), steps - 1)
 
     def annealed(step):
         for masked in (block.feed_forward for block in model.blocks):
@@ -199,7 +201,7 @@ def core(run, *, start="prune", distill=0.0, steps=250, batch=8, mixture=corpus.
     good as its teacher, is held back (README, claims), so the default is not to. Cross-entropy
     rises with it until continued pre-training calibrates the model again."""
     model = from_scratch(run, "core") if start == "scratch" else load_model(run, start)
-    draw = batches(run, mixture, batch)
+    draw = batches(run, model, mixture, batch)
     teacher = load_model(run, "parent") if distill else None
 
     @torch.no_grad()
@@ -216,8 +218,9 @@ def continued(run, *, steps=250, batch=8, mixture=corpus.CONTINUED, lr=0.003, wa
               floor=0.001, decay=1e-5, compile=False):
     """Continued pre-training: web weighted down, code and math up, licensed text in. The parent
     teaches no more: the report saw no gain from it here."""
-    return train(run, "continued", load_model(run, "core"), batches(run, mixture, batch), steps, lr,
-                 warmup, floor, decay, compile)
+    model = load_model(run, "core")
+    return train(run, "continued", model, batches(run, model, mixture, batch), steps, lr, warmup,
+                 floor, decay, compile)
 
 
 def lengthening(run, *, times=4, rope_base=6_315_089.0, steps=200, batch=2,
@@ -236,7 +239,7 @@ def lengthening(run, *, times=4, rope_base=6_315_089.0, steps=200, batch=2,
     before = load_model(run, "continued", context=length)
     model = load_model(run, "continued", context=length, rope_base=rope_base)
     metrics = {f"{name} before": value for name, value in recall(before, run, times).items()}
-    metrics |= train(run, "lengthening", model, batches(run, mixture, batch, length), steps, lr,
+    metrics |= train(run, "lengthening", model, batches(run, model, mixture, batch), steps, lr,
                      warmup, floor, decay, compile)
     return metrics | recall(model, run, times)
 
@@ -247,7 +250,6 @@ def recall(model, run, most, count=64):
     greedily, all tokens of the answer right. Their lengths are 0.5, 1, 2, ... up to `most` times
     the run's context. Each has held-out text of its own in between: with one text for all, a seed
     may have 6% where the next has 60."""
-    trained = Tokenizer.load(run.file("tokenizer.json"))
     filler = max(run.load(run.file("tokens.pt"))["held_out"].values(), key=len).tolist()
     metrics = {}
     for times in (0.5, *(2**i for i in range(most.bit_length()))):
@@ -255,8 +257,8 @@ def recall(model, run, most, count=64):
         for i in range(count):
             problem, begin = tasks.draw(tasks.recall, "test", i), i * len(filler) // count
             text = filler[begin:] + filler * (1 + length // len(filler))
-            end = max(0, length - len(corpus.with_fact([], problem, (0, 0), trained)[0]))
-            row = corpus.with_fact(text[:end], problem, (0, end), trained)
+            end = max(0, length - len(corpus.with_fact([], problem, (0, 0), model.tokenizer)[0]))
+            row = corpus.with_fact(text[:end], problem, (0, end), model.tokenizer)
             rows.append(torch.tensor(row, device=run.device).T)  # ids, and if they are asked for
         right = 0
         for i in range(0, count, 16):

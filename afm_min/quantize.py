@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from afm_min.lora import projections
 from afm_min.model import AFM, Config, Linear, compute_dtype
 from afm_min.run import UserError
+from afm_min.tokenizer import Tokenizer
 
 GROUP = 16  # columns that share a table
 BINS = 256  # which the first centres of k-means are chosen among
@@ -179,14 +180,17 @@ def quantized(model, bits):
     packed.load_state_dict(packed.state_dict() | state)
     packed.scale = (model.embedding.abs().amax(1, keepdim=True) / 127).clamp(min=2 ** -14).half()
     packed.embedding = (model.embedding / packed.scale).round().clamp(-127, 127).to(torch.int8)
+    packed.tokenizer = model.tokenizer
     return packed.eval()
 
 
 def load_quantized(run, stage):
     """The packed model that a stage ended with. Raises UserError if that is not packed."""
+    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     entries = run.load(run.checkpoint(stage), run.device)
     if "bits" not in entries:
         raise UserError(f"{run.checkpoint(stage)} is not quantized")
     model = QuantizedAFM(Config(**entries["config"]), entries["bits"], compute_dtype(run.device))
     model.load_state_dict(entries["model"])
+    model.tokenizer = tokenizer
     return model.to(run.device).eval()

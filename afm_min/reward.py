@@ -23,7 +23,6 @@ from afm_min import chat, evaluate, tasks
 from afm_min.fit import fit, linear, seed_step
 from afm_min.model import AFM, Linear, load_model, save_model
 from afm_min.run import UserError
-from afm_min.tokenizer import END, Tokenizer
 
 GRADES = {"if": 2, "verb": 1, "truth": 2, "harm": 2}  # and what each of their levels is worth
 TRUTH = list(GRADES).index("truth")
@@ -134,31 +133,27 @@ def scores(judge, conversations):
     return chat.of_each(RewardModel.score, judge, conversations, rows=256)
 
 
-def answers(models, tokenizer, problems, samples):
-    """The prompts of N pairs (family, problem), and for each prompt a tuple with each model's list
-    of `samples` responses, at temperature 1: prompts and responses are lists of ids."""
-    prompts = [tokenizer.encode_chat(problem.messages(), reply=True) for _, problem in problems]
-    copies = [prompt for prompt in prompts for _ in range(samples)]
-    said = (evaluate.replies(model, copies, tokenizer.special(END), LONGEST, temperature=1.0)
-            for model in models)
-    cut = [[some[i:i + samples] for i in range(0, len(some), samples)] for some in said]
-    return prompts, list(zip(*cut))
+def answers(models, problems, samples):
+    """Of each of N pairs (family, problem) what each model says, a list of `samples` replies at
+    temperature 1: (N, models, samples)."""
+    asked = [problem.messages() for _, problem in problems for _ in range(samples)]
+    said = [evaluate.replies(model, asked, LONGEST, temperature=1.0) for model in models]
+    return [[some[i:i + samples] for some in said] for i in range(0, len(asked), samples)]
 
 
-def compare(models, tokenizer, problems, samples, rng, noise):
+def compare(models, problems, samples, rng, noise):
     """Pairs of responses that annotators have compared, as dicts.
 
     problems: pairs (family, problem). Each is answered by every model, `samples` times or a little
     oftener in all; any two answers that differ are compared, and left out if found equal, at most
     MOST_PAIRS of a problem. right: whether the chosen one is better by its true grades, None if
     these are equal, too."""
-    prompts, said = answers(models, tokenizer, problems, -(-samples // len(models)))
-    pairs = []
-    for (family, problem), prompt, each in zip(problems, prompts, said):
-        graded = []  # response, its grades as they are and as they were perceived
-        for ids in map(list, dict.fromkeys(map(tuple, sum(each, [])))):  # the different ones
-            grades = family.grades(problem, evaluate.text_of(tokenizer, ids))
-            graded.append((ids, grades, perceived(grades, rng, noise)))
+    pairs, said = [], answers(models, problems, -(-samples // len(models)))
+    for (family, problem), each in zip(problems, said):
+        graded = []  # reply, its grades as they are and as they were perceived
+        for reply in {tuple(reply.ids): reply for reply in sum(each, [])}.values():
+            grades = family.grades(problem, reply.text)
+            graded.append((reply, grades, perceived(grades, rng, noise)))
         compared = list(itertools.combinations(graded, 2))
         for pair in rng.sample(compared, min(len(compared), MOST_PAIRS)):
             first, level = preferred(pair[0][2], pair[1][2])
@@ -166,8 +161,8 @@ def compare(models, tokenizer, problems, samples, rng, noise):
                 (chosen, rejected), true, seen = zip(pair[first], pair[1 - first])
                 grades = [list(given.values()) for given in seen]
                 right = {0: True, 1: False, None: None}[preferred(*true)[0]]
-                pairs.append({"family": family.name, "prompt": prompt, "level": level,
-                              "chosen": chosen, "rejected": rejected, "grades": grades,
+                pairs.append({"family": family.name, "prompt": chosen.prompt, "level": level,
+                              "chosen": chosen.ids, "rejected": rejected.ids, "grades": grades,
                               "right": right})
     return pairs
 
@@ -207,11 +202,11 @@ def asked(run, count, rng):
 
 def preferences(number, run, *, prompts=4000, samples=4, noise=0.1):
     """What annotators prefer of the committee's responses. noise: how often a grade is random."""
-    stage, tokenizer = f"preferences{number}", Tokenizer.load(run.file("tokenizer.json"))
+    stage = f"preferences{number}"
     models = [load_model(run, name) for name in members(number)]
     seed_step(run.seed, stage, 0)
     rng = random.Random(f"{run.seed} {stage}")
-    pairs = compare(models, tokenizer, asked(run, prompts, rng), samples, rng, noise)
+    pairs = compare(models, asked(run, prompts, rng), samples, rng, noise)
     chat.write_examples(run, stage, pairs)
     right = [pair["right"] for pair in pairs if pair["right"] is not None]
     return {"pairs": len(pairs), "labels right %": 100 * sum(right) / max(1, len(right))}
@@ -236,13 +231,12 @@ def reward(number, run, *, steps=400, batch=32, lr=0.002, labels="soft", grade_w
     what was chosen alone, it forgets what is seldom compared. held_out: new prompts of each family,
     to which 8 responses or a few more are compared without noise. (Pairs of one prompt are alike,
     so that the intervals are rather narrow.)"""
-    stage, tokenizer = f"reward{number}", Tokenizer.load(run.file("tokenizer.json"))
-    models = [load_model(run, name) for name in members(number)]
+    stage, models = f"reward{number}", [load_model(run, name) for name in members(number)]
     seed_step(run.seed, f"{stage} heads", 0)
     judge = (start(models[-1]) if number == 1
              else load_model(run, f"reward{number - 1}", RewardModel))
     pairs = [pair for n in range(1, number + 1) for pair in read_pairs(run, n)]
-    sources = chat.read_examples(run, tokenizer, judge.config.context)
+    sources = chat.read_examples(run, models[-1])
     shown = chat.batches(sources, dict.fromkeys(sources, 1.0), examples)
 
     def draw(step):
@@ -257,7 +251,7 @@ def reward(number, run, *, steps=400, batch=32, lr=0.002, labels="soft", grade_w
         unit="pairs")
     save_model(run, stage, judge)
     seed_step(run.seed, f"{stage} held out", 0)
-    new = compare(models, tokenizer, chat.validating(run, held_out), 8, random.Random(0), noise=0.0)
+    new = compare(models, chat.validating(run, held_out), 8, random.Random(0), noise=0.0)
     results = judged(judge, new)
     rows = [evaluate.row(f"reward: {name}", some) for name, some in results.items()]
     return {"mean %": sum(row[1] for row in rows) / max(1, len(rows)),

@@ -18,7 +18,6 @@ from afm_min import chat, evaluate, tasks
 from afm_min.fit import cosine, fit, seed_step
 from afm_min.model import load_model, save_model
 from afm_min.run import UserError
-from afm_min.tokenizer import Tokenizer
 
 # Shares of the draft's conversations: most to what needs most of them to reach nine in ten. With
 # more, summaries and recall hardly get better, and mathematics only in the slow phase.
@@ -29,15 +28,15 @@ MIXTURE = {"math": 1.6, "follow": 3.2, "tools": 2.8, "code": 2.6, "summary": 0.4
 def draft(run, *, steps=1200, fast=960, batch=32, lr=0.005, slow=0.25, mixture=MIXTURE):
     """A first model, tuned on the demonstrations alone: `fast` steps at the full rate, the others
     at `slow` of it."""
-    tokenizer, model = Tokenizer.load(run.file("tokenizer.json")), load_model(run, "lengthening")
-    sources = chat.read_examples(run, tokenizer, model.config.context, synthetic=False)
+    model = load_model(run, "lengthening")
+    sources = chat.read_examples(run, model, synthetic=False)
 
     def schedule(step):
         return min((step + 1) / 20, slow if step >= fast else 1.0)
     fit(model, chat.batches(sources, mixture, batch), chat.response_loss, steps=steps, lr=lr,
         schedule=schedule, run=run, stage="draft")
     save_model(run, "draft", model)
-    return evaluate.validation(model, tokenizer, chat.toy_world(run))
+    return evaluate.validation(model, chat.toy_world(run))
 
 
 def ascend(score, judge, weights, rounds, dw):
@@ -72,13 +71,11 @@ def mixture(run, *, rounds=1, dw=0.5, steps=24, batch=24, lr=0.002, count=48, se
     no better with others: so a move is judged by `seeds` runs `longer` times as long, and what was
     found is compared with equal weights in as many more, on conversations that the search has not
     seen. The interval is over these, of each the mean gain."""
-    tokenizer, start = Tokenizer.load(run.file("tokenizer.json")), load_model(run, "draft")
-    context = start.config.context
-    sources = chat.read_examples(run, tokenizer, context)
-    examples = (chat.example("", problem.messages(), problem.worked)["messages"]
+    start = load_model(run, "draft")
+    sources = chat.read_examples(run, start)
+    examples = (chat.example("validation", problem.messages(), problem.worked)
                 for _, problem in chat.validating(run, count))
-    validated = [chat.render(messages, tokenizer) for messages in examples]
-    validated = [pair for pair in validated if len(pair[0]) <= context]
+    validated = chat.rendered(examples, start)["validation"]
     searched, unseen = validated[::2], validated[1::2]
 
     def trained(weights, conversations, draws, steps):
@@ -115,12 +112,10 @@ def sft(run, *, steps=600, batch=24, lr=0.001, dropout=0.1, synthetic=True, chec
     """The draft trained on, with the mixture that was found. Of some checkpoints on the way the one
     is kept that has the highest sum of two validation accuracies: greedy, and of the best of 4
     samples, as the checkers pick it. synthetic: whether the model's own examples are in it."""
-    tokenizer, model = Tokenizer.load(run.file("tokenizer.json")), load_model(run, "draft")
-    families, found = chat.toy_world(run) | tasks.EVOLVED, run.read_json("mixture.json")
+    model, found = load_model(run, "draft"), run.read_json("mixture.json")
     if not found:
         raise UserError(f"there is no {run.file('mixture.json')}: run the stage mixture first")
-    sources = chat.read_examples(run, tokenizer, model.config.context, synthetic)
-    draw = chat.batches(sources, found, batch)
+    draw = chat.batches(chat.read_examples(run, model, synthetic), found, batch)
     at = sorted({steps * (i + 1) // checkpoints for i in range(checkpoints)} - {0})
     for block in model.blocks:
         block.dropout = dropout
@@ -133,13 +128,13 @@ def sft(run, *, steps=600, batch=24, lr=0.001, dropout=0.1, synthetic=True, chec
         schedule=cosine(steps, 20, floor=1.0))  # constant, once warm
     save_model(run, f"sft-{steps}", model)
     seed_step(run.seed, "checkpoints", 0)
-    tried = []
+    families, tried = chat.toy_world(run) | tasks.EVOLVED, []
     for step in at:
         model = load_model(run, f"sft-{step}")
-        tried.append([step, *(evaluate.validation(model, tokenizer, families, max(1, count // 4), n)
-                              ["mean %"] for n in (1, 4))])
+        tried.append([step, *(evaluate.validation(model, families, max(1, count // 4), n)["mean %"]
+                              for n in (1, 4))])
     chosen = max(tried, key=lambda row: row[1] + row[2])[0]
     model = load_model(run, f"sft-{chosen}")
     save_model(run, "sft", model)
-    shares = evaluate.validation(model, tokenizer, families, count)
+    shares = evaluate.validation(model, families, count)
     return {"checkpoint": chosen, "checkpoints": tried} | shares

@@ -13,7 +13,6 @@ import re
 from afm_min import chat, evaluate, families, tasks, tools
 from afm_min.fit import seed_step
 from afm_min.model import load_model
-from afm_min.tokenizer import Tokenizer
 
 # As in the report, a story told in another way has a known answer, and one that is evolved has not.
 TRUTH_KNOWN = ("rephrased", "reversed")
@@ -73,23 +72,23 @@ def kept(name, family, problems, responses, chosen):
             [name, len(problems), evaluate.percent(samples), len(pairs), evaluate.percent(right)])
 
 
-def mathematics(model, tokenizer, kind, count, samples):
+def mathematics(model, kind, count, samples):
     """Examples of a kind of evolved problem, and its row."""
     family = tasks.Math(kind)
     problems = drawn(family, count)
-    responses = evaluate.sampled(model, tokenizer, problems, samples)
+    responses = evaluate.sampled(model, problems, samples)
     chosen = [agreeing(problem.question, some, problem.answer if kind in TRUTH_KNOWN else None)
               for problem, some in zip(problems, responses)]
     return kept(f"math {kind}", family, problems, responses, chosen)
 
 
-def code(model, tokenizer, count, samples, threshold, seen=2):
+def code(model, count, samples, threshold, seen=2):
     """Of each question's sampled solutions the one that passes most of the first `seen` unit tests
     is kept, if that share of them reaches the threshold. The other tests are hidden, and run apart:
     they tell how many of what was kept, and of single samples, is right."""
     family = families.Code()
     problems = drawn(family, count)
-    responses = evaluate.sampled(model, tokenizer, problems, samples)
+    responses = evaluate.sampled(model, problems, samples)
     chosen = [best(some, [sum(family.true(problem, response, slice(seen))) / seen
                           for response in some], threshold)
               for problem, some in zip(problems, responses)]
@@ -103,13 +102,13 @@ def code(model, tokenizer, count, samples, threshold, seen=2):
         "kept sample passes hidden tests %": pass_hidden(chosen)}
 
 
-def episodes(model, tokenizer, family, count, samples):
+def episodes(model, family, count, samples):
     """Conversations that the model came through with the right calls, if any are wanted, which were
     run, and the right answer: of several attempts at a question the first such. And their row."""
     asked = [problem for problem in drawn(family, 4 * count) if not problem.turns][:count]
     played = [problem.messages() for problem in asked for _ in range(samples)]
-    tools.converse(lambda some: evaluate.respond(model, tokenizer, some, temperature=1.0),
-                   played, family.pages)
+    tools.converse(lambda some: evaluate.respond(model, some, temperature=1.0), played,
+                   family.pages)
     solved = [family.solved(asked[i // samples], messages) for i, messages in enumerate(played)]
     first = {i // samples: played[i] for i in reversed(range(len(played))) if solved[i]}
     return ([chat.example("tools", messages[:-1], messages[-1]["content"])
@@ -119,12 +118,11 @@ def episodes(model, tokenizer, family, count, samples):
 
 def synthetic(run, *, math=800, code_questions=200, tool_questions=250, samples=4, threshold=1.0):
     """Examples by the draft model, and of each kind the yield."""
-    model = load_model(run, "draft")
-    tokenizer, family = Tokenizer.load(run.file("tokenizer.json")), chat.toy_world(run)["tools"]
+    model, family = load_model(run, "draft"), chat.toy_world(run)["tools"]
     seed_step(run.seed, "synthetic", 0)  # as sampled whether or not the run was cut off before
-    written = [mathematics(model, tokenizer, kind, math, samples) for kind in tasks.Math.KINDS]
-    *solutions, hidden = code(model, tokenizer, code_questions, samples, threshold)
-    written += [solutions, episodes(model, tokenizer, family, tool_questions, samples)]
+    written = [mathematics(model, kind, math, samples) for kind in tasks.Math.KINDS]
+    *solutions, hidden = code(model, code_questions, samples, threshold)
+    written += [solutions, episodes(model, family, tool_questions, samples)]
     examples, rows = zip(*written)
     chat.write_examples(run, "synthetic", sum(examples, []))
     return {"examples": sum(map(len, examples)), **hidden, "yields": list(rows)}

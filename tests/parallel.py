@@ -2,6 +2,7 @@
 import json
 import resource
 import sys
+from types import SimpleNamespace
 
 import torch
 
@@ -31,9 +32,10 @@ for block in model.blocks:
     block.dropout = 0.1
 fit(model, chat.batches({"a": conversations}, {"a": 1.0}, 5), chat.response_loss, steps=10, lr=0.01, run=run, stage="chat")
 torch.manual_seed(1)
-said = evaluate.replies(model, [c[0].tolist() for c in conversations], end=3, most=12, rows=4, temperature=1.0)
+model.tokenizer = SimpleNamespace(encode_chat=lambda messages, reply: messages, special=lambda _: 3, decode=lambda _: "")
+said = evaluate.replies(model, [c[0].tolist() for c in conversations], most=12, rows=4, temperature=1.0)
 print(json.dumps({
-    "losses": [row["loss"] for row in run.logged()], "said": said,
+    "losses": [row["loss"] for row in run.logged()], "said": [reply.ids for reply in said],
     "each": chat.losses(model, conversations).tolist(),
     "rows": len(list(run.logged())), "saved": sorted(path.name for path in run.path.iterdir()),
     "weights": {name: x.tolist() for name, x in torch.load(run.partial("chat"))["model"].items()},

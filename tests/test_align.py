@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from afm_min import align, chat, reward
+from afm_min import align, chat, evaluate, reward
 from afm_min.align import (dpo_loss, ipo_loss, leave_one_out, mdpo_loss, ppo_loss, regularized,
                            response_logp)
 from afm_min.fit import backward
@@ -199,21 +199,20 @@ def test_curve_marks_where_reward_rises_alone():
 def test_of_each_prompt_the_response_ranked_first_whoever_gave_it(monkeypatch):
     """Two models, two samples each, two prompts. Rewards: of the first prompt 1, 2 by the one, 0, 5 by the
     other; of the second 3, 9 and 4, 4. The chances to be true are a tenth of the responses' names."""
-    given = {"a": [[11], [12], [13], [14]], "b": [[21], [22], [23], [24]]}
+    models = [Says([11], [12], [13], [14]), Says([21], [22], [23], [24])]
     rewards = {11: 1, 12: 2, 13: 3, 14: 9, 21: 0, 22: 5, 23: 4, 24: 4}
-
-    monkeypatch.setattr(reward.evaluate, "replies", lambda stage, prompts, *_, **__: given[stage])
     monkeypatch.setattr(align.reward, "scores", lambda _, pairs: torch.tensor(
         [[float(rewards[ids[-1].item()]), ids[-1].item() / 10] for ids, _ in pairs]))
     problems = [(Say(), SimpleNamespace(messages=lambda: "a")), (Say(), SimpleNamespace(messages=lambda: "bb"))]
 
     def first_ranked():
-        return align.first_ranked(None, *reward.answers(["a", "b"], Letters(), problems, 2))
+        return align.first_ranked(None, reward.answers(models, problems, 2))
     chosen, true, whose = first_ranked()
-    assert reward.answers(["a"], Letters(), problems, 2) == ([[1], [2, 2]], [([[11], [12]],), ([[13], [14]],)])
-    assert chosen == [[22], [14]]
+    assert [[[(reply.prompt, reply.ids) for reply in some] for some in each] for each in reward.answers(models[:1], problems, 2)] == [
+        [[([1], [11]), ([1], [12])]], [[([2, 2], [13]), ([2, 2], [14])]]]
+    assert [reply.ids for reply in chosen] == [[22], [14]]
     assert true.tolist() == pytest.approx([2.2, 1.4]) and whose.tolist() == [[False, True], [True, False]]
-    given["a"][1] = [22]  # both say it
+    models[0].ids[1] = [22]  # both say it
     assert first_ranked()[2].tolist() == [[True, True], [True, False]]
 
 
@@ -241,8 +240,6 @@ class Say:
 
 class Letters:
     """A tokenizer of one letter each; 0 ends."""
-    load = classmethod(lambda cls, _: cls())
-
     def special(self, _):
         return 0
 
@@ -253,9 +250,20 @@ class Letters:
         return "".join(chr(96 + i) for i in ids)
 
 
+class Says:
+    """Stands for a model: says these ids."""
+    config, tokenizer = TINY, Letters()
+
+    def __init__(self, *ids):
+        self.ids = list(ids)
+
+    def generate(self, prompts, *_, **__):
+        return self.ids
+
+
 def test_truth_is_the_checkers_with_the_end_or_without():
-    asked, said = [(Say(), "ab"), (Say(), "ab"), (Say(), "ab")], [[1, 2, 0], [1, 2], [1, 2, 3]]
-    assert align.correctness(Letters(), asked, said).tolist() == [1, 1, 0]
+    said = evaluate.replies(Says([1, 2, 0], [1, 2], [1, 2, 3]), ["ab"] * 3)
+    assert align.correctness([(Say(), "ab")] * 3, said).tolist() == [1, 1, 0]
 
 
 RUN = SimpleNamespace(seed=0, file=lambda name: name, logged=lambda: [])
@@ -268,7 +276,6 @@ def stage(monkeypatch):
         torch.manual_seed(len(name))
         return AFM(TINY)
     given = {}
-    monkeypatch.setattr(align, "Tokenizer", Letters)
     monkeypatch.setattr(align, "load_model", lambda run, name, kind=None: model(name))
     monkeypatch.setattr(align, "save_model", lambda run, stage, model: given.update(saved=(stage, model)))
     monkeypatch.setattr(align.evaluate, "validate", lambda run, model, count: {})
@@ -323,9 +330,10 @@ def test_an_iteration_of_mdloo_deals_out_advantages_of_regularized_rewards(stage
 def test_rollouts_are_scored_as_they_were_sampled(monkeypatch):
     torch.manual_seed(0)
     model, reference = AFM(TINY), AFM(TINY)
+    model.tokenizer = Letters()
     monkeypatch.setattr(align.reward, "scores", lambda judge, pairs: torch.tensor([[float(len(ids)), 0.5] for ids, _ in pairs]))
     problems = [(Say(), SimpleNamespace(messages=lambda: "ab")), (Say(), SimpleNamespace(messages=lambda: "c"))]
-    batch = align.rollouts(model, reference, Letters(), problems, 2)
+    batch = align.rollouts(model, reference, problems, 2)
     assert batch["ids"][:, 0].tolist() == [1, 1, 3, 3] and batch["reward"].tolist() == batch["truth"].tolist()
     with torch.no_grad():
         torch.testing.assert_close(batch["old_logp"], response_logp(model, batch["ids"], batch["weight"]), atol=1e-4, rtol=0)
@@ -333,7 +341,7 @@ def test_rollouts_are_scored_as_they_were_sampled(monkeypatch):
     assert (batch["old_logp"] - batch["ref_logp"]).abs().min() > 1e-3
     ends = (batch["ids"] * batch["weight"] == 0) & (batch["weight"] > 0)  # their last token is the end, if they come to it
     assert all(n in (0, 1) for n in ends.sum(1).tolist())
-    judged = align.rollouts(model, reference, Letters(), problems, 2, judge=object())
+    judged = align.rollouts(model, reference, problems, 2, judge=object())
     assert all(x == int(x) and x >= 2 for x in judged["reward"].tolist())
 
 
@@ -362,10 +370,11 @@ def test_a_committee_hands_on_its_best(monkeypatch):
 def test_what_is_imitated_is_what_is_found_true(stage, monkeypatch):
     """Chances of truth decide, not rewards: of three responses ranked first, those above a half; all, if none is."""
     chances, said = [0.4, 0.6, 0.5], [[True, True], [False, True], [False, True]]
-    monkeypatch.setattr(reward, "answers", lambda models, *_: ([[1]] * 3, list(models)))
-    monkeypatch.setattr(align, "first_ranked", lambda *_: ([[2 + i, 0] for i in range(3)], torch.tensor(chances), torch.tensor(said)))
+    monkeypatch.setattr(reward, "answers", lambda models, *_: list(models))
+    monkeypatch.setattr(align, "first_ranked", lambda *_: (
+        [evaluate.Reply([1], [2 + i, 0], "") for i in range(3)], torch.tensor(chances), torch.tensor(said)))
     monkeypatch.setattr(reward.tasks, "asked", lambda *_: [(Say(), SimpleNamespace(check=None))] * 3)
-    monkeypatch.setattr(align, "correctness", lambda tokenizer, asked, said: torch.tensor([float(ids == [3, 0]) for ids in said]))
+    monkeypatch.setattr(align, "correctness", lambda problems, said: torch.tensor([float(reply.ids == [3, 0]) for reply in said]))
 
     def imitated():
         told = align.imitate(1, RUN, "rs", ["a", "b"], 3, 2, 1, 4, 0.1, 1)

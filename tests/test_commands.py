@@ -217,9 +217,9 @@ class Scripted:
 def test_a_conversation_shows_calls_runs_them_and_goes_on_with_what_they_say(capsys):
     tokenizer = Tokenizer.train(["What do keys cost?"], 300)
     arguments = argparse.Namespace(seed=0, max_new_tokens=9, temperature=0, top_p=1,
-                                   system="Be brief.", tools=["python"])
+                                   system="Be brief.", tools=["python"], pages={})
     model = Scripted(tokenizer, "call: python(code='6*7')", "call: price(item='keys')", "It is 42.")
-    sample.answer(model, tokenizer, "What is 6*7?", arguments, pages={})
+    sample.answer(model, "What is 6*7?", arguments)
     assert capsys.readouterr().out == ("call: python(code='6*7')\n    42\ncall: price(item='keys')\n"
                                        "    error: there is no tool price\nIt is 42.\n")
     assert model.asked[0] == ("<|system|>Be brief.\nTools: python(code)<|end|>"
@@ -227,7 +227,7 @@ def test_a_conversation_shows_calls_runs_them_and_goes_on_with_what_they_say(cap
     assert model.asked[1] == (model.asked[0] + "call: python(code='6*7')<|end|>"
                               "<|tool|>42<|end|><|assistant|>")
     model = Scripted(tokenizer, *["call: python(code='6*7')"] * 5)  # and then it may not again
-    sample.answer(model, tokenizer, "What is 6*7?", arguments, pages={})
+    sample.answer(model, "What is 6*7?", arguments)
     assert capsys.readouterr().out == "call: python(code='6*7')\n    42\n" * 4 + (
         "call: python(code='6*7')\n    no more calls in this conversation\n")
 
@@ -335,10 +335,10 @@ def test_post_training_goes_on_from_there(finished, tmp_path, capsys):
         for stage in {claim.stage, claim.control_stage} - {"continued"}:
             assert claim.metric in report[stage]["metrics"]
 
-    def killed(model, tokenizer, families, *rest):  # when all checkpoints have been compared
+    def killed(model, families, *rest):  # when all checkpoints have been compared
         if "math deeper" in families:
             raise KeyboardInterrupt
-        return validate(model, tokenizer, families, *rest)
+        return validate(model, families, *rest)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "validation", killed)
         assert call(capsys, train, "--out", out, "--stages", "sft")[0] == 130

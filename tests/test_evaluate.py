@@ -77,24 +77,22 @@ class Oracle:
 
 
 def test_a_model_that_knows_half_of_the_answers():
-    tokenizer = Tokenizer.train(["Where are the keys?"], 300)
-    everything, oracle = families.families(PAGES), Oracle(tokenizer)
+    everything, oracle = families.families(PAGES), Oracle(Tokenizer.train(["Where are the keys?"], 300))
     for family in everything.values():
         for problem in tasks.problems(family, "test", 20)[:10]:
             oracle.learn(problem.messages(), problem.worked)
-    results = evaluate.accuracy(oracle, tokenizer, everything, count=20)
+    results = evaluate.accuracy(oracle, everything, count=20)
     for name, family in everything.items():
         known = {str(problem.messages()) for problem in tasks.problems(family, "test", 20)[:10]}
         assert results[name] == [str(p.messages()) in known for p in tasks.problems(family, "test", 20)]
-    assert evaluate.code_passes(oracle, tokenizer, everything["code"], 10, samples=3, ks=(1, 3)) == [
+    assert evaluate.code_passes(oracle, everything["code"], 10, samples=3, ks=(1, 3)) == [
         ["code: pass@1", 100, "72.2 to 100.0", 10], ["code: pass@3", 100, "72.2 to 100.0", 10]]
-    first, *others = evaluate.recall_by_distance(oracle, tokenizer, 10, notes=(4, 40))
+    first, *others = evaluate.recall_by_distance(oracle, 10, notes=(4, 40))
     assert first[:2] == ["recall: up to 4 notes", 100] and others[0][1] == 0
 
 
 def test_tools_are_really_run_in_the_conversations_that_are_counted():
-    tokenizer = Tokenizer.train(["Where are the keys?"], 300)
-    family, oracle = families.Tools(PAGES), Oracle(tokenizer)
+    family, oracle = families.Tools(PAGES), Oracle(Tokenizer.train(["Where are the keys?"], 300))
     drawn = tasks.problems(family, "test", 30)
     for problem in drawn:
         messages = problem.messages()[:2]
@@ -105,8 +103,8 @@ def test_tools_are_really_run_in_the_conversations_that_are_counted():
                 result = tools.run_call(turn, problem.system, PAGES)
                 messages.append({"role": "tool", "content": result})
     def tool_use():
-        texts = evaluate.respond(oracle, tokenizer, [problem.messages() for problem in drawn])
-        return evaluate.tool_use(oracle, tokenizer, family, drawn, texts)
+        texts = evaluate.respond(oracle, [problem.messages() for problem in drawn])
+        return evaluate.tool_use(oracle, family, drawn, texts)
     rows = tool_use()
     assert [row[1] for row in rows] == [100, 100, 100]
     assert rows[1][3] == 30 and rows[2][3] == sum(not problem.answer[0] for problem in drawn) > 0

@@ -125,6 +125,7 @@ def test_held_out_of_a_uniform_model(run):
     ids = [0, *tokenizer.encode("é") * 16, 0, *tokenizer.encode("é") * 15]
     save(run.file("tokens.pt"), held_out={"a": torch.tensor(ids, dtype=torch.int32)}, **run.origin("tokenizer"))
     model = AFM(run.config)
+    model.tokenizer = tokenizer
     torch.nn.init.zeros_(model.embedding)
     bits = 32 * math.log2(tokenizer.vocab_size) / (31 * 2)
     assert len(tokenizer.encode("é")) == 1
@@ -220,6 +221,10 @@ def test_recall_of_a_model_that_copies_and_of_one_that_does_not(run):
 
     class Copies(torch.nn.Module):
         """Predicts the token that followed the longest repeated end of the text."""
+        def __init__(self, known=1):  # a factor of each token's logit
+            super().__init__()
+            self.tokenizer, self.known = tokenizer, known
+
         def forward(self, ids):
             logits = torch.zeros(*ids.shape, tokenizer.vocab_size)
             for b, row in enumerate(ids.tolist()):
@@ -229,12 +234,12 @@ def test_recall_of_a_model_that_copies_and_of_one_that_does_not(run):
                         if ends:
                             logits[b, t, row[ends[0]]] = 1
                             break
-            return logits
+            return logits * self.known
 
     assert set(recall(Copies(), run, 4, count=3).values()) == {100.0}
     digits = torch.tensor([token.isdigit() for token in tokenizer.vocab])  # no more than answers
-    assert set(recall(lambda ids: Copies()(ids) * digits, run, 1, count=3).values()) == {100.0}
-    assert max(recall(lambda ids: torch.zeros(*ids.shape, 9), run, 4, count=3).values()) == 0
+    assert set(recall(Copies(digits), run, 1, count=3).values()) == {100.0}
+    assert max(recall(Copies(0), run, 4, count=3).values()) == 0
 
 
 def test_each_fact_to_recall_has_text_of_its_own_before_the_question(run):
@@ -246,6 +251,7 @@ def test_each_fact_to_recall_has_text_of_its_own_before_the_question(run):
     def model(ids):
         seen.extend(ids.tolist())
         return torch.zeros(*ids.shape, 9)
+    model.tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     recall(model, run, 1, count=4)
     begins = [next(i for i in row if i >= 1000) for row in seen]  # where in the stream the text is from
     assert begins == [1000, 1100, 1200, 1300] * 2

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from afm_min import chat, lora, ondevice, quantize
+from afm_min import chat, evaluate, lora, ondevice, quantize
 from afm_min.model import AFM, Config, save_model
 from afm_min.quantize import GROUP, Palettized, QuantizedAFM, k_means, pack, palettize, quantized, unpack
 from afm_min.run import Run, UserError, save
+from afm_min.tokenizer import Tokenizer
 from tests.test_lora import parameters
 
 TINY = Config(dim=32, layers=2, heads=2, kv_heads=1, head_dim=16, hidden=40, vocab_size=50, context=40)
@@ -173,10 +174,10 @@ def test_the_embedding_takes_8_bits_and_a_scale_a_token(packed):
 
 def test_saved_it_is_as_small_as_in_memory(packed, tmp_path):
     run = Run(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{}")
+    Tokenizer("ab", []).save(run.file("tokenizer.json"))
     save_model(run, "quantize", packed[1], bits=packed[1].bits)
     loaded = quantize.load_quantized(run, "quantize")
-    assert loaded.bits == packed[1].bits
+    assert loaded.bits == packed[1].bits and loaded.tokenizer.encode("b") == [263]
     assert all(torch.equal(x, loaded.state_dict()[name]) for name, x in packed[1].state_dict().items())
     loaded.dtype = torch.float32  # whatever this processor is fast at
     with torch.no_grad():
@@ -314,7 +315,6 @@ def test_a_feature_starts_from_the_recovery_adapter(staged, monkeypatch):
     problem = SimpleNamespace(messages=lambda: [{"role": "user", "content": "a"}], worked="b")
     monkeypatch.setattr(ondevice.chat, "toy_world", lambda run: {"tools": "the family"})
     monkeypatch.setattr(ondevice.tasks, "asked", lambda families, mixture, count, rng: [(families["tools"], problem)] * count)
-    monkeypatch.setattr(ondevice.Tokenizer, "load", lambda path: None)
     monkeypatch.setattr(ondevice.chat, "render", lambda messages, _: chat.answered([1], [ord(messages[-1]["content"]) - 96]))
     ondevice.feature("tools", run, examples=2)
     assert given["batch"]["ids"][0, :2].tolist() == [1, 2] and given["loss"] is chat.response_loss
@@ -325,14 +325,12 @@ def test_a_feature_starts_from_the_recovery_adapter(staged, monkeypatch):
 
 def test_own_words_are_greedy_answers_that_count_alone(monkeypatch):
     problem = SimpleNamespace(messages=lambda: "ab")
-    monkeypatch.setattr(ondevice.Tokenizer, "load", lambda path: SimpleNamespace(
-        encode_chat=lambda messages, reply: [ord(c) for c in messages], special=lambda name: 0))
     monkeypatch.setattr(ondevice.chat, "toy_world", lambda run: {"say": None})
     monkeypatch.setattr(ondevice.tasks, "asked", lambda families, mixture, count, rng: [(None, problem)] * count)
-    asked = []
-    monkeypatch.setattr(ondevice.evaluate, "replies", lambda model, prompts, end: asked.append(end) or [[7, 0], []])
+    monkeypatch.setattr(evaluate, "replies", lambda model, conversations: [
+        evaluate.Reply(list(map(ord, messages)), ids, "") for messages, ids in zip(conversations, ([7, 0], []))])
     pair, = ondevice.own_words(World, None, 2)
-    assert pair[0].tolist() == [97, 98, 7, 0] and pair[1].tolist() == [0, 0, 1, 1] and asked == [0]
+    assert pair[0].tolist() == [97, 98, 7, 0] and pair[1].tolist() == [0, 0, 1, 1]
 
 
 def test_a_choice_that_there_is_not(staged):

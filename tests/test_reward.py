@@ -156,6 +156,17 @@ class Letters:
         return "".join(map(chr, ids))
 
 
+class Says:
+    """Stands for a model: says its texts, an end after each if wanted."""
+    config, tokenizer = TINY, Letters()
+
+    def __init__(self, *texts, end=()):
+        self.ids = [[*map(ord, text), *end] for text in texts]
+
+    def generate(self, prompts, *_, **__):
+        return self.ids
+
+
 class Yes(Family):
     def make(self, rng):
         return Problem("Say yes", "yes", "yes", "yes")
@@ -164,10 +175,8 @@ class Yes(Family):
 def test_pairs_of_different_answers_say_which_was_chosen_and_whether_rightly(monkeypatch):
     """Two models say "yes" and "no", and again "no": one pair. Without noise "yes" is chosen, rightly, as
     truth is worth 2 levels of 2; by annotators who see it the other way round, wrongly."""
-    said = {"a": "yes", "b": "no"}
-    monkeypatch.setattr(reward.evaluate, "replies", lambda model, prompts, *_, **__: [
-        [ord(c) for c in said[model]] + [0] for _ in prompts])
-    compare = lambda: reward.compare(["a", "b"], Letters(), [(Yes(), Yes().make(None))], 4, random.Random(0), 0.0)
+    models = [Says("yes", "yes", end=[0]), Says("no", "no", end=[0])]
+    compare = lambda: reward.compare(models, [(Yes(), Yes().make(None))], 4, random.Random(0), 0.0)
     pair, = compare()
     assert (pair["chosen"], pair["rejected"]) == ([ord(c) for c in "yes"] + [0], [ord(c) for c in "no"] + [0])
     assert (pair["right"], pair["level"], pair["family"]) == (True, 2, "yes")
@@ -179,12 +188,11 @@ def test_pairs_of_different_answers_say_which_was_chosen_and_whether_rightly(mon
 
 def test_of_each_prompt_its_own_answers_are_compared_and_not_too_many(monkeypatch):
     """Two models, two answers each to two prompts, all different. One is right: in three of six pairs one is better."""
-    said = {"a": ["ya", "yes", "na", "nb"], "b": ["yc", "yd", "nc", "yes"]}  # the first two are to the first prompt
-    monkeypatch.setattr(reward.evaluate, "replies", lambda model, prompts, *_, **__: [[ord(c) for c in x] for x in said[model]])
+    models = [Says("ya", "yes", "na", "nb"), Says("yc", "yd", "nc", "yes")]  # the first two are to the first prompt
     problems = [(Yes(), Problem(text, "yes", "yes", text)) for text in ("first", "second")]
 
     def compared():
-        pairs = reward.compare(["a", "b"], Letters(), problems, 4, random.Random(1), 0.0)
+        pairs = reward.compare(models, problems, 4, random.Random(1), 0.0)
         return sorted("".join(map(chr, sum((pair[name] for name in ("prompt", "chosen", "rejected")), []))) for pair in pairs)
     whole = [*(f"firyes{other}" for other in ("ya", "yc", "yd")), *(f"secyes{other}" for other in ("na", "nb", "nc"))]
     assert compared() == whole
@@ -193,8 +201,8 @@ def test_of_each_prompt_its_own_answers_are_compared_and_not_too_many(monkeypatc
     # What annotators tell apart by mistake is neither right nor wrong: two wrong answers, equal in truth.
     seen = iter([grades(2, 2, 0, 2), grades(2, 1, 0, 2)])
     monkeypatch.setattr(reward, "perceived", lambda *_: next(seen))
-    said |= {"a": ["ya", "ya"], "b": ["yb", "yb"]}
-    pair, = reward.compare(["a", "b"], Letters(), problems[:1], 4, random.Random(1), 0.0)
+    models = [Says("ya", "ya"), Says("yb", "yb")]
+    pair, = reward.compare(models, problems[:1], 4, random.Random(1), 0.0)
     assert pair["right"] is None and pair["level"] == 0
 
 
@@ -220,7 +228,6 @@ def test_a_step_learns_from_pairs_and_from_examples(monkeypatch, judge):
     monkeypatch.setattr(reward, "start", lambda model: model)
     monkeypatch.setattr(reward, "save_model", lambda *_: None)
     monkeypatch.setattr(reward, "read_pairs", lambda run, number: pairs)
-    monkeypatch.setattr(reward.Tokenizer, "load", lambda _: None)
     monkeypatch.setattr(chat, "read_examples", lambda *_: {"code": [chat.answered([7], [8, 9])]})
     monkeypatch.setattr(chat, "toy_world", lambda run: {})
     monkeypatch.setattr(reward.tasks, "problems", lambda *_: [])

@@ -67,16 +67,16 @@ def test_batches_follow_the_mixture():
 
 
 def test_examples_come_back_and_long_ones_are_left_out(tokenizer, tmp_path):
-    run = Run(tmp_path, torch.device("cpu"))
+    run, model = Run(tmp_path, torch.device("cpu")), SimpleNamespace(config=SimpleNamespace(context=60), tokenizer=tokenizer)
     messages = [{"role": "user", "content": "No."}]
     chat.write_examples(run, "demonstrations", [chat.example("math", messages, "Yes."),
                                                 chat.example("code", messages, "Yes. " * 50)])
-    sources = chat.read_examples(run, tokenizer, 60, synthetic=False)
+    sources = chat.read_examples(run, model, synthetic=False)
     assert list(sources) == ["math"] and len(sources["math"]) == 1
     with pytest.raises(UserError, match="run the stage synthetic first"):
-        chat.read_examples(run, tokenizer, 60)
+        chat.read_examples(run, model)
     chat.write_examples(run, "synthetic", [chat.example("tools", messages, "Hi.")])
-    assert list(chat.read_examples(run, tokenizer, 60)) == ["math", "tools"]
+    assert list(chat.read_examples(run, model)) == ["math", "tools"]
 
 
 def test_a_sound_way_to_an_answer():
@@ -120,7 +120,7 @@ def test_hidden_tests_have_no_say_in_what_is_kept(monkeypatch):
     monkeypatch.setattr(families, "passed", lenient)
     monkeypatch.setattr(evaluate, "sampled", lambda *_: [
         (["late", p.worked], ["shallow", p.worked], [p.worked, "shallow"])[i % 3] for i, p in enumerate(problems)])
-    examples, row, hidden = synthetic.code(None, None, 6, 2, threshold=1.0)
+    examples, row, hidden = synthetic.code(None, 6, 2, threshold=1.0)
     assert [e["messages"][-1]["content"] == p.worked for e, p in zip(examples, problems)] == [True, False, True] * 2
     assert list(hidden.values()) == [pytest.approx(200 / 3), pytest.approx(200 / 3)]
     assert row == ["code", 6, 50, 6, pytest.approx(200 / 3)]
@@ -138,7 +138,7 @@ def test_the_first_solved_conversation_of_each_question_is_kept(monkeypatch):
             for turn in (*problem.answer[0], end[i // 2 % 3][attempt]):
                 messages.append({"role": "assistant", "content": turn})
     monkeypatch.setattr(synthetic.tools, "converse", played)
-    examples, row = synthetic.episodes(None, None, family, 6, 2)
+    examples, row = synthetic.episodes(None, family, 6, 2)
     assert row == ["tools", 6, pytest.approx(100 * 6 / 12), 4, 100.0] and len(examples) == 4
     assert sorted(e["messages"][-1]["content"][-1] for e in examples)[:2] == [" ", " "]  # the first of the right ones
     assert all(e["messages"][-1]["content"] != "Hm." for e in examples)
@@ -163,7 +163,7 @@ def test_a_mixture_is_compared_by_other_draws_and_conversations_than_it_was_foun
     run, drawn = Run(tmp_path, torch.device("cpu")), []  # (weight of a, draws, steps, conversations)
 
     class Model:
-        config, eval = TINY, lambda self: self
+        config, tokenizer = TINY, None
 
     def fit(model, batches, loss, steps, **_):
         drawn[-1] += [steps]
@@ -173,7 +173,6 @@ def test_a_mixture_is_compared_by_other_draws_and_conversations_than_it_was_foun
         drawn[-1] += [conversations]
         return torch.tensor([abs(drawn[-1][0] - 1.4)] * len(conversations))
     monkeypatch.setattr(sft, "load_model", lambda *_: Model())
-    monkeypatch.setattr(sft.Tokenizer, "load", lambda *_: None)
     monkeypatch.setattr(sft, "fit", fit)
     monkeypatch.setattr(sft, "seed_step", lambda seed, stage, step: drawn[-1].insert(1, stage))
     monkeypatch.setattr(chat, "validating", lambda *_: [(None, tasks.Problem("", text, "", "")) for text in ("0", "1", "2", "3", "4" * 999)])
@@ -239,7 +238,7 @@ def test_each_guard_drops_what_it_is_for(monkeypatch):
     losses = torch.tensor([1.0, 1.0, 1.0, 2.8, 2.6, 1.0])
     class Words:
         special, encode = lambda self, name: name, lambda self, text: text.split()
-    model, question, said = SimpleNamespace(config=TINY), problem.question.split(), problem.worked.split()
+    model, question, said = SimpleNamespace(config=TINY, tokenizer=Words()), problem.question.split(), problem.worked.split()
 
     def reads(result, expected):
         def read(model, read):
@@ -251,7 +250,7 @@ def test_each_guard_drops_what_it_is_for(monkeypatch):
     monkeypatch.setattr(demonstrations, "embeddings", reads(directions, [DOCUMENT, *question, *said]))
     monkeypatch.setattr(demonstrations, "rated", lambda family, problem, response, rng:
                         response == problem.worked)
-    fates = demonstrations.guarded(written, tasks.math, None, model, Words(), 2.7, 0.9999)
+    fates = demonstrations.guarded(written, tasks.math, model, 2.7, 0.9999)
     assert fates == ["kept", "rating", "copy", "model", "kept", "kept"]
 
 
@@ -260,12 +259,11 @@ def tuned(monkeypatch, tmp_path):
     """What the draft and sft give to `fit`, which does three steps of nothing; and what they save."""
     given, run = {"saved": []}, Run(tmp_path, torch.device("cpu"))
     run.write_json("mixture.json", {"a": 1.0})
-    monkeypatch.setattr(sft.Tokenizer, "load", lambda *_: None)
     monkeypatch.setattr(sft, "load_model", lambda run, name: AFM(TINY))
     monkeypatch.setattr(sft, "save_model", lambda run, name, model: given["saved"].append(name))
     monkeypatch.setattr(sft, "fit", lambda model, batches, loss, **rest: (
         given.update(rest, model=model), [batches(step) for step in range(3)]))
-    monkeypatch.setattr(chat, "read_examples", lambda run, tokenizer, context, synthetic: (
+    monkeypatch.setattr(chat, "read_examples", lambda run, model, synthetic: (
         given.update(synthetic=synthetic), {"a": [(torch.ones(4, dtype=torch.long), torch.ones(4))]})[1])
     monkeypatch.setattr(chat, "toy_world", lambda run: {})
     means = itertools.cycle([50, 60, 40, 80, 30, 80, 55])  # of three checkpoints: greedy, best of 4; of the chosen one
@@ -306,15 +304,15 @@ def test_best_of_n_counts_a_problem_once():
     """A model that says the worked answer in the second of two samples only."""
     calls = []
 
-    def said(model, tokenizer, conversations, temperature=0.0, **_):
+    def said(model, conversations, temperature=0.0):
         calls.append(temperature)
         right = [p.worked for p in tasks.problems(tasks.math, "validation", 4)]
         return right[:2] + ["", ""] if len(calls) == 1 else right[:1] + ["", right[2], ""]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "respond", said)
-        assert evaluate.validation(None, None, {"math": tasks.math}, 4, samples=2)["math %"] == 75
+        assert evaluate.validation(None, {"math": tasks.math}, 4, samples=2)["math %"] == 75
     assert calls == [1.0, 1.0]
     with pytest.MonkeyPatch.context() as patch:  # of a family that has fewer problems than asked for
         patch.setattr(evaluate, "respond", lambda *_, **__: [
             p.worked for p in tasks.problems(tasks.Recall(1), "validation", 100)])
-        assert evaluate.validation(None, None, {"recall": tasks.Recall(1)}, 100)["recall %"] == 100
+        assert evaluate.validation(None, {"recall": tasks.Recall(1)}, 100)["recall %"] == 100
