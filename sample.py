@@ -60,7 +60,7 @@ def answer(model, question, arguments):
     messages = [{"role": "system", "content": "\n".join(system)}] * bool(system)
     messages.append({"role": "user", "content": question})
 
-    def reply(conversations):
+    def reply(_):  # to a list of conversations, of which there is this one
         if messages[-1]["role"] == "tool":
             print(textwrap.indent(messages[-1]["content"], "    "))
         ids = model.tokenizer.encode_chat(messages, reply=True)

@@ -26,33 +26,17 @@ def example(source, messages, response):
     return {"source": source, "messages": [*messages, {"role": "assistant", "content": response}]}
 
 
-def write_examples(run, stage, examples):
+def write_lines(run, stage, examples):
     """A line of JSON for each of what a stage has found to train on."""
-    write_text(run.file(f"{stage}.jsonl"), "".join(json.dumps(e) + "\n" for e in examples))
+    write_text(run.file(f"{stage}.jsonl"), "".join(json.dumps(each) + "\n" for each in examples))
 
 
 def read_lines(run, stage):
-    """What `write_examples` wrote."""
+    """What `write_lines` wrote."""
     path = run.file(f"{stage}.jsonl")
     if not path.exists():
         raise UserError(f"there is no {path}: run the stage {stage} first")
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def read_examples(run, model, synthetic=True):
-    """What `rendered` makes of the demonstrations, and of the model's own examples if wanted."""
-    stages = ["demonstrations"] + ["synthetic"] * synthetic
-    return rendered([each for stage in stages for each in read_lines(run, stage)], model)
-
-
-def rendered(examples, model):
-    """Source -> list of pairs (ids, weights), of those examples that fit the model's context."""
-    sources = {}
-    for each in examples:
-        pair = render(each["messages"], model.tokenizer)
-        if len(pair[0]) <= model.config.context:
-            sources.setdefault(each["source"], []).append(pair)
-    return sources
 
 
 def answered(prompt, response):
@@ -70,6 +54,22 @@ def render(messages, tokenizer):
         ids += turn
         weights += [0.0] + [float(message["role"] == "assistant")] * (len(turn) - 1)
     return torch.tensor(ids), torch.tensor(weights)
+
+
+def by_source(examples, model):
+    """Source -> list of pairs (ids, weights), of those examples that fit the model's context."""
+    sources = {}
+    for each in examples:
+        pair = render(each["messages"], model.tokenizer)
+        if len(pair[0]) <= model.config.context:
+            sources.setdefault(each["source"], []).append(pair)
+    return sources
+
+
+def read_examples(run, model, synthetic=True):
+    """The demonstrations, and the model's own examples if wanted: see `by_source`."""
+    stages = ["demonstrations"] + ["synthetic"] * synthetic
+    return by_source([each for stage in stages for each in read_lines(run, stage)], model)
 
 
 def pad(rows):
@@ -106,14 +106,19 @@ def batches(sources, mixture, count):
     return batch
 
 
-def response_loss(model, batch):
-    """The language-model loss of the tokens that have weight: ids, weight and begin (B, T + 1), see
-    `pack`. Logits of the others, two thirds of them, are not computed."""
-    weight, targets = batch["weight"][:, 1:], batch["ids"][:, 1:]
-    said = weight > 0
+def said_logits(model, batch):
+    """The logits of the tokens that have weight, (N, V): ids, weight and begin (B, T + 1), see
+    `pack`. Those of the others, two thirds of them, are not computed."""
     states = model.states(batch["ids"][:, :-1], begin=batch["begin"][:, :-1])
-    cross_entropy, z_loss = pretrain.token_losses(model.logits(states[said]), targets[said])  # (N,)
-    return {"loss": (weight[said] * (cross_entropy + z_loss)).sum(), "count": weight.sum()}
+    return model.logits(states[batch["weight"][:, 1:] > 0])
+
+
+def response_loss(model, batch):
+    """The language-model loss of the tokens that have weight: ids, weight and begin as above."""
+    said = batch["weight"][:, 1:] > 0
+    weight, targets = batch["weight"][:, 1:][said], batch["ids"][:, 1:][said]  # (N,)
+    cross_entropy, z_loss = pretrain.token_losses(said_logits(model, batch), targets)
+    return {"loss": (weight * (cross_entropy + z_loss)).sum(), "count": weight.sum()}
 
 
 def log_likelihood(model, states, ids, weight):

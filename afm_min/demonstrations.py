@@ -1,6 +1,7 @@
 """What people write for a model to imitate, some of it carelessly, and the guards that drop what is
 bad (the report's section 4.1): ratings, a model, and likeness to what is there already."""
 import collections
+import dataclasses
 import random
 
 import torch
@@ -30,9 +31,8 @@ def demonstration(family, i, flawed):
     elif flaw == "wordy":
         response = f"{response} {response}"
     elif flaw == "garbled":
-        asked, = (message for message in messages if message["role"] == "user")
-        asked["content"] = " ".join("".join(rng.sample(word, len(word)))
-                                    for word in problem.question.split())
+        words = ("".join(rng.sample(word, len(word))) for word in problem.question.split())
+        messages = dataclasses.replace(problem, question=" ".join(words)).messages()
     return problem, messages, response, flaw
 
 
@@ -93,7 +93,7 @@ def demonstrations(run, *, count=2000, evolved=100, flawed=0.15, unlikely=2.4, s
             before.add(text)
             if fate == "kept":
                 kept.append(chat.example(family.name, messages, response))
-    chat.write_examples(run, "demonstrations", kept)
+    chat.write_lines(run, "demonstrations", kept)
     rows = [(flaw, [fates[flaw, fate] for fate in FATES]) for flaw in ("", *FLAWS)]
     return {"examples": len(kept),
             "guards": [[flaw or "none", sum(numbers), *numbers] for flaw, numbers in rows]}

@@ -164,17 +164,17 @@ def recall_by_distance(model, count, notes=(1, 2, 4, 8, 16)):
     return [row(f"recall: up to {most} notes", results) for most, results in zip(notes, found)]
 
 
-def side_by_side(families, drawn, ours, theirs):
-    """Two models' responses to the same problems, compared by whether they are right, and then by
-    their grades: rows of wins, ties, losses, and the win rate at equal length (a tie is half).
+def side_by_side(problems, ours, theirs):
+    """Two models' responses to the same pairs (family, problem), compared by whether they are
+    right, and then by their grades: rows of wins, ties, losses, and the win rate at equal length (a
+    tie is half).
 
     As in AlpacaEval 2.0 LC: wins are fitted by logistic regression on the difference in length,
     tanh of it in units of 50 characters, as long as an answer here, and read off where there is
     none; the interval is that of the fit."""
-    quality = torch.tensor([[sum(families[name].grades(problem, text).values())
-                             + 10 * families[name].check(problem, text)
-                             for (name, problem), text in zip(drawn, texts)]
-                            for texts in (ours, theirs)])
+    quality = torch.tensor([[
+        10 * family.check(problem, text) + sum(family.grades(problem, text).values())
+        for (family, problem), text in zip(problems, texts)] for texts in (ours, theirs)])
     won = 0.5 + 0.5 * (quality[0] - quality[1]).sign()
     longer = torch.tensor([math.tanh((len(a) - len(b)) / 50) for a, b in zip(ours, theirs)])
     design, beta = torch.stack((torch.ones_like(longer), longer), 1), torch.zeros(2)
@@ -213,13 +213,13 @@ def evaluation(run, *, count=200, aligned="committee2"):
     lora.attach(models[-1], lora.load_adapter(run.checkpoint("recovery"), models[-1]))
     seed_step(run.seed, "evaluation", 0)
     tables, texts = zip(*(benchmarks(model, world, count) for model in models))
-    drawn = [(name, problem) for name, family in world.items()
-             for problem in tasks.problems(family, "test", count)]
-    pairs = side_by_side(world, drawn, texts[3], texts[2])
+    problems = [(family, problem) for family in world.values()
+                for problem in tasks.problems(family, "test", count)]
+    compared = side_by_side(problems, texts[3], texts[2])
     shares = [share for _, share, _, _ in tables[3][:len(world | tasks.EVOLVED)]]
     return {"mean %": sum(shares) / len(shares),
-            **{f"{name} %": share for name, share, _, _ in pairs},
+            **{f"{name} %": share for name, share, _, _ in compared},
             "evaluation": [[rows[0][0], *(cell for each in rows for cell in each[1:3]), rows[0][3]]
                            for rows in zip(*tables)],
-            "sft against draft": side_by_side(world, drawn, texts[2], texts[1]),
-            "aligned against sft": pairs}
+            "sft against draft": side_by_side(problems, texts[2], texts[1]),
+            "aligned against sft": compared}

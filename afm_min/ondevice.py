@@ -27,16 +27,11 @@ FEATURES = {"math": ["math", *tasks.EVOLVED], "tools": ["tools"], "summary": ["s
 
 
 def divergence(model, teacher, batch):
-    """KL(teacher || model) of the tokens that have weight, (N,): ids, weight and begin (B, T + 1)
-    as for `chat.response_loss`."""
-    said = batch["weight"][:, 1:] > 0
-
-    def log_p(each):
-        states = each.states(batch["ids"][:, :-1], begin=batch["begin"][:, :-1])
-        return each.logits(states[said]).log_softmax(-1)  # (N, V)
+    """KL(teacher || model) of the tokens that have weight, (N,). batch: see `chat.said_logits`."""
     with torch.no_grad():
-        target = log_p(teacher)
-    return F.kl_div(log_p(model), target, log_target=True, reduction="none").sum(-1)
+        target = chat.said_logits(teacher, batch).log_softmax(-1)  # (N, V)
+    log_p = chat.said_logits(model, batch).log_softmax(-1)
+    return F.kl_div(log_p, target, log_target=True, reduction="none").sum(-1)
 
 
 def average_bits(model, bits):
@@ -162,5 +157,5 @@ def feature(name, run, *, examples=2000, steps=200, batch=24, lr=0.002, count=10
     adapter = lora.load_adapter(run.checkpoint("recovery"), model)
     worked = (chat.example(name, problem.messages(), problem.worked)
               for problem in drawn(run, name, examples, FEATURES[name]))
-    return train_adapter(run, name, model, adapter, chat.rendered(worked, model)[name], batch,
+    return train_adapter(run, name, model, adapter, chat.by_source(worked, model)[name], batch,
                          chat.response_loss, steps, lr, count)

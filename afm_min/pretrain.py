@@ -20,7 +20,7 @@ from afm_min.fit import cosine, fit, seed_step
 from afm_min.model import AFM, compute_dtype, load_model, save_model
 from afm_min.tokenizer import DOCUMENT, Tokenizer
 
-Z_LOSS = 1e-6
+Z_LOSS = 1e-6  # weight of log^2 of what the softmax divides by, which so stays near 1
 
 
 def token_losses(logits, targets):
@@ -143,6 +143,7 @@ def batches(run, model, mixture, batch):
 
 
 def from_scratch(run, stage, widen=1):
+    """A new model of the run's config, with `widen` times as many feed-forward units."""
     seed_step(run.seed, stage, -1)
     tokenizer, hidden = Tokenizer.load(run.file("tokenizer.json")), widen * run.config.hidden
     config = dataclasses.replace(run.config, vocab_size=tokenizer.vocab_size, hidden=hidden)

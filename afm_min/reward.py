@@ -156,11 +156,12 @@ def compare(models, problems, samples, rng, noise):
             graded.append((reply, grades, perceived(grades, rng, noise)))
         compared = list(itertools.combinations(graded, 2))
         for pair in rng.sample(compared, min(len(compared), MOST_PAIRS)):
-            first, level = preferred(pair[0][2], pair[1][2])
+            first, level = preferred(*(seen for _, _, seen in pair))
             if first is not None:
                 (chosen, rejected), true, seen = zip(pair[first], pair[1 - first])
                 grades = [list(given.values()) for given in seen]
-                right = {0: True, 1: False, None: None}[preferred(*true)[0]]
+                better, _ = preferred(*true)
+                right = None if better is None else better == 0
                 pairs.append({"family": family.name, "prompt": chosen.prompt, "level": level,
                               "chosen": chosen.ids, "rejected": rejected.ids, "grades": grades,
                               "right": right})
@@ -207,9 +208,9 @@ def preferences(number, run, *, prompts=4000, samples=4, noise=0.1):
     seed_step(run.seed, stage, 0)
     rng = random.Random(f"{run.seed} {stage}")
     pairs = compare(models, asked(run, prompts, rng), samples, rng, noise)
-    chat.write_examples(run, stage, pairs)
+    chat.write_lines(run, stage, pairs)
     right = [pair["right"] for pair in pairs if pair["right"] is not None]
-    return {"pairs": len(pairs), "labels right %": 100 * sum(right) / max(1, len(right))}
+    return {"pairs": len(pairs), "labels right %": evaluate.percent(right)}
 
 
 def read_pairs(run, number):
@@ -255,6 +256,6 @@ def reward(number, run, *, steps=400, batch=32, lr=0.002, labels="soft", grade_w
     results = judged(judge, new)
     rows = [evaluate.row(f"reward: {name}", some) for name, some in results.items()]
     return {"mean %": sum(row[1] for row in rows) / max(1, len(rows)),
-            "all pairs %": evaluate.row("", sum(results.values(), []))[1],
-            "all math %": evaluate.row("", results.get("math", []))[1],
+            "all pairs %": evaluate.percent(sum(results.values(), [])),
+            "all math %": evaluate.percent(results.get("math", [])),
             f"pairs judged right, round {number}": rows}

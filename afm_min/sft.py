@@ -75,7 +75,7 @@ def mixture(run, *, rounds=1, dw=0.5, steps=24, batch=24, lr=0.002, count=48, se
     sources = chat.read_examples(run, start)
     examples = (chat.example("validation", problem.messages(), problem.worked)
                 for _, problem in chat.validating(run, count))
-    validated = chat.rendered(examples, start)["validation"]
+    validated = chat.by_source(examples, start)["validation"]
     searched, unseen = validated[::2], validated[1::2]
 
     def trained(weights, conversations, draws, steps):

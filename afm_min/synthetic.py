@@ -53,11 +53,12 @@ def agreeing(question, responses, truth=None):
 
 def best(responses, scores, threshold):
     """The response with the highest score, None if that is below the threshold."""
-    i = max(range(len(scores)), key=scores.__getitem__)  # the first of equals
-    return responses[i] if scores[i] >= threshold else None
+    score, response = max(zip(scores, responses), key=operator.itemgetter(0))  # the first of equals
+    return response if score >= threshold else None
 
 
 def drawn(family, count):
+    """Training problems that no other stage draws."""
     return [tasks.draw(family, "train", f"synthetic {i}") for i in range(count)]
 
 
@@ -89,14 +90,13 @@ def code(model, count, samples, threshold, seen=2):
     family = families.Code()
     problems = drawn(family, count)
     responses = evaluate.sampled(model, problems, samples)
-    chosen = [best(some, [sum(family.true(problem, response, slice(seen))) / seen
-                          for response in some], threshold)
+    scores = [[sum(family.true(problem, text, slice(seen))) / seen for text in some]
               for problem, some in zip(problems, responses)]
+    chosen = [best(*each, threshold) for each in zip(responses, scores)]
 
     def pass_hidden(tried):
-        return evaluate.percent(all(family.true(problem, response, slice(seen, None)))
-                                for problem, response in zip(problems, tried)
-                                if response is not None)
+        return evaluate.percent(all(family.true(problem, text, slice(seen, None)))
+                                for problem, text in zip(problems, tried) if text is not None)
     return *kept("code", family, problems, responses, chosen), {
         "one sample passes hidden tests %": pass_hidden(some[0] for some in responses),
         "kept sample passes hidden tests %": pass_hidden(chosen)}
@@ -124,5 +124,5 @@ def synthetic(run, *, math=800, code_questions=200, tool_questions=250, samples=
     *solutions, hidden = code(model, code_questions, samples, threshold)
     written += [solutions, episodes(model, family, tool_questions, samples)]
     examples, rows = zip(*written)
-    chat.write_examples(run, "synthetic", sum(examples, []))
+    chat.write_lines(run, "synthetic", sum(examples, []))
     return {"examples": sum(map(len, examples)), **hidden, "yields": list(rows)}

@@ -39,8 +39,8 @@ def test_loose_readings_forgive_a_line_before_and_marks_around():
 
 def test_side_by_side_counts_wins_and_takes_length_out():
     given = tasks.Problem("Where are Ada's keys?", "in box 4.", "4", "")
-    drawn = [("recall", given)] * 4
-    *shares, even = evaluate.side_by_side({"recall": tasks.recall}, drawn, ["in box 4.", "in box 4.", "in box 5.", "in box 4."],
+    drawn = [(tasks.recall, given)] * 4
+    *shares, even = evaluate.side_by_side(drawn, ["in box 4.", "in box 4.", "in box 5.", "in box 4."],
                                           ["in box 4.", "in box 7.", "in box 4.", "in box 9."])
     assert [row[:2] for row in shares] == [["wins", 50], ["ties", 25], ["losses", 25]]
     # All of one length: the fitted rate is the mean, (2 + 0.5) / 4, drawn a little to one half by the ridge.
@@ -51,7 +51,7 @@ def test_side_by_side_counts_wins_and_takes_length_out():
     long, short = "It is in box {}, as far as is known.", "box {}."
     pairs = ([(long.format(4), short.format(7))] * 12 + [(long.format(7), short.format(4))] * 4
              + [(short.format(4), long.format(7))] * 1 + [(short.format(7), long.format(4))] * 3) * 10
-    rows = {row[0]: row[1] for row in evaluate.side_by_side({"recall": tasks.recall}, [drawn[0]] * 200, *zip(*pairs))}
+    rows = {row[0]: row[1] for row in evaluate.side_by_side([drawn[0]] * 200, *zip(*pairs))}
     assert rows["wins"] == pytest.approx(65) and rows["wins at equal length"] == pytest.approx(50, abs=0.5)
 
 

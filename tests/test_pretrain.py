@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from afm_min import corpus, pretrain, tasks
-from afm_min.model import AFM, Config
+from afm_min.model import AFM, Config, load_model, save_model
 from afm_min.pretrain import Masked, cut, held_out, magnitude, next_token_loss, recall, soft_top_k
 from afm_min.run import Run, save
 from afm_min.tokenizer import Tokenizer
@@ -68,7 +68,9 @@ def masked_model(k=7):
 
 def test_the_cut_model_equals_the_masked_one():
     model, ids = masked_model(), torch.randint(50, (3, 12))
+    model.tokenizer = object()
     small = cut(model)
+    assert small.tokenizer is model.tokenizer
     assert small.config.hidden == 7 and [m.mask().sum() for m in (b.feed_forward for b in model.blocks)] == [7, 7]
     torch.testing.assert_close(small(ids), model(ids), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(AFM(SMALL)(ids), model(ids), atol=1e-2)
@@ -176,9 +178,11 @@ def test_core_is_taught_what_the_parent_would_say_next(run, monkeypatch):
 
 def test_the_parent_is_wider_in_its_feed_forward_only(run, monkeypatch):
     monkeypatch.setattr(pretrain, "batches", lambda *arguments: None)
-    monkeypatch.setattr(pretrain, "train", lambda run, stage, model, batches, *_: model.config)
-    config = pretrain.parent(run, widen=3)
-    assert config == Config(**{**run.config.__dict__, "hidden": 3 * run.config.hidden})
+    monkeypatch.setattr(pretrain, "train", lambda run, stage, model, batches, *_: model)
+    model = pretrain.parent(run, widen=3)
+    assert model.config == Config(**{**run.config.__dict__, "hidden": 3 * run.config.hidden})
+    save_model(run, "parent", model)
+    assert model.tokenizer.vocab == load_model(run, "parent").tokenizer.vocab == Tokenizer.load(run.file("tokenizer.json")).vocab
 
 
 def test_the_fact_and_its_questions_stand_where_they_should(run):

@@ -69,13 +69,13 @@ def test_batches_follow_the_mixture():
 def test_examples_come_back_and_long_ones_are_left_out(tokenizer, tmp_path):
     run, model = Run(tmp_path, torch.device("cpu")), SimpleNamespace(config=SimpleNamespace(context=60), tokenizer=tokenizer)
     messages = [{"role": "user", "content": "No."}]
-    chat.write_examples(run, "demonstrations", [chat.example("math", messages, "Yes."),
+    chat.write_lines(run, "demonstrations", [chat.example("math", messages, "Yes."),
                                                 chat.example("code", messages, "Yes. " * 50)])
     sources = chat.read_examples(run, model, synthetic=False)
     assert list(sources) == ["math"] and len(sources["math"]) == 1
     with pytest.raises(UserError, match="run the stage synthetic first"):
         chat.read_examples(run, model)
-    chat.write_examples(run, "synthetic", [chat.example("tools", messages, "Hi.")])
+    chat.write_lines(run, "synthetic", [chat.example("tools", messages, "Hi.")])
     assert list(chat.read_examples(run, model)) == ["math", "tools"]
 
 
