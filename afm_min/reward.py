@@ -151,7 +151,7 @@ def compare(models, problems, samples, rng, noise):
     pairs, said = [], answers(models, problems, -(-samples // len(models)))
     for (family, problem), each in zip(problems, said):
         graded = []  # reply, its grades as they are and as they were perceived
-        for reply in {tuple(reply.ids): reply for reply in sum(each, [])}.values():
+        for reply in {tuple(reply.ids): reply for reply in sum(each, [])}.values():  # each once
             grades = family.grades(problem, reply.text)
             graded.append((reply, grades, perceived(grades, rng, noise)))
         compared = list(itertools.combinations(graded, 2))
