@@ -12,8 +12,6 @@ two rates and no dropout.
 """
 import copy
 
-import torch
-
 from afm_min import chat, evaluate, tasks
 from afm_min.fit import cosine, fit, seed_step
 from afm_min.model import load_model, save_model
