@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from afm_min import gradients, processes
-from afm_min.run import UserError, save
+from afm_min.run import UserError, compute_dtype, save
 from afm_min.tokenizer import Tokenizer
 
 MASKED = -1e9  # added to the score of a token that may not be seen; a row of -inf would give NaN
@@ -35,8 +35,7 @@ class Config:
                             f"and head_dim even; this is {self}")
 
 
-PRESETS = {
-    # Config(dim, layers, heads, kv_heads, head_dim, hidden, vocab_size, context)
+PRESETS = {  # Config(dim, layers, heads, kv_heads, head_dim, hidden, vocab_size, context)
     "tiny": Config(32, 2, 4, 2, 8, 84, 384, 64),
     "toy": Config(128, 2, 4, 2, 32, 336, 2048, 128),
     # As published; the feed-forward's width is from AXLearn's open recipe "honeycrisp".
@@ -44,16 +43,6 @@ PRESETS = {
     # Pruning takes feed-forward units only, so all else is the same. The width: what makes it 6.4B.
     "afm-parent": Config(3072, 26, 24, 8, 128, 23_360, 49_152, 4096),
 }
-
-
-def compute_dtype(device):
-    """bfloat16 where the processor multiplies it faster than float32, else float32.
-
-    The parameters stay float32 and are cast where they are used: mixed precision, as reported."""
-    kind, has = torch.device(device).type, torch.cpu.get_capabilities()
-    fast = (kind == "cpu" and (has.get("avx512_bf16") or has.get("amx_bf16"))
-            or kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
-    return torch.bfloat16 if fast else torch.float32
 
 
 class RMSNorm(nn.RMSNorm):
@@ -306,6 +295,6 @@ def load_model(run, stage, kind=AFM, **changes):
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     entries = run.load(run.checkpoint(stage), run.device)
     model = kind(Config(**entries["config"] | changes), compute_dtype(run.device)).to(run.device)
-    model.load_state_dict(entries["model"])
     model.tokenizer = tokenizer
+    model.load_state_dict(entries["model"])
     return model.eval()

@@ -17,7 +17,8 @@ from torch import nn
 
 from afm_min import corpus, gradients, processes, tasks
 from afm_min.fit import cosine, fit, seed_step
-from afm_min.model import AFM, compute_dtype, load_model, save_model
+from afm_min.model import AFM, load_model, save_model
+from afm_min.run import compute_dtype
 from afm_min.tokenizer import DOCUMENT, Tokenizer
 
 Z_LOSS = 1e-6  # weight of log^2 of what the softmax divides by, which so stays near 1

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from afm_min.lora import projections
-from afm_min.model import AFM, Config, Linear, compute_dtype
-from afm_min.run import UserError
+from afm_min.model import AFM, Config, Linear
+from afm_min.run import UserError, compute_dtype
 from afm_min.tokenizer import Tokenizer
 
 GROUP = 16  # columns that share a table

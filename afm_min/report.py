@@ -11,8 +11,7 @@ import numpy
 import torch
 
 from afm_min import plots
-from afm_min.model import compute_dtype
-from afm_min.run import Run, UserError, run_command, write_text
+from afm_min.run import Run, UserError, compute_dtype, run_command, write_text
 
 # The columns of each table; those of held-out text are what pre-training reports.
 TABLES = {name: columns.split(", ") for name, columns in {

@@ -17,9 +17,10 @@ import torch
 from afm_min import corpus, crawl, lora
 from afm_min.fit import AdaStar, backward, parameter_groups
 from afm_min.funnel import Funnel
-from afm_min.model import AFM, PRESETS, compute_dtype, sample
+from afm_min.model import AFM, PRESETS, sample
 from afm_min.pretrain import next_token_loss
 from afm_min.quantize import palettize, quantized
+from afm_min.run import compute_dtype
 from afm_min.tokenizer import Tokenizer
 
 ROWS, ROUNDS = 32, 7
