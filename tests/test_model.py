@@ -231,6 +231,17 @@ def test_sampling_frequencies():
         assert (drawn.bincount(minlength=3) / 20_000).tolist() == pytest.approx(expected, abs=0.018)
 
 
+def test_each_token_takes_its_own_chance():
+    """With chances near 1 and near 0 in turn a row says the last ids and the first; another row does not matter."""
+    torch.manual_seed(0)
+    model = AFM(SMALL).eval()
+    chances = torch.tensor([[0.9999, 0.0, 0.9999, 0.0], [0.3, 0.6, 0.1, 0.9]])
+    prompts = [[1, 2, 3], [4]]
+    together = model.generate(prompts, 4, chances=chances)
+    assert together[0][1] == together[0][3] == 0 and min(together[0][0], together[0][2]) > SMALL.vocab_size // 2
+    assert [model.generate([p], 4, chances=c[None])[0] for p, c in zip(prompts, chances)] == together
+
+
 def test_bad_config():
     for change in ({"heads": 5}, {"head_dim": 3}, {"layers": 0}):
         with pytest.raises(UserError, match="multiple of kv_heads"):

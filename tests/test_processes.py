@@ -8,7 +8,8 @@ import sys
 import pytest
 import torch
 
-from afm_min import processes
+from afm_min import processes, stages
+from afm_min.run import Run
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -47,3 +48,13 @@ def test_shares_are_put_together_in_order(monkeypatch):
     asked = []
     assert processes.divided(lambda items: asked.append(items), list(range(7))) == [0, 10, 20, 30, 40, 50, 60]
     assert asked == [[1, 4]]
+
+
+def test_a_process_that_finds_the_report_changed_already_waits_for_the_others_too(tmp_path, monkeypatch):
+    """The first may have dropped the row before another reads: this one must not go on alone."""
+    run, waited = Run(tmp_path), []
+    monkeypatch.setattr(processes, "wait", lambda: waited.append(run.read_json("report.json")))
+    run.write_json("report.json", {"core": {}, "sft": {}})
+    for _ in range(2):
+        stages.forget(run, "core")
+    assert waited[1:] == [{"sft": {}}] * 2
