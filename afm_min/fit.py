@@ -170,8 +170,10 @@ def fit(model, batches, loss, *, steps, lr, schedule=lambda step: 1.0, decay=0.0
         if run:
             run.log(stage=stage, step=step, lr=lr * factor, norm=norm, **metrics)
             if step % save_every == 0 or step == steps:
-                save(run.partial(stage), step=step, model=processes.whole(model.state_dict()),
-                     optimizer=processes.whole(optimizer.state_dict()), **run.origin(stage))
+                first = processes.rank() == 0  # it alone writes
+                save(run.partial(stage), step=step, **run.origin(stage),
+                     model=processes.whole(model.state_dict(), keep=first),
+                     optimizer=processes.whole(optimizer.state_dict(), keep=first))
     model.eval()
 
 

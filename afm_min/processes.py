@@ -86,10 +86,15 @@ def shard(model):
         fsdp.register_fsdp_forward_method(model, method)
 
 
-def whole(state):
-    """A dict of tensors, and of dicts of such, in which none is sharded. All processes must ask."""
-    return {name: x.full_tensor() if hasattr(x, "full_tensor") else
-            whole(x) if isinstance(x, dict) else x for name, x in state.items()}
+def whole(state, keep=True):
+    """A dict of tensors, and of dicts of such, in which none is sharded. All processes must ask;
+    one that does not keep what it gets has None in its place."""
+    def put_together(x):
+        if isinstance(x, dict):
+            return whole(x, keep)
+        x = x.full_tensor() if hasattr(x, "full_tensor") else x
+        return x if keep else None
+    return {name: put_together(x) for name, x in state.items()}
 
 
 def sharded_as(parameter, tensor):
