@@ -77,7 +77,8 @@ def uncached(model, prompts, count):
     ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
     begin = torch.tensor([[longest - len(prompt)] for prompt in prompts])
     for _ in range(count):
-        drawn = sample(model.logits(model.states(ids, begin=begin if begin.any() else None)[:, -1]))
+        drawn = sample(model.logits(model.states(ids, begin=begin if begin.any() else None)[:, -1]),
+                       torch.rand(len(ids)))
         ids = torch.cat((ids, drawn[:, None]), 1)
 
 
