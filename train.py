@@ -24,6 +24,8 @@ def open_run(arguments):
     run = Run(arguments.out, choose_device(arguments.device))
     processes.join(run.device)
     run.shard = arguments.shard
+    if run.shard and processes.count() == 1:
+        raise UserError("--shard divides a model among processes: start several with torchrun")
     worked = run.read_json("report.json") or any(run.path.glob("*.part.pt"))
     begun = run.read_json("run.json") if worked or arguments.resume else {}
     preset = arguments.preset or begun.get("preset", "toy")

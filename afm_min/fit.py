@@ -139,14 +139,12 @@ def fit(model, batches, loss, *, steps, lr, schedule=lambda step: 1.0, decay=0.0
     loss: see `backward`; unit: of its count. schedule: step -> factor of the learning rate.
     With a run, the state is saved every `save_every` steps, and training goes on from what is
     saved: a run that was killed ends with the very weights of one that was not."""
-    device, saved = model.embedding.device, run and unfinished(run, stage, model)
+    device, step = model.embedding.device, 0
     if run and run.shard:
         processes.shard(model)
-    optimizer, step = AdaStar(parameter_groups(model), lr, decay), 0
-    if saved:
-        step = restore(optimizer, saved)
-        print(f"{stage}: going on from step {step}")
+    optimizer = AdaStar(parameter_groups(model), lr, decay)
     if run:
+        step = go_on(run, stage, model, optimizer)
         run.forget(stage, after=step)
     progress, skipped = Progress(stage, steps, unit), 0
     model.train()
@@ -170,29 +168,42 @@ def fit(model, batches, loss, *, steps, lr, schedule=lambda step: 1.0, decay=0.0
         if run:
             run.log(stage=stage, step=step, lr=lr * factor, norm=norm, **metrics)
             if step % save_every == 0 or step == steps:
-                first = processes.rank() == 0  # it alone writes
-                save(run.partial(stage), step=step, **run.origin(stage),
-                     model=processes.whole(model.state_dict(), keep=first),
-                     optimizer=processes.whole(optimizer.state_dict(), keep=first))
+                keep(run, stage, model, optimizer, step)
     model.eval()
 
 
-def unfinished(run, stage, model):
-    """What a stage that was cut off has saved, its weights put into the model; None if there is
-    nothing, or if it began otherwise: with other settings, or from another model."""
-    if not run.partial(stage).exists():
-        return None
-    saved = load(run.partial(stage), model.embedding.device)
-    if any(saved[name] != value for name, value in run.origin(stage).items()):
-        return None
-    model.load_state_dict(saved["model"])
-    return saved
+def keep(run, stage, model, optimizer, step):
+    """Save what to go on from. Of a sharded model each process has a file with its share, which
+    counts as soon as the one that all read says so: a kill leaves no mixture of two steps."""
+    state = {"model": processes.own(model.state_dict()),
+             "optimizer": processes.own(optimizer.state_dict())}
+    if run.shard:
+        save(run.share(stage, step), each=True, **state)
+        state = {}
+    save(run.partial(stage), step=step, shares=run.shares(), **run.origin(stage), **state)
+    for path in run.path.glob(run.share(stage, "*").name):
+        if path != run.share(stage, step):
+            path.unlink()
 
 
-def restore(optimizer, saved):
-    """Put in the optimizer's saved state; return the number of steps done."""
+def go_on(run, stage, model, optimizer):
+    """Put in what a stage that was cut off has saved; return how many steps were done: 0 if there
+    is nothing, or if it began otherwise, with other settings or from another model."""
+    path, device = run.partial(stage), model.embedding.device
+    saved = load(path, device) if path.exists() else {}
+    if any(saved.get(name) != value for name, value in run.origin(stage).items()):
+        return 0
+    if saved["shares"] != run.shares():
+        way = f"by {saved['shares']} processes with" if saved["shares"] else "without"
+        raise UserError(f"{path} was saved {way} --shard: go on so, or delete it to begin the stage "
+                        "anew")
+    if run.shard:
+        saved |= load(run.share(stage, saved["step"]), device)
+    for name, x in processes.own(model.state_dict()).items():
+        x.copy_(saved["model"][name])
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for p, state in zip(parameters, saved["optimizer"]["state"].values()):
         state.update({name: processes.sharded_as(p, state[name]) for name in ("v", "m")})
     optimizer.load_state_dict(saved["optimizer"])
+    print(f"{stage}: going on from step {saved['step']}")
     return saved["step"]

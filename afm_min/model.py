@@ -284,8 +284,9 @@ def sample(logits, chances, temperature=1.0, top_p=1.0):
 
 def save_model(run, stage, model, **more):
     """Write a finished stage's checkpoint, with more entries if wanted."""
-    save(run.checkpoint(stage), config=dataclasses.asdict(model.config), **more,
-         model=processes.whole(model.state_dict()), **run.origin(stage))
+    weights = processes.whole(model.state_dict(), keep=processes.rank() == 0)  # who writes them
+    save(run.checkpoint(stage), config=dataclasses.asdict(model.config), **more, model=weights,
+         **run.origin(stage))
 
 
 def load_model(run, stage, kind=AFM, **changes):

@@ -87,19 +87,23 @@ def shard(model):
 
 
 def whole(state, keep=True):
-    """A dict of tensors, and of dicts of such, in which none is sharded. All processes must ask;
+    """A dict of tensors with the sharded ones put together, on the CPU. All processes must ask;
     one that does not keep what it gets has None in its place."""
-    def put_together(x):
-        if isinstance(x, dict):
-            return whole(x, keep)
-        x = x.full_tensor() if hasattr(x, "full_tensor") else x
-        return x if keep else None
-    return {name: put_together(x) for name, x in state.items()}
+    full = ((name, x.full_tensor().cpu() if hasattr(x, "full_tensor") else x)
+            for name, x in state.items())
+    return {name: x if keep else None for name, x in full}
 
 
-def sharded_as(parameter, tensor):
-    """A whole tensor, divided as a parameter of its shape is, if that one is sharded."""
-    if not hasattr(parameter, "full_tensor"):
-        return tensor
-    from torch.distributed.tensor import distribute_tensor
-    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
+def own(state):
+    """A dict of tensors, and of dicts of such, with this process's share of what is sharded."""
+    return {name: own(x) if isinstance(x, dict) else
+            x.to_local() if hasattr(x, "to_local") else x for name, x in state.items()}
+
+
+def sharded_as(parameter, share):
+    """A process's share of a tensor, put in its place if a parameter of that shape is sharded."""
+    if not hasattr(parameter, "to_local"):
+        return share
+    tensor = torch.zeros_like(parameter)
+    tensor.to_local().copy_(share)
+    return tensor

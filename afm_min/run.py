@@ -3,7 +3,8 @@
     run.json         preset, model, seed and settings it was begun with
     documents.jsonl  the text; tokenizer.json, tokens.pt: what became of it
     synthetic.jsonl  examples that a stage has made; mixture.json: the weights that one has found
-    core.pt          a finished stage's checkpoint; core.part.pt: the state of an unfinished one
+    core.pt          a finished stage's checkpoint; core.part.pt: the state of an unfinished one,
+                     and core-50.0.pt, core-50.1.pt: the shares of each process, if it is sharded
     metrics.jsonl    a row per training step; report.json: a row per finished stage
     report.md        both to read, with pictures; environment.json: what it was made with
 
@@ -12,7 +13,6 @@ process dies, there is the old file or the new one, never half of one.
 """
 import contextlib
 import hashlib
-import io
 import json
 import os
 import pathlib
@@ -73,12 +73,13 @@ def compute_dtype(device):
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path, each=False):
     """Yield a binary file that takes the place of `path` once the block has ended without error.
 
-    Of several processes the first writes, and the others wait for it."""
-    if processes.rank() > 0:
-        yield io.BytesIO()
+    Of several processes the first writes, or each a file of its own; then all wait for all."""
+    if processes.rank() > 0 and not each:
+        with open(os.devnull, "wb") as file:
+            yield file
         return processes.wait()
     path = pathlib.Path(path)
     temporary = path.with_name(path.name + ".tmp")
@@ -104,9 +105,9 @@ def write_text(path, text):
         file.write(text.encode())
 
 
-def save(path, **entries):
+def save(path, each=False, **entries):
     """Write a checkpoint: tensors, numbers, strings, and lists and dicts of them."""
-    with replacing(path) as file:
+    with replacing(path, each) as file:
         torch.save({"format": FORMAT, **entries}, file)
 
 
@@ -151,6 +152,14 @@ class Run:
     def partial(self, stage):
         """Where an unfinished stage keeps its state."""
         return self.file(f"{stage}.part.pt")
+
+    def shares(self):
+        """How many files hold the state of an unfinished stage, besides partial's."""
+        return processes.count() if self.shard else 0
+
+    def share(self, stage, step):
+        """Where this process keeps its share of a sharded state."""
+        return self.file(f"{stage}-{step}.{processes.rank()}.pt")
 
     def tokenizer_hash(self):
         """Names the run's tokenizer by its file's content: 16 hex digits."""

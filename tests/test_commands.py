@@ -246,6 +246,7 @@ def cases():
         "core.steps takes a value like 250": [*new, "--set", "core.steps=many"],
         "head_dim even": [*new, "--set", "model.head_dim=3"],
         "--device abacus is not to be had": [*new, "--device", "abacus"],
+        "start several with torchrun": [*new, "--shard"],
         "holds a run: add --resume": [*old],
         "begun with preset tiny": [*old, "--resume", *PRETRAIN, "--preset", "toy"],
         "core.batch takes a value like 8, at least 1": [*new, "--set", "core.batch=0"],

@@ -159,6 +159,17 @@ def test_a_state_that_began_otherwise_is_not_gone_on_with(tmp_path, capsys):
     assert "going on from step 3" in capsys.readouterr().out
 
 
+def test_a_state_is_gone_on_with_by_as_many_processes(tmp_path, monkeypatch):
+    (tmp_path / "tokenizer.json").write_text("any")
+    run = Run(tmp_path)
+    train(3, run)
+    before = run.partial("test").read_bytes()
+    monkeypatch.setattr(run, "shares", lambda: 2)
+    with pytest.raises(UserError, match="test.part.pt was saved without --shard: go on so, or delete it"):
+        train(4, run)
+    assert run.partial("test").read_bytes() == before
+
+
 def test_a_loss_that_is_no_number_stops_the_stage():
     with pytest.raises(UserError, match="the loss of step 2 is nan"):
         train(9, schedule=lambda step: float("inf"))
