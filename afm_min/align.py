@@ -75,7 +75,7 @@ def train(run, stage, model, batches, loss, steps, lr, count, warmup=20, **setti
     fit(model, batches, loss, steps=steps, lr=lr, schedule=linear(steps, warmup), run=run,
         stage=stage, **settings)
     save_model(run, stage, model)
-    return evaluate.validate(run, model, count)
+    return evaluate.full_validation(run, model, count)
 
 
 def correctness(problems, said):
@@ -205,8 +205,7 @@ def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4
                 "length": batch["weight"].sum()}
     metrics = train(run, stage, model, draw, policy_loss, iterations * inner, lr, count, warmup=10,
                     micro_batch=64, save_every=inner, unit="responses")
-    rows = [row for row in run.logged() if row["stage"] == stage]
-    return metrics | {f"curve, round {number}": curve(rows)}
+    return metrics | {f"curve, round {number}": curve(list(run.logged(stage)))}
 
 
 def curve(rows, points=10):
@@ -232,9 +231,9 @@ def committee(number, run, *, prompts=2000, samples=2, only="", steps=100, batch
     metrics = imitate(number, run, "committee", stages, prompts, samples, steps, batch, lr, count)
     report = run.read_json("report.json")
     means = {name: report[name]["metrics"]["mean %"] for name in trained}
-    means[start] = evaluate.validate(run, load_model(run, start), count)["mean %"]
+    means[start] = evaluate.full_validation(run, load_model(run, start), count)["mean %"]
     means[stage] = metrics["mean %"]
     best = max(means, key=means.get)
     if best != stage:
         save_model(run, stage, load_model(run, best))
-    return metrics | {"before, mean %": means[start], "best": best, "best mean %": means[best]}
+    return metrics | {"mean % before": means[start], "best": best, "best mean %": means[best]}

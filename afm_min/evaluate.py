@@ -103,7 +103,7 @@ def validation(model, families, count=50, samples=1):
     return {"mean %": sum(shares.values()) / len(shares)} | shares
 
 
-def validate(run, model, count):
+def full_validation(run, model, count):
     """`validation` of all families, evolved mathematics too, and the mean of all mathematics."""
     shares = validation(model, chat.toy_world(run) | tasks.EVOLVED, count)
     of_math = [share for name, share in shares.items() if name.startswith("math")]

@@ -195,8 +195,7 @@ def go_on(run, stage, model, optimizer):
         return 0
     if saved["shares"] != run.shares():
         way = f"by {saved['shares']} processes with" if saved["shares"] else "without"
-        raise UserError(f"{path} was saved {way} --shard: go on so, or delete it to begin the stage "
-                        "anew")
+        raise UserError(f"{path} was saved {way} --shard: go on so, or delete it to begin anew")
     if run.shard:
         saved |= load(run.share(stage, saved["step"]), device)
     for name, x in processes.own(model.state_dict()).items():

@@ -99,7 +99,7 @@ def sizes(run, stage, model):
 
 def measured(run, model, count):
     """How much of the validation problems a model gets right, and its bits per byte of text."""
-    return evaluate.validate(run, model, count) | {
+    return evaluate.full_validation(run, model, count) | {
         "bits/byte": pretrain.held_out(model, run)["bits/byte"]}
 
 
@@ -118,7 +118,7 @@ def quantize(run, *, average=3.7, choice="sensitivity", calibration=256, start="
     packed = quantized(model, bits)
     save_model(run, "quantize", packed, bits=packed.bits)
     return sizes(run, "quantize", packed) | measured(run, packed, count) | {
-        "before, mean %": evaluate.validate(run, model, count)["mean %"],
+        "mean % before": evaluate.full_validation(run, model, count)["mean %"],
         "average bits": average_bits(model, bits),
         "bits of projections": [[name, bits[name], rises[name]] for name in bits]}
 

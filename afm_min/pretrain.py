@@ -132,7 +132,7 @@ def train(run, stage, model, batches, steps, lr, warmup, floor, decay, compile=F
         decay=decay, run=run, stage=stage)
     model = finish(model) if finish else model
     save_model(run, stage, model)
-    tokens = sum(row["count"] for row in run.logged() if row["stage"] == stage)
+    tokens = sum(row["count"] for row in run.logged(stage))
     return {"tokens": tokens} | held_out(model, run)
 
 

@@ -34,9 +34,13 @@ TABLES = {name: columns.split(", ") for name, columns in {
     "sft against draft": "of all problems, %, 95% interval, n",
     "aligned against sft": "of all problems, %, 95% interval, n",
 }.items()}
-# What a stage is for: the first of these that it reports.
+# What a stage is for: this, or else the first of those in MAIN that it reports.
+AIMS = {"sft": "math %", "math": "all math %", "tools": "tools %", "summary": "summary %"}
 MAIN = ["all pairs %", "mean %", "recall at 4x %", "bits/byte", "labels right %", "examples",
         "characters per token"]
+# Stage -> the one whose figures were true before it. (Of a round's stages, committee tells that.)
+BEGAN = {"prune": "parent", "core": "prune", "continued": "core", "sft": "draft",
+         "recovery": "quantize", **dict.fromkeys(("math", "tools", "summary"), "recovery")}
 
 
 def line(row):
@@ -50,11 +54,15 @@ def table(head, rows):
     return "".join(map(line, [head, ["---"] * len(head), *rows])) + "\n"
 
 
-def in_short(stage, seconds, figures):
-    """A row of the first table: what a stage took, and its main metric before it and after."""
-    main = next((name for name in MAIN if name in figures), next(iter(figures), ""))
-    before = figures.get(f"{main} before", figures.get(f"before, {main}", ""))
-    return [stage, seconds, figures.get("tokens", ""), main, before, figures.get(main, "")]
+def in_short(stage, row, figures):
+    """A row of the first table: what a stage took, and its main metric before it and after.
+    figures: stage -> {name: number or word}, of all."""
+    own, of_round = figures[stage], figures.get(f"committee{stage[-1]}", {})
+    began = figures.get(BEGAN.get(stage), {}) if row["settings"].get("start") != "scratch" else {}
+    main = AIMS.get(stage) or next((name for name in MAIN if name in own), next(iter(own), ""))
+    name = f"{main} before"
+    before = own.get(name, of_round.get(name, began.get(main, "")))
+    return [stage, row["seconds"], own.get("tokens", ""), main, before, own.get(main, "")]
 
 
 def claims(run):
@@ -80,8 +88,7 @@ def write_report(run):
     made = {name: begun[name] for name in ("preset", "seed") if name in begun}
     made |= run.read_json("environment.json")
     made["seconds of all stages"] = round(sum(row["seconds"] for row in report.values()), 1)
-    tables = {"stages": [in_short(stage, row["seconds"], figures[stage])
-                         for stage, row in report.items()],
+    tables = {"stages": [in_short(stage, row, figures) for stage, row in report.items()],
               "held-out text": [[stage, *map(figures[stage].get, shared)] for stage in trained],
               "other figures": [[stage, name, x] for stage in figures
                                 for name, x in figures[stage].items()

@@ -200,12 +200,14 @@ class Run:
             raise UserError(f"cannot write {self.file('metrics.jsonl')}: {error.strerror}; make "
                             "room, then call again with --resume") from None
 
-    def logged(self):
-        """The rows of metrics.jsonl, one after the other."""
+    def logged(self, stage=None):
+        """The rows of metrics.jsonl, of a stage or of all, one after the other."""
         if self.file("metrics.jsonl").exists():
             for line in self.file("metrics.jsonl").read_text().splitlines():
                 with contextlib.suppress(json.JSONDecodeError):  # a kill may have cut the last line
-                    yield json.loads(line)
+                    row = json.loads(line)
+                    if stage in (None, row["stage"]):
+                        yield row
 
     def forget(self, stage, after):
         """Drop a stage's rows later than step `after`: they are about to be written again."""

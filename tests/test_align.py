@@ -266,7 +266,7 @@ def test_truth_is_the_checkers_with_the_end_or_without():
     assert align.correctness([(Say(), "ab")] * 3, said).tolist() == [1, 1, 0]
 
 
-RUN = SimpleNamespace(seed=0, file=lambda name: name, logged=lambda: [])
+RUN = SimpleNamespace(seed=0, file=lambda name: name, logged=lambda stage: [])
 
 
 @pytest.fixture
@@ -278,7 +278,7 @@ def stage(monkeypatch):
     given = {}
     monkeypatch.setattr(align, "load_model", lambda run, name, kind=None: model(name))
     monkeypatch.setattr(align, "save_model", lambda run, stage, model: given.update(saved=(stage, model)))
-    monkeypatch.setattr(align.evaluate, "validate", lambda run, model, count: {})
+    monkeypatch.setattr(align.evaluate, "full_validation", lambda run, model, count: {})
     monkeypatch.setattr(align, "fit", lambda model, batches, loss, **settings: given.update(
         settings, model=model, batches=batches, loss=loss))
     monkeypatch.setattr(align.chat, "toy_world", lambda run: {})
@@ -352,12 +352,12 @@ def test_a_committee_hands_on_its_best(monkeypatch):
     monkeypatch.setattr(align, "load_model", lambda run, stage: stage)
     monkeypatch.setattr(align, "save_model", lambda run, stage, model: saved.append((stage, model)))
     before = {"sft": 50.0}
-    monkeypatch.setattr(align.evaluate, "validate", lambda run, model, count: {"mean %": before[model]})
+    monkeypatch.setattr(align.evaluate, "full_validation", lambda run, model, count: {"mean %": before[model]})
     means = {"rs1": 55.0, "dpo1": 70.0, "ipo1": 40.0, "mdloo1": 65.0}
     run = SimpleNamespace(read_json=lambda _: {name: {"metrics": {"mean %": mean}} for name, mean in means.items()})
     told = align.committee(1, run)
     assert told["asked"] == ["rs1", "dpo1", "ipo1", "mdloo1", "sft"]
-    assert (told["best"], told["best mean %"], told["before, mean %"], saved) == ("dpo1", 70, 50, [("committee1", "dpo1")])
+    assert (told["best"], told["best mean %"], told["mean % before"], saved) == ("dpo1", 70, 50, [("committee1", "dpo1")])
     saved.clear()
     means["dpo1"] = 30.0
     assert align.committee(1, run, only="mdloo1")["asked"] == ["mdloo1"]

@@ -288,7 +288,7 @@ def staged(packed, monkeypatch, tmp_path):
     monkeypatch.setattr(ondevice, "fit", fit)
     monkeypatch.setattr(ondevice, "load_model", lambda run, stage: model)
     monkeypatch.setattr(ondevice, "load_quantized", lambda run, stage: packed)
-    monkeypatch.setattr(ondevice.evaluate, "validate", lambda run, model, count: {"mean %": 50.0})
+    monkeypatch.setattr(ondevice.evaluate, "full_validation", lambda run, model, count: {"mean %": 50.0})
     monkeypatch.setattr(ondevice.pretrain, "held_out", lambda model, run: {"bits/byte": 2.0})
     monkeypatch.setattr(ondevice, "own_words", lambda run, model, count: [chat.answered([1, 2], [3, 4])])
     return run, model, packed, given

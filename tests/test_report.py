@@ -29,10 +29,13 @@ def run(tmp_path):
                  for name in ("math", "math deeper", "follow: prompts, strict")]
     made.write_json("report.json", {
         "data": row({"user M characters": 0.5, "funnel": [["user", "body", 4, 3, 0.5]]}),
+        "prune": row({"tokens": 64, "bits/byte": 3.5, "web bits/byte": 3.5}),
         "core": row({"tokens": 640, "bits/byte": 2.5, "web bits/byte": 2.5}),
         "lengthening": row({"recall at 4x % before": 12.5, "tokens": 320, "bits/byte": 2.25, "web bits/byte": 2.25, "recall at 4x %": 25.0}),
         "draft": row({"mean %": 50.0}), "reward1": row({"mean %": 1.0, "all pairs %": 60.0}), "mdloo1": row({"mean %": 55.0}, passes=2, parts=2),
-        "committee1": row({"mean %": 57.0, "before, mean %": 50.0, "best": "committee1"}, seconds=3.2),
+        "rs2": row({"mean %": 56.0}),
+        "committee1": row({"mean %": 57.0, "mean % before": 50.0, "best": "committee1"}, seconds=3.2),
+        "recovery": row({"mean %": 53.0, "all math %": 33.0}), "math": row({"mean %": 52.0, "all math %": 44.0}),
         "evaluation": row({"mean %": 44.0, "evaluation": evaluated})})
     made.write_json("run.json", {"preset": "tiny", "seed": 3, "set": {}})
     for stage in ("core", "lengthening", "draft", "reward1", "sft"):  # sft is to be redone: it is in no report
@@ -63,20 +66,28 @@ def test_each_stage_has_a_row_with_what_it_took_and_did(run, monkeypatch):
         monkeypatch.setitem(sys.modules, name, module)
     report.write_report(run)
     assert section(run, "Stages") == [
-        ["data", "1.5", "", "user M characters", "", "0.5"], ["core", "1.5", "640", "bits/byte", "", "2.5"],
+        ["data", "1.5", "", "user M characters", "", "0.5"], ["prune", "1.5", "64", "bits/byte", "", "3.5"],
+        ["core", "1.5", "640", "bits/byte", "3.5", "2.5"],
         ["lengthening", "1.5", "320", "recall at 4x %", "12.5", "25"], ["draft", "1.5", "", "mean %", "", "50"],
-        ["reward1", "1.5", "", "all pairs %", "", "60"], ["mdloo1", "1.5", "", "mean %", "", "55"],
-        ["committee1", "3.2", "", "mean %", "50", "57"], ["evaluation", "1.5", "", "mean %", "", "44"]]
-    assert section(run, "Held-out text") == [["core", "640", "2.5", "2.5"], ["lengthening", "320", "2.25", "2.25"]]
+        ["reward1", "1.5", "", "all pairs %", "", "60"], ["mdloo1", "1.5", "", "mean %", "50", "55"], ["rs2", "1.5", "", "mean %", "", "56"],
+        ["committee1", "3.2", "", "mean %", "50", "57"], ["recovery", "1.5", "", "mean %", "", "53"],
+        ["math", "1.5", "", "all math %", "33", "44"], ["evaluation", "1.5", "", "mean %", "", "44"]]
+    assert section(run, "Held-out text") == [["prune", "64", "3.5", "3.5"], ["core", "640", "2.5", "2.5"], ["lengthening", "320", "2.25", "2.25"]]
     others = section(run, "Other figures")
     assert ["committee1", "best", "committee1"] in others and ["lengthening", "recall at 4x %", "25"] in others
-    assert len(others) == 11  # each figure once: what the tables above and below hold is not here
+    assert len(others) == 16  # each figure once: what the tables above and below hold is not here
     assert section(run, "Funnel") == [["user", "body", "4", "3", "0.5"]] and len(section(run, "Evaluation")) == 3
-    assert section(run, "Environment") == [["preset", "tiny"], ["seed", "3"], ["seconds of all stages", "13.7"]]
+    assert section(run, "Environment") == [["preset", "tiny"], ["seed", "3"], ["seconds of all stages", "19.7"]]
 
 
 def test_a_stage_that_reports_nothing_has_a_row():
-    assert report.in_short("rest", 2.0, {}) == ["rest", 2.0, "", "", "", ""]
+    assert report.in_short("rest", row({}), {"rest": {}}) == ["rest", 1.5, "", "", "", ""]
+
+
+def test_a_start_from_scratch_has_no_figure_before():
+    figures = {"prune": {"bits/byte": 3.0}, "core": {"bits/byte": 2.0}}
+    assert report.in_short("core", row({}, start="prune"), figures)[4] == 3.0
+    assert report.in_short("core", row({}, start="scratch"), figures)[4] == ""
 
 
 def test_what_a_run_was_made_with_is_kept_and_shown(run):
