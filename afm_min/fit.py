@@ -124,7 +124,8 @@ def backward(model, batch, loss, micro_batch=None):
         sums.update({name: torch.as_tensor(x).item() for name, x in part.items()})
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     processes.add_up(gradients)
-    sums = {name: sum(part[name] for part in processes.gathered(sums)) for name in sums}
+    parts = processes.gathered(sums)
+    sums = {name: sum(part[name] for part in parts) for name in sums}
     count = sums.pop("count")
     for gradient in gradients:
         gradient /= count
@@ -144,7 +145,7 @@ def fit(model, batches, loss, *, steps, lr, schedule=lambda step: 1.0, decay=0.0
         processes.shard(model)
     optimizer = AdaStar(parameter_groups(model), lr, decay)
     if run:
-        step = go_on(run, stage, model, optimizer)
+        step = resume(run, stage, model, optimizer)
         run.forget(stage, after=step)
     progress, skipped = Progress(stage, steps, unit), 0
     model.train()
@@ -168,32 +169,32 @@ def fit(model, batches, loss, *, steps, lr, schedule=lambda step: 1.0, decay=0.0
         if run:
             run.log(stage=stage, step=step, lr=lr * factor, norm=norm, **metrics)
             if step % save_every == 0 or step == steps:
-                keep(run, stage, model, optimizer, step)
+                save_state(run, stage, model, optimizer, step)
     model.eval()
 
 
-def keep(run, stage, model, optimizer, step):
+def save_state(run, stage, model, optimizer, step):
     """Save what to go on from. Of a sharded model each process has a file with its share, which
-    counts as soon as the one that all read says so: a kill leaves no mixture of two steps."""
+    counts as soon as the one that all read names its step: a kill leaves no mixture of two."""
     state = {"model": processes.own(model.state_dict()),
              "optimizer": processes.own(optimizer.state_dict())}
     if run.shard:
         save(run.share(stage, step), each=True, **state)
         state = {}
-    save(run.partial(stage), step=step, shares=run.shares(), **run.origin(stage), **state)
+    save(run.partial(stage), step=step, shares=run.share_count(), **run.origin(stage), **state)
     for path in run.path.glob(run.share(stage, "*").name):
-        if path != run.share(stage, step):
+        if path != run.share(stage, step):  # of an earlier step, or one that a kill came before
             path.unlink()
 
 
-def go_on(run, stage, model, optimizer):
+def resume(run, stage, model, optimizer):
     """Put in what a stage that was cut off has saved; return how many steps were done: 0 if there
     is nothing, or if it began otherwise, with other settings or from another model."""
     path, device = run.partial(stage), model.embedding.device
     saved = load(path, device) if path.exists() else {}
     if any(saved.get(name) != value for name, value in run.origin(stage).items()):
         return 0
-    if saved["shares"] != run.shares():
+    if saved["shares"] != run.share_count():
         way = f"by {saved['shares']} processes with" if saved["shares"] else "without"
         raise UserError(f"{path} was saved {way} --shard: go on so, or delete it to begin anew")
     if run.shard:
@@ -201,8 +202,8 @@ def go_on(run, stage, model, optimizer):
     for name, x in processes.own(model.state_dict()).items():
         x.copy_(saved["model"][name])
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for p, state in zip(parameters, saved["optimizer"]["state"].values()):
-        state.update({name: processes.sharded_as(p, state[name]) for name in ("v", "m")})
+    for i, state in saved["optimizer"]["state"].items():
+        state.update({m: processes.sharded_as(parameters[i], state[m]) for m in ("v", "m")})
     optimizer.load_state_dict(saved["optimizer"])
     print(f"{stage}: going on from step {saved['step']}")
     return saved["step"]

@@ -33,21 +33,15 @@ def count():
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def wait():
-    """Go on when all processes have come here."""
-    if count() > 1:
-        distributed.barrier()
-
-
 def add_up(tensors):
     """Replace each tensor by the sum over all processes. Sharded ones are sums already."""
     for tensor in tensors:
-        if count() > 1 and not hasattr(tensor, "full_tensor"):
+        if count() > 1 and not sharded(tensor):
             distributed.all_reduce(tensor)
 
 
 def gathered(thing):
-    """What each process has in its place: a list, in their order."""
+    """What each process has in its place: a list, in their order. All wait for the last."""
     things = [thing] * count()
     if count() > 1:
         distributed.all_gather_object(things, thing)
@@ -66,20 +60,26 @@ def mine(rows):
 
 
 def all_rows(rows):
-    """How many rows all processes together have of the batch of which this one has `rows`."""
+    """How many rows all processes together have of the batch of which this one has `rows`, in a
+    loss that `fit.backward` computes."""
     return batch_rows if count() > 1 else rows
+
+
+def sharded(tensor):
+    """Whether each process has only its share of a tensor: it is a DTensor then."""
+    return hasattr(tensor, "full_tensor")
 
 
 def shard(model):
     """Divide parameters, gradients and optimizer state among the processes: each block's are put
-    together when it is at work, and forgotten thereafter (PyTorch's fully_shard). What is sharded
-    is a DTensor: it has the method full_tensor."""
-    if hasattr(model.embedding, "full_tensor"):  # it is done
+    together when it is at work, and forgotten thereafter (PyTorch's fully_shard)."""
+    if sharded(model.embedding):
         return
     from torch.distributed import fsdp, init_device_mesh  # half a second, so only when asked for
     mesh = init_device_mesh(model.embedding.device.type, (count(),))
     for part in (*model.blocks, model):
-        fsdp.fully_shard(part, mesh=mesh)
+        # True: else the outermost stays whole after rollouts, where its gradients are not reset.
+        fsdp.fully_shard(part, mesh=mesh, reshard_after_forward=True)
         part.set_gradient_divide_factor(1.0)  # gradients are summed: see `fit.backward`
         part.set_force_sum_reduction_for_comms(True)
     for method in ("states", "logits"):  # called from outside as forward is
@@ -88,21 +88,20 @@ def shard(model):
 
 def whole(state, keep=True):
     """A dict of tensors with the sharded ones put together, on the CPU. All processes must ask;
-    one that does not keep what it gets has None in its place."""
-    full = ((name, x.full_tensor().cpu() if hasattr(x, "full_tensor") else x)
-            for name, x in state.items())
+    one that does not keep what it gets has None in its place, and holds one tensor at a time."""
+    full = ((name, x.full_tensor().cpu() if sharded(x) else x) for name, x in state.items())
     return {name: x if keep else None for name, x in full}
 
 
 def own(state):
     """A dict of tensors, and of dicts of such, with this process's share of what is sharded."""
-    return {name: own(x) if isinstance(x, dict) else
-            x.to_local() if hasattr(x, "to_local") else x for name, x in state.items()}
+    return {name: own(x) if isinstance(x, dict) else x.to_local() if sharded(x) else x
+            for name, x in state.items()}
 
 
 def sharded_as(parameter, share):
     """A process's share of a tensor, put in its place if a parameter of that shape is sharded."""
-    if not hasattr(parameter, "to_local"):
+    if not sharded(parameter):
         return share
     tensor = torch.zeros_like(parameter)
     tensor.to_local().copy_(share)

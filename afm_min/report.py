@@ -45,7 +45,8 @@ BEGAN = {"prune": "parent", "core": "prune", "continued": "core", "sft": "draft"
 
 def line(row):
     """["x", 0.51234] -> '| x | 0.5123 |\\n'"""
-    cells = (f"{cell:,.4g}" if isinstance(cell, float) else str(cell) for cell in row)
+    cells = (f"{cell:,.{4 if abs(cell) < 1e4 else 9}g}" if isinstance(cell, float) else str(cell)
+             for cell in row)
     return f"| {' | '.join(cells)} |\n"
 
 

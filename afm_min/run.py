@@ -4,12 +4,13 @@
     documents.jsonl  the text; tokenizer.json, tokens.pt: what became of it
     synthetic.jsonl  examples that a stage has made; mixture.json: the weights that one has found
     core.pt          a finished stage's checkpoint; core.part.pt: the state of an unfinished one,
-                     and core-50.0.pt, core-50.1.pt: the shares of each process, if it is sharded
+                     and, if it is sharded, core-...-50.0.pt, core-...-50.1.pt: shares of it
     metrics.jsonl    a row per training step; report.json: a row per finished stage
     report.md        both to read, with pictures; environment.json: what it was made with
 
 Every file but metrics.jsonl is written beside its place and then renamed into it. So whenever the
-process dies, there is the old file or the new one, never half of one.
+process dies, there is the old file or the new one, never half of one. Of several processes all call
+what writes a file: the first does, and the others wait, so that none reads what is not there yet.
 """
 import contextlib
 import hashlib
@@ -76,27 +77,25 @@ def compute_dtype(device):
 def replacing(path, each=False):
     """Yield a binary file that takes the place of `path` once the block has ended without error.
 
-    Of several processes the first writes, or each a file of its own; then all wait for all."""
-    if processes.rank() > 0 and not each:
-        with open(os.devnull, "wb") as file:
-            yield file
-        return processes.wait()
-    path = pathlib.Path(path)
-    temporary = path.with_name(path.name + ".tmp")
+    each: of several processes each writes a file of its own. What one cannot write, all tell."""
+    path, failure = pathlib.Path(path), ""
+    writes = each or processes.rank() == 0
+    temporary = path.with_name(path.name + ".tmp") if writes else pathlib.Path(os.devnull)
     try:
         with open(temporary, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())  # the bytes before the name: a power cut must not swap the two
-        os.replace(temporary, path)
+            if writes:
+                file.flush()
+                os.fsync(file.fileno())  # the bytes before the name: a power cut must not swap them
+        if writes:
+            os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save turns the one into the other
-        reason = getattr(error, "strerror", None) or "is the disk full?"
-        raise UserError(f"cannot write {path}: {reason} What was there is unchanged; make room, "
-                        "then call again with --resume") from None
-    finally:
+        failure = f"cannot write {path}: {getattr(error, 'strerror', None) or 'no room, it seems'}."
         with contextlib.suppress(OSError):
-            temporary.unlink()  # if it is still there
-    processes.wait()
+            temporary.unlink()
+    for told in filter(None, processes.gathered(failure)):
+        raise UserError(f"{told} What was there is unchanged; make room, then call again with "
+                        "--resume")
 
 
 def write_text(path, text):
@@ -153,13 +152,13 @@ class Run:
         """Where an unfinished stage keeps its state."""
         return self.file(f"{stage}.part.pt")
 
-    def shares(self):
-        """How many files hold the state of an unfinished stage, besides partial's."""
+    def share_count(self):
+        """In how many shares, one for each process, the state of an unfinished stage is kept."""
         return processes.count() if self.shard else 0
 
     def share(self, stage, step):
-        """Where this process keeps its share of a sharded state."""
-        return self.file(f"{stage}-{step}.{processes.rank()}.pt")
+        """Where this process keeps its share."""
+        return self.file(f"{stage}-{self.made_of}-{step}.{processes.rank()}.pt")
 
     def tokenizer_hash(self):
         """Names the run's tokenizer by its file's content: 16 hex digits."""
