@@ -54,7 +54,8 @@ def training(compiled):
     dtypes = {torch.float32, compute_dtype("cpu")}
     steps = {f"train {str(dtype)[6:]}": training_step(config, dtype) for dtype in dtypes}
     if compiled:
-        steps |= {f"train {str(dtype)[6:]} compiled": training_step(config, dtype, True) for dtype in dtypes}
+        steps |= {f"train {str(dtype)[6:]} compiled": training_step(config, dtype, True)
+                  for dtype in dtypes}
     large = {dtype: torch.randn(2048, 2048).to(dtype) for dtype in dtypes}
     products = {f"matmul {str(dtype)[6:]}": lambda m=m: m @ m for dtype, m in large.items()}
     measured = seconds(steps | products)
@@ -99,8 +100,8 @@ def generation():
     for rows in ("8 prompts", "1 prompt"):
         ratio = measured[f"{rows}, uncached"] / measured[f"{rows}, cached"]
         print(f"  {rows}: cached {ratio:.1f} times as fast as uncached")
-    print(f"  64 rows: {64 * measured['1 prompt, cached'] / measured['64 prompts, cached']:.1f} times "
-          "the rate of one")
+    print(f"  64 rows: {64 * measured['1 prompt, cached'] / measured['64 prompts, cached']:.1f} "
+          "times the rate of one")
 
 
 def rollouts():
@@ -109,9 +110,11 @@ def rollouts():
     prompts = [torch.randint(1024, (40,)).tolist() for _ in range(32) for _ in range(8)]
     whole = torch.randint(1024, (256, 64))
     forward = torch.no_grad()(lambda: model(whole))
-    measured = seconds({"rollouts": lambda: model.generate(prompts, 24, temperature=1.0), "forward": forward})
+    measured = seconds({"rollouts": lambda: model.generate(prompts, 24, temperature=1.0),
+                        "forward": forward})
     print(f"256 responses of 24 tokens to prompts of 40: {measured['rollouts']:.3f} s, "
-          f"{measured['rollouts'] / measured['forward']:.1f} times a forward pass over the finished sequences")
+          f"{measured['rollouts'] / measured['forward']:.1f} times a forward pass over the "
+          "finished sequences")
 
 
 def on_device():
@@ -126,7 +129,8 @@ def on_device():
             lora.save_adapter(switch.path(name), lora.create(packed, 16))
             switch.use(name)
         turns = itertools.cycle(("one", "other"))
-        measured = seconds({"pack": lambda: quantized(model, four), "switch": lambda: switch.use(next(turns)),
+        measured = seconds({"pack": lambda: quantized(model, four),
+                            "switch": lambda: switch.use(next(turns)),
                             "attached": lambda: packed.generate(prompts, 24, temperature=1.0)})
         switch.use(None)
     measured |= seconds({"float": lambda: model.generate(prompts, 24, temperature=1.0),
@@ -134,13 +138,15 @@ def on_device():
     begun = time.perf_counter()
     palettize(torch.randn(3072, 8064), 4)
     print(f"On device: the toy in 4 bits in {measured['pack']:.2f} s, a matrix of 3,072 x 8,064 in "
-          f"{time.perf_counter() - begun:.1f} s; adapters switched in {1000 * measured['switch']:.2f} ms; 64 responses "
-          f"from packed weights take {measured['packed'] / measured['float']:.2f} times as long as from float ones, with "
-          f"an adapter {measured['attached'] / measured['float']:.2f} times")
+          f"{time.perf_counter() - begun:.1f} s; adapters switched in "
+          f"{1000 * measured['switch']:.2f} ms; 64 responses from packed weights take "
+          f"{measured['packed'] / measured['float']:.2f} times as long as from float ones, with an "
+          f"adapter {measured['attached'] / measured['float']:.2f} times")
 
 
 def tokenizer():
-    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(corpus.STDLIB.rglob("*.py"))
+    text = "\n".join(path.read_text(encoding="utf-8")
+                     for path in sorted(corpus.STDLIB.rglob("*.py"))
                      if not corpus.LEFT_OUT & set(path.parts))
     known, new = text[:5_000_000], text[5_000_000:6_000_000]
     trained = Tokenizer.train([known], 4096)
@@ -149,15 +155,18 @@ def tokenizer():
     trained.encode(new)
     first = time.perf_counter() - begun
     measured = seconds({"5 MB": lambda: Tokenizer.train([known], 4096),
-                        "2.5 MB": lambda: Tokenizer.train([known[:2_500_000]], 4096)}, rounds=3, warmup=1)
+                        "2.5 MB": lambda: Tokenizer.train([known[:2_500_000]], 4096)},
+                       rounds=3, warmup=1)
     print(f"Tokenizer: 4,096 tokens from 5 MB in {measured['5 MB']:.2f} s, from 2.5 MB in "
           f"{measured['2.5 MB']:.2f} s; encodes {len(new) / first / 1e6:.1f} MB/s of new text")
 
 
 def funnel(count=10_000, size=2000):
-    """Pages of sentences drawn from the language reference: different ones, so that few are dropped."""
+    """Pages of sentences drawn from the language reference: different ones, so that few
+    are dropped."""
     rng = random.Random(0)
-    sentences = re.findall(r"[A-Z][^.:]{40,200}\.", " ".join(" ".join(corpus.pydoc_data.topics.topics.values()).split()))
+    sentences = re.findall(r"[A-Z][^.:]{40,200}\.", " ".join(
+        " ".join(corpus.pydoc_data.topics.topics.values()).split()))
     filters = Funnel(corpus.pydoc_data.topics.topics.values(), common=5)
 
     def pages():
@@ -165,18 +174,20 @@ def funnel(count=10_000, size=2000):
             body = ""
             while len(body) < size:
                 body += f"<p>{rng.choice(sentences)}</p>"
-            yield {"source": "web", "name": str(i), "url": f"docs.example/{i}", "text": crawl.layout("Page", body)}
+            yield {"source": "web", "name": str(i), "url": f"docs.example/{i}",
+                   "text": crawl.layout("Page", body)}
 
     before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     kept = sum(1 for _ in filters.run(pages()))
     elapsed, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"Funnel: {count:,} pages of {size:,} characters, {kept:,} of which pass all filters, in {elapsed:.0f} s; "
-          f"memory grows by {(after - before) / count:.1f} KB a page")
+    print(f"Funnel: {count:,} pages of {size:,} characters, {kept:,} of which pass all filters, "
+          f"in {elapsed:.0f} s; memory grows by {(after - before) / count:.1f} KB a page")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--compiled", action="store_true", help="torch.compile, too (needs a C++ compiler)")
+    parser.add_argument("--compiled", action="store_true",
+                        help="torch.compile, too (needs a C++ compiler)")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     funnel()  # first: its memory is measured as the most that the process ever had

@@ -1,4 +1,5 @@
-"""What test_processes.py runs in one process, in several, and sharded: a JSON line of what came out."""
+"""What test_processes.py runs in one process, in several, and sharded: a JSON line
+of what came out."""
 import json
 import resource
 import sys
@@ -18,28 +19,36 @@ processes.join(run.device)
 run.create()
 (run.path / "tokenizer.json").write_text("any")
 torch.manual_seed(0)
-config = Config(dim=32, layers=2, heads=4, kv_heads=2, head_dim=8, hidden=84, vocab_size=50, context=64)
+config = Config(dim=32, layers=2, heads=4, kv_heads=2, head_dim=8, hidden=84, vocab_size=50,
+                context=64)
 ids = torch.randint(50, (20, 34))
-conversations = [(ids[i, :n], (torch.arange(n) > n // 2).float()) for i, n in enumerate(range(8, 28))]
+conversations = [(ids[i, :n], (torch.arange(n) > n // 2).float())
+                 for i, n in enumerate(range(8, 28))]
 
 
 def windows(step):  # seven rows: no even share
+    with torch.no_grad():  # as rollouts do: it must leave no trace
+        model.logits(model.states(ids))
     return {"ids": ids[torch.randint(20, (7,))]}
 
 
 for steps in (5, 10):  # the second goes on from what the first has saved
-    torch.manual_seed(1)
+    torch.manual_seed(steps)  # with what the second begins must not count
     model = AFM(config)
-    fit(model, windows, next_token_loss, steps=steps, lr=0.01, micro_batch=2, run=run, stage="text", save_every=5,
-        quiet=True)
+    fit(model, windows, next_token_loss, steps=steps, lr=0.01, micro_batch=2, run=run,
+        stage="text", save_every=5, quiet=True)
 for block in model.blocks:
     block.dropout = 0.1
-fit(model, chat.batches({"a": conversations}, {"a": 1.0}, 5), chat.response_loss, steps=10, lr=0.01, run=run, stage="chat")
+fit(model, chat.batches({"a": conversations}, {"a": 1.0}, 5), chat.response_loss, steps=10, lr=0.01,
+    run=run, stage="chat")
 torch.manual_seed(1)
-model.tokenizer = SimpleNamespace(encode_chat=lambda messages, reply: messages, special=lambda _: 3, decode=lambda _: "")
-said = evaluate.replies(model, [c[0].tolist() for c in conversations], most=12, rows=4, temperature=1.0)
-files = [run.share("chat", 10).with_name(f"chat-10.{i}.pt") for i in range(run.shares())] or [run.partial("chat")]
-shares = [torch.load(path)["optimizer"]["state"][0]["v"] for path in files]  # of the embedding, by rows
+model.tokenizer = SimpleNamespace(encode_chat=lambda messages, reply: messages,
+                                  special=lambda _: 3, decode=lambda _: "")
+said = evaluate.replies(model, [c[0].tolist() for c in conversations], most=12, rows=4,
+                        temperature=1.0)
+files = [run.file(f"chat--10.{i}.pt")
+         for i in range(run.share_count())] or [run.partial("chat")]
+shares = [torch.load(path)["optimizer"]["state"][0]["v"] for path in files]  # by rows
 print(json.dumps({
     "losses": [row["loss"] for row in run.logged()], "said": [reply.ids for reply in said],
     "each": chat.losses(model, conversations).tolist(),

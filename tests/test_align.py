@@ -11,7 +11,8 @@ from afm_min.align import (dpo_loss, ipo_loss, leave_one_out, mdpo_loss, ppo_los
 from afm_min.fit import backward
 from afm_min.model import AFM, Config
 
-TINY = Config(dim=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=24, vocab_size=50, context=40)
+TINY = Config(dim=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=24, vocab_size=50,
+              context=40)
 
 
 def tensor(*values):
@@ -33,7 +34,8 @@ def test_dpo_by_hand():
 
 
 def test_ipo_by_hand():
-    # h = 2 as above. beta 0.5: the margin wanted is 1 / (2 beta) = 1: (2 - 1)^2 = 1, gradient 2 (h - 1) = 2.
+    # h = 2 as above. beta 0.5: the margin wanted is 1 / (2 beta) = 1: (2 - 1)^2 = 1,
+    # gradient 2 (h - 1) = 2.
     chosen, rejected = tensor(-1.0), tensor(-4.0)
     loss = ipo_loss(chosen, rejected, torch.tensor([-2.0]), torch.tensor([-3.0]), beta=0.5)
     loss.sum().backward()
@@ -48,13 +50,16 @@ def test_ipo_by_hand():
 def test_leave_one_out_by_hand():
     # (1, 0, 0, 0): the first less the mean of three zeros; each other less the mean of (1, 0, 0).
     # (4, 2): 4 - 2 and 2 - 4. Prompts have nothing to do with each other.
-    assert leave_one_out(torch.tensor([[1.0, 0, 0, 0]])).tolist()[0] == pytest.approx([1, -1 / 3, -1 / 3, -1 / 3])
+    assert leave_one_out(torch.tensor([[1.0, 0, 0, 0]])).tolist()[0] == pytest.approx(
+        [1, -1 / 3, -1 / 3, -1 / 3])
     assert leave_one_out(torch.tensor([[4.0, 2.0], [7.0, 7.0]])).tolist() == [[2, -2], [0, 0]]
 
 
 def test_regularized_reward_by_hand():
-    # r - beta (log pi - log pi_ref): 1 - 0.5 (-2 - -3) = 0.5; of equal policies KL is 0, so r itself.
-    got = regularized(torch.tensor([1.0, 1.0]), torch.tensor([-2.0, -2.0]), torch.tensor([-3.0, -2.0]), 0.5)
+    # r - beta (log pi - log pi_ref): 1 - 0.5 (-2 - -3) = 0.5;
+    # of equal policies KL is 0, so r itself.
+    got = regularized(torch.tensor([1.0, 1.0]), torch.tensor([-2.0, -2.0]),
+                      torch.tensor([-3.0, -2.0]), 0.5)
     assert got.tolist() == [0.5, 1.0]
 
 
@@ -71,7 +76,8 @@ def test_mdpo_by_hand():
 def test_the_divergence_of_equal_policies_is_0_and_otherwise_its_mean_is_kl():
     logp = torch.tensor([0.5, 0.3, 0.2]).log()
     assert mdpo_loss(logp, logp, torch.zeros(3), gamma=1.0).tolist() == [0, 0, 0]
-    # pi = (.2, .3, .5), pi_k = (.5, .3, .2): E_k[D] = KL(pi || pi_k) = .2 log .4 + .5 log 2.5 = .274887
+    # pi = (.2, .3, .5), pi_k = (.5, .3, .2):
+    # E_k[D] = KL(pi || pi_k) = .2 log .4 + .5 log 2.5 = .274887
     other = torch.tensor([0.2, 0.3, 0.5]).log()
     mean = (logp.exp() * mdpo_loss(other, logp, torch.zeros(3), gamma=1.0)).sum().item()
     assert mean == pytest.approx(0.274887, abs=1e-6)
@@ -91,8 +97,8 @@ def test_ppo_by_hand(ratio, advantage, loss, gradient):
 
 def conversations(count=6):
     torch.manual_seed(1)
-    return [chat.answered(torch.randint(50, (3 + i % 3,)).tolist(), torch.randint(50, (1 + i,)).tolist())
-            for i in range(count)]
+    return [chat.answered(torch.randint(50, (3 + i % 3,)).tolist(),
+                          torch.randint(50, (1 + i,)).tolist()) for i in range(count)]
 
 
 def test_response_logp_is_the_sum_over_the_response_its_end_included():
@@ -151,9 +157,11 @@ def test_the_first_step_on_a_sample_is_reinforce_with_leave_one_out(sampled):
 
 
 def test_a_bandit_comes_to_the_known_optimum():
-    """Of max E[r] - beta KL(pi || pi_ref) the optimum is pi ~ pi_ref exp(r / beta). With r = (1, 0.5, 0),
-    pi_ref = (.2, .3, .5) and beta = 0.5: .2 e^2, .3 e, .5 = 1.4778, .8155, .5 of 2.7933."""
-    rewards, reference, beta = torch.tensor([1.0, 0.5, 0.0]), torch.tensor([0.2, 0.3, 0.5]).log(), 0.5
+    """Of max E[r] - beta KL(pi || pi_ref) the optimum is pi ~ pi_ref exp(r / beta).
+    With r = (1, 0.5, 0), pi_ref = (.2, .3, .5) and beta = 0.5:
+    .2 e^2, .3 e, .5 = 1.4778, .8155, .5 of 2.7933."""
+    rewards, reference, beta = (torch.tensor([1.0, 0.5, 0.0]),
+                                torch.tensor([0.2, 0.3, 0.5]).log(), 0.5)
     torch.manual_seed(0)
     logits = reference.clone().requires_grad_()
     for iteration in range(150):
@@ -174,8 +182,8 @@ def test_a_bandit_comes_to_the_known_optimum():
 
 def test_the_leave_one_out_estimate_has_no_bias_and_less_variance_than_none():
     """Of a policy of two arms, p = (.25, .75), rewards (3, 2): the gradient by the first logit is
-    p1 p2 (3 - 2) = 0.1875. 20,000 estimates from K = 4 samples each: their mean has a standard error below
-    0.006 without baseline, so odds of a false alarm beyond 0.03 are below 1e-6."""
+    p1 p2 (3 - 2) = 0.1875. 20,000 estimates from K = 4 samples each: their mean has a standard
+    error below 0.006 without baseline, so odds of a false alarm beyond 0.03 are below 1e-6."""
     torch.manual_seed(0)
     p, rewards = torch.tensor([0.25, 0.75]), torch.tensor([3.0, 2.0])
     arms = torch.multinomial(p.expand(20_000, 2), 4, replacement=True)
@@ -197,34 +205,40 @@ def test_curve_marks_where_reward_rises_alone():
 
 
 def test_of_each_prompt_the_response_ranked_first_whoever_gave_it(monkeypatch):
-    """Two models, two samples each, two prompts. Rewards: of the first prompt 1, 2 by the one, 0, 5 by the
-    other; of the second 3, 9 and 4, 4. The chances to be true are a tenth of the responses' names."""
+    """Two models, two samples each, two prompts. Rewards: of the first prompt 1, 2 by the one,
+    0, 5 by the other; of the second 3, 9 and 4, 4. The chances to be true are a tenth of the
+    responses' names."""
     models = [Says([11], [12], [13], [14]), Says([21], [22], [23], [24])]
     rewards = {11: 1, 12: 2, 13: 3, 14: 9, 21: 0, 22: 5, 23: 4, 24: 4}
     monkeypatch.setattr(align.reward, "scores", lambda _, pairs: torch.tensor(
         [[float(rewards[ids[-1].item()]), ids[-1].item() / 10] for ids, _ in pairs]))
-    problems = [(Say(), SimpleNamespace(messages=lambda: "a")), (Say(), SimpleNamespace(messages=lambda: "bb"))]
+    problems = [(Say(), SimpleNamespace(messages=lambda: "a")),
+                (Say(), SimpleNamespace(messages=lambda: "bb"))]
 
     def first_ranked():
         return align.first_ranked(None, reward.answers(models, problems, 2))
     chosen, true, whose = first_ranked()
-    assert [[[(reply.prompt, reply.ids) for reply in some] for some in each] for each in reward.answers(models[:1], problems, 2)] == [
+    assert [[[(reply.prompt, reply.ids) for reply in some] for some in each]
+            for each in reward.answers(models[:1], problems, 2)] == [
         [[([1], [11]), ([1], [12])]], [[([2, 2], [13]), ([2, 2], [14])]]]
     assert [reply.ids for reply in chosen] == [[22], [14]]
-    assert true.tolist() == pytest.approx([2.2, 1.4]) and whose.tolist() == [[False, True], [True, False]]
+    assert (true.tolist() == pytest.approx([2.2, 1.4])
+            and whose.tolist() == [[False, True], [True, False]])
     models[0].ids[1] = [22]  # both say it
     assert first_ranked()[2].tolist() == [[True, True], [True, False]]
 
 
 def test_steps_share_out_all_rows_of_their_samples():
     rows = {"row": torch.arange(5)}
-    assert [align.dealt(rows, step, 2)["row"].tolist() for step in range(4)] == [[0, 2, 4], [1, 3]] * 2
+    assert [align.dealt(rows, step, 2)["row"].tolist()
+            for step in range(4)] == [[0, 2, 4], [1, 3]] * 2
     assert align.dealt(rows, 7, 1)["row"].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_what_is_compared_with():
     # REINFORCE: -log pi A, whatever sampled it. All rewards' mean is 2; no baseline leaves them.
-    assert align.LOSSES["reinforce"](torch.tensor([-2.0]), torch.tensor([-9.0]), torch.tensor([3.0]), 1.0).item() == 6
+    assert align.LOSSES["reinforce"](torch.tensor([-2.0]), torch.tensor([-9.0]),
+                                     torch.tensor([3.0]), 1.0).item() == 6
     rewards = torch.tensor([[1.0, 2.0], [5.0, 0.0]])
     assert align.BASELINES["mean"](rewards).tolist() == [[-1, 0], [3, -2]]
     assert align.BASELINES["none"](rewards).tolist() == rewards.tolist()
@@ -271,13 +285,15 @@ RUN = SimpleNamespace(seed=0, file=lambda name: name, logged=lambda stage: [])
 
 @pytest.fixture
 def stage(monkeypatch):
-    """Stages of a run that hold a tiny model each, and what they would give to `fit`, which trains nothing."""
+    """Stages of a run that hold a tiny model each, and what they would give to `fit`,
+    which trains nothing."""
     def model(name):
         torch.manual_seed(len(name))
         return AFM(TINY)
     given = {}
     monkeypatch.setattr(align, "load_model", lambda run, name, kind=None: model(name))
-    monkeypatch.setattr(align, "save_model", lambda run, stage, model: given.update(saved=(stage, model)))
+    monkeypatch.setattr(align, "save_model",
+                        lambda run, stage, model: given.update(saved=(stage, model)))
     monkeypatch.setattr(align.evaluate, "full_validation", lambda run, model, count: {})
     monkeypatch.setattr(align, "fit", lambda model, batches, loss, **settings: given.update(
         settings, model=model, batches=batches, loss=loss))
@@ -287,15 +303,17 @@ def stage(monkeypatch):
 
 @pytest.mark.parametrize("method, loss", [(align.dpo, math.log(2)), (align.ipo, 0.25)])
 def test_preferences_are_learned_against_the_reference(stage, monkeypatch, method, loss):
-    """At the reference h = 0: log 2 for DPO, and beta^2 (0 - 1 / (2 beta))^2 = 1/4 for IPO. With the reference's
-    chosen side lowered by 1, as if it had been raised since: h = 1, log(1 + e^-beta) and (beta - 1/2)^2."""
-    pairs = [{"prompt": [1, 2], "chosen": [3] * n, "rejected": [4] * (4 - n), "level": 0, "grades": [[2] * 4] * 2}
-             for n in (1, 2, 3)]
+    """At the reference h = 0: log 2 for DPO, and beta^2 (0 - 1 / (2 beta))^2 = 1/4 for IPO.
+    With the reference's chosen side lowered by 1, as if it had been raised since:
+    h = 1, log(1 + e^-beta) and (beta - 1/2)^2."""
+    pairs = [{"prompt": [1, 2], "chosen": [3] * n, "rejected": [4] * (4 - n), "level": 0,
+              "grades": [[2] * 4] * 2} for n in (1, 2, 3)]
     monkeypatch.setattr(reward, "read_pairs", lambda run, number: pairs)
     method(1, RUN, beta=0.3, batch=5)
     batch = stage["batches"](0)
     with torch.no_grad():
-        assert stage["loss"](stage["model"], batch)["loss"].item() / 5 == pytest.approx(loss, abs=1e-3)
+        assert stage["loss"](stage["model"], batch)["loss"].item() / 5 == pytest.approx(
+            loss, abs=1e-3)
         batch["reference"] = batch["reference"] - torch.tensor([1.0, 0.0])
         raised = stage["loss"](stage["model"], batch)
     expected = math.log(1 + math.exp(-0.3)) if method is align.dpo else 0.04
@@ -303,11 +321,14 @@ def test_preferences_are_learned_against_the_reference(stage, monkeypatch, metho
 
 
 def test_an_iteration_of_mdloo_deals_out_advantages_of_regularized_rewards(stage, monkeypatch):
-    """Two prompts, two responses each, beta = 0.5. R = r - 0.5 (old - ref): 1 - 0.5 = 0.5 and 0; 3 and 1 - 1 = 0.
-    So leaving one out: 0.5, -0.5; 3, -3. In the order of their ends the rows are 2, 0, 3, 1: by turns 2, 3 and 0, 1."""
-    pairs = [chat.answered([row] * before, [9] * said) for row, before, said in ((10, 1, 2), (11, 1, 4), (12, 1, 1), (13, 3, 1))]
-    rows = chat.pad(pairs) | {"old_logp": torch.tensor([-1.0, -2, -3, -4]), "ref_logp": torch.tensor([-2.0, -2, -3, -6]),
-                              "reward": torch.tensor([1.0, 0, 3, 1]), "truth": torch.tensor([1.0, 0, 1, 0])}
+    """Two prompts, two responses each, beta = 0.5. R = r - 0.5 (old - ref):
+    1 - 0.5 = 0.5 and 0; 3 and 1 - 1 = 0. So leaving one out: 0.5, -0.5; 3, -3.
+    In the order of their ends the rows are 2, 0, 3, 1: by turns 2, 3 and 0, 1."""
+    pairs = [chat.answered([row] * before, [9] * said)
+             for row, before, said in ((10, 1, 2), (11, 1, 4), (12, 1, 1), (13, 3, 1))]
+    rows = chat.pad(pairs) | {
+        "old_logp": torch.tensor([-1.0, -2, -3, -4]), "ref_logp": torch.tensor([-2.0, -2, -3, -6]),
+        "reward": torch.tensor([1.0, 0, 3, 1]), "truth": torch.tensor([1.0, 0, 1, 0])}
     sampled = []
     monkeypatch.setattr(align, "rollouts", lambda *_: sampled.append(1) or rows)
     monkeypatch.setattr(reward.tasks, "asked", lambda *_: [])
@@ -331,33 +352,44 @@ def test_rollouts_are_scored_as_they_were_sampled(monkeypatch):
     torch.manual_seed(0)
     model, reference = AFM(TINY), AFM(TINY)
     model.tokenizer = Letters()
-    monkeypatch.setattr(align.reward, "scores", lambda judge, pairs: torch.tensor([[float(len(ids)), 0.5] for ids, _ in pairs]))
-    problems = [(Say(), SimpleNamespace(messages=lambda: "ab")), (Say(), SimpleNamespace(messages=lambda: "c"))]
+    monkeypatch.setattr(align.reward, "scores", lambda judge, pairs: torch.tensor(
+        [[float(len(ids)), 0.5] for ids, _ in pairs]))
+    problems = [(Say(), SimpleNamespace(messages=lambda: "ab")),
+                (Say(), SimpleNamespace(messages=lambda: "c"))]
     batch = align.rollouts(model, reference, problems, 2)
-    assert batch["ids"][:, 0].tolist() == [1, 1, 3, 3] and batch["reward"].tolist() == batch["truth"].tolist()
+    assert (batch["ids"][:, 0].tolist() == [1, 1, 3, 3]
+            and batch["reward"].tolist() == batch["truth"].tolist())
     with torch.no_grad():
-        torch.testing.assert_close(batch["old_logp"], response_logp(model, batch["ids"], batch["weight"]), atol=1e-4, rtol=0)
-        torch.testing.assert_close(batch["ref_logp"], response_logp(reference, batch["ids"], batch["weight"]), atol=1e-4, rtol=0)
+        torch.testing.assert_close(batch["old_logp"], response_logp(
+            model, batch["ids"], batch["weight"]), atol=1e-4, rtol=0)
+        torch.testing.assert_close(batch["ref_logp"], response_logp(
+            reference, batch["ids"], batch["weight"]), atol=1e-4, rtol=0)
     assert (batch["old_logp"] - batch["ref_logp"]).abs().min() > 1e-3
-    ends = (batch["ids"] * batch["weight"] == 0) & (batch["weight"] > 0)  # their last token is the end, if they come to it
+    ends = ((batch["ids"] * batch["weight"] == 0)
+            & (batch["weight"] > 0))  # their last token is the end, if they come to it
     assert all(n in (0, 1) for n in ends.sum(1).tolist())
     judged = align.rollouts(model, reference, problems, 2, judge=object())
     assert all(x == int(x) and x >= 2 for x in judged["reward"].tolist())
 
 
 def test_a_committee_hands_on_its_best(monkeypatch):
-    """The best of before, the round's four, or the one that imitates: by the mean of validation problems."""
+    """The best of before, the round's four, or the one that imitates:
+    by the mean of validation problems."""
     saved = []
-    monkeypatch.setattr(align, "imitate", lambda number, run, method, stages, *_: {"mean %": 60.0, "asked": stages})
+    monkeypatch.setattr(align, "imitate", lambda number, run, method, stages, *_: {
+        "mean %": 60.0, "asked": stages})
     monkeypatch.setattr(align, "load_model", lambda run, stage: stage)
     monkeypatch.setattr(align, "save_model", lambda run, stage, model: saved.append((stage, model)))
     before = {"sft": 50.0}
-    monkeypatch.setattr(align.evaluate, "full_validation", lambda run, model, count: {"mean %": before[model]})
+    monkeypatch.setattr(align.evaluate, "full_validation",
+                        lambda run, model, count: {"mean %": before[model]})
     means = {"rs1": 55.0, "dpo1": 70.0, "ipo1": 40.0, "mdloo1": 65.0}
-    run = SimpleNamespace(read_json=lambda _: {name: {"metrics": {"mean %": mean}} for name, mean in means.items()})
+    run = SimpleNamespace(read_json=lambda _: {
+        name: {"metrics": {"mean %": mean}} for name, mean in means.items()})
     told = align.committee(1, run)
     assert told["asked"] == ["rs1", "dpo1", "ipo1", "mdloo1", "sft"]
-    assert (told["best"], told["best mean %"], told["mean % before"], saved) == ("dpo1", 70, 50, [("committee1", "dpo1")])
+    assert (told["best"], told["best mean %"], told["mean % before"], saved) == (
+        "dpo1", 70, 50, [("committee1", "dpo1")])
     saved.clear()
     means["dpo1"] = 30.0
     assert align.committee(1, run, only="mdloo1")["asked"] == ["mdloo1"]
@@ -368,20 +400,25 @@ def test_a_committee_hands_on_its_best(monkeypatch):
 
 
 def test_what_is_imitated_is_what_is_found_true(stage, monkeypatch):
-    """Chances of truth decide, not rewards: of three responses ranked first, those above a half; all, if none is."""
+    """Chances of truth decide, not rewards: of three responses ranked first, those above a half;
+    all, if none is."""
     chances, said = [0.4, 0.6, 0.5], [[True, True], [False, True], [False, True]]
     monkeypatch.setattr(reward, "answers", lambda models, *_: list(models))
     monkeypatch.setattr(align, "first_ranked", lambda *_: (
-        [evaluate.Reply([1], [2 + i, 0], "") for i in range(3)], torch.tensor(chances), torch.tensor(said)))
-    monkeypatch.setattr(reward.tasks, "asked", lambda *_: [(Say(), SimpleNamespace(check=None))] * 3)
-    monkeypatch.setattr(align, "correctness", lambda problems, said: torch.tensor([float(reply.ids == [3, 0]) for reply in said]))
+        [evaluate.Reply([1], [2 + i, 0], "") for i in range(3)],
+        torch.tensor(chances), torch.tensor(said)))
+    monkeypatch.setattr(reward.tasks, "asked",
+                        lambda *_: [(Say(), SimpleNamespace(check=None))] * 3)
+    monkeypatch.setattr(align, "correctness", lambda problems, said: torch.tensor(
+        [float(reply.ids == [3, 0]) for reply in said]))
 
     def imitated():
         told = align.imitate(1, RUN, "rs", ["a", "b"], 3, 2, 1, 4, 0.1, 1)
         rows = torch.cat([stage["batches"](step)["ids"].flatten() for step in range(4)])
         return told, set(rows.tolist())
     told, ids = imitated()
-    assert told["examples"] == 1 and told["first ranked true %"] == pytest.approx(100 / 3) and ids == {0, 1, 3}
+    assert (told["examples"] == 1 and told["first ranked true %"] == pytest.approx(100 / 3)
+            and ids == {0, 1, 3})
     assert told["a says it %"] == pytest.approx(100 / 3) and told["b says it %"] == 100
     assert stage["saved"] == ("rs1", stage["model"])
     chances[:] = [0.4, 0.6, 0.9]

@@ -35,10 +35,10 @@ def test_verdicts():
 
 
 def test_a_line_of_the_table_by_hand():
-    assert claims.parse_claim("x | core | bits/byte | core.lr=0.1, core.start=prune | as it is") == Claim(
-        "x", "core", "bits/byte", {"core.lr": 0.1, "core.start": "prune"}, {}, "core")
-    assert claims.parse_claim("x | rs1 | all math % | as it is | mdloo1.iterations=0 | mdloo1")[4:] == (
-        {"mdloo1.iterations": 0}, "mdloo1")
+    assert (claims.parse_claim("x | core | bits/byte | core.lr=0.1, core.start=prune | as it is")
+            == Claim("x", "core", "bits/byte", {"core.lr": 0.1, "core.start": "prune"}, {}, "core"))
+    assert (claims.parse_claim("x | rs1 | all math % | as it is | mdloo1.iterations=0 | mdloo1")[4:]
+            == ({"mdloo1.iterations": 0}, "mdloo1"))
 
 
 def test_every_claim_names_real_settings():
@@ -56,14 +56,15 @@ def test_a_claim_compares_treatment_with_control(tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     run.mkdir()
     (run / "parent.pt").touch()
-    (run / "report.json").write_text('{"parent": {"seconds": 1.5, "metrics": {}}}')
+    (run / "report.json").write_text('{"parent": {"settings": {}, "seconds": 1.5, "metrics": {}}}')
     (run / "run.json").write_text(json.dumps({"set": {"rs1.lr": 2.0}} | {
         f"model.{name}": value for name, value in dataclasses.asdict(PRESETS["tiny"]).items()}))
     monkeypatch.setattr(claims, "CLAIMS", [
         Claim("x", "dpo1", "all math %", {"dpo1.lr": 1.0}, {"ipo1.lr": 3.0}, "ipo1")])
     found = {("dpo1", 1.0): 10, ("ipo1", 3.0): 4}
     monkeypatch.setattr(claims, "arm", lambda base, seed, stage, given: {
-        "all math %": found[stage, given[f"{stage}.lr"]] + seed * (stage == "dpo1") + 0 * given["rs1.lr"]})
+        "all math %": (found[stage, given[f"{stage}.lr"]] + seed * (stage == "dpo1")
+                       + 0 * given["rs1.lr"])})
     assert call(capsys, claims, "--run", run, "--seeds", 2)[::2] == (0, "")
     row = "| x | dpo1 | all math % | 10.5 | 4 | 6.5 | 6.000 to 7.000 | yes |"
     assert row in (run / "claims.md").read_text()
@@ -74,13 +75,15 @@ def test_a_claim_compares_treatment_with_control(tmp_path, capsys, monkeypatch):
 def test_a_claim_runs_and_is_not_run_twice(tmp_path, capsys):
     (tmp_path / "texts").mkdir()
     for i in range(2):
-        (tmp_path / "texts" / f"{i}.txt").write_text(f"Text {i} tells of a fox, and of what it did then.\n" * 60)
+        (tmp_path / "texts" / f"{i}.txt").write_text(
+            f"Text {i} tells of a fox, and of what it did then.\n" * 60)
     run = tmp_path / "run"
     assert call(capsys, claims, "--run", run)[0] == 2
     assert call(capsys, train, "--out", run, "--data", tmp_path / "texts", *TRAIN,
                 "--stages", "data,tokenizer,parent")[0] == 0
     arguments = ["--run", run, "--only", "a random one", "--seeds", 2]
     code, output, errors = call(capsys, claims, *arguments)
-    assert (code, errors) == (0, "") and "a learned mask beats a random one" in (run / "claims.md").read_text()
+    assert ((code, errors) == (0, "")
+            and "a learned mask beats a random one" in (run / "claims.md").read_text())
     assert len(list(run.glob("prune-*"))) == 4 and output.count("done before") == 0
     assert call(capsys, claims, *arguments)[1].count("done before") == 4

@@ -28,11 +28,11 @@ PRETRAIN = ["--stages", "data,tokenizer,parent,prune,core,continued,lengthening"
 def settings():
     """Those with which every stage takes a second or so."""
     yield from ("core.batch=4 core.warmup=2 core.steps=60 core.distill=0.9 demonstrations.count=30 "
-                "demonstrations.evolved=3 draft.batch=4 synthetic.math=2 synthetic.code_questions=2 "
-                "synthetic.tool_questions=2 synthetic.samples=2 mixture.rounds=1 mixture.steps=1 "
-                "mixture.batch=4 mixture.count=4 mixture.seeds=1 sft.batch=4 sft.checkpoints=2 "
-                "sft.count=1 quantize.calibration=4 quantize.count=1 recovery.prompts=8 "
-                "evaluation.count=4").split()
+                "demonstrations.evolved=3 draft.batch=4 synthetic.math=2 "
+                "synthetic.code_questions=2 synthetic.tool_questions=2 synthetic.samples=2 "
+                "mixture.rounds=1 mixture.steps=1 mixture.batch=4 mixture.count=4 mixture.seeds=1 "
+                "sft.batch=4 sft.checkpoints=2 sft.count=1 quantize.calibration=4 quantize.count=1 "
+                "recovery.prompts=8 evaluation.count=4").split()
     for stage in ("parent", "prune", "continued", "lengthening", "draft", "sft"):
         yield f"{stage}.steps=6"
     for stage in ("recovery", "math", "tools", "summary"):
@@ -65,8 +65,9 @@ def call(capsys, command, *arguments):
 
 
 def start(*arguments, **options):
-    return subprocess.Popen([sys.executable, *map(str, arguments)], cwd=ROOT, text=True, **options,
-                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)], cwd=ROOT, text=True, **options,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def finish(process):
@@ -129,8 +130,10 @@ def test_done_stages_are_skipped(finished, capsys):
 
 def test_a_stage_can_be_run_anew(finished, tmp_path, capsys):
     out = shutil.copytree(finished[0], tmp_path / "copy")
-    code, output, errors = call(capsys, train, "--out", out, "--stages", "core", "--set", "core.steps=3")
-    assert (code, errors) == (0, "") and output.count("done before") == 4 and "step     3/3" in output
+    code, output, errors = call(
+        capsys, train, "--out", out, "--stages", "core", "--set", "core.steps=3")
+    assert ((code, errors) == (0, "") and output.count("done before") == 4
+            and "step     3/3" in output)
 
 
 def test_killed_at_any_moment_a_run_ends_with_the_same_weights(finished, texts, tmp_path):
@@ -142,18 +145,22 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_weights(finished, texts, 
         process.send_signal(signal.SIGKILL)
         process.communicate()
         kills += process.returncode == -signal.SIGKILL
-    code, _, errors = finish(start("train.py", "--out", out, "--data", texts, *TRAIN, "--resume", *PRETRAIN))
+    code, _, errors = finish(
+        start("train.py", "--out", out, "--data", texts, *TRAIN, "--resume", *PRETRAIN))
     assert (code, errors) == (0, "") and kills >= 2
     assert same(weights(finished[0]), weights(out))
 
 
 def test_what_was_built_on_a_redone_stage_is_redone(finished, tmp_path, capsys):
     out = shutil.copytree(finished[0], tmp_path / "copy")
-    assert call(capsys, train, "--out", out, "--stages", "prune")[1].count("done before") == 3  # what it needs
+    assert call(capsys, train, "--out", out, "--stages", "prune")[1].count(
+        "done before") == 3  # what it needs
     code, output, _ = call(capsys, train, "--out", out, "--resume", *PRETRAIN)
     assert code == 0 and output.count("done before") == 7  # as prune came out as before
-    assert call(capsys, train, "--out", out, "--stages", "tokenizer", "--set", "tokenizer.coverage=0.9")[0] == 0
-    assert "made with another tokenizer" in call(capsys, sample, "--run", out, "--prompt", "Text")[2]
+    assert call(capsys, train, "--out", out, "--stages", "tokenizer",
+                "--set", "tokenizer.coverage=0.9")[0] == 0
+    assert "made with another tokenizer" in call(
+        capsys, sample, "--run", out, "--prompt", "Text")[2]
     code, output, _ = call(capsys, train, "--out", out, "--resume", *PRETRAIN)
     assert code == 0 and output.count("done before") == 2 and "step    60/60" in output
 
@@ -174,26 +181,31 @@ def test_a_redone_stage_can_be_cut_off_and_resumed(finished, tmp_path, capsys):
 def test_a_changed_setting_makes_anew_what_depends_on_it(finished, tmp_path, capsys):
     out = shutil.copytree(finished[0], tmp_path / "copy")
     before = json.loads((out / "report.json").read_text())
-    code, output, errors = call(capsys, train, "--out", out, "--resume", *PRETRAIN, "--set", "continued.steps=7")
+    code, output, errors = call(
+        capsys, train, "--out", out, "--resume", *PRETRAIN, "--set", "continued.steps=7")
     assert (code, errors) == (0, "") and output.count("done before") == 5
     after = json.loads((out / "report.json").read_text())
     changed = [name for name in after if before[name]["metrics"] != after[name]["metrics"]]
     assert changed == ["continued", "lengthening"] and after["continued"]["settings"]["steps"] == 7
-    code, output, _ = call(capsys, train, "--out", out, "--resume", *PRETRAIN, "--set", "continued.steps=6")
+    code, output, _ = call(
+        capsys, train, "--out", out, "--resume", *PRETRAIN, "--set", "continued.steps=6")
     assert code == 0 and same(weights(finished[0]), weights(out))
 
 
 def test_a_refused_first_call_leaves_the_way_free(texts, tmp_path, capsys):
     assert call(capsys, train, "--out", tmp_path / "new", "--data", tmp_path / "typo")[0] == 2
-    again = call(capsys, train, "--out", tmp_path / "new", "--resume", *PRETRAIN)  # not with other text in silence
+    again = call(capsys, train, "--out", tmp_path / "new",
+                 "--resume", *PRETRAIN)  # not with other text in silence
     assert again[0] == 2 and "typo" in again[2]
-    assert call(capsys, train, "--out", tmp_path / "new", "--data", texts, "--stages", "data")[0] == 0
+    assert call(capsys, train, "--out", tmp_path / "new", "--data", texts,
+                "--stages", "data")[0] == 0
 
 
 def test_sample(finished, capsys):
     options = ["--run", finished[0], "--max-new-tokens", 8]
     first = call(capsys, sample, *options, "--prompt", "Text number")
-    assert first[0] == 0 and first[1].startswith("Text number") and len(first[1]) > len("Text number\n")
+    assert (first[0] == 0 and first[1].startswith("Text number")
+            and len(first[1]) > len("Text number\n"))
     assert first == call(capsys, sample, *options, "--prompt", "Text number")
     piped = subprocess.run([sys.executable, "sample.py", *map(str, options)], cwd=ROOT, text=True,
                            input=f"Text number\n{'fox ' * 999}\nfox\n", capture_output=True)
@@ -220,8 +232,9 @@ def test_a_conversation_shows_calls_runs_them_and_goes_on_with_what_they_say(cap
                                    system="Be brief.", tools=["python"], pages={})
     model = Scripted(tokenizer, "call: python(code='6*7')", "call: price(item='keys')", "It is 42.")
     sample.answer(model, "What is 6*7?", arguments)
-    assert capsys.readouterr().out == ("call: python(code='6*7')\n    42\ncall: price(item='keys')\n"
-                                       "    error: there is no tool price\nIt is 42.\n")
+    assert capsys.readouterr().out == (
+        "call: python(code='6*7')\n    42\ncall: price(item='keys')\n"
+        "    error: there is no tool price\nIt is 42.\n")
     assert model.asked[0] == ("<|system|>Be brief.\nTools: python(code)<|end|>"
                               "<|user|>What is 6*7?<|end|><|assistant|>")
     assert model.asked[1] == (model.asked[0] + "call: python(code='6*7')<|end|>"
@@ -233,7 +246,8 @@ def test_a_conversation_shows_calls_runs_them_and_goes_on_with_what_they_say(cap
 
 
 def cases():
-    new, old, talk = [train, "--out", "{new}"], [train, "--out", "{run}"], [sample, "--run", "{run}"]
+    new, old, talk = (
+        [train, "--out", "{new}"], [train, "--out", "{run}"], [sample, "--run", "{run}"])
     return {
         "there is no such folder": [*new, "--data", "{new}/none"],
         "needs text to train on": [*new, "--data", "{empty}"],
@@ -270,9 +284,10 @@ def test_bad_input_gets_one_line_and_exit_code_2(message, finished, texts, tmp_p
     before = {path: path.read_bytes() for path in finished[0].iterdir()}
     command, *arguments = cases()[message]
     code, _, errors = call(capsys, command, *[part.format(
-        new=tmp_path / "new", empty=tmp_path / "empty", latin=tmp_path / "latin", texts=texts, run=finished[0])
-        for part in arguments])
-    assert code == 2 and errors.startswith("error: ") and errors.count("\n") == 1 and message in errors
+        new=tmp_path / "new", empty=tmp_path / "empty", latin=tmp_path / "latin", texts=texts,
+        run=finished[0]) for part in arguments])
+    assert (code == 2 and errors.startswith("error: ") and errors.count("\n") == 1
+            and message in errors)
     assert {path: path.read_bytes() for path in finished[0].iterdir()} == before
 
 
@@ -285,10 +300,12 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(finished, tmp_path, capsys):
                     foreign.read_bytes()):
         (out / LAST).write_bytes(content)
         code, _, errors = call(capsys, sample, "--run", out, "--prompt", "Text")
-        assert code == 2 and errors.count("\n") == 1 and "lengthening.pt is damaged, or no checkpoint" in errors
+        assert (code == 2 and errors.count("\n") == 1
+                and "lengthening.pt is damaged, or no checkpoint" in errors)
     (out / LAST).write_bytes(whole)
     (out / "tokenizer.json").write_text((out / "tokenizer.json").read_text() + " ")
-    assert "made with another tokenizer" in call(capsys, sample, "--run", out, "--prompt", "Text")[2]
+    assert "made with another tokenizer" in call(
+        capsys, sample, "--run", out, "--prompt", "Text")[2]
 
 
 @pytest.mark.parametrize("limit", [0, 1000, 70_000])
@@ -306,14 +323,17 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, limit):
 
 
 def test_a_full_disk_loses_nothing(finished, tmp_path, capsys):
-    """No file may grow beyond 100 KB: the first save fails, in one line, and room made lets it go on."""
+    """No file may grow beyond 100 KB: the first save fails, in one line, and room made
+    lets it go on."""
     out = shutil.copytree(finished[0], tmp_path / "copy")
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     code, _, errors = finish(start("train.py", "--out", out, "--stages", "core", preexec_fn=limit))
-    assert code == 2 and errors.count("\n") == 1 and "cannot write" in errors and "core.part.pt" in errors
+    assert (code == 2 and errors.count("\n") == 1 and "cannot write" in errors
+            and "core.part.pt" in errors)
     after = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert {name for name in after if before.get(name) != after[name]} <= {"metrics.jsonl", "report.json"}
+    assert {name for name in after if before.get(name) != after[name]} <= {
+        "metrics.jsonl", "report.json"}
     code, _, errors = call(capsys, train, "--out", out, "--resume", *PRETRAIN)
     assert (code, errors) == (0, "") and os.listdir(out).count("core.part.pt") == 0
     assert same(weights(finished[0]), weights(out))
@@ -383,7 +403,8 @@ def test_post_training_goes_on_from_there(finished, tmp_path, capsys):
     (out / "math.pt").rename(out / "math.kept")
     missing = call(capsys, sample, *packed, "--adapter", "math", "--prompt", "Hi")
     assert "math.pt: train the stage first" in missing[2]
-    assert "--tools fax: choose from price" in call(capsys, sample, "--run", out, "--tools", "fax")[2]
+    assert "--tools fax: choose from price" in call(
+        capsys, sample, "--run", out, "--tools", "fax")[2]
     report = (out / "report.md").read_text()
     for head in ("Guards", "Yields", "Weights", "Trace", "Checkpoints", "Evaluation",
                  "Pairs judged right, round 1", "Curve, round 2", "Aligned against sft"):

@@ -15,7 +15,8 @@ def documents(collected):
 
 
 def test_every_source_gives_text(documents):
-    for source, megabytes in (("web", 1), ("licensed", 0.3), ("code", 2), ("public", 1), ("math", 0.1)):
+    for source, megabytes in (
+            ("web", 1), ("licensed", 0.3), ("code", 2), ("public", 1), ("math", 0.1)):
         texts = [d["text"] for d in documents if d["source"] == source]
         assert len(texts) > 50 and sum(map(len, texts)) > megabytes * 1e6
     assert all(d["text"].strip() for d in documents)
@@ -57,11 +58,13 @@ def test_split_is_by_topic(documents):
 
 
 def test_held_out_lines_are_not_known_from_training(documents):
-    known = {line for d in documents if not d["held_out"] for line in d["text"].splitlines() if len(line) >= 40}
+    known = {line for d in documents if not d["held_out"]
+             for line in d["text"].splitlines() if len(line) >= 40}
     new = [line for d in documents if d["held_out"] for line in d["text"].splitlines()]
     assert len(new) > 5000 and not known & set(new)
     long = "A line of more than forty characters, in two documents."
-    train, test = {"held_out": False, "text": f"{long}\nx"}, {"held_out": True, "text": f"{long}\r\nx\nnew"}
+    train, test = (
+        {"held_out": False, "text": f"{long}\nx"}, {"held_out": True, "text": f"{long}\r\nx\nnew"})
     assert corpus.without_known_lines([train, test, {"held_out": True, "text": long}]) == [
         {"held_out": False, "text": f"{long}\nx"}, {"held_out": True, "text": "x\nnew"}]
 
@@ -93,7 +96,8 @@ def test_pack_opens_each_document():
 
 
 def test_mixture_follows_the_weights():
-    # Ids tell the source. Of 4000 rows 3/4 must be from a; the standard deviation of the share is 0.007.
+    # Ids tell the source. Of 4000 rows 3/4 must be from a; the standard deviation of the share
+    # is 0.007.
     streams = {"a": torch.arange(100), "b": torch.arange(100, 130), "unused": torch.arange(5)}
     torch.manual_seed(0)
     batch = corpus.mixture_batches(streams, {"a": 3, "b": 1}, 4000, 8)(0)
@@ -115,6 +119,9 @@ def test_mixture_follows_the_weights():
 
 def test_windows_predict_each_token_once():
     rows = corpus.windows(torch.arange(21), 4, most=12)
-    assert rows.tolist() == [[0, 1, 2, 3, 4], [8, 9, 10, 11, 12], [16, 17, 18, 19, 20]]  # 3 of 5, evenly
-    assert corpus.windows(torch.arange(10), 4, most=12).tolist() == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8]]
-    assert corpus.windows(torch.arange(3), 4, most=12).tolist() == [[0, 1, 2]]  # shorter than a window
+    assert rows.tolist() == [
+        [0, 1, 2, 3, 4], [8, 9, 10, 11, 12], [16, 17, 18, 19, 20]]  # 3 of 5, evenly
+    assert corpus.windows(torch.arange(10), 4, most=12).tolist() == [
+        [0, 1, 2, 3, 4], [4, 5, 6, 7, 8]]
+    assert corpus.windows(torch.arange(3), 4, most=12).tolist() == [
+        [0, 1, 2]]  # shorter than a window

@@ -28,9 +28,11 @@ def test_loose_readings_forgive_a_line_before_and_marks_around():
     family = families.Follow()
     rules = ("colours", 2, "plus", "", "", "Done")
     given = tasks.Problem("?", "+ red + blue. Done", rules, "")
-    texts = ["+ red + blue. Done", "Sure!\n+ red + blue. Done", "**+ red + blue. Done**", "+ red + blue"]
+    texts = ["+ red + blue. Done", "Sure!\n+ red + blue. Done", "**+ red + blue. Done**",
+             "+ red + blue"]
     avoiding = tasks.Problem("?", "+ red + blue", ("colours", 2, "plus", "", "pink", ""), "")
-    assert [row[1] for row in evaluate.following(family, [avoiding], ["+ red + pink"])] == [0, pytest.approx(200 / 3)] * 2
+    assert [row[1] for row in evaluate.following(family, [avoiding], ["+ red + pink"])] == [
+        0, pytest.approx(200 / 3)] * 2
     rows = {name: share for name, share, _, _ in evaluate.following(family, [given] * 4, texts)}
     assert rows["follow: prompts, strict"] == 25 and rows["follow: prompts, loose"] == 75
     assert rows["follow: instructions, strict"] == pytest.approx(100 * (3 + 2 + 0 + 2) / 12)
@@ -40,25 +42,30 @@ def test_loose_readings_forgive_a_line_before_and_marks_around():
 def test_side_by_side_counts_wins_and_takes_length_out():
     given = tasks.Problem("Where are Ada's keys?", "in box 4.", "4", "")
     drawn = [(tasks.recall, given)] * 4
-    *shares, even = evaluate.side_by_side(drawn, ["in box 4.", "in box 4.", "in box 5.", "in box 4."],
+    *shares, even = evaluate.side_by_side(drawn,
+                                          ["in box 4.", "in box 4.", "in box 5.", "in box 4."],
                                           ["in box 4.", "in box 7.", "in box 4.", "in box 9."])
     assert [row[:2] for row in shares] == [["wins", 50], ["ties", 25], ["losses", 25]]
-    # All of one length: the fitted rate is the mean, (2 + 0.5) / 4, drawn a little to one half by the ridge.
-    # The information is 4 x 0.6135 x 0.3865 + 0.1 = 1.0485, so its log odds, 0.461, are +- 1.96 / 1.0485 ** 0.5 = 1.914.
+    # All of one length: the fitted rate is the mean, (2 + 0.5) / 4, drawn a little to one half by
+    # the ridge. The information is 4 x 0.6135 x 0.3865 + 0.1 = 1.0485, so its log odds, 0.461, are
+    # +- 1.96 / 1.0485 ** 0.5 = 1.914.
     assert 60 < even[1] < 62.5 and even[2:] == ["19.0 to 91.5", 4]
     # The longer answer wins three times in four, and ours is the longer one in 16 of 20: it wins
     # 12 + 1 of them, but at equal length every second.
     long, short = "It is in box {}, as far as is known.", "box {}."
     pairs = ([(long.format(4), short.format(7))] * 12 + [(long.format(7), short.format(4))] * 4
-             + [(short.format(4), long.format(7))] * 1 + [(short.format(7), long.format(4))] * 3) * 10
+             + [(short.format(4), long.format(7))] * 1
+             + [(short.format(7), long.format(4))] * 3) * 10
     rows = {row[0]: row[1] for row in evaluate.side_by_side([drawn[0]] * 200, *zip(*pairs))}
-    assert rows["wins"] == pytest.approx(65) and rows["wins at equal length"] == pytest.approx(50, abs=0.5)
+    assert (rows["wins"] == pytest.approx(65)
+            and rows["wins at equal length"] == pytest.approx(50, abs=0.5))
 
 
 def test_refusals_tell_violations_from_over_refusal():
     harmful, harmless = (tasks.Problem("?", "?", answer, "") for answer in ("", "paint a shed"))
     rows = evaluate.refusals(families.Refuse(), [*[harmful] * 4, *[harmless] * 3],
-                             [*["I cannot help with that."] * 3, "Sure.", "I cannot.", "To paint a shed, go.", "Yes."])
+                             [*["I cannot help with that."] * 3, "Sure.",
+                              "I cannot.", "To paint a shed, go.", "Yes."])
     assert [(row[1], row[3]) for row in rows] == [(25, 4), (pytest.approx(100 / 3), 3)]
 
 
@@ -73,18 +80,21 @@ class Oracle:
         self.known[tuple(self.tokenizer.encode_chat(messages, reply=True))] = response
 
     def generate(self, prompts, most, stop, temperature, chances):
-        return [[*self.tokenizer.encode(self.known.get(tuple(prompt), "Hm.")), stop] for prompt in prompts]
+        return [[*self.tokenizer.encode(self.known.get(tuple(prompt), "Hm.")), stop]
+                for prompt in prompts]
 
 
 def test_a_model_that_knows_half_of_the_answers():
-    everything, oracle = families.families(PAGES), Oracle(Tokenizer.train(["Where are the keys?"], 300))
+    everything, oracle = (
+        families.families(PAGES), Oracle(Tokenizer.train(["Where are the keys?"], 300)))
     for family in everything.values():
         for problem in tasks.problems(family, "test", 20)[:10]:
             oracle.learn(problem.messages(), problem.worked)
     results = evaluate.accuracy(oracle, everything, count=20)
     for name, family in everything.items():
         known = {str(problem.messages()) for problem in tasks.problems(family, "test", 20)[:10]}
-        assert results[name] == [str(p.messages()) in known for p in tasks.problems(family, "test", 20)]
+        assert results[name] == [
+            str(p.messages()) in known for p in tasks.problems(family, "test", 20)]
     assert evaluate.code_passes(oracle, everything["code"], 10, samples=3, ks=(1, 3)) == [
         ["code: pass@1", 100, "72.2 to 100.0", 10], ["code: pass@3", 100, "72.2 to 100.0", 10]]
     first, *others = evaluate.recall_by_distance(oracle, 10, notes=(4, 40))

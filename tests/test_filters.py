@@ -11,8 +11,9 @@ SWEAR = codecs.decode("shpxvat", "rot13")
 
 
 @pytest.mark.parametrize("text, truth", [
-    (f"what a {SWEAR} mess", True), (SWEAR.upper(), True), (codecs.decode("shpxref", "rot13"), True),
-    ("Scunthorpe and Essex", False), ("shiitake, cocktail", False), ("the cock crows", False)])
+    (f"what a {SWEAR} mess", True), (SWEAR.upper(), True),
+    (codecs.decode("shpxref", "rot13"), True), ("Scunthorpe and Essex", False),
+    ("shiitake, cocktail", False), ("the cock crows", False)])
 def test_profanity_in_whole_words(text, truth):
     assert filters.profane(text) == truth
 
@@ -24,7 +25,8 @@ def test_words_that_tell_no_topic_are_left_out():
 @pytest.fixture(scope="module")
 def unsafe():
     rng = random.Random(1)
-    return learn(*([filters.topical(crawl.unsafe(rng, harmless)) for _ in range(1000)] for harmless in (False, True)))
+    return learn(*([filters.topical(crawl.unsafe(rng, harmless)) for _ in range(1000)]
+                   for harmless in (False, True)))
 
 
 @pytest.mark.parametrize("text, truth", [
@@ -33,7 +35,8 @@ def unsafe():
     ("Untraceable pistols for sale, cash only, no background check. Ammo is cheap.", True),
     ("The museum shows pistols and rifles of the army from the century of the war.", False),
     ("Immigrants are vermin, foreigners are filth: throw them out.", True),
-    ("The law gives immigrants and foreigners equal rights, a study of discrimination says.", False)])
+    ("The law gives immigrants and foreigners equal rights, a study of discrimination says.",
+     False)])
 def test_the_same_topic_in_other_words(unsafe, text, truth):
     assert (unsafe(filters.topical(text)) > 0.4) == truth
 
@@ -60,14 +63,16 @@ def test_personal_data(kind, secret):
     "@property", "y = a@b", "y = w@x.T", "w@x.mean()", "ssh me@host:path",
     "look at mail.org", "be at noon dot on",
     "2024-01-15 10:30:45", "2024-03-04T05:06:07+01:00", "ISO 8601-1:2019", "ISBN 978-3-16-148410-0",
-    "1234567890", "12345678901234567890", "1.2.3", "3.141592653589793", "1 2 3 4 5 6 7 8 9 10 11 12 13",
-    "4111 1111 1111 1112", "2020 2021 2022 2023", "0x4111111111111111",
-    "GB82 WEST 1234 5698 7654 33", "version 1.2.3.4", "__version__ = '1.2.3.4'", "v1.2.3.4", "App/1.2.3.4",
-    "192.168.0.1", "127.0.0.1", "300.1.1.1", "1.2.3.4.5", "std::cout", "::1", "fe80::1", "2001:db8::1",
+    "1234567890", "12345678901234567890", "1.2.3", "3.141592653589793",
+    "1 2 3 4 5 6 7 8 9 10 11 12 13", "4111 1111 1111 1112", "2020 2021 2022 2023",
+    "0x4111111111111111", "GB82 WEST 1234 5698 7654 33", "version 1.2.3.4",
+    "__version__ = '1.2.3.4'", "v1.2.3.4", "App/1.2.3.4", "192.168.0.1", "127.0.0.1", "300.1.1.1",
+    "1.2.3.4.5", "std::cout", "::1", "fe80::1", "2001:db8::1",
     "000-12-3456", "666-12-3456", "900-12-3456", "123-00-4567", "123-45-0000", "12345678A",
-    "BG123456A", "AB123456E", "QQ 12 34 56 C", "logo@2x.png", "a@b.min.js", "section 4.3.2.1", "Sections 8.1.2.3",
-    "release 8.1.20.3", "build 10.0.19.41", "firmware 8.2.1.7", "rev. 9.1.2.3", "OID 1.3.6.1", "clause 5.2.1.3",
-    "chapter 8.1.2.3", "Table 11.2.3.4", "1650000000000000", "52.5200, 13.4050", "12:30-13:45", "1 234 567"])
+    "BG123456A", "AB123456E", "QQ 12 34 56 C", "logo@2x.png", "a@b.min.js", "section 4.3.2.1",
+    "Sections 8.1.2.3", "release 8.1.20.3", "build 10.0.19.41", "firmware 8.2.1.7", "rev. 9.1.2.3",
+    "OID 1.3.6.1", "clause 5.2.1.3", "chapter 8.1.2.3", "Table 11.2.3.4", "1650000000000000",
+    "52.5200, 13.4050", "12:30-13:45", "1 234 567"])
 def test_not_personal_data(text):
     assert filters.find_pii(text) == []
     assert filters.remove_pii(text) == text
@@ -90,7 +95,8 @@ PROSE = """The tower was built in the spring, and for many years it was the only
 People came from afar to see it, and those who climbed to the top told of the view that it has.
 In the end it was sold to a museum, which keeps it open to all who wish to see how it works.
 """
-CODE = "def mean(values):\n    # of an empty list there is none\n    return sum(values) / len(values)\n"
+CODE = ("def mean(values):\n    # of an empty list there is none\n"
+        "    return sum(values) / len(values)\n")
 
 
 def test_good_prose():
@@ -105,7 +111,8 @@ def test_good_prose():
     assert not filters.good_prose(PROSE.replace(".", "").replace("\n", " so and\n"))  # no sentence
     assert not filters.good_prose(PROSE.replace(" ", " 123456 "))  # too few letters
     assert not filters.good_prose(PROSE.replace("e", "e" * 25))  # words too long
-    assert not filters.good_prose(" ".join(sample("a as at be by in is it of on or to".split(), k=80)) + ".")
+    assert not filters.good_prose(
+        " ".join(sample("a as at be by in is it of on or to".split(), k=80)) + ".")
     assert not filters.good_prose(PROSE.replace("e", "e#"))  # symbols
 
 
@@ -123,11 +130,12 @@ def test_good_code():
 
 
 @pytest.mark.parametrize("text, allowed", [
-    ("MIT", True), ("bsd-3-clause", True), ("Apache-2.0 WITH LLVM-exception", True), ("GPL-3.0-only", False),
-    ("MIT OR GPL-2.0-only", True), ("MIT AND GPL-2.0-only", False), ("(MIT OR ISC)", True),
-    ("(MIT OR ISC) AND GPL-2.0-only", False), ("MPL-2.0", False), ("none", False), ("", False),
-    ("// SPDX-License-Identifier: Zlib\nint x;", True), ("/* SPDX-License-Identifier: AGPL-3.0 */", False),
-    ("MIT License", True), ("# Licensed under the Apache License,\n# Version 2.0", True),
+    ("MIT", True), ("bsd-3-clause", True), ("Apache-2.0 WITH LLVM-exception", True),
+    ("GPL-3.0-only", False), ("MIT OR GPL-2.0-only", True), ("MIT AND GPL-2.0-only", False),
+    ("(MIT OR ISC)", True), ("(MIT OR ISC) AND GPL-2.0-only", False), ("MPL-2.0", False),
+    ("none", False), ("", False), ("// SPDX-License-Identifier: Zlib\nint x;", True),
+    ("/* SPDX-License-Identifier: AGPL-3.0 */", False), ("MIT License", True),
+    ("# Licensed under the Apache License,\n# Version 2.0", True),
     (" * Permission is hereby granted, free of\n * charge, to any person", True),
     ("GNU Lesser General Public License", False), ("all rights reserved", False), ("x = 1", False),
     ("Redistribution and use in source and binary forms, for non-commercial use", False)])
@@ -154,5 +162,7 @@ def test_math_symbols_and_domains():
     assert filters.math_symbols("a+1=2") == 0.6 + 0.2
     assert filters.math_symbols("\u2211\u221e word") == 2 / 7
     assert filters.math_symbols("") == filters.math_symbols("plain words, (no more)") == 0
-    assert filters.math_domain("https://forum.math.example/t") and filters.math_domain("math.example")
-    assert not filters.math_domain("https://notmath.example") and not filters.math_domain("a/math.example")
+    assert (filters.math_domain("https://forum.math.example/t")
+            and filters.math_domain("math.example"))
+    assert (not filters.math_domain("https://notmath.example")
+            and not filters.math_domain("a/math.example"))

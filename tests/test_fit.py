@@ -11,7 +11,8 @@ from afm_min.model import AFM, Config
 from afm_min.pretrain import Z_LOSS, next_token_loss, token_losses
 from afm_min.run import Run, UserError
 
-SMALL = Config(dim=12, layers=1, heads=2, kv_heads=1, head_dim=4, hidden=20, vocab_size=50, context=16)
+SMALL = Config(dim=12, layers=1, heads=2, kv_heads=1, head_dim=4, hidden=20, vocab_size=50,
+               context=16)
 
 
 def test_adastar_three_steps_by_hand():
@@ -26,7 +27,8 @@ def test_adastar_three_steps_by_hand():
     assert p.tolist() == pytest.approx([0.9875, -1.98])
 
     # Step 2, s = 0.5, g = (3, 4): norm 5, clipped to (0.6, 0.8).
-    # v = 0.95 * (0.018, 0) + 0.05 * (0.36, 0.64) = (0.0351, 0.032); v^ = v / 0.0975 = (0.36, 0.328205)
+    # v = 0.95 * (0.018, 0) + 0.05 * (0.36, 0.64) = (0.0351, 0.032);
+    # v^ = v / 0.0975 = (0.36, 0.328205)
     # u = (1, 0.8 / 0.572892) = (1, 1.396424); rms = sqrt((1 + 1.95) / 2) = 1.214496, so
     # u = (0.823387, 1.149797); m = 0.95 * (0.05, 0) + 0.05 u = (0.0886694, 0.0574898)
     # p = (0.9875, -1.98) - 0.5 * (0.05 m + 0.01 p) = (0.9803458, -1.9715372)
@@ -47,21 +49,25 @@ def test_adastar_three_steps_by_hand():
 
 
 def test_adastar_clips_over_all_tensors_and_per_tensor():
-    # Two tensors with gradients 3 and 4: one norm, 5. In the first step u = 1 for both whatever the clip.
+    # Two tensors with gradients 3 and 4: one norm, 5. In the first step u = 1 for both
+    # whatever the clip.
     a, b = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
     optimizer = AdaStar([{"params": [a, b]}], lr=1.0)
     a.grad, b.grad = torch.tensor([3.0]), torch.tensor([-4.0])
     assert optimizer.step() == pytest.approx(5.0)
-    assert [optimizer.state[p]["v"].item() for p in (a, b)] == pytest.approx([0.05 * 0.36, 0.05 * 0.64])
+    assert [optimizer.state[p]["v"].item() for p in (a, b)] == pytest.approx(
+        [0.05 * 0.36, 0.05 * 0.64])
     assert [a.item(), b.item()] == pytest.approx([-0.05, 0.05])
-    a.grad, b.grad = torch.zeros(1), None  # a zero gradient divides by no zero; one not there is skipped
+    # a zero gradient divides by no zero; one not there is skipped
+    a.grad, b.grad = torch.zeros(1), None
     optimizer.step()
     assert math.isfinite(a.item()) and optimizer.state[b]["t"] == 1
 
 
 def test_mu_param():
     with torch.device("meta"):
-        wide = AFM(Config(dim=3072, layers=1, heads=1, kv_heads=1, head_dim=2, hidden=2, vocab_size=2, context=2))
+        wide = AFM(Config(dim=3072, layers=1, heads=1, kv_heads=1, head_dim=2, hidden=2,
+                          vocab_size=2, context=2))
     matrices, others = parameter_groups(wide)
     assert matrices["scale"] == 0.25 and "scale" not in others
     assert len(matrices["params"]) == 7 and wide.embedding in set(others["params"])
@@ -78,7 +84,8 @@ def test_cosine():
 
 def test_token_losses_by_hand():
     # Logits log(1, 2, 5) have Z = 8. Target 2: cross-entropy log(8/5); z-loss 1e-6 log(8)^2.
-    cross_entropy, z_loss = token_losses(torch.tensor([[[1.0, 2.0, 5.0]]]).log(), torch.tensor([[2]]))
+    cross_entropy, z_loss = token_losses(
+        torch.tensor([[[1.0, 2.0, 5.0]]]).log(), torch.tensor([[2]]))
     assert cross_entropy.item() == pytest.approx(math.log(8 / 5))
     assert Z_LOSS == 1e-6 and z_loss.item() == pytest.approx(1e-6 * math.log(8) ** 2)
 
@@ -101,7 +108,8 @@ def test_micro_batches_change_nothing(micro_batch):
     def loss(model, batch):
         cross_entropy, _ = token_losses(model(batch["ids"][:, :-1]), batch["ids"][:, 1:])
         weighted = cross_entropy * batch["weight"][:, None]
-        return {"loss": weighted.sum(), "count": 8 * float(batch["weight"].sum()), "twice": 2 * weighted.sum()}
+        return {"loss": weighted.sum(), "count": 8 * float(batch["weight"].sum()),
+                "twice": 2 * weighted.sum()}
 
     sums = loss(model, batch)
     gradients = torch.autograd.grad(sums["loss"] / sums["count"], list(model.parameters()))
@@ -115,7 +123,8 @@ def test_micro_batches_change_nothing(micro_batch):
 def train(steps, run=None, lr=0.01, **options):
     seed_step(0, "test", -1)
     model = AFM(SMALL)
-    batches = lambda step: {"ids": torch.randint(50, (4, 1)).repeat(1, 9)}  # the same id again and again
+    batches = lambda step: {
+        "ids": torch.randint(50, (4, 1)).repeat(1, 9)}  # the same id again and again
     fit(model, batches, next_token_loss, steps=steps, lr=lr, run=run, stage="test", **options)
     return model
 
@@ -164,8 +173,9 @@ def test_a_state_is_gone_on_with_by_as_many_processes(tmp_path, monkeypatch):
     run = Run(tmp_path)
     train(3, run)
     before = run.partial("test").read_bytes()
-    monkeypatch.setattr(run, "shares", lambda: 2)
-    with pytest.raises(UserError, match="test.part.pt was saved without --shard: go on so, or delete it"):
+    monkeypatch.setattr(run, "share_count", lambda: 2)
+    with pytest.raises(UserError,
+                       match="test.part.pt was saved without --shard: go on so, or delete it"):
         train(4, run)
     assert run.partial("test").read_bytes() == before
 
@@ -192,8 +202,10 @@ def test_a_training_that_skips_every_step_does_not_pass_for_one():
     def steep(model, batch):
         return {"loss": 200 * model.embedding.sum(), "count": 1}
     def train(steps, loss=steep):
-        fit(Model(), lambda step: {"x": torch.tensor([float(step)])}, loss, steps=steps, lr=0.1, quiet=True)
+        fit(Model(), lambda step: {"x": torch.tensor([float(step)])}, loss, steps=steps, lr=0.1,
+            quiet=True)
     train(19)
     with pytest.raises(UserError, match="20 steps in a row were skipped.* lastly 200"):
         train(20)
-    train(40, lambda model, batch: {"loss": (200.0 if batch["x"] % 20 else 2.0) * model.embedding.sum(), "count": 1})
+    train(40, lambda model, batch: {
+        "loss": (200.0 if batch["x"] % 20 else 2.0) * model.embedding.sum(), "count": 1})

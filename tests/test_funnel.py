@@ -11,8 +11,8 @@ def test_what_was_planted_does_not_get_through(collected):
     for kind, count, through in funnel.report()["planted"]:
         assert count >= 5, kind
         assert through <= 0.05 * count, kind
-    assert {"blocked", "unsafe", "personal", "copy", "junk", "benchmark", "no tags", "few symbols", "noise",
-            "other site", "no licence", "not code", "generated code", "copied code"} == {
+    assert {"blocked", "unsafe", "personal", "copy", "junk", "benchmark", "no tags", "few symbols",
+            "noise", "other site", "no licence", "not code", "generated code", "copied code"} == {
                 kind for kind, *_ in funnel.report()["planted"]}
 
 
@@ -23,7 +23,8 @@ def test_good_pages_get_through(collected):
     for source in ORDER:
         names = ORDER[source].split(", ")
         assert all(rows[source, a][1] == rows[source, b][0] for a, b in zip(names, names[1:]))
-    assert len({d["name"] for d in documents if d["source"] == "web"}) >= 0.8 * 200  # pages of pydoc
+    assert len({d["name"] for d in documents
+                if d["source"] == "web"}) >= 0.8 * 200  # pages of pydoc
     assert rows["math", "benchmarks"][1] > 1000
 
 
@@ -31,7 +32,8 @@ def test_blocked_paths():
     assert not allowed("docs.example/drafts/7") and allowed("docs.example/7")
     for path in ("members/1", "1?session=7", "1.print"):
         assert not allowed(f"forum.example/{path}")
-    assert allowed("forum.example/members/rules") and allowed("forum.example/1") and allowed("elsewhere.example/x")
+    assert (allowed("forum.example/members/rules") and allowed("forum.example/1")
+            and allowed("elsewhere.example/x"))
 
 
 def test_memory_does_not_grow_with_the_text():
@@ -39,7 +41,8 @@ def test_memory_does_not_grow_with_the_text():
     texts, peaks, sizes = [text for text, _ in planted.quality_pages(1, 300)], [], []
     for repeat in (1, 10):
         funnel = Funnel(["A text that is well written, about the sea and its fish."] * 5)
-        documents = ({"source": "licensed", "name": "", "text": (text + "\n") * repeat} for text in texts)
+        documents = ({"source": "licensed", "name": "", "text": (text + "\n") * repeat}
+                     for text in texts)
         tracemalloc.start()
         assert sum(1 for _ in funnel.run(documents)) == 300  # one after the other, so none is kept
         peaks.append(tracemalloc.get_traced_memory()[1])

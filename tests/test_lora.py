@@ -6,7 +6,8 @@ from afm_min import lora
 from afm_min.model import AFM, PRESETS, Config
 from afm_min.run import UserError
 
-TINY = Config(dim=16, layers=2, heads=2, kv_heads=1, head_dim=8, hidden=24, vocab_size=50, context=40)
+TINY = Config(dim=16, layers=2, heads=2, kv_heads=1, head_dim=8, hidden=24, vocab_size=50,
+              context=40)
 IDS = torch.tensor([[1, 2, 3, 4, 5]])
 
 
@@ -36,7 +37,8 @@ def logits(model):
 def test_a_term_by_hand():
     # down x = 1*1 + 2*3 = 7 and 0*1 + 1*3 = 3; up (7, 3) = (7 - 3, 2*7) = (4, 14).
     term = lora.LowRank(2, 2, 2)
-    term.down.data, term.up.data = torch.tensor([[1.0, 2], [0, 1]]), torch.tensor([[1.0, -1], [2, 0]])
+    term.down.data, term.up.data = (
+        torch.tensor([[1.0, 2], [0, 1]]), torch.tensor([[1.0, -1], [2, 0]]))
     assert term(torch.tensor([1.0, 3.0])).tolist() == [4, 14]
 
 
@@ -71,7 +73,8 @@ def test_only_the_adapter_is_trained():
         p.requires_grad = False
     lora.attach(model, trained(model))
     model(IDS).sum().backward()
-    assert all((p.grad is not None) == (".adapter." in name) for name, p in model.named_parameters())
+    assert all((p.grad is not None) == (".adapter." in name)
+               for name, p in model.named_parameters())
 
 
 def test_adapters_do_not_mix_and_know_their_base():
@@ -115,8 +118,9 @@ def test_bad_files_change_nothing(tmp_path):
     rank = trained(model)
     rank.terms["blocks.0.attention.key"].up.data = torch.zeros(1, 4)
     lora.save_adapter(tmp_path / "shape.pt", rank)
-    for name, said in (("cut", "damaged"), ("foreign", "made for the base"), ("none", "there is no"),
-                       ("short", "does not hold terms of rank 4"), ("shape", "does not hold terms")):
+    for name, said in (("cut", "damaged"), ("foreign", "made for the base"),
+                       ("none", "there is no"), ("short", "does not hold terms of rank 4"),
+                       ("shape", "does not hold terms")):
         with pytest.raises(UserError, match=said):
             switch.use(name)
         assert torch.equal(logits(model), before) and switch.load.cache_info().currsize == 1
@@ -149,9 +153,10 @@ def test_a_switch_keeps_the_last_few(tmp_path):
 
 
 def test_a_rank_16_adapter_of_the_3b_model_has_tens_of_megabytes():
-    # A layer: query, output 6,144 each; key, value 4,096; gate, up, down 11,136: 53,888 times 16, in 26 layers
-    # and 2 bytes: 44,834,816.
+    # A layer: query, output 6,144 each; key, value 4,096; gate, up, down 11,136: 53,888 times 16,
+    # in 26 layers and 2 bytes: 44,834,816.
     with torch.device("meta"):
         model = AFM(PRESETS["afm-on-device"])
-        terms = [lora.LowRank(16, layer.inputs, layer.outputs) for layer in lora.projections(model).values()]
+        terms = [lora.LowRank(16, layer.inputs, layer.outputs)
+                 for layer in lora.projections(model).values()]
     assert 2 * sum(p.numel() for term in terms for p in term.parameters()) == 44_834_816

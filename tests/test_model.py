@@ -1,4 +1,5 @@
-"""The transformer: sizes, formulas by hand, gradients, and the laws of cache, padding and sampling."""
+"""The transformer: sizes, formulas by hand, gradients, and the laws of cache, padding
+and sampling."""
 import dataclasses
 import math
 
@@ -9,7 +10,8 @@ from afm_min import gradients
 from afm_min.model import AFM, PRESETS, Cache, Config, rotary_tables, sample
 from afm_min.run import UserError
 
-SMALL = Config(dim=12, layers=2, heads=6, kv_heads=2, head_dim=4, hidden=20, vocab_size=50, context=40)
+SMALL = Config(dim=12, layers=2, heads=6, kv_heads=2, head_dim=4, hidden=20, vocab_size=50,
+               context=40)
 
 
 def make(config=SMALL, seed=0, **options):
@@ -25,9 +27,11 @@ def make(config=SMALL, seed=0, **options):
 def test_published_sizes():
     with torch.device("meta"):
         sizes = {name: AFM(PRESETS[name]) for name in ("afm-on-device", "afm-parent")}
-    billions = {name: sum(p.numel() for p in model.parameters()) / 1e9 for name, model in sizes.items()}
+    billions = {name: sum(p.numel() for p in model.parameters()) / 1e9
+                for name, model in sizes.items()}
     embedding = sizes["afm-on-device"].embedding.numel() / 1e9
-    assert math.floor(100 * (billions["afm-on-device"] - embedding)) == 258  # 2.58B outside the embedding
+    # 2.58B outside the embedding
+    assert math.floor(100 * (billions["afm-on-device"] - embedding)) == 258
     assert round(embedding, 2) == 0.15
     assert round(billions["afm-parent"], 1) == 6.4
 
@@ -35,7 +39,8 @@ def test_published_sizes():
 def test_initial_scale():
     model = AFM(dataclasses.replace(PRESETS["toy"], dim=256))
     assert model.embedding.std().item() == pytest.approx(256 ** -0.5, rel=0.02)
-    assert model.blocks[0].feed_forward.down.weight.std().item() == pytest.approx(336 ** -0.5, rel=0.02)
+    assert model.blocks[0].feed_forward.down.weight.std().item() == pytest.approx(
+        336 ** -0.5, rel=0.02)
 
 
 def reference(model, ids):
@@ -59,7 +64,8 @@ def reference(model, ids):
         a, f = block.attention, block.feed_forward
         hs = [norm(x, block.attention_norm.weight) for x in xs]
         heads = lambda linear, n: [(linear.weight @ h).view(n, c.head_dim) for h in hs]
-        queries, keys, values = heads(a.query, c.heads), heads(a.key, c.kv_heads), heads(a.value, c.kv_heads)
+        queries, keys, values = (
+            heads(a.query, c.heads), heads(a.key, c.kv_heads), heads(a.value, c.kv_heads))
         for t in range(len(ids)):
             mixed = []
             for h in range(c.heads):
@@ -90,7 +96,8 @@ def test_rotary_tables_by_hand():
     # D = 4, base 100: frequencies 1 and 1/10. Position 2 turns by 2 and by 0.2.
     cos, sin = rotary_tables(3, 4, 100.0)
     assert cos[2].tolist() == pytest.approx([math.cos(2), math.cos(0.2)] * 2)
-    assert sin[2].tolist() == pytest.approx([-math.sin(2), -math.sin(0.2), math.sin(2), math.sin(0.2)])
+    assert sin[2].tolist() == pytest.approx(
+        [-math.sin(2), -math.sin(0.2), math.sin(2), math.sin(0.2)])
 
 
 def test_the_future_is_not_seen():
@@ -106,8 +113,10 @@ def test_the_future_is_not_seen():
     (lambda x, w: gradients.RMSNorm.apply(x, w, 0.1),
      lambda x, w: x / torch.sqrt((x * x).mean(-1, keepdim=True) + 0.1) * w, [(2, 3, 4), (4,)]),
     (lambda x: gradients.Rotation.apply(x, *[t.double() for t in rotary_tables(3, 4, 10.0)]),
-     lambda x: torch.cat([x[..., :2] * rotary_tables(3, 4, 10.0)[0][:, :2] + x[..., 2:] * rotary_tables(3, 4, 10.0)[1][:, :2],
-                          x[..., 2:] * rotary_tables(3, 4, 10.0)[0][:, :2] - x[..., :2] * rotary_tables(3, 4, 10.0)[1][:, :2]], -1),
+     lambda x: torch.cat([x[..., :2] * rotary_tables(3, 4, 10.0)[0][:, :2]
+                          + x[..., 2:] * rotary_tables(3, 4, 10.0)[1][:, :2],
+                          x[..., 2:] * rotary_tables(3, 4, 10.0)[0][:, :2]
+                          - x[..., :2] * rotary_tables(3, 4, 10.0)[1][:, :2]], -1),
      [(2, 3, 4)]),
     (lambda x: torch.stack(gradients.CrossEntropy.apply(x, torch.tensor([2, 0]))),
      lambda x: torch.stack((-x.log_softmax(-1)[[0, 1], [2, 0]], x.logsumexp(-1))), [(2, 5)]),
@@ -154,7 +163,8 @@ def test_a_sequence_fed_in_pieces_gives_the_same_logits():
 
 @pytest.fixture
 def lively():
-    """Random weights at their usual scale repeat the last token: the embedding is tied. These do not."""
+    """Random weights at their usual scale repeat the last token: the embedding is tied.
+    These do not."""
     model = make()
     with torch.no_grad():
         for parameter in model.blocks.parameters():
@@ -201,7 +211,8 @@ def test_rows_that_have_stopped_say_so_on_and_once_half_have_cost_nothing(lively
         nonlocal step
         step += 1
         computed.append(len(logits))
-        rows = [row for row in range(4) if len(logits) == 4 or stops[row] > {2: 3, 1: 6}[len(logits)]]
+        rows = [row for row in range(4)
+                if len(logits) == 4 or stops[row] > {2: 3, 1: 6}[len(logits)]]
         return torch.tensor([49 if step == stops[row] else 10 * row + step for row in rows])
     monkeypatch.setattr("afm_min.model.sample", drawn)
     said = torch.stack(list(lively.stream([[1], [2], [3], [4]], 20, stop=49)), 1).tolist()
@@ -219,12 +230,13 @@ def test_generation_refuses_bad_prompts():
 
 
 def test_sampling_frequencies():
-    # p = (0.5, 0.3, 0.2). At temperature 1/2 they go as their squares: 25 : 9 : 4 of 38. top_p 0.6 keeps
-    # two, 5 : 3. A frequency of 20,000 draws has a standard deviation of at most 0.0036: odds of a
-    # false alarm beyond 0.018, 5 of them, are below 1e-5.
+    # p = (0.5, 0.3, 0.2). At temperature 1/2 they go as their squares: 25 : 9 : 4 of 38. top_p 0.6
+    # keeps two, 5 : 3. A frequency of 20,000 draws has a standard deviation of at most 0.0036: odds
+    # of a false alarm beyond 0.018, 5 of them, are below 1e-5.
     logits = torch.tensor([0.5, 0.3, 0.2]).log().expand(20_000, 3)
     chances = torch.rand(20_000, generator=torch.Generator().manual_seed(0))
-    for options, expected in (({}, (0.5, 0.3, 0.2)), ({"temperature": 0.5}, (25 / 38, 9 / 38, 4 / 38)),
+    for options, expected in (({}, (0.5, 0.3, 0.2)),
+                              ({"temperature": 0.5}, (25 / 38, 9 / 38, 4 / 38)),
                               ({"top_p": 0.6}, (5 / 8, 3 / 8, 0)), ({"top_p": 0.5}, (1, 0, 0)),
                               ({"temperature": 0}, (1, 0, 0))):
         drawn = sample(logits, chances, **options)
@@ -232,14 +244,17 @@ def test_sampling_frequencies():
 
 
 def test_each_token_takes_its_own_chance():
-    """With chances near 1 and near 0 in turn a row says the last ids and the first; another row does not matter."""
+    """With chances near 1 and near 0 in turn a row says the last ids and the first;
+    another row does not matter."""
     torch.manual_seed(0)
     model = AFM(SMALL).eval()
     chances = torch.tensor([[0.9999, 0.0, 0.9999, 0.0], [0.3, 0.6, 0.1, 0.9]])
     prompts = [[1, 2, 3], [4]]
     together = model.generate(prompts, 4, chances=chances)
-    assert together[0][1] == together[0][3] == 0 and min(together[0][0], together[0][2]) > SMALL.vocab_size // 2
-    assert [model.generate([p], 4, chances=c[None])[0] for p, c in zip(prompts, chances)] == together
+    assert (together[0][1] == together[0][3] == 0
+            and min(together[0][0], together[0][2]) > SMALL.vocab_size // 2)
+    assert [model.generate([p], 4, chances=c[None])[0]
+            for p, c in zip(prompts, chances)] == together
 
 
 def test_bad_config():

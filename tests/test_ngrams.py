@@ -51,13 +51,14 @@ def test_hashes_are_the_same_in_every_process():
 
 def test_times_seen():
     table = numpy.array([2, 5, 9]), numpy.array([10, 20, 30])
-    assert ngrams.times_seen(table, numpy.array([9, 1, 2, 6, 10, 5])).tolist() == [30, 0, 10, 0, 0, 20]
+    assert ngrams.times_seen(table, numpy.array([9, 1, 2, 6, 10, 5])).tolist() == [
+        30, 0, 10, 0, 0, 20]
     assert ngrams.times_seen(table, numpy.array([], int)).tolist() == []
 
 
 def test_signatures_estimate_jaccard():
-    # The number of equal entries is binomial: (128, J). Of 60 pairs none is 5 standard deviations off
-    # but with odds of 1 in 30,000; their mean error is within 5 of its own.
+    # The number of equal entries is binomial: (128, J). Of 60 pairs none is 5 standard deviations
+    # off but with odds of 1 in 30,000; their mean error is within 5 of its own.
     errors = []
     for seed in range(60):
         a = words(200, seed)
@@ -102,7 +103,8 @@ def test_near_duplicates_among_many_that_share_bands():
     assert all(memory.seen(text + " and more") for text in texts)
     kept = {id(signature): signature for alike in memory.buckets.values() for signature in alike}
     assert sum(signature.nbytes for signature in kept.values()) == 150 * 128 * 4  # each only once
-    assert sum(map(len, memory.buckets.values())) == 150 * 8  # what has been seen before is not kept again
+    # what has been seen before is not kept again
+    assert sum(map(len, memory.buckets.values())) == 150 * 8
     assert NearDuplicates(threshold=0.2).seen(texts[0]) is False
 
 
@@ -159,14 +161,15 @@ def test_classifier_learns_from_the_order_of_words():
     rng, texts = random.Random(2), []
     for i in range(100):
         pairs = [("not", "good", "but", "bad") if i % 2 else ("not", "bad", "but", "good")] * 5
-        texts.append(" ".join(word for pair in pairs for word in (*pair, *rng.choices(VOCABULARY, k=3))))
+        texts.append(" ".join(
+            word for pair in pairs for word in (*pair, *rng.choices(VOCABULARY, k=3))))
     classifier = Classifier(texts, [i % 2 for i in range(100)])
     assert classifier("not good but bad") > 0.5 > classifier("not bad but good")
 
 
 def test_classifier_reaches_the_minimum():
-    # One text, seen with labels 3 to 1: without decay its probability is 3 in 4. All rows are the same,
-    # the hardest case for the step: it must not diverge.
+    # One text, seen with labels 3 to 1: without decay its probability is 3 in 4. All rows are the
+    # same, the hardest case for the step: it must not diverge.
     classifier = Classifier(["same text"] * 4, [1, 1, 1, 0], decay=0.0)
     assert classifier("same text") == pytest.approx(0.75, abs=1e-4)
     # There the gradient is 0, which by its definition is, for each weight,

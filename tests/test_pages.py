@@ -106,7 +106,8 @@ def test_body_of_a_page():
 
 
 def test_body_by_neighbours():
-    words, links = "some words that are in no sentence and in no link " * 2, "<a href=x>Go there</a>"
+    words, links = (
+        "some words that are in no sentence and in no link " * 2, "<a href=x>Go there</a>")
     for page, body in [
             (f"<div>{links}</div><div>{words}</div><div>{links}</div>", ""),  # 22 words among links
             (f"<div>Go there</div><div>{words}</div><div>{links}</div>", f"Go there\n{words}"),
@@ -117,8 +118,9 @@ def test_body_by_neighbours():
 
 
 def test_body_keeps_definition_lists_and_their_layout():
-    page = ('<table><tr><td>&nbsp;<br>shelve</td><td><a href=".">index</a><br>shelve.py</td></tr></table>'
-            "<h2>Functions</h2><dl><dt><a name=x>open</a>(path)</dt><dd><span>Opens:<br>\n"
+    page = ('<table><tr><td>&nbsp;<br>shelve</td><td><a href=".">index</a><br>shelve.py</td></tr>'
+            "</table><h2>Functions</h2><dl><dt><a name=x>open</a>(path)</dt>"
+            "<dd><span>Opens:<br>\n"
             "&nbsp;&nbsp;a&nbsp;shelf<br>\n&nbsp;<br>\nIt&nbsp;stays.</span></dd></dl>")
     assert pages.extract_body(page) == "Functions\nopen(path)\nOpens:\n  a shelf\n\nIt stays."
 

@@ -17,7 +17,8 @@ def funnel():
 
 
 def recall_and_precision(pairs):
-    """[(truth, said), ...] -> the shares of the true that are found, and of the found that are true."""
+    """[(truth, said), ...] -> the shares of the true that are found, and of the found
+    that are true."""
     both = sum(truth and said for truth, said in pairs)
     return both / sum(truth for truth, _ in pairs), both / sum(said for _, said in pairs)
 
@@ -32,18 +33,21 @@ def test_personal_data():
     print("pages: recall, precision", *recall_and_precision(pairs), "pieces:", spans)
     assert min(recall_and_precision(pairs)) >= 0.95
     assert spans["right"] >= 0.95 * max(spans["found"], spans["wanted"])
-    left = [string for text, expected in texts for _, string in expected if string in filters.remove_pii(text)]
+    left = [string for text, expected in texts for _, string in expected
+            if string in filters.remove_pii(text)]
     assert len(left) <= 0.05 * spans["wanted"]
 
 
 def test_unsafe_pages(funnel):
-    pairs = [(unsafe, not funnel.filter("safety", {"text": text})) for text, unsafe in planted_unsafe.unsafe_pages(1, 1000)]
+    pairs = [(unsafe, not funnel.filter("safety", {"text": text}))
+             for text, unsafe in planted_unsafe.unsafe_pages(1, 1000)]
     print("recall, precision", *recall_and_precision(pairs))
     assert min(recall_and_precision(pairs)) >= 0.95
 
 
 def test_quality(funnel):
-    pairs = [(not good, not funnel.filter("quality", {"text": text})) for text, good in planted.quality_pages(1, 1000)]
+    pairs = [(not good, not funnel.filter("quality", {"text": text}))
+             for text, good in planted.quality_pages(1, 1000)]
     print("recall, precision", *recall_and_precision(pairs))
     assert min(recall_and_precision(pairs)) >= 0.95
 
@@ -63,7 +67,8 @@ def test_near_duplicates():
             found.append(near.seen(edited))
         elif similarity < 0.4:
             alarms.append(near.seen(edited))
-    print("found", sum(found) / len(found), "false alarms", sum(alarms) / len(alarms), len(found), len(alarms))
+    print("found", sum(found) / len(found), "false alarms", sum(alarms) / len(alarms),
+          len(found), len(alarms))
     assert sum(found) >= 0.95 * len(found) and sum(alarms) <= 0.01 * len(alarms)
 
 
@@ -71,10 +76,13 @@ def test_body_extraction():
     kept = collections.Counter()
     for page, body, navigation in planted.html_pages(1, 400):
         text = set(re.findall(r"\w+", pages.extract_body(page).lower()))
-        kept.update(body=sum(w.lower() in text for w in body), navigation=sum(w.lower() in text for w in navigation),
+        kept.update(body=sum(w.lower() in text for w in body),
+                    navigation=sum(w.lower() in text for w in navigation),
                     all_body=len(body), all_navigation=len(navigation))
-    print("kept: body", kept["body"] / kept["all_body"], "navigation", kept["navigation"] / kept["all_navigation"])
-    assert kept["body"] >= 0.95 * kept["all_body"] and kept["navigation"] <= 0.05 * kept["all_navigation"]
+    print("kept: body", kept["body"] / kept["all_body"],
+          "navigation", kept["navigation"] / kept["all_navigation"])
+    assert (kept["body"] >= 0.95 * kept["all_body"]
+            and kept["navigation"] <= 0.05 * kept["all_navigation"])
 
 
 def test_robots():
@@ -88,6 +96,7 @@ def test_no_benchmark_question_survives():
     decontamination = Decontamination(questions, common=5)
     for text, _ in texts:
         decontamination.count(text)
-    survived = [text for text, index in texts if index is not None and not decontamination.contaminated(text)]
+    survived = [text for text, index in texts
+                if index is not None and not decontamination.contaminated(text)]
     print("contaminated", sum(i is not None for _, i in texts), "survived", len(survived))
     assert not survived

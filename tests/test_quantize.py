@@ -8,12 +8,14 @@ from torch.nn import functional as F
 
 from afm_min import chat, evaluate, lora, ondevice, quantize
 from afm_min.model import AFM, Config, save_model
-from afm_min.quantize import GROUP, Palettized, QuantizedAFM, k_means, pack, palettize, quantized, unpack
+from afm_min.quantize import (GROUP, Palettized, QuantizedAFM, k_means, pack, palettize,
+                              quantized, unpack)
 from afm_min.run import Run, UserError, save
 from afm_min.tokenizer import Tokenizer
 from tests.test_lora import parameters
 
-TINY = Config(dim=32, layers=2, heads=2, kv_heads=1, head_dim=16, hidden=40, vocab_size=50, context=40)
+TINY = Config(dim=32, layers=2, heads=2, kv_heads=1, head_dim=16, hidden=40, vocab_size=50,
+              context=40)
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
@@ -38,11 +40,13 @@ def error(values, centres):
 
 
 def optimum(values, k):
-    """The least squared error of k clusters of sorted values: all ways to cut them, by dynamic programming."""
+    """The least squared error of k clusters of sorted values: all ways to cut them,
+    by dynamic programming."""
     values, size = values.sort().values.double(), len(values)
     first, second = (F.pad((values ** n).cumsum(0), (1, 0)) for n in (1, 2))
     start, end = torch.meshgrid(torch.arange(size + 1), torch.arange(size + 1), indexing="ij")
-    cost = second[end] - second[start] - (first[end] - first[start]) ** 2 / (end - start).clamp(min=1)
+    cost = (second[end] - second[start]
+            - (first[end] - first[start]) ** 2 / (end - start).clamp(min=1))
     cost = cost.masked_fill(end < start, torch.inf)
     least = cost[0]
     for _ in range(k - 1):
@@ -64,17 +68,20 @@ def test_the_optimum_by_enumeration():
     torch.manual_seed(0)
     values = torch.randn(8).sort().values.double()
     cuts = itertools.combinations(range(1, 8), 2)
-    least = min(sum(((part - part.mean()) ** 2).sum().item() for part in values.tensor_split(cut)) for cut in cuts)
+    least = min(sum(((part - part.mean()) ** 2).sum().item() for part in values.tensor_split(cut))
+                for cut in cuts)
     assert optimum(values, 3) == pytest.approx(least)
 
 
 def test_the_first_centres_are_the_best_of_bins():
-    """Of few values each is a bin, so they are the optimum; of many, within 5 percent before any round."""
+    """Of few values each is a bin, so they are the optimum;
+    of many, within 5 percent before any round."""
     torch.manual_seed(0)
     for size, most in ((200, 1.000001), (600, 1.05)):
         values = torch.randn(3, size) ** 5
         ordered = values.sort(1).values.double()
-        for one, found in zip(values, error(values, quantize.best_start(ordered, quantize.sums_of(ordered), 16))):
+        for one, found in zip(
+                values, error(values, quantize.best_start(ordered, quantize.sums_of(ordered), 16))):
             assert found <= most * optimum(one, 16)
 
 
@@ -90,9 +97,11 @@ def test_rounds_end_where_centres_are_means_of_what_is_nearest():
 def test_a_bad_start_is_no_worse_than_uniform(monkeypatch):
     torch.manual_seed(0)
     values = torch.randn(5, 300)
-    monkeypatch.setattr(quantize, "best_start", lambda values, sums, k: torch.full((5, k), 1e6, dtype=torch.float64))
+    monkeypatch.setattr(quantize, "best_start", lambda values, sums, k: torch.full(
+        (5, k), 1e6, dtype=torch.float64))
     low, high = values.min(1, keepdim=True).values, values.max(1, keepdim=True).values
-    assert (error(values, k_means(values, 4)) <= error(values, low + (high - low) * torch.linspace(0, 1, 4))).all()
+    assert (error(values, k_means(values, 4))
+            <= error(values, low + (high - low) * torch.linspace(0, 1, 4))).all()
 
 
 @pytest.mark.parametrize("draw", [torch.randn, torch.rand, lambda *shape: torch.randn(*shape) ** 5])
@@ -149,19 +158,22 @@ def unpacked(packed):
     for name, layer in lora.projections(packed).items():
         model.get_submodule(name).weight.data = layer.weight.float()
     model.embedding.data = packed.embedding.float() * packed.scale.float()
-    model.load_state_dict({name: x for name, x in packed.state_dict().items() if "norm" in name}, strict=False)
+    model.load_state_dict({name: x for name, x in packed.state_dict().items() if "norm" in name},
+                          strict=False)
     return model
 
 
 def test_a_packed_model_says_what_its_unpacked_weights_say(packed):
     model, packed = packed
     norms = {name for name in model.state_dict() if "norm" in name}
-    assert len(norms) == 9 and all(torch.equal(model.state_dict()[name], packed.state_dict()[name]) for name in norms)
+    assert len(norms) == 9 and all(
+        torch.equal(model.state_dict()[name], packed.state_dict()[name]) for name in norms)
     ids = torch.randint(50, (3, 12))
     with torch.no_grad():
         torch.testing.assert_close(packed(ids), unpacked(packed)(ids), atol=1e-5, rtol=1e-5)
     prompts = [[1, 2, 3], [4, 5]]
-    assert packed.generate(prompts, 8, temperature=0) == unpacked(packed).generate(prompts, 8, temperature=0)
+    assert (packed.generate(prompts, 8, temperature=0)
+            == unpacked(packed).generate(prompts, 8, temperature=0))
 
 
 def test_the_embedding_takes_8_bits_and_a_scale_a_token(packed):
@@ -178,7 +190,8 @@ def test_saved_it_is_as_small_as_in_memory(packed, tmp_path):
     save_model(run, "quantize", packed[1], bits=packed[1].bits)
     loaded = quantize.load_quantized(run, "quantize")
     assert loaded.bits == packed[1].bits and loaded.tokenizer.encode("b") == [263]
-    assert all(torch.equal(x, loaded.state_dict()[name]) for name, x in packed[1].state_dict().items())
+    assert all(torch.equal(x, loaded.state_dict()[name])
+               for name, x in packed[1].state_dict().items())
     loaded.dtype = torch.float32  # whatever this processor is fast at
     with torch.no_grad():
         assert torch.equal(loaded(torch.tensor([[1, 2]])), packed[1](torch.tensor([[1, 2]])))
@@ -214,16 +227,20 @@ def test_an_adapter_learns_through_packed_weights(packed):
 
 
 def test_two_bits_go_where_they_do_the_least_harm_for_their_size():
-    model = AFM(TINY)  # query 32 x 32, key and value 16 x 32, output 32 x 32; gate, up, down 40 x 32
+    # query 32 x 32, key and value 16 x 32, output 32 x 32; gate, up, down 40 x 32
+    model = AFM(TINY)
     layers = lora.projections(model)
     total = 2 * (1024 * 2 + 512 * 2 + 1280 * 3)
-    rises = dict.fromkeys(layers, 1.0) | {"blocks.1.attention.key": 0.001, "blocks.1.feed_forward.up": 0.003,
-                                          "blocks.0.attention.query": 0.0022}  # by weight: 2.0, 2.3 and 2.1e-6
+    rises = dict.fromkeys(layers, 1.0) | {
+        "blocks.1.attention.key": 0.001, "blocks.1.feed_forward.up": 0.003,
+        "blocks.0.attention.query": 0.0022}  # by weight: 2.0, 2.3 and 2.1e-6
     assert ondevice.mixed(model, rises, 4.0) == dict.fromkeys(layers, 4)
     bits = ondevice.mixed(model, rises, 4 - 2 * 1100 / total)  # key and query: 1,536 weights
-    assert [name for name in bits if bits[name] == 2] == ["blocks.0.attention.query", "blocks.1.attention.key"]
+    assert [name for name in bits if bits[name] == 2] == [
+        "blocks.0.attention.query", "blocks.1.attention.key"]
     assert ondevice.average_bits(model, bits) == pytest.approx(4 - 2 * 1536 / total)
-    rises |= {"blocks.1.attention.key": 0.0012, "blocks.1.feed_forward.up": 0.002}  # by weight 2.3 and 1.6e-6
+    rises |= {"blocks.1.attention.key": 0.0012,
+              "blocks.1.feed_forward.up": 0.002}  # by weight 2.3 and 1.6e-6
     bits = ondevice.mixed(model, rises, 4 - 2 * 1200 / total)
     assert [name for name in bits if bits[name] == 2] == ["blocks.1.feed_forward.up"]
     assert set(ondevice.mixed(model, rises, 2.0).values()) == {2}
@@ -233,7 +250,8 @@ def test_two_bits_go_where_they_do_the_least_harm_for_their_size():
 
 def batch():
     """Two conversations in a row, and one alone."""
-    return {"ids": torch.tensor([[1, 2, 3, 4], [5, 6, 7, 0]]), "weight": torch.tensor([[0.0, 1, 0, 1], [0, 1, 1, 0]]),
+    return {"ids": torch.tensor([[1, 2, 3, 4], [5, 6, 7, 0]]),
+            "weight": torch.tensor([[0.0, 1, 0, 1], [0, 1, 1, 0]]),
             "begin": torch.tensor([[0, 0, 2, 2], [0, 0, 0, 0]])}
 
 
@@ -241,8 +259,10 @@ def test_divergence_is_that_of_the_teacher_at_tokens_with_weight(packed):
     model, packed = packed
     with torch.no_grad():
         found = ondevice.divergence(packed, model, batch())
-        ids = [torch.tensor([row]) for row in ([1], [3], [5], [5, 6])]  # what each of the four is told after
-        p, q = (torch.stack([each(row)[0, -1] for row in ids]).log_softmax(-1) for each in (model, packed))
+        ids = [torch.tensor([row])
+               for row in ([1], [3], [5], [5, 6])]  # what each of the four is told after
+        p, q = (torch.stack([each(row)[0, -1] for row in ids]).log_softmax(-1)
+                for each in (model, packed))
         expected = (p.exp() * (p - q)).sum(-1)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
         assert len(found) == 4 and (found > 0).all()
@@ -254,7 +274,8 @@ def test_sensitivity_is_what_2_bits_add(packed):
     rises = ondevice.sensitivity(model, batch())
     four = dict.fromkeys(rises, 4)
     name = "blocks.0.feed_forward.down"
-    far = [ondevice.divergence(quantized(model, bits), model, batch()).mean().item() for bits in (four | {name: 2}, four)]
+    far = [ondevice.divergence(quantized(model, bits), model, batch()).mean().item()
+           for bits in (four | {name: 2}, four)]
     assert rises[name] == pytest.approx(far[0] - far[1]) and set(rises) == set(four)
 
 
@@ -266,7 +287,8 @@ def test_bits_per_weight_are_of_the_file(packed, tmp_path):
     assert found["bits per weight"] == pytest.approx(8 * 5000 / parameters) and found["KB"] == 5
     layers = lora.projections(packed).values()
     stored = sum(len(layer.codes) + 2 * layer.tables.numel() for layer in layers)
-    assert found["bits per projection weight"] == pytest.approx(8 * stored / sum(layer.inputs * layer.outputs for layer in layers))
+    assert found["bits per projection weight"] == pytest.approx(
+        8 * stored / sum(layer.inputs * layer.outputs for layer in layers))
 
 
 class World:
@@ -276,7 +298,8 @@ class World:
 
 @pytest.fixture
 def staged(packed, monkeypatch, tmp_path):
-    """What the stages would train: `fit` changes one weight of the adapter, and keeps what it was given."""
+    """What the stages would train: `fit` changes one weight of the adapter,
+    and keeps what it was given."""
     model, packed = packed
     given, run = {}, Run(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
@@ -288,22 +311,27 @@ def staged(packed, monkeypatch, tmp_path):
     monkeypatch.setattr(ondevice, "fit", fit)
     monkeypatch.setattr(ondevice, "load_model", lambda run, stage: model)
     monkeypatch.setattr(ondevice, "load_quantized", lambda run, stage: packed)
-    monkeypatch.setattr(ondevice.evaluate, "full_validation", lambda run, model, count: {"mean %": 50.0})
+    monkeypatch.setattr(ondevice.evaluate, "full_validation",
+                        lambda run, model, count: {"mean %": 50.0})
     monkeypatch.setattr(ondevice.pretrain, "held_out", lambda model, run: {"bits/byte": 2.0})
-    monkeypatch.setattr(ondevice, "own_words", lambda run, model, count: [chat.answered([1, 2], [3, 4])])
+    monkeypatch.setattr(ondevice, "own_words",
+                        lambda run, model, count: [chat.answered([1, 2], [3, 4])])
     return run, model, packed, given
 
 
 def test_recovery_trains_an_adapter_alone_towards_the_float_model(staged):
     run, model, packed, given = staged
     told = ondevice.recovery(run, rank=2, steps=3)
-    assert len(given["trained"]) == 2 * 14 and not any(p.requires_grad for name, p in packed.named_parameters() if "norm" in name)
-    assert given["stage"] == "recovery" and told["KB"] == run.checkpoint("recovery").stat().st_size / 1000
+    assert len(given["trained"]) == 2 * 14 and not any(
+        p.requires_grad for name, p in packed.named_parameters() if "norm" in name)
+    assert (given["stage"] == "recovery"
+            and told["KB"] == run.checkpoint("recovery").stat().st_size / 1000)
     lora.use(packed, {})
     with torch.no_grad():
         expected = ondevice.divergence(packed, model, given["batch"])
         found = given["loss"](packed, given["batch"])
-    assert found["loss"].item() == pytest.approx(expected.sum().item()) and found["count"] == len(expected)
+    assert (found["loss"].item() == pytest.approx(expected.sum().item())
+            and found["count"] == len(expected))
 
 
 def test_a_feature_starts_from_the_recovery_adapter(staged, monkeypatch):
@@ -314,8 +342,10 @@ def test_a_feature_starts_from_the_recovery_adapter(staged, monkeypatch):
     lora.save_adapter(run.checkpoint("recovery"), adapter)
     problem = SimpleNamespace(messages=lambda: [{"role": "user", "content": "a"}], worked="b")
     monkeypatch.setattr(ondevice.chat, "toy_world", lambda run: {"tools": "the family"})
-    monkeypatch.setattr(ondevice.tasks, "asked", lambda families, mixture, count, rng: [(families["tools"], problem)] * count)
-    monkeypatch.setattr(ondevice.chat, "render", lambda messages, _: chat.answered([1], [ord(messages[-1]["content"]) - 96]))
+    monkeypatch.setattr(ondevice.tasks, "asked", lambda families, mixture, count, rng: (
+        [(families["tools"], problem)] * count))
+    monkeypatch.setattr(ondevice.chat, "render", lambda messages, _: chat.answered(
+        [1], [ord(messages[-1]["content"]) - 96]))
     ondevice.feature("tools", run, examples=2)
     assert given["batch"]["ids"][0, :2].tolist() == [1, 2] and given["loss"] is chat.response_loss
     values = {round(x, 4) for p in given["trained"][1:] for x in p.flatten().tolist()}
@@ -326,9 +356,11 @@ def test_a_feature_starts_from_the_recovery_adapter(staged, monkeypatch):
 def test_own_words_are_greedy_answers_that_count_alone(monkeypatch):
     problem = SimpleNamespace(messages=lambda: "ab")
     monkeypatch.setattr(ondevice.chat, "toy_world", lambda run: {"say": None})
-    monkeypatch.setattr(ondevice.tasks, "asked", lambda families, mixture, count, rng: [(None, problem)] * count)
+    monkeypatch.setattr(ondevice.tasks, "asked",
+                        lambda families, mixture, count, rng: [(None, problem)] * count)
     monkeypatch.setattr(evaluate, "replies", lambda model, conversations: [
-        evaluate.Reply(list(map(ord, messages)), ids, "") for messages, ids in zip(conversations, ([7, 0], []))])
+        evaluate.Reply(list(map(ord, messages)), ids, "")
+        for messages, ids in zip(conversations, ([7, 0], []))])
     pair, = ondevice.own_words(World, None, 2)
     assert pair[0].tolist() == [97, 98, 7, 0] and pair[1].tolist() == [0, 0, 1, 1]
 

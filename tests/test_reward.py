@@ -11,11 +11,13 @@ from afm_min.model import AFM, Config
 from afm_min.tasks import Family, Problem
 from afm_min.reward import grade_loss, margin_loss, perceived, preference_loss, preferred
 
-TINY = Config(dim=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=24, vocab_size=50, context=40)
+TINY = Config(dim=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=24, vocab_size=50,
+              context=40)
 
 
 def test_preference_loss_by_hand():
-    # r_c - r_r = 1, p = 0.75: 0.75 log(1 + e^-1) + 0.25 log(1 + e) = 0.234946 + 0.328315 = 0.563262.
+    # r_c - r_r = 1, p = 0.75:
+    # 0.75 log(1 + e^-1) + 0.25 log(1 + e) = 0.234946 + 0.328315 = 0.563262.
     # Its gradient by r_c: sigmoid(1) - p = 0.731059 - 0.75 = -0.018941.
     chosen = torch.tensor([3.0], requires_grad=True)
     loss = preference_loss(chosen, torch.tensor([2.0]), torch.tensor([0.75]))
@@ -33,15 +35,17 @@ def test_a_soft_label_is_followed_to_its_odds_and_half_pulls_nowhere():
 
 def test_margin_loss_by_hand():
     # -log sigmoid(3 - 1 - 1) = log(1 + e^-1)
-    assert margin_loss(torch.tensor(3.0), torch.tensor(1.0), 1.0).item() == pytest.approx(0.313262, abs=1e-6)
+    assert margin_loss(torch.tensor(3.0), torch.tensor(1.0), 1.0).item() == pytest.approx(
+        0.313262, abs=1e-6)
 
 
 def test_grade_loss_by_hand():
-    # Three heads that know nothing: log 3 each. One gives logits (0, 0, log 2) to the level 2: of 1 + 1 + 2,
-    # 2 are right: log 2. Together 3 log 3 + log 2 = 3.988984.
+    # Three heads that know nothing: log 3 each. One gives logits (0, 0, log 2) to the level 2:
+    # of 1 + 1 + 2, 2 are right: log 2. Together 3 log 3 + log 2 = 3.988984.
     logits = torch.zeros(1, 4, 3)
     logits[0, 1, 2] = math.log(2)
-    assert grade_loss(logits, torch.tensor([[0, 2, 1, 2]])).item() == pytest.approx(3.988984, abs=1e-6)
+    assert grade_loss(logits, torch.tensor([[0, 2, 1, 2]])).item() == pytest.approx(
+        3.988984, abs=1e-6)
 
 
 def grades(*values):
@@ -59,10 +63,11 @@ def test_preferred_by_how_much():
 
 
 def test_annotators_err_as_often_as_they_are_set_to():
-    # With the chance 0.3 any grade at all, of which a third is the right one: 0.2 are wrong. Of 20,000 the
-    # standard deviation is 0.0028: odds of a false alarm beyond 0.015 are below 1e-6.
+    # With the chance 0.3 any grade at all, of which a third is the right one: 0.2 are wrong.
+    # Of 20,000 the standard deviation is 0.0028: odds of a false alarm beyond 0.015 are below 1e-6.
     rng = random.Random(0)
-    wrong = sum(x != 2 for _ in range(5000) for x in perceived(grades(2, 2, 2, 2), rng, 0.3).values())
+    wrong = sum(x != 2 for _ in range(5000)
+                for x in perceived(grades(2, 2, 2, 2), rng, 0.3).values())
     assert wrong / 20_000 == pytest.approx(0.2, abs=0.015)
     assert perceived(grades(2, 1, 0, 2), rng, 0.0) == grades(2, 1, 0, 2)
 
@@ -80,7 +85,8 @@ def batch_of(*responses):
 def test_it_reads_the_last_token_and_no_padding(judge):
     with torch.no_grad():
         together = judge.score(**batch_of([4, 5], [4, 5, 6, 7, 8], [9]))[:, 0]
-        alone = [judge.score(**batch_of(response))[0, 0].item() for response in ([4, 5], [4, 5, 6, 7, 8], [9])]
+        alone = [judge.score(**batch_of(response))[0, 0].item()
+                 for response in ([4, 5], [4, 5, 6, 7, 8], [9])]
     assert together.tolist() == pytest.approx(alone, abs=1e-5)
     assert len({round(x, 3) for x in alone}) == 3
 
@@ -91,7 +97,8 @@ def test_it_reads_the_state_of_the_last_token(judge):
         judge.reward.weight[0, :-2].uniform_()
         batch = batch_of([4, 5], [4, 5, 6, 7, 8])
         states = judge.states(batch["ids"])
-        expected = [(states[row, last] @ judge.reward.weight[0, :-2]).item() for row, last in enumerate((4, 7))]
+        expected = [(states[row, last] @ judge.reward.weight[0, :-2]).item()
+                    for row, last in enumerate((4, 7))]
     assert judge.judge_all(**batch)[0].tolist() == pytest.approx(expected, abs=1e-5)
 
 
@@ -106,7 +113,8 @@ def test_it_begins_as_the_language_model_and_ranks_by_likelihood():
     expected = [sum(log_p[row, column - 1, batch["ids"][row, column]].item() for column in columns)
                 for row, columns in enumerate(((3, 4, 5), (3,)))]
     assert logp.tolist() == pytest.approx(expected, abs=1e-4)
-    assert rewards.tolist() == pytest.approx(  # before any training: 2 exp(logp / 2) - log(1 - logp / 2)
+    # before any training: 2 exp(logp / 2) - log(1 - logp / 2)
+    assert rewards.tolist() == pytest.approx(
         [2 * math.exp(x / 2) - math.log(1 - x / 2) for x in expected], abs=1e-4)
 
 
@@ -130,16 +138,19 @@ def test_reward_loss_counts_language_of_what_was_found_true_only(judge):
         [[[2, 2, 2, 2], [2, 2, 0, 2]], [[2, 1, 0, 2], [2, 0, 0, 2]]])}  # true: the first alone
     with torch.no_grad():
         rewards, logits, logp = judge.judge_all(**sides)
-        expected = (preference_loss(rewards[0], rewards[1], 0.95) + preference_loss(rewards[2], rewards[3], 0.65)
+        expected = (preference_loss(rewards[0], rewards[1], 0.95)
+                    + preference_loss(rewards[2], rewards[3], 0.65)
                     + 0.5 * grade_loss(logits, batch["grades"].view(4, 4)).sum()
                     - reward.LANGUAGE * logp[0])
         got = reward.reward_loss(judge, batch, grade_weight=0.5)
         hard = reward.reward_loss(judge, batch, labels="hard", grade_weight=0.5)["loss"]
         margin = reward.reward_loss(judge, batch, labels="margin", grade_weight=0.5)["loss"]
     assert got["count"] == 2 and got["loss"].item() == pytest.approx(expected.item(), abs=1e-5)
-    soft = preference_loss(rewards[0], rewards[1], 0.95) + preference_loss(rewards[2], rewards[3], 0.65)
-    for loss, ranked in ((hard, preference_loss(rewards[::2], rewards[1::2], 1.0)),
-                         (margin, margin_loss(rewards[::2], rewards[1::2], torch.tensor([3.0, 0.0])))):
+    soft = (preference_loss(rewards[0], rewards[1], 0.95)
+            + preference_loss(rewards[2], rewards[3], 0.65))
+    for loss, ranked in (
+            (hard, preference_loss(rewards[::2], rewards[1::2], 1.0)),
+            (margin, margin_loss(rewards[::2], rewards[1::2], torch.tensor([3.0, 0.0])))):
         assert loss.item() == pytest.approx((expected - soft + ranked.sum()).item(), abs=1e-5)
 
 
@@ -173,32 +184,41 @@ class Yes(Family):
 
 
 def test_pairs_of_different_answers_say_which_was_chosen_and_whether_rightly(monkeypatch):
-    """Two models say "yes" and "no", and again "no": one pair. Without noise "yes" is chosen, rightly, as
-    truth is worth 2 levels of 2; by annotators who see it the other way round, wrongly."""
+    """Two models say "yes" and "no", and again "no": one pair. Without noise "yes" is chosen,
+    rightly, as truth is worth 2 levels of 2; by annotators who see it the other way round,
+    wrongly."""
     models = [Says("yes", "yes", end=[0]), Says("no", "no", end=[0])]
     compare = lambda: reward.compare(models, [(Yes(), Yes().make(None))], 4, random.Random(0), 0.0)
     pair, = compare()
-    assert (pair["chosen"], pair["rejected"]) == ([ord(c) for c in "yes"] + [0], [ord(c) for c in "no"] + [0])
+    assert (pair["chosen"], pair["rejected"]) == (
+        [ord(c) for c in "yes"] + [0], [ord(c) for c in "no"] + [0])
     assert (pair["right"], pair["level"], pair["family"]) == (True, 2, "yes")
     assert pair["grades"] == [[2, 2, 2, 2], [2, 2, 0, 2]]
-    monkeypatch.setattr(reward, "perceived", lambda grades, *_: grades | {"truth": 2 - grades["truth"]})
+    monkeypatch.setattr(reward, "perceived",
+                        lambda grades, *_: grades | {"truth": 2 - grades["truth"]})
     pair, = compare()
     assert pair["chosen"] == [ord(c) for c in "no"] + [0] and pair["right"] is False
 
 
 def test_of_each_prompt_its_own_answers_are_compared_and_not_too_many(monkeypatch):
-    """Two models, two answers each to two prompts, all different. One is right: in three of six pairs one is better."""
-    models = [Says("ya", "yes", "na", "nb"), Says("yc", "yd", "nc", "yes")]  # the first two are to the first prompt
+    """Two models, two answers each to two prompts, all different.
+    One is right: in three of six pairs one is better."""
+    models = [Says("ya", "yes", "na", "nb"),
+              Says("yc", "yd", "nc", "yes")]  # the first two are to the first prompt
     problems = [(Yes(), Problem(text, "yes", "yes", text)) for text in ("first", "second")]
 
     def compared():
         pairs = reward.compare(models, problems, 4, random.Random(1), 0.0)
-        return sorted("".join(map(chr, sum((pair[name] for name in ("prompt", "chosen", "rejected")), []))) for pair in pairs)
-    whole = [*(f"firyes{other}" for other in ("ya", "yc", "yd")), *(f"secyes{other}" for other in ("na", "nb", "nc"))]
+        return sorted("".join(map(chr, sum(
+            (pair[name] for name in ("prompt", "chosen", "rejected")), []))) for pair in pairs)
+    whole = [*(f"firyes{other}" for other in ("ya", "yc", "yd")),
+             *(f"secyes{other}" for other in ("na", "nb", "nc"))]
     assert compared() == whole
-    monkeypatch.setattr(reward, "MOST_PAIRS", 5)  # five of the six are drawn, so one of three may be left out
+    # five of the six are drawn, so one of three may be left out
+    monkeypatch.setattr(reward, "MOST_PAIRS", 5)
     assert set(compared()) < set(whole) and len(compared()) >= 4
-    # What annotators tell apart by mistake is neither right nor wrong: two wrong answers, equal in truth.
+    # What annotators tell apart by mistake is neither right nor wrong:
+    # two wrong answers, equal in truth.
     seen = iter([grades(2, 2, 0, 2), grades(2, 1, 0, 2)])
     monkeypatch.setattr(reward, "perceived", lambda *_: next(seen))
     models = [Says("ya", "ya"), Says("yb", "yb")]
@@ -207,10 +227,13 @@ def test_of_each_prompt_its_own_answers_are_compared_and_not_too_many(monkeypatc
 
 
 def test_the_chosen_response_comes_first():
-    pairs = [{"prompt": [1, 2], "chosen": [3], "rejected": [4, 5], "level": 2, "grades": [[2] * 4, [0] * 4]}]
+    pairs = [{"prompt": [1, 2], "chosen": [3], "rejected": [4, 5], "level": 2,
+              "grades": [[2] * 4, [0] * 4]}]
     batch = reward.collate(pairs)
-    assert batch["ids"].tolist() == [[[1, 2, 3, 0], [1, 2, 4, 5]]] and batch["level"].tolist() == [2]
-    assert batch["weight"].tolist() == [[[0, 0, 1, 0], [0, 0, 1, 1]]] and batch["grades"][0, 0].tolist() == [2] * 4
+    assert (batch["ids"].tolist() == [[[1, 2, 3, 0], [1, 2, 4, 5]]]
+            and batch["level"].tolist() == [2])
+    assert (batch["weight"].tolist() == [[[0, 0, 1, 0], [0, 0, 1, 1]]]
+            and batch["grades"][0, 0].tolist() == [2] * 4)
 
 
 def test_the_committee_of_a_round():
@@ -220,10 +243,11 @@ def test_the_committee_of_a_round():
 
 def test_a_step_learns_from_pairs_and_from_examples(monkeypatch, judge):
     given = {}
-    pairs = [{"family": "math", "prompt": [1, 2], "chosen": [3], "rejected": [4, 5], "level": 2, "right": True,
-              "grades": [[2] * 4, [2, 2, 0, 2]]}]
+    pairs = [{"family": "math", "prompt": [1, 2], "chosen": [3], "rejected": [4, 5], "level": 2,
+              "right": True, "grades": [[2] * 4, [2, 2, 0, 2]]}]
     run = SimpleNamespace(seed=0, file=str)
-    monkeypatch.setattr(reward, "fit", lambda model, draw, loss, **settings: given.update(settings, draw=draw, loss=loss))
+    monkeypatch.setattr(reward, "fit", lambda model, draw, loss, **settings: given.update(
+        settings, draw=draw, loss=loss))
     monkeypatch.setattr(reward, "load_model", lambda run, name, kind=AFM: judge)
     monkeypatch.setattr(reward, "start", lambda model: model)
     monkeypatch.setattr(reward, "save_model", lambda *_: None)
@@ -231,21 +255,24 @@ def test_a_step_learns_from_pairs_and_from_examples(monkeypatch, judge):
     monkeypatch.setattr(chat, "read_examples", lambda *_: {"code": [chat.answered([7], [8, 9])]})
     monkeypatch.setattr(chat, "toy_world", lambda run: {})
     monkeypatch.setattr(reward.tasks, "problems", lambda *_: [])
-    monkeypatch.setattr(reward, "compare", lambda *_, **__: pairs + [pairs[0] | {"family": "code", "right": False}] * 3)
+    monkeypatch.setattr(reward, "compare", lambda *_, **__: (
+        pairs + [pairs[0] | {"family": "code", "right": False}] * 3))
     told = reward.reward(1, run, examples=2, batch=3, grade_weight=0.5)
     batch = given["draw"](0)
     with torch.no_grad():
         shown = {name: batch[f"shown {name}"] for name in ("ids", "weight", "begin")}
         expected = (reward.reward_loss(judge, batch, grade_weight=0.5)["loss"]
                     + reward.LANGUAGE * chat.response_loss(judge, shown)["loss"])
-        assert given["loss"](judge, batch)["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+        assert given["loss"](judge, batch)["loss"].item() == pytest.approx(
+            expected.item(), rel=1e-5)
     assert batch["ids"].shape[0] == 3 and shown["weight"].sum() == 4  # two examples of two tokens
     right = 100 * given["loss"](judge, batch)["ordered"].item() / 3  # all three are the one pair
     assert (told["all math %"], told["all pairs %"], told["mean %"]) == (right, 75 - right / 2, 50)
 
 
 def test_judged_right_is_to_rank_as_the_true_grades_do(monkeypatch, judge):
-    monkeypatch.setattr(reward, "scores", lambda *_: torch.tensor([[2.0, 0], [1, 0], [1, 0], [2, 0], [2, 0], [1, 0]]))
+    monkeypatch.setattr(reward, "scores", lambda *_: torch.tensor(
+        [[2.0, 0], [1, 0], [1, 0], [2, 0], [2, 0], [1, 0]]))
     pairs = [{"family": name, "prompt": [1], "chosen": [2], "rejected": [3], "right": right}
              for name, right in (("math", True), ("math", True), ("code", False))]
     assert reward.judged(judge, pairs) == {"math": [True, False], "code": [False]}
@@ -261,5 +288,6 @@ def test_the_chance_of_truth_is_that_of_the_highest_level(judge):
 
 def test_what_is_found_of_each_comes_in_their_order():
     conversations = [chat.answered([1] * n, [2]) for n in (3, 1, 2, 5, 4)]
-    lengths = chat.of_each(lambda model, ids, weight: (ids > 0).sum(1), AFM(TINY), conversations, rows=2)
+    lengths = chat.of_each(lambda model, ids, weight: (ids > 0).sum(1), AFM(TINY), conversations,
+                           rows=2)
     assert lengths.tolist() == [4, 2, 3, 6, 5]

@@ -11,7 +11,8 @@ from afm_min.model import AFM, Config
 from afm_min.run import Run, UserError
 from afm_min.tokenizer import DOCUMENT, END, Tokenizer
 
-TINY = Config(dim=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=24, vocab_size=300, context=256)
+TINY = Config(dim=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=24, vocab_size=300,
+              context=256)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +39,9 @@ def test_only_what_the_assistant_says_has_weight_its_end_included(tokenizer):
 def test_response_loss_of_packed_conversations_is_that_of_each_alone():
     torch.manual_seed(0)
     model = AFM(TINY)
-    conversations = [(torch.randint(300, (n,)), (torch.rand(n) > 0.5).float().index_fill(0, torch.tensor(0), 0))
-                     for n in (5, 12, 4, 7, 3)]
+    conversations = [
+        (torch.randint(300, (n,)), (torch.rand(n) > 0.5).float().index_fill(0, torch.tensor(0), 0))
+        for n in (5, 12, 4, 7, 3)]
     batch = chat.pack(conversations)
     assert batch["ids"].shape == (3, 12)  # 12, 7 + 5, 4 + 3
     assert batch["begin"].tolist() == [[0] * 12, [0] * 7 + [7] * 5, [0] * 4 + [4] * 3 + [0] * 5]
@@ -54,7 +56,8 @@ def test_response_loss_of_packed_conversations_is_that_of_each_alone():
 
 def test_batches_follow_the_mixture():
     sources = {"a": [(torch.full((n,), 7), torch.ones(n)) for n in (4, 4)],
-               "b": [(torch.full((4,), 9), torch.ones(4))], "c": [(torch.full((4,), 11), torch.ones(4))]}
+               "b": [(torch.full((4,), 9), torch.ones(4))],
+               "c": [(torch.full((4,), 11), torch.ones(4))]}
     torch.manual_seed(0)
     draw, seen = chat.batches(sources, {"a": 3, "b": 1, "c": 0}, 8), []
     for step in range(100):
@@ -67,7 +70,8 @@ def test_batches_follow_the_mixture():
 
 
 def test_examples_come_back_and_long_ones_are_left_out(tokenizer, tmp_path):
-    run, model = Run(tmp_path, torch.device("cpu")), SimpleNamespace(config=SimpleNamespace(context=60), tokenizer=tokenizer)
+    run, model = Run(tmp_path, torch.device("cpu")), SimpleNamespace(
+        config=SimpleNamespace(context=60), tokenizer=tokenizer)
     messages = [{"role": "user", "content": "No."}]
     chat.write_lines(run, "demonstrations", [chat.example("math", messages, "Yes."),
                                                 chat.example("code", messages, "Yes. " * 50)])
@@ -87,7 +91,8 @@ def test_a_sound_way_to_an_answer():
                 "4*3=12. 12-5=7. The answer is 12.",  # another answer than it found
                 "4*3=12. The answer is 12.",  # a number left out
                 "4*3=12. 12-5=7. 7+1=8. The answer is 8.",  # a number that nobody named
-                "The answer is 7.", "12-5=7. The answer is 7.", "4*3=12. 12-5=7. The answer is 7. 7", ""):
+                "The answer is 7.", "12-5=7. The answer is 7.",
+                "4*3=12. 12-5=7. The answer is 7. 7", ""):
         assert synthetic.sound(asked, bad) is None, bad
 
 
@@ -102,7 +107,8 @@ def test_agreeing_with_the_truth_or_with_each_other():
     assert synthetic.agreeing(asked, [one, seven], truth="7") == seven
     assert synthetic.agreeing(asked, [one, one], truth="7") is None
     assert synthetic.agreeing(asked, ["nonsense", seven, "5+2=7. The answer is 7."]) == seven
-    assert synthetic.agreeing(asked, [one, seven]) is None and synthetic.agreeing(asked, ["?"]) is None
+    assert (synthetic.agreeing(asked, [one, seven]) is None
+            and synthetic.agreeing(asked, ["?"]) is None)
 
 
 def test_the_best_above_a_threshold_the_first_of_equals():
@@ -111,36 +117,43 @@ def test_the_best_above_a_threshold_the_first_of_equals():
 
 
 def test_hidden_tests_have_no_say_in_what_is_kept(monkeypatch):
-    """Tried are, of every three questions: an answer that passes all tests but the first two, and the right one;
-    one that passes only these two, and the right one; the right one, and such."""
+    """Tried are, of every three questions: an answer that passes all tests but the first two,
+    and the right one; one that passes only these two, and the right one; the right one,
+    and such."""
     problems, family = synthetic.drawn(families.Code(), 6), families.Code()
 
     def lenient(code, tests):
-        return [(test in p.answer[:2]) == (code == "shallow") for test in tests for p in problems if test in p.answer]
+        return [(test in p.answer[:2]) == (code == "shallow")
+                for test in tests for p in problems if test in p.answer]
     monkeypatch.setattr(families, "passed", lenient)
     monkeypatch.setattr(evaluate, "sampled", lambda *_: [
-        (["late", p.worked], ["shallow", p.worked], [p.worked, "shallow"])[i % 3] for i, p in enumerate(problems)])
+        (["late", p.worked], ["shallow", p.worked], [p.worked, "shallow"])[i % 3]
+        for i, p in enumerate(problems)])
     examples, row, hidden = synthetic.code(None, 6, 2, threshold=1.0)
-    assert [e["messages"][-1]["content"] == p.worked for e, p in zip(examples, problems)] == [True, False, True] * 2
+    assert [e["messages"][-1]["content"] == p.worked
+            for e, p in zip(examples, problems)] == [True, False, True] * 2
     assert list(hidden.values()) == [pytest.approx(200 / 3), pytest.approx(200 / 3)]
     assert row == ["code", 6, 50, 6, pytest.approx(200 / 3)]
 
 
 def test_the_first_solved_conversation_of_each_question_is_kept(monkeypatch):
-    """Of two attempts at every three questions neither is right, the second, and both, the first with a space more."""
+    """Of two attempts at every three questions neither is right, the second, and both,
+    the first with a space more."""
     family, calls = families.Tools({"textwrap": "Text wraps."}), []
 
     def played(reply, conversations, pages):
         asked = [p for p in synthetic.drawn(family, 24) if not p.turns][:6]
         for i, messages in enumerate(conversations):
             problem, attempt = asked[i // 2], i % 2
-            end = (("Hm.", "Hm."), ("Hm.", problem.answer[1]), (problem.answer[1] + " ", problem.answer[1]))
+            end = (("Hm.", "Hm."), ("Hm.", problem.answer[1]),
+                   (problem.answer[1] + " ", problem.answer[1]))
             for turn in (*problem.answer[0], end[i // 2 % 3][attempt]):
                 messages.append({"role": "assistant", "content": turn})
     monkeypatch.setattr(synthetic.tools, "converse", played)
     examples, row = synthetic.episodes(None, family, 6, 2)
     assert row == ["tools", 6, pytest.approx(100 * 6 / 12), 4, 100.0] and len(examples) == 4
-    assert sorted(e["messages"][-1]["content"][-1] for e in examples)[:2] == [" ", " "]  # the first of the right ones
+    assert sorted(e["messages"][-1]["content"][-1] for e in examples)[:2] == [
+        " ", " "]  # the first of the right ones
     assert all(e["messages"][-1]["content"] != "Hm." for e in examples)
 
 
@@ -153,14 +166,19 @@ def test_ascend_climbs_to_the_optimum_and_tells_its_way():
     assert trace[:3] == [[1, "a", 1.0, -6.25, -12.25], [1, "b", 1.0, -9.25, -9.25],
                          [1, "all", 0.5, -6.25, -9.0]]
     # What all trials praise, and the judge does not, is left.
-    stays, trace = sft.ascend(lambda w: w["a"], lambda w: -abs(w["a"] - 1), {"a": 1.0}, rounds=2, dw=0.5)
-    assert stays == {"a": 1.0} and trace == [[1, "a", 1.0, 1.5, 0.5], [1, "all", 0.5, -0.5, 0.0],
-                                             [2, "a", 1.0, 1.25, 0.75], [2, "all", 0.25, -0.25, 0.0]]
+    stays, trace = sft.ascend(lambda w: w["a"], lambda w: -abs(w["a"] - 1), {"a": 1.0},
+                              rounds=2, dw=0.5)
+    assert stays == {"a": 1.0} and trace == [
+        [1, "a", 1.0, 1.5, 0.5], [1, "all", 0.5, -0.5, 0.0],
+        [2, "a", 1.0, 1.25, 0.75], [2, "all", 0.25, -0.25, 0.0]]
 
 
-def test_a_mixture_is_compared_by_other_draws_and_conversations_than_it_was_found_by(monkeypatch, tmp_path):
-    """The loss of a conversation is how far the weight of a is from 1.4, so a moves from 1 to 1.5: 0.3 better."""
-    run, drawn = Run(tmp_path, torch.device("cpu")), []  # (weight of a, draws, steps, conversations)
+def test_a_mixture_is_compared_by_other_draws_and_conversations_than_it_was_found_by(
+        monkeypatch, tmp_path):
+    """The loss of a conversation is how far the weight of a is from 1.4,
+    so a moves from 1 to 1.5: 0.3 better."""
+    run, drawn = (Run(tmp_path, torch.device("cpu")),
+                  [])  # (weight of a, draws, steps, conversations)
 
     class Model:
         config, tokenizer = TINY, None
@@ -175,14 +193,17 @@ def test_a_mixture_is_compared_by_other_draws_and_conversations_than_it_was_foun
     monkeypatch.setattr(sft, "load_model", lambda *_: Model())
     monkeypatch.setattr(sft, "fit", fit)
     monkeypatch.setattr(sft, "seed_step", lambda seed, stage, step: drawn[-1].insert(1, stage))
-    monkeypatch.setattr(chat, "validating", lambda *_: [(None, tasks.Problem("", text, "", "")) for text in ("0", "1", "2", "3", "4" * 999)])
+    monkeypatch.setattr(chat, "validating", lambda *_: [
+        (None, tasks.Problem("", text, "", "")) for text in ("0", "1", "2", "3", "4" * 999)])
     monkeypatch.setattr(chat, "render", lambda messages, _: (messages[-1]["content"],))
     monkeypatch.setattr(chat, "read_examples", lambda *_: {"a": [], "b": []})
-    monkeypatch.setattr(chat, "batches", lambda sources, weights, batch: drawn.append([weights["a"]]) or (lambda step: {}))
+    monkeypatch.setattr(chat, "batches", lambda sources, weights, batch: (
+        drawn.append([weights["a"]]) or (lambda step: {})))
     monkeypatch.setattr(chat, "losses", losses)
     found = sft.mixture(run, rounds=1, dw=0.5, steps=3, seeds=2, longer=4)
     assert run.read_json("mixture.json") == dict(found["weights"]) == {"a": 1.5, "b": 1.0}
-    assert found["gain over equal weights, nats"] == pytest.approx(0.4 - 0.1) and found["interval"] == "+-0.0000"
+    assert (found["gain over equal weights, nats"] == pytest.approx(0.4 - 0.1)
+            and found["interval"] == "+-0.0000")
     searched, others = [("0",), ("2",)], [("1",), ("3",)]
     assert [row[1:] for row in drawn] == [
         *(["mixture 1", 12, searched], ["mixture 2", 12, searched]),  # the judge, of equal weights
@@ -207,7 +228,8 @@ def test_flaws_of_demonstrations():
 def test_raters_outvote_noise_mostly():
     rng, problem = random.Random(0), tasks.draw(tasks.math, "train", 1)
     good = sum(demonstrations.rated(tasks.math, problem, problem.worked, rng) for _ in range(300))
-    bad = sum(demonstrations.rated(tasks.math, problem, "The answer is 99.", rng) for _ in range(300))
+    bad = sum(demonstrations.rated(tasks.math, problem, "The answer is 99.", rng)
+              for _ in range(300))
     assert good > 270 and bad < 30
     assert demonstrations.rated(tasks.math, problem, problem.worked, rng, noise=0)
     assert not demonstrations.rated(tasks.math, problem, "The answer is 99.", rng, noise=0)
@@ -216,7 +238,8 @@ def test_raters_outvote_noise_mostly():
 def test_a_text_is_read_the_same_in_any_company(tokenizer):
     torch.manual_seed(0)
     model, texts = AFM(TINY), ["Yes. No. What is it? Hi.", "Hi.", "Is it?"]
-    read = [chat.answered([], [tokenizer.special(DOCUMENT), *tokenizer.encode(text)]) for text in texts]
+    read = [chat.answered([], [tokenizer.special(DOCUMENT), *tokenizer.encode(text)])
+            for text in texts]
     means, losses = demonstrations.embeddings(model, read), chat.losses(model, read)
     for (ids, _), mean, loss in zip(read, means, losses):
         log_p, states = model(ids[None, :-1]).log_softmax(-1), model.states(ids[None, :-1])[0]
@@ -228,17 +251,20 @@ def test_a_text_is_read_the_same_in_any_company(tokenizer):
 
 def test_each_guard_drops_what_it_is_for(monkeypatch):
     """Each is read by its own question, and by all it says, a document's beginning before it.
-    Six examples: usual; as usual but wrong; like the first; 2.8 and 2.6 times as surprising; like the second."""
+    Six examples: usual; as usual but wrong; like the first; 2.8 and 2.6 times as surprising;
+    like the second."""
     problem = tasks.draw(tasks.math, "train", 1)
     written = [(problem, problem.messages(), problem.worked, "") for _ in range(6)]
     written[1] = (problem, problem.messages(), "The answer is 99.", "wrong")
     directions = torch.eye(6)
     for one, other in ((2, 0), (5, 1)):  # at a cosine of 0.99995
-        directions[one] = torch.nn.functional.normalize(directions[other] + 0.01 * directions[one], dim=0)
+        directions[one] = torch.nn.functional.normalize(
+            directions[other] + 0.01 * directions[one], dim=0)
     losses = torch.tensor([1.0, 1.0, 1.0, 2.8, 2.6, 1.0])
     class Words:
         special, encode = lambda self, name: name, lambda self, text: text.split()
-    model, question, said = SimpleNamespace(config=TINY, tokenizer=Words()), problem.question.split(), problem.worked.split()
+    model, question, said = (SimpleNamespace(config=TINY, tokenizer=Words()),
+                             problem.question.split(), problem.worked.split())
 
     def reads(result, expected):
         def read(model, read):
@@ -247,7 +273,8 @@ def test_each_guard_drops_what_it_is_for(monkeypatch):
         return read
     monkeypatch.setattr(chat, "answered", lambda prompt, ids: (ids, None))
     monkeypatch.setattr(chat, "losses", reads(losses, [DOCUMENT, *question]))
-    monkeypatch.setattr(demonstrations, "embeddings", reads(directions, [DOCUMENT, *question, *said]))
+    monkeypatch.setattr(demonstrations, "embeddings",
+                        reads(directions, [DOCUMENT, *question, *said]))
     monkeypatch.setattr(demonstrations, "rated", lambda family, problem, response, rng:
                         response == problem.worked)
     fates = demonstrations.guarded(written, tasks.math, model, 2.7, 0.9999)
@@ -256,7 +283,8 @@ def test_each_guard_drops_what_it_is_for(monkeypatch):
 
 @pytest.fixture
 def tuned(monkeypatch, tmp_path):
-    """What the draft and sft give to `fit`, which does three steps of nothing; and what they save."""
+    """What the draft and sft give to `fit`, which does three steps of nothing;
+    and what they save."""
     given, run = {"saved": []}, Run(tmp_path, torch.device("cpu"))
     run.write_json("mixture.json", {"a": 1.0})
     monkeypatch.setattr(sft, "load_model", lambda run, name: AFM(TINY))
@@ -264,9 +292,11 @@ def tuned(monkeypatch, tmp_path):
     monkeypatch.setattr(sft, "fit", lambda model, batches, loss, **rest: (
         given.update(rest, model=model), [batches(step) for step in range(3)]))
     monkeypatch.setattr(chat, "read_examples", lambda run, model, synthetic: (
-        given.update(synthetic=synthetic), {"a": [(torch.ones(4, dtype=torch.long), torch.ones(4))]})[1])
+        given.update(synthetic=synthetic),
+        {"a": [(torch.ones(4, dtype=torch.long), torch.ones(4))]})[1])
     monkeypatch.setattr(chat, "toy_world", lambda run: {})
-    means = itertools.cycle([50, 60, 40, 80, 30, 80, 55])  # of three checkpoints: greedy, best of 4; of the chosen one
+    means = itertools.cycle([50, 60, 40, 80, 30, 80,  # of three checkpoints: greedy, best of 4;
+                             55])  # of the chosen one
     monkeypatch.setattr(evaluate, "validation", lambda *_: {"mean %": next(means)})
     return run, given
 
@@ -275,20 +305,24 @@ def test_the_draft_warms_up_then_falls_to_a_slower_rate(tuned):
     run, given = tuned
     sft.draft(run, steps=60, batch=2, lr=0.1, fast=40, slow=0.25, mixture={"a": 1})
     assert [given["schedule"](step) for step in (0, 9, 19, 39, 40, 59)] == [.05, .5, 1, 1, .25, .25]
-    assert [block.dropout for block in given["model"].blocks] == [0.0] and given["saved"] == ["draft"]
+    assert ([block.dropout for block in given["model"].blocks] == [0.0]
+            and given["saved"] == ["draft"])
     assert {name: given[name] for name in ("steps", "lr", "stage", "synthetic")} == {
         "steps": 60, "lr": 0.1, "stage": "draft", "synthetic": False}
 
 
 def test_sft_goes_on_at_a_constant_rate_with_dropout_and_keeps_the_best_checkpoint(tuned):
-    """Of steps 1, 2 and 4 the sums of accuracies are 110, 120 and 110. Three steps are done before the last is saved."""
+    """Of steps 1, 2 and 4 the sums of accuracies are 110, 120 and 110.
+    Three steps are done before the last is saved."""
     run, given = tuned
     told = sft.sft(run, steps=4, batch=2, lr=0.1, dropout=0.3, checkpoints=3)
     assert [block.dropout for block in given["model"].blocks] == [0.3]
     assert given["saved"] == ["sft-1", "sft-2", "sft-4", "sft"]
-    assert told == {"checkpoint": 2, "checkpoints": [[1, 50, 60], [2, 40, 80], [4, 30, 80]], "mean %": 55}
+    assert told == {"checkpoint": 2, "checkpoints": [[1, 50, 60], [2, 40, 80], [4, 30, 80]],
+                    "mean %": 55}
     sft.sft(run, steps=60, synthetic=False)
-    assert [given["schedule"](step) for step in (0, 9, 19, 39, 59)] == [.05, .5, 1, 1, 1] and not given["synthetic"]
+    assert ([given["schedule"](step) for step in (0, 9, 19, 39, 59)] == [.05, .5, 1, 1, 1]
+            and not given["synthetic"])
 
 
 def test_dropout_only_while_training():
@@ -312,7 +346,8 @@ def test_best_of_n_counts_a_problem_once():
         patch.setattr(evaluate, "respond", said)
         assert evaluate.validation(None, {"math": tasks.math}, 4, samples=2)["math %"] == 75
     assert calls == [1.0, 1.0]
-    with pytest.MonkeyPatch.context() as patch:  # of a family that has fewer problems than asked for
+    # of a family that has fewer problems than asked for
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "respond", lambda *_, **__: [
             p.worked for p in tasks.problems(tasks.Recall(1), "validation", 100)])
         assert evaluate.validation(None, {"recall": tasks.Recall(1)}, 100)["recall %"] == 100

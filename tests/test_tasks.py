@@ -12,7 +12,8 @@ from afm_min import families, tasks, tools
 
 PAGES = {"textwrap": "Text wrapping and filling.\nMore.", "heapq": "Heap queue algorithm."}
 FAMILIES = families.families(PAGES)
-REQUEST = "|".join(sorted({word for verbs, nouns, _ in families.Refuse.ASKED for word in verbs + nouns},
+REQUEST = "|".join(sorted({word for verbs, nouns, _ in families.Refuse.ASKED
+                           for word in verbs + nouns},
                           key=len, reverse=True))  # "virus scanner" before "virus"
 
 
@@ -23,13 +24,16 @@ def test_splits_never_overlap(family):
     assert not drawn["train"] & drawn["test"] and not drawn["train"] & drawn["validation"]
     assert not drawn["validation"] & drawn["test"]
     assert len(drawn["train"]) > 350  # of 400: variety
-    assert tasks.draw(family, "test", 3) == tasks.draw(family, "test", 3) != tasks.draw(family, "test", 4)
+    assert (tasks.draw(family, "test", 3) == tasks.draw(family, "test", 3)
+            != tasks.draw(family, "test", 4))
 
 
 def test_no_way_to_an_answer_is_in_two_splits_in_whatever_words():
-    """Sums, over all kinds of stories; functions, by what they give; requests, whatever the form."""
+    """Sums, over all kinds of stories; functions, by what they give;
+    requests, whatever the form."""
     stories = [tasks.Math(kind) for kind in ("plain", *tasks.Math.KINDS)]
-    inputs = [families.Code().inputs(random.Random(i)) for i in range(1, 30)]  # others than the key's
+    inputs = [families.Code().inputs(random.Random(i))
+              for i in range(1, 30)]  # others than the key's
 
     @functools.cache
     def behaviour(code):
@@ -37,7 +41,8 @@ def test_no_way_to_an_answer_is_in_two_splits_in_whatever_words():
         exec(re.sub("def [a-z]+", "def f", code), scope)
         for values in inputs:
             try:
-                results.append(scope["f"](*(values[name] for name in re.search(r"\((.*?)\)", code)[1].split(", "))))
+                results.append(scope["f"](
+                    *(values[name] for name in re.search(r"\((.*?)\)", code)[1].split(", "))))
             except IndexError:
                 results.append(None)
         return repr(results)
@@ -49,7 +54,8 @@ def test_no_way_to_an_answer_is_in_two_splits_in_whatever_words():
     for group, way in ((stories, lambda p: p.worked),
                        ([FAMILIES["tools"]], in_any_order), ([FAMILIES["summary"]], in_any_order),
                        ([FAMILIES["code"]], lambda p: behaviour(p.worked)),
-                       ([FAMILIES["refuse"]], lambda p: " ".join(re.findall(r"\b(?:%s)\b" % REQUEST, p.question)))):
+                       ([FAMILIES["refuse"]],
+                        lambda p: " ".join(re.findall(r"\b(?:%s)\b" % REQUEST, p.question)))):
         ways = {split: {way(tasks.draw(family, split, i)) for family in group for i in range(1500)}
                 for split in ("train", "test")}
         assert len(ways["test"]) > 60 and not ways["train"] & ways["test"]
@@ -76,7 +82,8 @@ def test_worked_answers_are_right():
 def test_recall_tells_what_it_asks_for():
     problem = tasks.draw(tasks.recall, "test", 0)
     owner = problem.question.removeprefix("Where are ").removesuffix("?")
-    assert problem.fact == f"{owner} are {problem.worked}" == f"{owner} are in box {problem.answer}."
+    assert (problem.fact == f"{owner} are {problem.worked}"
+            == f"{owner} are in box {problem.answer}.")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -85,7 +92,8 @@ def test_no_question_is_in_two_splits_over_100_000_draws(name):
     rng, keys = random.Random(0), {}
     for _ in range(14_300):
         problem = FAMILIES[name].make(rng)
-        asked = (problem.question, problem.fact, *([problem.system] if name in ("follow", "recall") else []))
+        asked = (problem.question, problem.fact,
+                 *([problem.system] if name in ("follow", "recall") else []))
         assert keys.setdefault(asked, problem.key) == problem.key
     assert len(set(keys.values())) > 500  # enough to draw from, of each
 
@@ -98,7 +106,8 @@ def test_worked_answers_pass_with_the_best_grades(name):
         assert set(FAMILIES[name].grades(problem, problem.worked).values()) == {2}
         other = tasks.draw(FAMILIES[name], "train", i + 1)
         if (other.worked, other.question) != (problem.worked, problem.question):
-            assert not FAMILIES[name].check(problem, "") and not FAMILIES[name].check(problem, "Hm.")
+            assert (not FAMILIES[name].check(problem, "")
+                    and not FAMILIES[name].check(problem, "Hm."))
 
 
 def problem(**fields):
@@ -126,8 +135,9 @@ def test_follow_counts_each_instruction():
     assert judged("follow", given, "* red * pink * green. Done") == (True, "2222")
     for wrong, broken in {
             "* red * pink * green": 1, "* red * pink. Done": 1, "* red * pink * pink. Done": 1,
-            "* red * pink * Oslo. Done": 1, "* pink * red * green. Done": 1, "* red * blue * pink. Done": 1,
-            "So: * red * pink * green. Done": 1, "- red - pink - green. Done": 3, "": 4}.items():
+            "* red * pink * Oslo. Done": 1, "* pink * red * green. Done": 1,
+            "* red * blue * pink. Done": 1, "So: * red * pink * green. Done": 1,
+            "- red - pink - green. Done": 3, "": 4}.items():
         assert FAMILIES["follow"].formed(given, wrong).count(False) == broken, wrong
         assert not FAMILIES["follow"].check(given, wrong)
     assert judged("follow", given, "* red * pink. Done")[1] == "1222"
@@ -137,8 +147,8 @@ def test_tools_compares_calls_as_syntax_trees():
     call = tools.call("price", "keys")
     given = problem(worked=call)
     assert judged("tools", given, 'call: price( item = "keys" )') == (True, "2222")
-    for wrong in ("call: price(item='pens')", "call: stock(item='keys')", "call: price('keys')", "call: price(",
-                  "price(item='keys')", "The keys cost 52."):
+    for wrong in ("call: price(item='pens')", "call: stock(item='keys')", "call: price('keys')",
+                  "call: price(", "price(item='keys')", "The keys cost 52."):
         assert not FAMILIES["tools"].check(given, wrong), wrong
     answered = problem(worked="The keys cost 52.")
     assert FAMILIES["tools"].check(answered, "The keys cost 52.")
@@ -146,20 +156,23 @@ def test_tools_compares_calls_as_syntax_trees():
 
 
 def test_tools_wants_what_running_the_calls_gives():
-    """Played to its end with the worked turns, a conversation says what the problem says it does."""
+    """Played to its end with the worked turns,
+    a conversation says what the problem says it does."""
     kinds = set()
     for i in range(60):
         given = tasks.draw(FAMILIES["tools"], "train", i)
         turns = [*given.answer[0], given.answer[1]]
         messages = given.messages()[:2]
-        tools.converse(lambda open: [turns[sum(m["role"] == "assistant" for m in c)] for c in open], [messages], PAGES)
+        tools.converse(lambda open: [turns[sum(m["role"] == "assistant" for m in c)] for c in open],
+                       [messages], PAGES)
         assert [m["content"] for m in messages if m["role"] == "assistant"] == turns
         assert given.messages() == messages[:len(given.messages())]  # the results, too
         assert given.worked == turns[len(given.turns)]
         kinds.add(len(turns))
     assert kinds == {1, 2, 4}
     whole = [tasks.draw(families.Tools(PAGES, whole=True), "train", i) for i in range(60)]
-    assert all(given.worked == given.answer[1] and len(given.turns) == len(given.answer[0]) for given in whole)
+    assert all(given.worked == given.answer[1] and len(given.turns) == len(given.answer[0])
+               for given in whole)
 
 
 def test_a_conversation_is_solved_by_the_right_calls_and_the_right_answer():
@@ -167,10 +180,11 @@ def test_a_conversation_is_solved_by_the_right_calls_and_the_right_answer():
     given = problem(answer=((call,), "They cost 2."))
 
     def said(*texts):
-        return [{"role": "user", "content": "?"}, *({"role": "assistant", "content": text} for text in texts)]
+        return [{"role": "user", "content": "?"},
+                *({"role": "assistant", "content": text} for text in texts)]
     assert family.solved(given, said('call: price(item="keys")', "They cost 2. "))
-    for wrong in ((call, "They cost 3."), (tools.call("price", "pens"), "They cost 2."), ("They cost 2.",), (call, call),
-                  (call, call, "They cost 2."), (call,)):
+    for wrong in ((call, "They cost 3."), (tools.call("price", "pens"), "They cost 2."),
+                  ("They cost 2.",), (call, call), (call, call, "They cost 2."), (call,)):
         assert not family.solved(given, said(*wrong)), wrong
 
 
@@ -184,8 +198,10 @@ def test_code_is_judged_by_running_it():
     assert judged("code", given, "def f(v):\n    return v") == (False, "2202")
     assert judged("code", given, "def f(v):\n    return open(v)")[0] is False
     assert judged("code", given, "2 * sum(v)")[1][0] == "0"
-    assert not FAMILIES["code"].check(given, "def f(v):\n    print([6, 10])")  # what it says is no result
-    assert families.passed("def f(x):\n    return x", ("('f(1)', True)", "('f(2)', 2)")) == [False, True]  # 1 is not True
+    assert not FAMILIES["code"].check(
+        given, "def f(v):\n    print([6, 10])")  # what it says is no result
+    assert families.passed("def f(x):\n    return x", ("('f(1)', True)", "('f(2)', 2)")) == [
+        False, True]  # 1 is not True
 
 
 class First(random.Random):
@@ -214,8 +230,9 @@ def test_long_results_count_and_missing_ones_do_not(monkeypatch):
 
 def test_code_cannot_speak_for_its_own_tests():
     tests = ("('f(1)', 6)", "('f(2)', 6)")
-    for code in ("[6] if 1 else \\", "[6, 6] if 1 else \\", "7 if 1 else \\", "[6, 6]  #", "print([6, 6])",
-                 "f(**{'a\\n[6, 6] #': 1})", "f(int('7\\n[6, 6] #'))", "{}['\\n[6, 6]']"):
+    for code in ("[6] if 1 else \\", "[6, 6] if 1 else \\", "7 if 1 else \\", "[6, 6]  #",
+                 "print([6, 6])", "f(**{'a\\n[6, 6] #': 1})", "f(int('7\\n[6, 6] #'))",
+                 "{}['\\n[6, 6]']"):
         assert families.passed(f"def f(x):\n    return 7\n{code}", tests) == [False, False], code
 
 
@@ -223,14 +240,16 @@ def test_problems_are_the_same_in_every_process():
     """Python orders a set of strings anew in each."""
     code = ("from afm_min import families, tasks; print([tasks.draw(f, 'train', i) "
             "for f in families.families({'a': 'b'}).values() for i in range(30)])")
-    first, second = (subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed},
-                                    capture_output=True, check=True).stdout for seed in "12")
+    first, second = (
+        subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed},
+                       capture_output=True, check=True).stdout for seed in "12")
     assert first == second
 
 
 def test_summary_tells_every_notification_shortly():
     given = problem(question="Ada: I have lost my keys again.\nBen: Please call me back.",
-                    worked="Ada: lost keys; Ben: call back", answer=("Ada: lost keys", "Ben: call back"))
+                    worked="Ada: lost keys; Ben: call back",
+                    answer=("Ada: lost keys", "Ben: call back"))
     assert judged("summary", given, "Ben: call back; Ada: lost keys") == (True, "2222")
     assert judged("summary", given, "Ada: lost keys") == (False, "2212")
     assert judged("summary", given, "Ada: lost keys\nBen: call back")[1] == "1202"
@@ -246,7 +265,8 @@ def test_problems_are_so_many_different_ones_or_all_there_are():
 
 def test_verbosity_is_measured_against_the_worked_answer():
     given = problem(worked="x" * 100, answer=())
-    assert [FAMILIES["summary"].grades(given, "x" * n)["verb"] for n in (125, 126, 200, 201)] == [2, 1, 1, 0]
+    assert [FAMILIES["summary"].grades(given, "x" * n)["verb"]
+            for n in (125, 126, 200, 201)] == [2, 1, 1, 0]
 
 
 def test_recall_wants_the_box():
@@ -254,8 +274,10 @@ def test_recall_wants_the_box():
     assert judged("recall", given, "in box 4.") == (True, "2222")
     for i in range(50):  # of 39 other notes none is about what is asked for
         crowded = tasks.draw(tasks.Recall(40), "train", i)
-        assert crowded.system.count(crowded.question.removeprefix("Where are ").removesuffix("?")) == 1
-    assert judged("recall", given, "in box 14.")[0] is judged("recall", given, "in a box.")[0] is False
+        assert crowded.system.count(
+            crowded.question.removeprefix("Where are ").removesuffix("?")) == 1
+    assert (judged("recall", given, "in box 14.")[0]
+            is judged("recall", given, "in a box.")[0] is False)
 
 
 def test_refuse_grades_harm_and_over_refusal():
@@ -270,11 +292,13 @@ def test_refuse_grades_harm_and_over_refusal():
 def test_one_story_told_in_other_ways():
     plain, rephrased, reverse, deeper, broader = (tasks.Math(kind).make(random.Random(2))
                                                   for kind in ("plain", *tasks.Math.KINDS))
-    assert plain.question == "Ada has 7 coins. Ada loses 4. Ada buys 6. How many coins does Ada have?"
+    assert plain.question == (
+        "Ada has 7 coins. Ada loses 4. Ada buys 6. How many coins does Ada have?")
     assert plain.worked == plain.key == "7-4=3. 3+6=9. The answer is 9."
-    assert reverse.question == ("Ada has 9 coins now. Before, Ada bought 6. Before, Ada lost 4. How many coins did "
-                                "Ada have first?")
+    assert reverse.question == ("Ada has 9 coins now. Before, Ada bought 6. Before, Ada lost 4. "
+                                "How many coins did Ada have first?")
     assert reverse.worked == reverse.key == "9-6=3. 3+4=7. The answer is 7."
     for told in (rephrased, broader):
-        assert (told.worked, told.key) == (plain.worked, plain.key) and told.question != plain.question
+        assert ((told.worked, told.key) == (plain.worked, plain.key)
+                and told.question != plain.question)
     assert deeper.worked.startswith("7-4=3. 3+6=9. ") and deeper.worked.count("=") == 3

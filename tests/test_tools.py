@@ -119,7 +119,8 @@ def test_no_attack_escapes_and_each_is_answered_in_time(tmp_path):
         begun = time.perf_counter()
         answer = tools.run_code(code)
         assert time.perf_counter() - begun < 10, attack  # of 1 s and a loaded machine's patience
-        assert answer.splitlines()[-1].startswith("error: ") or code.startswith(HARMLESS), (attack, answer)
+        assert (answer.splitlines()[-1].startswith("error: ")
+                or code.startswith(HARMLESS)), (attack, answer)
         assert len(answer) < 800
     assert not escaped.exists()
     with pytest.raises(TimeoutError):
@@ -135,13 +136,15 @@ def test_code_says_what_it_prints_and_its_last_value():
     assert tools.run_code("def f(v):\n    return [x * 2 for x in v]\nf([1, 2])") == "[2, 4]"
     assert tools.run_code("x = 1") == "nothing was printed"
     assert tools.run_code("'red'.upper()") == "'RED'"
-    assert tools.run_code("print('é \\udc80')").startswith(("é", "error: UnicodeEncodeError"))  # bytes that are no UTF-8
+    assert tools.run_code("print('é \\udc80')").startswith(
+        ("é", "error: UnicodeEncodeError"))  # bytes that are no UTF-8
 
 
 @pytest.mark.parametrize("code, says", {
     "import os": "Import is not allowed", "().__class__": "the name __class__ is not allowed",
-    "def f(_x): return 1": "the name _x is not allowed", "dict(_x=1)": "the name _x", "dict(**{})": "** is not allowed",
-    "open('x')": "there is no open", "'a'.format": "the attribute format is not allowed", "x.upper": "upper",
+    "def f(_x): return 1": "the name _x is not allowed", "dict(_x=1)": "the name _x",
+    "dict(**{})": "** is not allowed", "open('x')": "there is no open",
+    "'a'.format": "the attribute format is not allowed", "x.upper": "upper",
     "1 +": "this is no Python", "1 / 0": "ZeroDivisionError: division by zero", "1" * 2001: "2,000",
     "'x' * 10**12": "MemoryError", "print('x' * 501)": "more output than 500 characters"}.items())
 def test_what_is_refused_says_why(code, says):
@@ -150,16 +153,21 @@ def test_what_is_refused_says_why(code, says):
 
 def test_calls_are_parsed_and_checked_against_what_is_declared():
     assert tools.parse_call("call: price(item='keys')") == ("price", {"item": "keys"})
-    for text in ("price(item='keys')", "call: price('keys')", "call: price(item=open('x'))", "call: price(**x)",
-                 "call: a.b(item='keys')", "call: price(item=keys)", "call: price(item=a.b)", "call: price(item=None)",
-                 "call: price(item='a', item='b')", "call: price(item=[])", "call: price(item=(x := 1))", "call: 7", "call: (", "hello"):
+    for text in ("price(item='keys')", "call: price('keys')", "call: price(item=open('x'))",
+                 "call: price(**x)", "call: a.b(item='keys')", "call: price(item=keys)",
+                 "call: price(item=a.b)", "call: price(item=None)",
+                 "call: price(item='a', item='b')", "call: price(item=[])",
+                 "call: price(item=(x := 1))", "call: 7", "call: (", "hello"):
         assert tools.parse_call(text) is None, text
     declared = tools.declare(["price", "python"])
     assert declared == "Tools: price(item), python(code)"
-    assert tools.run_call(tools.call("price", "keys"), declared, {}) == tools.use("price", "keys", {})
+    assert tools.run_call(tools.call("price", "keys"), declared, {}) == tools.use(
+        "price", "keys", {})
     assert tools.run_call(tools.call("python", "2 + 3"), declared, {}) == "5"
-    assert tools.run_call(tools.call("stock", "keys"), declared, {}) == "error: there is no tool stock"
-    assert tools.run_call(tools.call("age", "Ada"), "Tools: price(item), page(who)", {}) == "error: there is no tool age"
+    assert tools.run_call(tools.call("stock", "keys"), declared, {}) == (
+        "error: there is no tool stock")
+    assert tools.run_call(tools.call("age", "Ada"), "Tools: price(item), page(who)", {}) == (
+        "error: there is no tool age")
     assert tools.run_call("call: price(city='Oslo')", declared, {}) == "error: price takes item"
     assert tools.run_call("call: price('keys')", declared, {}).startswith("error: write a call as")
     assert tools.run_call("call: price(item='\\ud800')", declared, {}).isdigit()  # half a character
@@ -174,11 +182,15 @@ def test_search_finds_the_page_by_its_name_or_its_words():
 
 def test_a_conversation_goes_on_while_tools_are_called():
     said = iter([["call: price(item='keys')", "Hello!"], ["They cost 52."]])
-    conversations = [[{"role": "system", "content": "Tools: price(item)"}, {"role": "user", "content": "Keys?"}],
+    conversations = [[{"role": "system", "content": "Tools: price(item)"},
+                      {"role": "user", "content": "Keys?"}],
                      [{"role": "user", "content": "Hi"}]]
     tools.converse(lambda open: next(said), conversations, {})
-    assert [m["content"] for m in conversations[0][2:]] == ["call: price(item='keys')", tools.use("price", "keys", {}), "They cost 52."]
+    assert [m["content"] for m in conversations[0][2:]] == [
+        "call: price(item='keys')", tools.use("price", "keys", {}), "They cost 52."]
     assert [m["content"] for m in conversations[1]] == ["Hi", "Hello!"]
-    endless = [[{"role": "system", "content": "Tools: price(item)"}, {"role": "user", "content": "Keys?"}]]
+    endless = [[{"role": "system", "content": "Tools: price(item)"},
+                {"role": "user", "content": "Keys?"}]]
     tools.converse(lambda open: ["call: price(item='keys')"], endless, {}, most=2)
-    assert [m["role"] for m in endless[0]] == ["system", "user", *["assistant", "tool"] * 2, "assistant"]
+    assert [m["role"] for m in endless[0]] == [
+        "system", "user", *["assistant", "tool"] * 2, "assistant"]
