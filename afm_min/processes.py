@@ -71,13 +71,16 @@ def sharded(tensor):
 
 
 def shard(model):
-    """Divide parameters, gradients and optimizer state among the processes: each block's are put
-    together when it is at work, and forgotten thereafter (PyTorch's fully_shard)."""
-    if sharded(model.embedding):
+    """Divide parameters, gradients and optimizer state among the processes: each part's are put
+    together when it is at work, and forgotten thereafter (PyTorch's fully_shard). Nothing is
+    divided where adapters alone are trained: they are small, and so is a packed model."""
+    if sharded(model.embedding) or not model.embedding.requires_grad:
         return
     from torch.distributed import fsdp, init_device_mesh  # half a second, so only when asked for
     mesh = init_device_mesh(model.embedding.device.type, (count(),))
-    for part in (*model.blocks, model):
+    parts = [part for child in model.children()  # of lists, such as blocks, each
+             for part in (child if isinstance(child, torch.nn.ModuleList) else [child])]
+    for part in (*parts, model):
         # True: else the outermost stays whole after rollouts, where its gradients are not reset.
         fsdp.fully_shard(part, mesh=mesh, reshard_after_forward=True)
         part.set_gradient_divide_factor(1.0)  # gradients are summed: see `fit.backward`

@@ -11,6 +11,7 @@ from afm_min import chat, evaluate, processes
 from afm_min.fit import fit
 from afm_min.model import AFM, Config
 from afm_min.pretrain import next_token_loss
+from afm_min.reward import RewardModel, reward_loss
 from afm_min.run import Run
 
 run = Run(sys.argv[1], torch.device("cpu"))
@@ -41,6 +42,10 @@ for block in model.blocks:
     block.dropout = 0.1
 fit(model, chat.batches({"a": conversations}, {"a": 1.0}, 5), chat.response_loss, steps=10, lr=0.01,
     run=run, stage="chat")
+torch.manual_seed(1)
+pairs = {"ids": ids.view(10, 2, -1), "weight": (torch.arange(34) > 20).float().expand(10, 2, 34),
+         "level": torch.arange(10) % 4, "grades": torch.arange(80).view(10, 2, 4) % 3}
+fit(RewardModel(config), lambda step: pairs, reward_loss, steps=3, lr=0.01, run=run, stage="judge")
 torch.manual_seed(1)
 model.tokenizer = SimpleNamespace(encode_chat=lambda messages, reply: messages,
                                   special=lambda _: 3, decode=lambda _: "")

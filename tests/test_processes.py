@@ -33,8 +33,9 @@ def one(tmp_path_factory):
 @pytest.mark.parametrize("count, options", [(2, ()), (3, ()), (2, ("shard",))])
 def test_several_processes_do_as_one(one, count, options, tmp_path):
     several = outcome(tmp_path, count, *options)
-    shares = [f"{stage}--10.{i}.pt" for stage in ("chat", "text") for i in range(count) if options]
-    assert (several["rows"] == one["rows"] == 20
+    shares = [f"{stage}--{steps}.{i}.pt" for i in range(count) if options
+              for stage, steps in (("chat", 10), ("text", 10), ("judge", 3))]
+    assert (several["rows"] == one["rows"] == 23
             and several["saved"] == sorted(one["saved"] + shares))
     assert several["bytes"] == (one["bytes"] if not options else [one["bytes"][0] // count] * count)
     assert several["said"] == one["said"]
