@@ -194,7 +194,7 @@ def resume(run, stage, model, optimizer):
     saved = load(path, device) if path.exists() else {}
     if any(saved.get(name) != value for name, value in run.origin(stage).items()):
         return 0
-    if saved["shares"] != run.share_count():
+    if saved.get("shares", 0) != run.share_count():
         way = f"by {saved['shares']} processes with" if saved["shares"] else "without"
         raise UserError(f"{path} was saved {way} --shard: go on so, or delete it to begin anew")
     if run.shard:

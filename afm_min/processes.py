@@ -2,8 +2,9 @@
 
 All processes do the same with the same seeds, so that they agree at every step. Divided is what
 takes the time: the rows of a batch, the prompts that are answered, and with --shard what training
-keeps of a model. The first process alone writes files and prints; processes on several machines
-need a folder that all of them see. A process that torchrun has not started is the first of one.
+keeps of a model. The first process alone prints, and writes files, but for shares of such a model;
+processes on several machines need a folder that all of them see. A process that torchrun has not
+started is the first of one.
 """
 import os
 import sys

@@ -80,9 +80,9 @@ def replacing(path, each=False):
     each: of several processes each writes a file of its own. What one cannot write, all tell."""
     path, failure = pathlib.Path(path), ""
     writes = each or processes.rank() == 0
-    temporary = path.with_name(path.name + ".tmp") if writes else pathlib.Path(os.devnull)
+    temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary if writes else os.devnull, "wb") as file:
             yield file
             if writes:
                 file.flush()
@@ -91,8 +91,10 @@ def replacing(path, each=False):
             os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save turns the one into the other
         failure = f"cannot write {path}: {getattr(error, 'strerror', None) or 'no room, it seems'}."
+    finally:
         with contextlib.suppress(OSError):
-            temporary.unlink()
+            if writes:
+                temporary.unlink()  # if it is still there
     for told in filter(None, processes.gathered(failure)):
         raise UserError(f"{told} What was there is unchanged; make room, then call again with "
                         "--resume")

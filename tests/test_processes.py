@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from afm_min import processes, stages
-from afm_min.run import Run, UserError, save
+from afm_min.run import Run, UserError, replacing, save
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -69,6 +69,22 @@ def test_a_process_that_finds_the_report_changed_already_waits_for_the_others_to
     for _ in range(2):
         stages.forget(run, "core")
     assert waited[1:] == [{"sft": {}}] * 2
+
+
+def test_a_process_that_does_not_write_takes_nothing_away(tmp_path, monkeypatch):
+    """Neither what the first is writing nor the place where its own copy goes, /dev/null."""
+    monkeypatch.setattr(processes, "rank", lambda: 1)
+    taken = []
+    monkeypatch.setattr(pathlib.Path, "unlink", lambda path, **_: taken.append(path))
+    with pytest.raises(UserError, match="cannot write .*: no room"), replacing(tmp_path / "a.pt"):
+        raise RuntimeError
+    assert taken == []
+
+
+def test_what_is_broken_off_leaves_no_file(tmp_path):
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "a.pt"):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_one_process_cannot_write_all_tell(tmp_path, monkeypatch):
