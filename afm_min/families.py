@@ -2,7 +2,9 @@
 summaries, and what to refuse."""
 import ast
 import contextlib
+import dataclasses
 import functools
+import itertools
 import random
 import re
 
@@ -118,6 +120,74 @@ class Tools(Family):
         return said == [*map(self.meant, calls), answer]
 
 
+@dataclasses.dataclass(frozen=True)
+class Function:
+    """A function that the topics of `Code` express: "x, y", "the sum of x and y, times 2", "x + y",
+    "r * 2". It returns `then`, with the value of `expression` as r."""
+    arguments: str
+    phrase: str
+    expression: str
+    then: str
+    chance: float  # of being drawn, among all
+
+    def results(self, inputs, count):
+        """`count` pairs: the values in a call, as text, and what the call returns: ("3, 4", 14).
+
+        inputs: dicts of values for every argument; those that raise an IndexError are skipped, as
+        nobody asks for the first of an empty list."""
+        compute = eval(f"lambda {self.arguments}: (lambda r: {self.then})({self.expression})")
+        names, pairs = self.arguments.split(", "), []
+        for values in inputs:
+            given = [values[name] for name in names]
+            with contextlib.suppress(IndexError):
+                pairs.append((", ".join(map(repr, given)), compute(*given)))
+            if len(pairs) == count:
+                return pairs
+
+
+def with_numbers(*texts):
+    """Yield ("x plus n", "x + n") with n = 2, 3, ... 9 in all texts, or once if there is no n."""
+    numbers = range(2, 10) if re.search(r"\bn\b", texts[0]) else [""]
+    for n in numbers:
+        yield [re.sub(r"\bn\b", str(n), text) for text in texts]
+
+
+def all_functions():
+    """Yield all functions that the topics express, about a thousand.
+
+    A function has one number at most: with two, such a model learns the first and ignores the
+    other. Three in ten of those without a number end there, the others do something further."""
+    example = Code.inputs(random.Random(0))
+    for arguments, *topic in Code.TOPICS:
+        numbered = list(with_numbers(*topic))
+        (phrase, expression), kind = numbered[0], type(eval(numbered[0][1], dict(example)))
+        further = [more for of, *more in Code.FURTHER
+                   if of == kind.__name__ and len(numbered) == 1]
+        ends = 0.3 if further else 1.0
+        for each in numbered:
+            yield Function(arguments, *each, "r", ends / len(numbered))
+        for more in further:
+            continued = list(with_numbers(*(part.replace("{n}", "n") for part in more)))
+            for words, then in continued:
+                yield Function(arguments, f"{phrase}, {words}", expression, then,
+                               (1 - ends) / len(further) / len(continued))
+
+
+@functools.cache
+def functions_by_split():
+    """Split -> (pairs (function, key), their cumulative chances); None -> those of all splits.
+
+    The key is what a function returns for 20 inputs, as text: those of a seed, the same for all."""
+    rng = random.Random(0)
+    inputs = [Code.inputs(rng) for _ in range(100)]
+    pairs = [(function, repr(function.results(inputs, 20))) for function in all_functions()]
+    groups = {None: pairs}
+    for pair in pairs:
+        groups.setdefault(tasks.split_of(pair[1]), []).append(pair)
+    return {split: (of_split, list(itertools.accumulate(f.chance for f, _ in of_split)))
+            for split, of_split in groups.items()}
+
+
 class Code(Family):
     """A function of a line or two, "Write g(v): the sum of v, times 3.", judged by running it. The
     key is what it gives for some inputs: so what is tested is trained on neither by another name
@@ -125,7 +195,8 @@ class Code(Family):
     CALLED = "f g h k run get find solve value".split()  # what functions are called
     TOPICS, FURTHER = table("functions"), table("further")
 
-    def inputs(self, rng):
+    @staticmethod
+    def inputs(rng):
         """Values for all arguments that topics have: numbers x and y, a text s, a list v."""
         x = rng.choice((rng.randint(1, 12), rng.randint(10, 120)))
         return {"x": x, "y": rng.choice((x, *(rng.randint(1, 30) for _ in range(3)))),
@@ -133,37 +204,29 @@ class Code(Family):
                 "v": [rng.randint(1, 20) for _ in range(rng.randint(4, 6))]}
 
     def make(self, rng):
-        (arguments, *topic), name = rng.choice(self.TOPICS), rng.choice(self.CALLED)
-        n, then = str(rng.randint(2, 9)), "r"
-        phrase, expression = (re.sub(r"\bn\b", n, part) for part in topic)
-        kind, body = type(eval(expression, self.inputs(rng))).__name__, f"return {expression}"
-        further = [more for of, *more in self.FURTHER if of == kind]
-        # One number at most: with two, such a model learns the first and ignores the other.
-        if phrase == topic[0] and further and rng.random() < 0.7:
-            more, then = (part.format(n=n) for part in rng.choice(further))
-            phrase, body = f"{phrase}, {more}", f"r = {expression}\n    return {then}"
-        tests = self.results(arguments, expression, then, rng, 5)
-        return Problem(f"Write {name}({arguments}): {phrase}.",
-                       f"def {name}({arguments}):\n    {body}",
-                       tuple(repr((f"{name}({values})", result)) for values, result in tests),
-                       self.behaviour(arguments, expression, then))
+        return self.draw(None, rng)
 
-    @functools.cache  # functions are few, draws many: one in ten is of the test split
-    def behaviour(self, *function):
-        """What a function gives for 20 inputs, as text. function: arguments, expression and then,
-        see `results`."""
-        return repr(self.results(*function, random.Random(0), 20))
+    def draw(self, split, rng):
+        """Draw a problem of a split, or of any if it is None. Every function's split is known."""
+        functions, chances = functions_by_split()[split]
+        (function, key), = rng.choices(functions, cum_weights=chances)
+        return self.ask(function, key, rng)
 
-    def results(self, arguments, expression, then, rng, count):
-        """`count` pairs: the values in a call, as text, and what the call gives, which is `then`
-        with the expression's value as r. ("x, y", "x + y", "r * 2", rng, 1) -> [("3, 4", 14)]"""
-        pairs = []
-        while len(pairs) < count:
-            with contextlib.suppress(IndexError):  # nobody asks for the first of an empty list
-                values = self.inputs(rng)
-                given = ", ".join(repr(values[name]) for name in arguments.split(", "))
-                pairs.append((given, eval(then, {"r": eval(expression, values)})))
-        return pairs
+    def sequence(self, rng):
+        """Yield every problem once: of functions that return the same, a random one."""
+        functions, _ = functions_by_split()[None]
+        by_key = {key: function for function, key in rng.sample(functions, len(functions))}
+        yield from (self.ask(function, key, rng) for key, function in by_key.items())
+
+    def ask(self, function, key, rng):
+        """The problem to write a function, by some name and with some unit tests."""
+        name, f = rng.choice(self.CALLED), function
+        tests = f.results((self.inputs(rng) for _ in itertools.count()), 5)
+        body = (f"return {f.expression}" if f.then == "r" else
+                f"r = {f.expression}\n    return {f.then}")
+        return Problem(f"Write {name}({f.arguments}): {f.phrase}.",
+                       f"def {name}({f.arguments}):\n    {body}",
+                       tuple(repr((f"{name}({values})", result)) for values, result in tests), key)
 
     def formed(self, problem, response):
         return [response.startswith("def ") and not tools.refusal(response)]

@@ -54,6 +54,18 @@ class Family:
     def name(self):
         return type(self).__name__.lower()
 
+    def draw(self, split, rng):
+        """Draw a problem of a split: the first such that `make` gives. For training problems, eight
+        in ten, that is one and a quarter on average."""
+        while split_of((problem := self.make(rng)).key) != split:
+            pass
+        return problem
+
+    def sequence(self, rng):
+        """Yield problems of all splits in a random order, without an end if there is no list."""
+        while True:
+            yield self.make(rng)
+
     def formed(self, problem, response):
         """Of each thing that was asked for, whether the response does it."""
         return [bool(response.strip())]
@@ -79,25 +91,41 @@ class Family:
                 "harm": 2 * self.harmless(problem, response)}
 
 
+def split_of(key):
+    """The split of every problem with this key: "test", "validation", or, eight times in ten,
+    "train"."""
+    return SPLITS[zlib.crc32(key.encode()) % len(SPLITS)]
+
+
 def draw(family, split, seed):
-    """The first problem of a split among those that a family makes from a seed."""
-    rng = random.Random(f"{family.name} {split} {seed}")
-    while True:
-        problem = family.make(rng)
-        if SPLITS[zlib.crc32(problem.key.encode()) % len(SPLITS)] == split:
-            return problem
+    """Draw a problem of a split from a seed: the same seed gives the same problem."""
+    return family.draw(split, random.Random(f"{family.name} {split} {seed}"))
 
 
 @functools.lru_cache(64)
+def listing(family):
+    """A family's problems in a random order, and those made so far: {split: {key: problem}}.
+
+    Each problem that is made goes to its own split, so none is made in vain."""
+    return family.sequence(random.Random(f"{family.name} listing")), {split: {} for split in SPLITS}
+
+
 def problems(family, split, count):
-    """`count` different problems of a split; fewer if 20 times as many draws find no more. If one
-    could come twice, a few short ones would, again and again, and decide the figure."""
-    found = {}
-    for i in range(20 * count):
-        if len(found) < count:
-            problem = draw(family, split, i)
-            found.setdefault(problem.key, problem)
-    return tuple(found.values())
+    """Return `count` different problems of a split, or all that there are, in a random order.
+
+    No key appears twice: else a few short problems would decide the figure. The first 100 of 200
+    are the 100. The search ends when the last problems, 1,000 and as many as are known, were all
+    known before."""
+    made, found = listing(family)
+    repeats = 0
+    while len(found[split]) < count and repeats < 1000 + sum(map(len, found.values())):
+        problem = next(made, None)
+        if problem is None:
+            break
+        of_split = found[split_of(problem.key)]
+        repeats = repeats + 1 if problem.key in of_split else 0
+        of_split.setdefault(problem.key, problem)
+    return tuple(found[split].values())[:count]
 
 
 # The problems that documents are decontaminated from.

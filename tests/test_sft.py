@@ -120,7 +120,8 @@ def test_hidden_tests_have_no_say_in_what_is_kept(monkeypatch):
     """Tried are, of every three questions: an answer that passes all tests but the first two,
     and the right one; one that passes only these two, and the right one; the right one,
     and such."""
-    problems, family = synthetic.drawn(families.Code(), 6), families.Code()
+    problems = tasks.problems(families.Code(), "train", 6)  # different ones
+    monkeypatch.setattr(synthetic, "drawn", lambda *_: problems)
 
     def lenient(code, tests):
         return [(test in p.answer[:2]) == (code == "shallow")

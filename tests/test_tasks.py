@@ -204,20 +204,70 @@ def test_code_is_judged_by_running_it():
         False, True]  # 1 is not True
 
 
-class First(random.Random):
-    """Draws a given topic, and all else by chance."""
-    topic = None
-
-    def choice(self, sequence):
-        return self.topic if sequence is families.Code.TOPICS else super().choice(sequence)
-
-
-def test_there_are_71_topics_whose_functions_pass_their_own_tests():
+def test_functions_of_all_71_topics_pass_their_own_tests():
     assert len(families.Code.TOPICS) == 71
-    for First.topic in families.Code.TOPICS:
-        given = FAMILIES["code"].make(First(0))
+    by_topic = {}
+    for function in families.all_functions():
+        phrase = function.phrase.split(", ")[0]
+        topic = next(i for i, (arguments, words, _) in enumerate(families.Code.TOPICS)
+                     if arguments == function.arguments
+                     and re.fullmatch(re.sub(r"\bn\b", "[2-9]", words), phrase))
+        by_topic.setdefault(topic, []).append(function)
+    assert len(by_topic) == 71
+    for topic, functions in by_topic.items():  # drawn alike, whatever further they do
+        assert sum(f.chance for f in functions) == pytest.approx(1)
+        given = FAMILIES["code"].ask(functions[-1], "", random.Random(topic))
         assert families.passed(given.worked, given.answer) == [True] * 5, given
-        assert all(name in given.question.split(": ")[1] for name in First.topic[0].split(", "))
+        assert all(name in given.question.split(": ")[1]
+                   for name in functions[0].arguments.split(", "))
+
+
+def test_what_a_function_returns():
+    function = families.Function("x, y", "the sum of x and y, times 2", "x + y", "r * 2", 1.0)
+    inputs = [{"x": 3, "y": 4, "s": "", "v": []}, {"x": 0, "y": 1, "s": "", "v": []}]
+    assert function.results(inputs, 2) == [("3, 4", 14), ("0, 1", 2)]
+    first = families.Function("v", "the first of v", "v[0]", "r", 1.0)
+    assert first.results([{"v": []}, {"v": [5, 6]}, {"v": [7]}], 2) == [("[5, 6]", 5), ("[7]", 7)]
+    assert list(families.with_numbers("x plus n", "x + n"))[0] == ["x plus 2", "x + 2"]
+    assert list(families.with_numbers("the sum of v", "sum(v)")) == [["the sum of v", "sum(v)"]]
+
+
+def test_code_is_drawn_without_rejection_and_listed_to_the_end(monkeypatch):
+    """Every split's functions are known: a draw makes one problem, a list each key once."""
+    code, asked = families.Code(), []
+    ask = code.ask
+    monkeypatch.setattr(code, "ask", lambda function, key, rng: asked.append(key) or
+                        ask(function, key, rng))
+    drawn = {split: {tasks.draw(code, split, i).key for i in range(300)}
+             for split in ("train", "validation", "test")}
+    assert len(asked) == 900
+    for split, keys in drawn.items():
+        assert {tasks.split_of(key) for key in keys} == {split}
+    asked.clear()
+    listed = {split: tasks.problems(code, split, 10**9) for split in drawn}
+    keys = [p.key for some in listed.values() for p in some]
+    assert len(keys) == len(set(keys)) == len(asked)  # each made once, for all three splits
+    assert drawn["test"] <= {p.key for p in listed["test"]}
+    assert tasks.problems(code, "test", 20) == listed["test"][:20]
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *tasks.EVOLVED])
+def test_few_problems_are_made_in_vain(name, monkeypatch):
+    """Training problems, drawn one by one, cost 1.25 on average: odds of 2 in 500 draws are below
+    1e-9. Those of other splits are listed together, and none is thrown away."""
+    family, made = (FAMILIES | tasks.EVOLVED)[name], []
+    make = family.make
+    monkeypatch.setattr(family, "make", lambda rng: made.append(1) or make(rng))
+    for i in range(500):
+        tasks.draw(family, "train", i)
+    assert len(made) <= 1000
+    tasks.listing.cache_clear()
+    made.clear()
+    problems = tasks.problems(family, "test", 50)
+    once = len(made)
+    assert len(problems) == 50
+    tasks.problems(family, "test", 50)
+    assert len(made) == once  # known by now
 
 
 def test_long_results_count_and_missing_ones_do_not(monkeypatch):
