@@ -17,6 +17,7 @@ import textwrap
 import torch
 
 from afm_min import chat, lora, tools
+from afm_min.generate import stream
 from afm_min.model import load_model
 from afm_min.ondevice import FEATURES
 from afm_min.quantize import QuantizedAFM, load_quantized
@@ -35,9 +36,9 @@ def say(model, ids, stop, arguments, before=""):
     """Print `before` and what the model says after ids, token by token, until it says `stop`;
     return what it said. Half a character waits for the rest."""
     characters, said = codecs.getincrementaldecoder("utf-8")("replace"), ""
-    chances = torch.rand(1, arguments.max_new_tokens,
+    uniforms = torch.rand(1, arguments.max_new_tokens,
                          generator=torch.Generator().manual_seed(arguments.seed))
-    for (token,) in model.stream([ids], arguments.max_new_tokens, stop=stop, chances=chances,
+    for (token,), _ in stream(model, [ids], arguments.max_new_tokens, stop=stop, uniforms=uniforms,
                                  temperature=arguments.temperature, top_p=arguments.top_p):
         piece = characters.decode(b"" if token == stop else model.tokenizer.vocab[token])
         print(before + piece, end="", flush=True)

@@ -14,13 +14,6 @@ from afm_min.model import load_model, save_model
 from afm_min.run import UserError
 
 
-def response_logp(model, ids, weight):
-    """log pi(y|x) of each response, the tokens of ids that have weight: two of (B, T) -> (B,)."""
-    length = weight.shape[1] - int(weight.any(0).flip(0).byte().argmax())  # less what pads all
-    ids, weight = ids[:, :length], weight[:, :length]
-    return chat.log_likelihood(model, model.states(ids[:, :-1]), ids, weight)
-
-
 def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta):
     """-log sigmoid(beta h), where h = log pi/pi_ref of the chosen less that of the rejected."""
     return -torch.nn.functional.logsigmoid(beta * (chosen - ref_chosen - rejected + ref_rejected))
@@ -90,8 +83,8 @@ def first_ranked(judge, said):
     ranks first; the chance that it is true, as the reward model sees it, (N,); and which models say
     it, (N, models)."""
     replies = [sum(each, []) for each in said]
-    given = evaluate.with_prompts(reply for some in replies for reply in some)
-    rewards, true = reward.scores(judge, given).view(len(said), -1, 2).unbind(2)
+    scored = reward.scores(judge, [evaluate.group(some) for some in replies])
+    rewards, true = torch.stack(scored).unbind(2)  # (N, replies to each)
     best = rewards.argmax(1, keepdim=True)  # (N, 1)
     chosen = [some[i] for some, (i,) in zip(replies, best.tolist())]
     whose = [[reply in some for some in each] for reply, each in zip(chosen, said)]
@@ -127,15 +120,15 @@ def rs(number, run, *, prompts=2000, samples=8, steps=100, batch=24, lr=0.001, c
 def prefer(number, run, method, loss, beta, steps, batch, lr, count, scale=1.0):
     """What DPO and IPO share: pairs of this round, the model they start from as reference."""
     pairs, model = reward.read_pairs(run, number), load_model(run, reward.members(number)[-1])
-    reference = chat.of_each(response_logp, model, reward.sides(pairs), 256).view(-1, 2)
+    reference = torch.stack(chat.of_responses(chat.response_logp, model, reward.sides(pairs)))
 
     def draw(_):
         drawn = torch.randint(len(pairs), (batch,))
         return reward.collate([pairs[i] for i in drawn.tolist()]) | {"reference": reference[drawn]}
 
     def pair_loss(model, batch):
-        logp = response_logp(model, batch["ids"].flatten(0, 1), batch["weight"].flatten(0, 1))
-        losses = scale * loss(*logp.view(-1, 2).T, *batch["reference"].T, beta)
+        logp = chat.response_logp(model, batch["ids"], batch["branch"])  # (B, 2)
+        losses = scale * loss(*logp.T, *batch["reference"].T, beta)
         return {"loss": losses.sum(), "count": len(losses)}
     return train(run, f"{method}{number}", model, draw, pair_loss, steps, lr, count, unit="pairs")
 
@@ -154,16 +147,20 @@ def ipo(number, run, *, beta=0.1, steps=80, batch=32, lr=0.0003, count=100):
 
 
 def rollouts(model, reference, problems, samples, judge=None):
-    """`samples` responses to each problem, drawn from exactly the distribution that is scored: at
-    temperature 1, of all tokens. A batch of N = problems * samples rows, those of a problem next to
-    each other: ids and weight (N, T); log-probabilities by the model and the reference, the reward
-    (the checker's, if there is no judge) and the truth, all (N,)."""
-    said = [reply for (some,) in reward.answers([model], problems, samples) for reply in some]
-    truth = correctness([pair for pair in problems for _ in range(samples)], said)
-    given = evaluate.with_prompts(said)
-    rewards = reward.scores(judge, given)[:, 0] if judge else truth
-    old, ref = (chat.of_each(response_logp, each, given) for each in (model, reference))
-    return chat.pad(given) | {"old_logp": old, "ref_logp": ref, "truth": truth, "reward": rewards}
+    """Sample `samples` responses to each of N problems, at temperature 1 and of all tokens: exactly
+    the distribution that is scored.
+
+    Returns a batch with a row per problem: ids and branch (N, T), see `chat.share_prompt`; and for
+    each response, (N, samples): the log-probabilities under the model, as it was drawn, and under
+    the reference, the reward (the checker's, if there is no judge) and the truth."""
+    said = [some for (some,) in reward.answers([model], problems, samples)]
+    groups = [evaluate.group(some) for some in said]
+    truth = torch.stack([correctness([pair] * samples, some) for pair, some in zip(problems, said)])
+    rewards = torch.stack(reward.scores(judge, groups))[..., 0] if judge else truth
+    old = torch.tensor([[reply.logp for reply in some] for some in said])
+    ref = torch.stack(chat.of_responses(chat.response_logp, reference, groups))
+    return chat.share_prompts(groups) | {"old_logp": old, "ref_logp": ref, "truth": truth,
+                                         "reward": rewards}
 
 
 def dealt(rows, step, parts):
@@ -191,20 +188,20 @@ def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4
             problems = reward.asked(run, prompts, rng)
             rows = rollouts(model, reference, problems, samples, judge)
             R = regularized(rows["reward"], rows["old_logp"], rows["ref_logp"], beta)
-            rows["advantage"] = BASELINES[baseline](R.view(prompts, samples)).flatten()
-            order = rows["weight"].cumsum(1).argmax(1).argsort()  # by where they end
+            rows["advantage"] = BASELINES[baseline](R)  # (prompts, samples)
+            order = (rows["branch"] > 0).cumsum(1).argmax(1).argsort()  # by where they end
             held.update({name: x[order] for name, x in rows.items()})
         return dealt(held, step, parts)
 
     def policy_loss(model, batch):
-        logp = response_logp(model, batch["ids"], batch["weight"])
+        logp = chat.response_logp(model, batch["ids"], batch["branch"])
         losses = LOSSES[loss](logp, batch["old_logp"], batch["advantage"], gamma)
         kl, entropy = (batch["old_logp"] - batch["ref_logp"]).sum(), -batch["old_logp"].sum()
-        return {"loss": losses.sum(), "count": len(losses), "reward": batch["reward"].sum(),
+        return {"loss": losses.sum(), "count": losses.numel(), "reward": batch["reward"].sum(),
                 "truth %": 100 * batch["truth"].sum(), "KL": kl, "entropy": entropy,
-                "length": batch["weight"].sum()}
+                "length": chat.response_mask(batch["branch"]).sum()}
     metrics = train(run, stage, model, draw, policy_loss, iterations * inner, lr, count, warmup=10,
-                    micro_batch=64, save_every=inner, unit="responses")
+                    micro_batch=32, save_every=inner, unit="responses")
     return metrics | {f"curve, round {number}": curve(list(run.logged(stage)))}
 
 

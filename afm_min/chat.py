@@ -45,6 +45,26 @@ def answered(prompt, response):
     return torch.tensor(prompt + response), torch.tensor(weights)
 
 
+def share_prompt(prompt, responses):
+    """One row in which all responses to a prompt share it: the pair (ids, branch), two of (T,).
+
+    Each response is a branch, see `AFM.states`, that begins with the prompt's last token: from that
+    token's state the response's first token is predicted.
+        prompt [1, 2, 3], responses [[7, 8], [9]]
+        ids     1 2 | 3 7 8 | 3 9
+        branch  0 0 | 1 1 1 | 2 2"""
+    ids, branch = prompt[:-1], [0] * (len(prompt) - 1)
+    for number, response in enumerate(responses, 1):
+        ids = [*ids, prompt[-1], *response]
+        branch += [number] * (1 + len(response))
+    return torch.tensor(ids), torch.tensor(branch)
+
+
+def response_mask(branch):
+    """Which tokens belong to a response, of those with a token before them: (B, T) -> (B, T - 1)."""
+    return (branch[:, 1:] > 0) & (branch[:, 1:] == branch[:, :-1])
+
+
 def render(messages, tokenizer):
     """A conversation's ids, (T,), and of each its weight in the loss, (T,): 1 where the assistant
     has to say it, its end token included, and 0 elsewhere."""
@@ -72,11 +92,15 @@ def read_examples(run, model, synthetic=True):
     return by_source([each for stage in stages for each in read_lines(run, stage)], model)
 
 
-def pad(rows):
-    """Pairs (ids, weights), or triples with begin, as a batch, padded at the right with what has
-    no weight."""
+def pad(rows, names=("ids", "weight", "begin")):
+    """Rows of 1-D tensors as a batch, padded at the right with zeros: {name: (B, T)}."""
     columns = (pad_sequence(column, batch_first=True) for column in zip(*rows))
-    return dict(zip(("ids", "weight", "begin"), columns))
+    return dict(zip(names, columns))
+
+
+def share_prompts(groups):
+    """Pairs (prompt, responses) as a batch, {"ids", "branch": (B, T)}: see `share_prompt`."""
+    return pad([share_prompt(*group) for group in groups], ("ids", "branch"))
 
 
 def pack(conversations):
@@ -121,12 +145,20 @@ def response_loss(model, batch):
     return {"loss": (weight * (cross_entropy + z_loss)).sum(), "count": weight.sum()}
 
 
-def log_likelihood(model, states, ids, weight):
-    """log p of the tokens of each row that have weight, together: states (B, T - 1, C) of all but
-    the last token, ids and weight (B, T) -> (B,)."""
-    said = weight[:, 1:] > 0
-    surprise, _ = pretrain.token_losses(model.logits(states[said]), ids[:, 1:][said])  # (N,)
-    return surprise.new_zeros(len(ids)).index_add(0, said.nonzero()[:, 0], -surprise)
+def log_likelihood(model, states, ids, branch):
+    """Sum the log-probabilities of each response's tokens: states (B, T, C), ids and branch (B, T),
+    see `share_prompt`, -> (B, K), K responses to each of B prompts."""
+    mask, K = response_mask(branch), int(branch.max())
+    nll, _ = pretrain.token_losses(model.logits(states[:, :-1][mask]), ids[:, 1:][mask])  # (N,)
+    response = mask.nonzero()[:, 0] * K + branch[:, 1:][mask] - 1  # which of B * K it belongs to
+    return nll.new_zeros(len(ids) * K).index_add(0, response, -nll).view(-1, K)
+
+
+def response_logp(model, ids, branch):
+    """log pi(y|x) of each response: ids and branch (B, T) -> (B, K). See `log_likelihood`."""
+    length = int(branch.any(0).nonzero().max()) + 1  # of a larger batch, its padding is left out
+    ids, branch = ids[:, :length], branch[:, :length]
+    return log_likelihood(model, model.states(ids, branch=branch), ids, branch)
 
 
 def by_length(work, lengths, rows):
@@ -148,6 +180,30 @@ def of_each(function, model, conversations, rows=64):
         device = model.embedding.device
         return function(model, batch["ids"].to(device), batch["weight"].to(device)).cpu()
     return torch.stack(by_length(work, [len(ids) for ids, _ in conversations], rows))
+
+
+def of_responses(function, model, groups, rows=64, most=4):
+    """function(model, ids, branch) -> (B, K, ...) of each of N groups, pairs (prompt, responses):
+    a list of N tensors (responses, ...).
+
+    Equal responses of a group are computed once, and at most `most` share a row, as the cost of
+    attention grows with its square."""
+    parts, places = [], []  # rows to compute; group -> {response: (row, branch)}
+    for prompt, responses in groups:
+        unique, place = list(dict.fromkeys(map(tuple, responses))), {}
+        for i in range(0, len(unique), most):
+            place |= {response: (len(parts), k) for k, response in enumerate(unique[i:i + most])}
+            parts.append((prompt, unique[i:i + most]))
+        places.append(place)
+
+    @torch.no_grad()
+    def work(numbers):
+        batch, device = share_prompts([parts[i] for i in numbers]), model.embedding.device
+        return function(model, batch["ids"].to(device), batch["branch"].to(device)).cpu()
+    lengths = [len(prompt) + sum(map(len, responses)) for prompt, responses in parts]
+    found = by_length(work, lengths, rows)
+    return [torch.stack([found[row][k] for row, k in (place[tuple(each)] for each in responses)])
+            for (_, responses), place in zip(groups, places)]
 
 
 def losses(model, conversations):

@@ -11,12 +11,14 @@ import torch
 
 from afm_min import chat, lora, tasks, tools
 from afm_min.fit import seed_step
+from afm_min.generate import generate_with_logp
 from afm_min.model import load_model
 from afm_min.quantize import load_quantized
 from afm_min.tokenizer import END
 
 # prompt, ids: ids of what a model was given, and of what it said. text: that without its end.
-Reply = collections.namedtuple("Reply", "prompt ids text")
+# logp: the log-probability of the ids, under the distribution that they were drawn from.
+Reply = collections.namedtuple("Reply", "prompt ids text logp", defaults=[0.0])
 
 
 def replies(model, conversations, most=64, rows=512, temperature=0.0):
@@ -26,16 +28,21 @@ def replies(model, conversations, most=64, rows=512, temperature=0.0):
     tokenizer, end = model.tokenizer, model.tokenizer.special(END)
     prompts = [tokenizer.encode_chat(messages, reply=True) for messages in conversations]
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) < model.config.context]
-    chances = torch.rand(len(prompts), most) if temperature else torch.zeros(len(prompts), most)
+    uniforms = torch.rand(len(prompts), most) if temperature else torch.zeros(len(prompts), most)
 
     def answered(numbers):
         some = [fits[i] for i in numbers]
-        return model.generate([prompts[i] for i in some], most, end, temperature=temperature,
-                              chances=chances[some])
+        return generate_with_logp(model, [prompts[i] for i in some], most, end,
+                                  temperature=temperature, uniforms=uniforms[some])
     found = dict(zip(fits, chat.by_length(answered, [len(prompts[i]) for i in fits], rows)))
-    said = [found.get(i, []) for i in range(len(prompts))]
-    texts = (tokenizer.decode(ids[:-1] if ids[-1:] == [end] else ids) for ids in said)
-    return list(map(Reply, prompts, said, texts))
+    said = [found.get(i, ([], 0.0)) for i in range(len(prompts))]
+    return [Reply(prompt, ids, tokenizer.decode(ids[:-1] if ids[-1:] == [end] else ids), logp)
+            for prompt, (ids, logp) in zip(prompts, said)]
+
+
+def group(said):
+    """Replies to one prompt, as a pair (prompt, responses)."""
+    return said[0].prompt, [reply.ids for reply in said]
 
 
 def with_prompts(said):

@@ -79,40 +79,20 @@ def rotary_tables(length, head_dim, base):
     return torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)))
 
 
-class Cache:
-    """Keys (rotated, scaled) and values of the tokens so far. It owns the next one's position."""
-
-    def __init__(self, config, batch, size, device, dtype):
-        shape = (2, config.layers, batch, config.kv_heads, size, config.head_dim)
-        self.keys, self.values = torch.empty(shape, device=device, dtype=dtype)
-        self.position = 0
-
-    def append(self, layer, key, value):
-        """Take in one layer's new key and value (B, K, T, D); return all it has, (B, K, S, D)."""
-        end = self.position + key.shape[2]
-        self.keys[layer, :, :, self.position:end] = key
-        self.values[layer, :, :, self.position:end] = value
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
-
-    def keep(self, rows):
-        """Hold these rows only: a mask, (B,), or their numbers, (R,), which may repeat."""
-        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
-
-
 class Attention(nn.Module):
     """Grouped-query attention with query/key normalisation."""
 
-    def __init__(self, config, layer):
+    def __init__(self, config):
         super().__init__()
-        self.config, self.layer = config, layer
+        self.config = config
         width, kv_width = config.heads * config.head_dim, config.kv_heads * config.head_dim
         self.query, self.key = Linear(config.dim, width), Linear(config.dim, kv_width)
         self.value, self.output = Linear(config.dim, kv_width), Linear(width, config.dim)
         self.query_norm, self.key_norm = (RMSNorm(config.head_dim, config.norm_eps)
                                           for _ in range(2))
 
-    def forward(self, x, rotation, mask, cache):
-        """x (B, T, C), rotation 2 x (T, D), mask (1 or B, 1, G*T, S) -> (B, T, C)"""
+    def forward(self, x, rotation, mask):
+        """x (B, T, C), rotation 2 x (1 or B, 1, T, D), mask (1 or B, 1, G*T, T) -> (B, T, C)"""
         (B, T, _), K, D = x.shape, self.config.kv_heads, self.config.head_dim
         G = self.config.heads // K
         # Query heads are grouped with the key/value head they read, so that no key is repeated.
@@ -120,11 +100,10 @@ class Attention(nn.Module):
         key = self.key(x).view(B, T, K, D).transpose(1, 2)  # (B, K, T, D)
         value = self.value(x).view(B, T, K, D).transpose(1, 2)
         # The scores' factor, 1/sqrt(D), is applied to the keys, which are fewer.
-        query = gradients.Rotation.apply(self.query_norm(query.contiguous()), *rotation)
+        of_groups = [table.unsqueeze(1) for table in rotation]  # (1 or B, 1, 1, T, D)
+        query = gradients.Rotation.apply(self.query_norm(query.contiguous()), *of_groups)
         key = gradients.Rotation.apply(self.key_norm(key.contiguous()), *rotation) / D ** 0.5
-        if cache is not None:
-            key, value = cache.append(self.layer, key, value)  # (B, K, S, D)
-        scores = query.flatten(2, 3) @ key.transpose(-1, -2)  # (B, K, G*T, S)
+        scores = query.flatten(2, 3) @ key.transpose(-1, -2)  # (B, K, G*T, T)
         mixed = scores.add_(mask).softmax(-1) @ value  # (B, K, G*T, D)
         mixed = mixed.view(B, K, G, T, D).permute(0, 3, 1, 2, 4)  # (B, T, K, G, D)
         return self.output(mixed.flatten(2))
@@ -149,16 +128,16 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention, then feed-forward: each reads the normalised stream and adds to it."""
 
-    def __init__(self, config, layer):
+    def __init__(self, config):
         super().__init__()
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
-        self.attention = Attention(config, layer)
+        self.attention = Attention(config)
         self.feed_forward_norm = RMSNorm(config.dim, config.norm_eps)
         self.feed_forward = FeedForward(config)
         self.dropout = 0.0  # of what a block adds, while training: set by fine-tuning
 
-    def forward(self, x, rotation, mask, cache):
-        x = x + self.dropped(self.attention(self.attention_norm(x), rotation, mask, cache))
+    def forward(self, x, rotation, mask):
+        x = x + self.dropped(self.attention(self.attention_norm(x), rotation, mask))
         return x + self.dropped(self.feed_forward(self.feed_forward_norm(x)))
 
     def dropped(self, added):
@@ -178,31 +157,32 @@ class AFM(nn.Module):
         self.config, self.dtype = config, dtype
         self.tokenizer = None  # of the run that holds it: see load_model
         self.embedding = nn.Parameter(normal(config.vocab_size, config.dim))  # as an output layer
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         rotation = rotary_tables(config.context, config.head_dim, config.rope_base)
         self.register_buffer("rotation", rotation, persistent=False)
 
-    def forward(self, ids, cache=None, begin=None):
-        return self.logits(self.states(ids, cache, begin))
+    def forward(self, ids):
+        return self.logits(self.states(ids))
 
-    def states(self, ids, cache=None, begin=None):
-        """What the last layer says of each token, normalised: (B, T) -> (B, T, C).
+    def states(self, ids, begin=None, branch=None):
+        """Final-layer hidden states of each token, normalised: (B, T) -> (B, T, C).
 
-        begin: (B, 1 or T), where in its row each token's text begins: it sees nothing before that,
-        neither padding nor another text. RoPE sees distances only, so that such a text needs no
-        positions of its own."""
-        start = 0 if cache is None else cache.position
-        stop = start + ids.shape[1]
-        if stop > self.config.context:
-            raise UserError(f"{stop} tokens do not fit the context of {self.config.context}")
-        rotation = self.rotation[:, start:stop].to(self.dtype).unbind()  # 2 x (T, D)
-        mask = self.mask(start, stop, begin)
+        begin: (B, T), several texts in a row: where the text of each token begins. It sees nothing
+        before that. RoPE depends on distances only, so such a text needs no positions of its own.
+
+        branch: (B, T), several continuations of a prompt in a row: 0 in the prompt, 1, 2, ... in
+        each continuation, which sees the prompt and itself, and has positions as if it stood alone.
+            branch   0 0 0 1 1 2 2 2
+            position 0 1 2 3 4 3 4 5"""
+        mask, positions = self.mask(ids, begin, branch)
+        length = ids.shape[1] if branch is None else int(positions.max()) + 1
+        if length > self.config.context:
+            raise UserError(f"{length} tokens do not fit the context of {self.config.context}")
+        rotation = self.rotation[:, positions].unsqueeze(2).to(self.dtype)  # (2, 1 or B, 1, T, D)
         x = self.embed(ids)  # (B, T, C)
         for block in self.blocks:
-            x = block(x, rotation, mask, cache)
-        if cache is not None:
-            cache.position = stop
+            x = block(x, rotation, mask)
         return self.norm(x)
 
     def embed(self, ids):
@@ -212,74 +192,20 @@ class AFM(nn.Module):
         """States (..., C) -> logits (..., V), float32."""
         return F.linear(states, self.embedding.to(self.dtype)).float()
 
-    def mask(self, start, stop, begin):
-        """What each query may not see, as a term of its score: (1 or B, 1, G*T, S)."""
-        keys = torch.arange(stop, device=self.embedding.device)
-        masked = (keys > keys[start:, None])[None]  # (1, T, S): the future
+    def mask(self, ids, begin, branch):
+        """What each token may not see, as a term of its scores, (1 or B, 1, G*T, T), and each
+        token's position, (1 or B, T): see `states`."""
+        T = ids.shape[1]
+        positions = torch.arange(T, device=ids.device)[None]  # (1, T)
+        hidden = positions > positions.mT[None]  # (1, T, T): the future
         if begin is not None:
-            masked = masked | (keys < begin[..., None])  # (B, T, S)
-        mask = masked[:, None].to(self.dtype) * MASKED
-        return mask.repeat(1, 1, self.config.heads // self.config.kv_heads, 1)
-
-    @torch.no_grad()
-    def stream(self, prompts, max_new_tokens, stop=-1, temperature=1.0, top_p=1.0, chances=None):
-        """Yield the next id of every row, (B,), until max_new_tokens, or the context is full, or
-        all rows have said the id `stop`, which is all that a row says from then on.
-
-        prompts: B lists of ids, of any lengths. temperature 0 is greedy. top_p < 1 draws from the
-        likeliest ids that hold this probability together: for talking only, as training must score
-        the very distribution it sampled. chances: (B, max_new_tokens) in 0 to 1, by which ids are
-        drawn, random if not given: with the same ones a row says the same, whoever is beside it.
-        As shorter prompts are padded, the longest says when the context is full. The first step
-        raises UserError if a prompt is empty or too long."""
-        longest, most = max(map(len, prompts)), self.config.context - 1
-        if not all(prompts) or longest > most:
-            raise UserError(f"a prompt has {longest if all(prompts) else 0} tokens: it must have 1 "
-                            f"to {most}, one less than the model's context")
-        device, size = self.embedding.device, min(longest + max_new_tokens, self.config.context)
-        asked = {}  # different prompts -> their numbers
-        copies = [asked.setdefault(tuple(prompt), len(asked)) for prompt in prompts]  # B numbers
-        padding = [longest - len(prompt) for prompt in asked]
-        ids = torch.tensor([(0,) * n + prompt for n, prompt in zip(padding, asked)], device=device)
-        begin = torch.tensor(padding, device=device)[:, None]  # (different prompts, 1)
-        cache = Cache(self.config, len(asked), size, device, self.dtype)
-        if longest > 1:  # what the copies of a prompt share is computed once
-            self.states(ids[:, :-1], cache, begin)
-        cache.keep(copies)
-        following, begin = ids[copies, -1], begin[copies]  # what is fed next, (B,); (B, 1)
-        rows = torch.arange(len(prompts), device=device)  # those computed: R of B
-        if chances is None:
-            chances = torch.rand(len(prompts), max_new_tokens)
-        going = rows >= 0  # of these, (R,): all that have not said `stop`
-        while going.any() and cache.position < size - 1:
-            chance = chances[:, cache.position + 1 - longest].to(device)[rows]  # (R,)
-            states = self.states(following[rows, None], cache, begin)[:, -1]  # (R, C)
-            drawn = sample(self.logits(states), chance, temperature, top_p)
-            following = following.scatter(0, rows, drawn.where(going, stop))
-            yield following
-            going = following[rows] != stop
-            if 2 * going.sum() <= len(rows):  # the rest of the work is halved
-                cache.keep(going)
-                rows, begin, going = rows[going], begin[going], going[going]
-
-    def generate(self, prompts, max_new_tokens, stop=-1, **sampling):
-        """The new ids of every row, as B lists: up to and with the id `stop`, or until `stream`
-        ends. prompts, sampling: as for `stream`."""
-        rows = torch.stack(list(self.stream(prompts, max_new_tokens, stop, **sampling)), 1).tolist()
-        return [row[:row.index(stop) + 1] if stop in row else row for row in rows]
-
-
-def sample(logits, chances, temperature=1.0, top_p=1.0):
-    """Draw an id from each row by a chance in 0 to 1: (B, V), (B,) -> (B,)."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    probabilities = (logits / temperature).softmax(-1)
-    if top_p < 1:
-        ordered, order = probabilities.sort(descending=True)
-        likelier = ordered.cumsum(-1) - ordered  # the probability of all that come before
-        probabilities = probabilities.scatter(-1, order, ordered.where(likelier < top_p, 0.0))
-    cumulative = probabilities.cumsum(-1)  # a point on it: 14 times as fast as multinomial
-    return (cumulative <= chances[:, None] * cumulative[:, -1:]).sum(-1)
+            hidden = hidden | (positions < begin[..., None])  # (B, T, T)
+        if branch is not None:
+            of_keys, of_queries = branch[:, None], branch[..., None]
+            hidden = hidden | (of_keys > 0) & (of_keys != of_queries)
+            positions = T - 1 - hidden.sum(-1)  # (B, T): as many as it sees, less itself
+        mask = hidden[:, None].to(self.dtype) * MASKED
+        return mask.repeat(1, 1, self.config.heads // self.config.kv_heads, 1), positions
 
 
 def save_model(run, stage, model, **more):

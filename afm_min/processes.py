@@ -90,10 +90,15 @@ def shard(model):
         fsdp.register_fsdp_forward_method(model, method)
 
 
+def whole_tensor(tensor):
+    """A tensor put together if it is sharded. All processes must ask."""
+    return tensor.full_tensor() if sharded(tensor) else tensor
+
+
 def whole(state, keep=True):
     """A dict of tensors with the sharded ones put together, on the CPU. All processes must ask;
     one that does not keep what it gets has None in its place, and holds one tensor at a time."""
-    full = ((name, x.full_tensor().cpu() if sharded(x) else x) for name, x in state.items())
+    full = ((name, whole_tensor(x).cpu() if sharded(x) else x) for name, x in state.items())
     return {name: x if keep else None for name, x in full}
 
 

@@ -37,7 +37,7 @@ PROMPTS = {"math": 1.5, **dict.fromkeys(tasks.EVOLVED, 3), "follow": 1.5, "tools
 
 
 class RewardModel(AFM):
-    """Judges the responses in ids (B, T): their tokens have weight, (B, T), and come last."""
+    """Scores K responses to each prompt: ids and branch (B, T), see `chat.share_prompt`."""
 
     def __init__(self, config, dtype=torch.float32):
         super().__init__(config, dtype)
@@ -48,23 +48,26 @@ class RewardModel(AFM):
         # Untrained, it ranks by likelihood.
         self.reward.weight.data = torch.tensor([[0.0] * config.dim + [1.0, 1.0]])
 
-    def judge_all(self, ids, weight):
-        """Rewards (B,), logits of the grades (B, 4, 3), log-likelihoods of the responses (B,)."""
-        states = self.states(ids)  # (B, T, C)
-        logp = chat.log_likelihood(self, states[:, :-1], ids, weight)
-        last = (weight * torch.arange(ids.shape[1], device=ids.device)).argmax(1)
-        last = states[torch.arange(len(ids), device=ids.device), last].float()  # (B, C)
+    def judge_all(self, ids, branch):
+        """Rewards (B, K), logits of the grades (B, K, 4, 3), log-likelihoods (B, K)."""
+        states = self.states(ids, branch=branch)  # (B, T, C)
+        logp = chat.log_likelihood(self, states, ids, branch)  # (B, K)
+        # The state of each response's last token.
+        numbers = torch.arange(1, logp.shape[1] + 1, device=ids.device)
+        places = torch.arange(1, ids.shape[1] + 1, device=ids.device)
+        last = ((branch[:, None] == numbers[:, None]) * places).argmax(2)  # (B, K)
+        last = states[torch.arange(len(ids), device=ids.device)[:, None], last].float()  # (B, K, C)
         # Bounded, or growing slowly: soft labels want rewards a few units apart. Given logp itself,
         # the heads spent their training on undoing its scale.
-        told = torch.stack((2 * (logp / 2).exp(), -(1 - logp / 2).log()), 1)
-        known = torch.cat((last.detach(), told), 1)
-        grades = torch.stack([head(known) for head in self.grades], 1)
-        return self.reward(known)[:, 0], grades, logp
+        told = torch.stack((2 * (logp / 2).exp(), -(1 - logp / 2).log()), -1)
+        known = torch.cat((last.detach(), told), -1)
+        grades = torch.stack([head(known) for head in self.grades], 2)
+        return self.reward(known)[..., 0], grades, logp
 
-    def score(self, ids, weight):
-        """The reward, and the chance that the grade of truth is the best one: (B, 2)."""
-        rewards, grades, _ = self.judge_all(ids, weight)
-        return torch.stack((rewards, grades[:, TRUTH].softmax(-1)[:, 2]), 1)
+    def score(self, ids, branch):
+        """The reward, and the chance that the grade of truth is the best one: (B, K, 2)."""
+        rewards, grades, _ = self.judge_all(ids, branch)
+        return torch.stack((rewards, grades[:, :, TRUTH].softmax(-1)[..., 2]), -1)
 
 
 def preference_loss(chosen, rejected, target):
@@ -90,19 +93,18 @@ def grade_loss(logits, grades):
 def reward_loss(model, batch, labels="soft", grade_weight=0.25):
     """L_rank + grade_weight * L_regu + LANGUAGE * the cross-entropy of what was found true.
 
-    Of B pairs, the chosen response first: ids and weight (B, 2, T), level (B,), grades (B, 2, 4).
+    Of B pairs, the chosen response first: ids and branch (B, T), level (B,), grades (B, 2, 4).
     labels: soft, hard (p = 1), or margin."""
     level, graded = batch["level"], batch["grades"].flatten(0, 1)
-    ids, weight = batch["ids"].flatten(0, 1), batch["weight"].flatten(0, 1)  # (2B, T)
-    rewards, logits, logp = model.judge_all(ids, weight)
-    chosen, rejected = rewards.view(-1, 2).T
+    rewards, logits, logp = model.judge_all(batch["ids"], batch["branch"])
+    chosen, rejected = rewards.T
     if labels == "margin":
         ranked = margin_loss(chosen, rejected, level)
     else:
         target = torch.tensor(TARGETS, device=level.device)[level] if labels == "soft" else 1.0
         ranked = preference_loss(chosen, rejected, target)
-    loss = ranked.sum() + grade_weight * grade_loss(logits, graded).sum()
-    loss = loss - LANGUAGE * logp[graded[:, TRUTH] == 2].sum()
+    loss = ranked.sum() + grade_weight * grade_loss(logits.flatten(0, 1), graded).sum()
+    loss = loss - LANGUAGE * logp[batch["grades"][:, :, TRUTH] == 2].sum()
     return {"loss": loss, "ordered": (chosen > rejected).sum(), "count": len(level)}
 
 
@@ -128,9 +130,10 @@ def start(model):
     return judge
 
 
-def scores(judge, conversations):
-    """The rewards of N pairs (ids, weights), and the chances that they are true: (N, 2)."""
-    return chat.of_each(RewardModel.score, judge, conversations, rows=256)
+def scores(judge, groups):
+    """The rewards of the responses in N groups, pairs (prompt, responses), and the chances that they
+    are true: a list of N tensors (responses, 2)."""
+    return chat.of_responses(RewardModel.score, judge, groups)
 
 
 def answers(models, problems, samples):
@@ -169,24 +172,23 @@ def compare(models, problems, samples, rng, noise):
 
 
 def sides(pairs):
-    """Of N pairs from `compare` all 2N conversations: of each the chosen one, then the rejected."""
-    return [chat.answered(pair["prompt"], pair[side]) for pair in pairs
-            for side in ("chosen", "rejected")]
+    """Pairs from `compare` as groups (prompt, responses): the chosen one, then the rejected."""
+    return [(pair["prompt"], [pair["chosen"], pair["rejected"]]) for pair in pairs]
 
 
 def collate(pairs):
     """What reward_loss wants of pairs from `compare`."""
-    batch = {name: x.view(len(pairs), 2, -1) for name, x in chat.pad(sides(pairs)).items()}
-    return batch | {"level": torch.tensor([pair["level"] for pair in pairs]),
-                    "grades": torch.tensor([pair["grades"] for pair in pairs])}
+    return chat.share_prompts(sides(pairs)) | {
+        "level": torch.tensor([pair["level"] for pair in pairs]),
+        "grades": torch.tensor([pair["grades"] for pair in pairs])}
 
 
 def judged(judge, pairs):
     """Family -> of each of its pairs, whether the reward model finds the better response better."""
-    chosen, rejected = scores(judge, sides(pairs))[:, 0].view(-1, 2).T
     results = {}
-    for pair, first in zip(pairs, (chosen > rejected).tolist()):
-        results.setdefault(pair["family"], []).append(first == pair["right"])
+    for pair, score in zip(pairs, scores(judge, sides(pairs))):
+        chosen, rejected = score[:, 0].tolist()
+        results.setdefault(pair["family"], []).append((chosen > rejected) == pair["right"])
     return results
 
 

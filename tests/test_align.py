@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from afm_min import align, chat, evaluate, reward
-from afm_min.align import (dpo_loss, ipo_loss, leave_one_out, mdpo_loss, ppo_loss, regularized,
-                           response_logp)
+from afm_min.align import (dpo_loss, ipo_loss, leave_one_out, mdpo_loss, ppo_loss, regularized)
+from afm_min.chat import response_logp
 from afm_min.fit import backward
 from afm_min.model import AFM, Config
 
@@ -95,38 +95,66 @@ def test_ppo_by_hand(ratio, advantage, loss, gradient):
     assert got.item() == pytest.approx(loss) and logp.grad.item() == pytest.approx(gradient)
 
 
-def conversations(count=6):
+def groups(count=6, responses=2):
+    """Prompts of 3 to 5 tokens, with responses of 1, 2, ..."""
     torch.manual_seed(1)
-    return [chat.answered(torch.randint(50, (3 + i % 3,)).tolist(),
-                          torch.randint(50, (1 + i,)).tolist()) for i in range(count)]
+    return [(torch.randint(50, (3 + i % 3,)).tolist(),
+             [torch.randint(50, (1 + i + j,)).tolist() for j in range(responses)])
+            for i in range(count)]
+
+
+def test_responses_share_their_prompt():
+    ids, branch = chat.share_prompt([1, 2, 3], [[7, 8], [9]])
+    assert ids.tolist() == [1, 2, 3, 7, 8, 3, 9] and branch.tolist() == [0, 0, 1, 1, 1, 2, 2]
+    # Of the tokens with one before them, those of a response: 7, 8 and 9.
+    assert chat.response_mask(branch[None]).tolist() == [[0, 0, 1, 1, 0, 1]]
+    ids, branch = chat.share_prompt([5], [[]])  # nothing is said
+    assert ids.tolist() == [5] and branch.tolist() == [1]
 
 
 def test_response_logp_is_the_sum_over_the_response_its_end_included():
     torch.manual_seed(0)
     model = AFM(TINY)
-    batch = chat.pad(conversations())
-    together = response_logp(model, **batch)
-    for i, (ids, weight) in enumerate(conversations()):
-        log_p = model(ids[None, :-1]).log_softmax(-1)[0].gather(1, ids[1:, None])[:, 0]
-        said = int(weight.sum())
-        assert together[i].item() == pytest.approx(log_p[-said:].sum().item(), abs=1e-4)
+    together = response_logp(model, **chat.share_prompts(groups()))
+    assert together.shape == (6, 2)
+    for i, (prompt, responses) in enumerate(groups()):
+        for j, response in enumerate(responses):
+            ids = torch.tensor(prompt + response)
+            log_p = model(ids[None, :-1]).log_softmax(-1)[0].gather(1, ids[1:, None])[:, 0]
+            assert together[i, j].item() == pytest.approx(
+                log_p[-len(response):].sum().item(), abs=1e-4)
+
+
+def test_the_gradient_is_that_of_each_response_alone():
+    torch.manual_seed(0)
+    model, found = AFM(TINY), []
+    weights = torch.randn(6, 2)
+    (response_logp(model, **chat.share_prompts(groups())) * weights).sum().backward()
+    found.append(gradients(model).clone())
+    model.zero_grad()
+    for (prompt, responses), row in zip(groups(), weights):
+        for response, weight in zip(responses, row):
+            ids = torch.tensor(prompt + response)
+            log_p = model(ids[None, :-1]).log_softmax(-1)[0].gather(1, ids[1:, None])[:, 0]
+            (log_p[-len(response):].sum() * weight).backward()
+    torch.testing.assert_close(found[0], gradients(model), atol=1e-5, rtol=1e-4)
 
 
 def policy_loss(model, batch):
-    logp = response_logp(model, batch["ids"], batch["weight"])
+    logp = response_logp(model, batch["ids"], batch["branch"])
     losses = mdpo_loss(logp, batch["old_logp"], batch["advantage"], gamma=1.0)
-    return {"loss": losses.sum(), "count": len(losses)}
+    return {"loss": losses.sum(), "count": losses.numel()}
 
 
 @pytest.fixture
 def sampled():
-    """A model, and a batch that it has sampled."""
+    """A model, and a batch that it has sampled: two prompts, three responses each."""
     torch.manual_seed(0)
     model = AFM(TINY)
-    batch = chat.pad(conversations())
+    batch = chat.share_prompts(groups(count=2, responses=3))
     with torch.no_grad():
-        batch["old_logp"] = response_logp(model, batch["ids"], batch["weight"])
-    batch["advantage"] = leave_one_out(torch.tensor([[1.0, 0, 0], [0, 1, 1]])).flatten()
+        batch["old_logp"] = response_logp(model, batch["ids"], batch["branch"])
+    batch["advantage"] = leave_one_out(torch.tensor([[1.0, 0, 0], [0, 1, 1]]))
     return model, batch
 
 
@@ -137,7 +165,7 @@ def gradients(model):
 def test_the_gradient_does_not_depend_on_the_micro_batch(sampled):
     model, batch = sampled
     found = []
-    for micro_batch in (6, 4, 1):
+    for micro_batch in (2, 1):
         backward(model, batch, policy_loss, micro_batch)
         found.append(gradients(model).clone())
     for other in found[1:]:
@@ -149,9 +177,9 @@ def test_the_first_step_on_a_sample_is_reinforce_with_leave_one_out(sampled):
     backward(model, batch, policy_loss)
     ours = gradients(model).clone()
     model.zero_grad()
-    logp = response_logp(model, batch["ids"], batch["weight"])
+    logp = response_logp(model, batch["ids"], batch["branch"])
     # (1, 0, 0), (0, 1, 1) -> (1, -1/2, -1/2), (-1, 1/2, 1/2), as a mean over six responses
-    advantage = torch.tensor([1, -0.5, -0.5, -1, 0.5, 0.5])
+    advantage = torch.tensor([[1, -0.5, -0.5], [-1, 0.5, 0.5]])
     (-(advantage * logp).sum() / 6).backward()
     torch.testing.assert_close(ours, gradients(model), atol=1e-6, rtol=1e-4)
 
@@ -204,14 +232,15 @@ def test_curve_marks_where_reward_rises_alone():
     assert align.curve(rows, points=3)[0][1:3] == [1.5, 15]
 
 
-def test_of_each_prompt_the_response_ranked_first_whoever_gave_it(monkeypatch):
+def test_of_each_prompt_the_response_ranked_first_whoever_gave_it(monkeypatch, says):
     """Two models, two samples each, two prompts. Rewards: of the first prompt 1, 2 by the one,
     0, 5 by the other; of the second 3, 9 and 4, 4. The chances to be true are a tenth of the
     responses' names."""
     models = [Says([11], [12], [13], [14]), Says([21], [22], [23], [24])]
     rewards = {11: 1, 12: 2, 13: 3, 14: 9, 21: 0, 22: 5, 23: 4, 24: 4}
-    monkeypatch.setattr(align.reward, "scores", lambda _, pairs: torch.tensor(
-        [[float(rewards[ids[-1].item()]), ids[-1].item() / 10] for ids, _ in pairs]))
+    monkeypatch.setattr(align.reward, "scores", lambda _, groups: [torch.tensor(
+        [[float(rewards[ids[-1]]), ids[-1] / 10] for ids in responses])
+        for _, responses in groups])
     problems = [(Say(), SimpleNamespace(messages=lambda: "a")),
                 (Say(), SimpleNamespace(messages=lambda: "bb"))]
 
@@ -271,11 +300,15 @@ class Says:
     def __init__(self, *ids):
         self.ids = list(ids)
 
-    def generate(self, prompts, *_, **__):
-        return self.ids
+
+@pytest.fixture
+def says(monkeypatch):
+    """Models that stand for others say what they are to say."""
+    monkeypatch.setattr(evaluate, "generate_with_logp",
+                        lambda model, *_, **__: [(ids, 0.0) for ids in model.ids])
 
 
-def test_truth_is_the_checkers_with_the_end_or_without():
+def test_truth_is_the_checkers_with_the_end_or_without(says):
     said = evaluate.replies(Says([1, 2, 0], [1, 2], [1, 2, 3]), ["ab"] * 3)
     assert align.correctness([(Say(), "ab")] * 3, said).tolist() == [1, 1, 0]
 
@@ -323,12 +356,11 @@ def test_preferences_are_learned_against_the_reference(stage, monkeypatch, metho
 def test_an_iteration_of_mdloo_deals_out_advantages_of_regularized_rewards(stage, monkeypatch):
     """Two prompts, two responses each, beta = 0.5. R = r - 0.5 (old - ref):
     1 - 0.5 = 0.5 and 0; 3 and 1 - 1 = 0. So leaving one out: 0.5, -0.5; 3, -3.
-    In the order of their ends the rows are 2, 0, 3, 1: by turns 2, 3 and 0, 1."""
-    pairs = [chat.answered([row] * before, [9] * said)
-             for row, before, said in ((10, 1, 2), (11, 1, 4), (12, 1, 1), (13, 3, 1))]
-    rows = chat.pad(pairs) | {
-        "old_logp": torch.tensor([-1.0, -2, -3, -4]), "ref_logp": torch.tensor([-2.0, -2, -3, -6]),
-        "reward": torch.tensor([1.0, 0, 3, 1]), "truth": torch.tensor([1.0, 0, 1, 0])}
+    In the order of their ends the rows are 1, 0: the first step has 1, the second 0."""
+    rows = chat.share_prompts([([10], [[9] * 2, [9] * 4]), ([12], [[9], [9]])]) | {
+        "old_logp": torch.tensor([[-1.0, -2], [-3, -4]]),
+        "ref_logp": torch.tensor([[-2.0, -2], [-3, -6]]),
+        "reward": torch.tensor([[1.0, 0], [3, 1]]), "truth": torch.tensor([[1.0, 0], [1, 0]])}
     sampled = []
     monkeypatch.setattr(align, "rollouts", lambda *_: sampled.append(1) or rows)
     monkeypatch.setattr(reward.tasks, "asked", lambda *_: [])
@@ -336,14 +368,17 @@ def test_an_iteration_of_mdloo_deals_out_advantages_of_regularized_rewards(stage
     assert stage["steps"] == 12 and stage["save_every"] == 4
     first, second, *_ = [stage["batches"](step) for step in range(4)]
     assert len(sampled) == 1  # four steps on each sample
-    assert first["ids"][:, 0].tolist() == [12, 13] and first["advantage"].tolist() == [3, -3]
-    assert second["ids"][:, 0].tolist() == [10, 11] and second["advantage"].tolist() == [0.5, -0.5]
+    assert first["ids"][:, 0].tolist() == [12] and first["advantage"].tolist() == [[3, -3]]
+    assert second["ids"][:, 0].tolist() == [10] and second["advantage"].tolist() == [[0.5, -0.5]]
     with torch.no_grad():
         told = stage["loss"](stage["model"], second)
     assert told["count"] == 2 and told["reward"] == 1 and told["truth %"] == 100
     assert (told["KL"], told["entropy"], told["length"]) == (1, 3, 6)  # (-1 - -2) + 0, 1 + 2, 2 + 4
+    rows |= {name: rows[name].view(1, 4) for name in ("old_logp", "ref_logp", "reward", "truth")}
+    rows |= chat.share_prompts([([10], [[9] * 2, [9] * 4, [9], [9]])])
     align.mdloo(1, RUN, prompts=1, samples=4, beta=0.5)  # R = 0.5, 0, 3, 0
-    assert stage["batches"](0)["advantage"].tolist() == pytest.approx([3 - 0.5 / 3, 0 - 3.5 / 3])
+    assert stage["batches"](0)["advantage"].tolist() == [pytest.approx(
+        [0.5 - 1, 0 - 3.5 / 3, 3 - 0.5 / 3, 0 - 3.5 / 3])]
     with pytest.raises(ValueError, match="two or more"):
         align.mdloo(1, RUN, samples=1)
 
@@ -352,24 +387,23 @@ def test_rollouts_are_scored_as_they_were_sampled(monkeypatch):
     torch.manual_seed(0)
     model, reference = AFM(TINY), AFM(TINY)
     model.tokenizer = Letters()
-    monkeypatch.setattr(align.reward, "scores", lambda judge, pairs: torch.tensor(
-        [[float(len(ids)), 0.5] for ids, _ in pairs]))
+    monkeypatch.setattr(align.reward, "scores", lambda judge, groups: [torch.tensor(
+        [[float(len(ids)), 0.5] for ids in responses]) for _, responses in groups])
     problems = [(Say(), SimpleNamespace(messages=lambda: "ab")),
                 (Say(), SimpleNamespace(messages=lambda: "c"))]
     batch = align.rollouts(model, reference, problems, 2)
-    assert (batch["ids"][:, 0].tolist() == [1, 1, 3, 3]
+    assert (batch["ids"][:, 0].tolist() == [1, 3]
             and batch["reward"].tolist() == batch["truth"].tolist())
     with torch.no_grad():
-        torch.testing.assert_close(batch["old_logp"], response_logp(
-            model, batch["ids"], batch["weight"]), atol=1e-4, rtol=0)
-        torch.testing.assert_close(batch["ref_logp"], response_logp(
-            reference, batch["ids"], batch["weight"]), atol=1e-4, rtol=0)
+        for name, each in (("old_logp", model), ("ref_logp", reference)):
+            torch.testing.assert_close(batch[name], response_logp(
+                each, batch["ids"], batch["branch"]), atol=1e-4, rtol=0)
     assert (batch["old_logp"] - batch["ref_logp"]).abs().min() > 1e-3
-    ends = ((batch["ids"] * batch["weight"] == 0)
-            & (batch["weight"] > 0))  # their last token is the end, if they come to it
-    assert all(n in (0, 1) for n in ends.sum(1).tolist())
+    said = chat.response_mask(batch["branch"])
+    ends = (batch["ids"][:, 1:] == 0) & said  # their last token is the end, if they come to it
+    assert all(n in (0, 1, 2) for n in ends.sum(1).tolist())
     judged = align.rollouts(model, reference, problems, 2, judge=object())
-    assert all(x == int(x) and x >= 2 for x in judged["reward"].tolist())
+    assert all(x == int(x) and x >= 1 for x in judged["reward"].flatten().tolist())
 
 
 def test_a_committee_hands_on_its_best(monkeypatch):

@@ -215,7 +215,6 @@ def test_sample(finished, capsys):
 
 class Scripted:
     """Stands for a model: says what it is told, one text each time."""
-    embedding = torch.zeros(1)
 
     def __init__(self, tokenizer, *texts):
         self.tokenizer, self.texts, self.asked = tokenizer, list(texts), []
@@ -223,10 +222,12 @@ class Scripted:
     def stream(self, prompts, most, **sampling):
         self.asked.append(self.tokenizer.decode(prompts[0]))
         for token in [*self.tokenizer.encode(self.texts.pop(0)), self.tokenizer.special(END)]:
-            yield torch.tensor([token])
+            yield torch.tensor([token]), torch.zeros(1)
 
 
-def test_a_conversation_shows_calls_runs_them_and_goes_on_with_what_they_say(capsys):
+def test_a_conversation_shows_calls_runs_them_and_goes_on_with_what_they_say(
+        capsys, monkeypatch):
+    monkeypatch.setattr(sample, "stream", Scripted.stream)
     tokenizer = Tokenizer.train(["What do keys cost?"], 300)
     arguments = argparse.Namespace(seed=0, max_new_tokens=9, temperature=0, top_p=1,
                                    system="Be brief.", tools=["python"], pages={})

@@ -1,5 +1,4 @@
-"""The transformer: sizes, formulas by hand, gradients, and the laws of cache, padding
-and sampling."""
+"""The transformer: sizes, formulas by hand, gradients, and texts that share a row."""
 import dataclasses
 import math
 
@@ -7,7 +6,7 @@ import pytest
 import torch
 
 from afm_min import gradients
-from afm_min.model import AFM, PRESETS, Cache, Config, rotary_tables, sample
+from afm_min.model import AFM, PRESETS, Config, rotary_tables
 from afm_min.run import UserError
 
 SMALL = Config(dim=12, layers=2, heads=6, kv_heads=2, head_dim=4, hidden=20, vocab_size=50,
@@ -149,112 +148,29 @@ def test_bfloat16_computes_the_same_but_for_rounding():
         assert torch.nn.functional.cosine_similarity(a.grad.flatten(), b.grad.flatten(), 0) > 0.97
 
 
-PROMPTS = [[3, 1, 4, 1, 5, 9, 2], [6], [5, 3, 5, 8]]
-
-
-def test_a_sequence_fed_in_pieces_gives_the_same_logits():
-    model, ids = make(), torch.randint(50, (2, 12))
-    cache = Cache(SMALL, 2, 12, "cpu", torch.float32)
-    with torch.no_grad():
-        pieces = [model(part, cache) for part in ids.split([5, 1, 4, 2], 1)]
-        torch.testing.assert_close(torch.cat(pieces, 1), model(ids), atol=1e-5, rtol=1e-4)
-    assert cache.position == 12
-
-
-@pytest.fixture
-def lively():
-    """Random weights at their usual scale repeat the last token: the embedding is tied.
-    These do not."""
+def test_continuations_in_one_row_give_the_logits_of_each_alone():
+    """Two prompts with two continuations each, of different lengths, and padding at the end; the
+    second continuation is as if the first did not exist, and the other way round."""
     model = make()
+    ids = torch.randint(50, (2, 12))
+    branch = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2, 2, 0, 0, 0], [0, 1, 1, 1, 1, 1, 1, 2, 3, 3, 3, 3]])
     with torch.no_grad():
-        for parameter in model.blocks.parameters():
-            parameter *= 8
-    return model
+        together = model.states(ids, branch=branch)
+        for row in range(2):
+            for number in range(1, branch[row].max() + 1):
+                of_prompt = (branch[row] == 0) & (branch[row].cumsum(0) == 0)
+                mine = of_prompt | (branch[row] == number)
+                torch.testing.assert_close(together[row, mine], model.states(ids[row:row + 1, mine])[0],
+                                           atol=1e-5, rtol=1e-4)
 
 
-@torch.no_grad()
-def uncached(model, prompt, count):
-    """The likeliest next id, `count` times, all that stands before it computed anew each time."""
-    ids = list(prompt)
-    for _ in range(count):
-        ids.append(model(torch.tensor([ids]))[0, -1].argmax().item())
-    return ids[len(prompt):]
-
-
-def test_cached_generation_equals_uncached(lively):
-    cached = lively.generate(PROMPTS, 30, temperature=0)
-    assert cached == [uncached(lively, prompt, 30) for prompt in PROMPTS]
-    assert [len(row) for row in cached] == [30] * 3
-    assert all(len(set(row)) > 8 for row in cached)
-
-
-def test_a_padded_row_generates_as_it_does_alone(lively):
-    together = lively.generate(PROMPTS, 20, temperature=0)
-    assert together == [lively.generate([prompt], 20, temperature=0)[0] for prompt in PROMPTS]
-
-
-def test_generation_stops(lively):
-    rows = lively.generate(PROMPTS, 100, temperature=0)
-    assert [len(row) for row in rows] == [40 - 7] * 3  # the context is full
-    stop = rows[0][4]
-    stopped = lively.generate(PROMPTS, 100, stop=stop, temperature=0)
-    for row, whole in zip(stopped, rows):
-        assert row == whole[:whole.index(stop) + 1 if stop in whole else None]  # the stop is kept
-
-
-def test_rows_that_have_stopped_say_so_on_and_once_half_have_cost_nothing(lively, monkeypatch):
-    """Of 4 rows, one each stops at steps 1, 3, 6 and 8: computed are 4 in three steps, 2 in three
-    more, and 1 in the last two."""
-    stops, step, computed = [3, 1, 8, 6], 0, []  # of each row
-
-    def drawn(logits, *_):
-        nonlocal step
-        step += 1
-        computed.append(len(logits))
-        rows = [row for row in range(4)
-                if len(logits) == 4 or stops[row] > {2: 3, 1: 6}[len(logits)]]
-        return torch.tensor([49 if step == stops[row] else 10 * row + step for row in rows])
-    monkeypatch.setattr("afm_min.model.sample", drawn)
-    said = torch.stack(list(lively.stream([[1], [2], [3], [4]], 20, stop=49)), 1).tolist()
-    assert computed == [4, 4, 4, 2, 2, 2, 1, 1]
-    assert said == [[1, 2] + [49] * 6, [49] * 8, [21, 22, 23, 24, 25, 26, 27, 49],
-                    [31, 32, 33, 34, 35] + [49] * 3]
-
-
-def test_generation_refuses_bad_prompts():
-    for prompts, tokens in (([[]], 0), ([[1], []], 0), ([[1] * 40], 40)):
-        with pytest.raises(UserError, match=f"a prompt has {tokens} tokens: it must have 1 to 39"):
-            make().generate(prompts, 1)
+def test_only_the_longest_continuation_must_fit_the_context():
+    branch = torch.arange(60)[None] // 20 + 1  # three of 20 tokens: positions 0 to 19
+    assert make().states(torch.zeros(1, 60, dtype=torch.long), branch=branch).shape == (1, 60, 12)
+    with pytest.raises(UserError, match="41 tokens do not fit the context of 40"):
+        make().states(torch.zeros(1, 82, dtype=torch.long), branch=torch.arange(82)[None] // 41 + 1)
     with pytest.raises(UserError, match="41 tokens do not fit"):
         make()(torch.zeros(1, 41, dtype=torch.long))
-
-
-def test_sampling_frequencies():
-    # p = (0.5, 0.3, 0.2). At temperature 1/2 they go as their squares: 25 : 9 : 4 of 38. top_p 0.6
-    # keeps two, 5 : 3. A frequency of 20,000 draws has a standard deviation of at most 0.0036: odds
-    # of a false alarm beyond 0.018, 5 of them, are below 1e-5.
-    logits = torch.tensor([0.5, 0.3, 0.2]).log().expand(20_000, 3)
-    chances = torch.rand(20_000, generator=torch.Generator().manual_seed(0))
-    for options, expected in (({}, (0.5, 0.3, 0.2)),
-                              ({"temperature": 0.5}, (25 / 38, 9 / 38, 4 / 38)),
-                              ({"top_p": 0.6}, (5 / 8, 3 / 8, 0)), ({"top_p": 0.5}, (1, 0, 0)),
-                              ({"temperature": 0}, (1, 0, 0))):
-        drawn = sample(logits, chances, **options)
-        assert (drawn.bincount(minlength=3) / 20_000).tolist() == pytest.approx(expected, abs=0.018)
-
-
-def test_each_token_takes_its_own_chance():
-    """With chances near 1 and near 0 in turn a row says the last ids and the first;
-    another row does not matter."""
-    torch.manual_seed(0)
-    model = AFM(SMALL).eval()
-    chances = torch.tensor([[0.9999, 0.0, 0.9999, 0.0], [0.3, 0.6, 0.1, 0.9]])
-    prompts = [[1, 2, 3], [4]]
-    together = model.generate(prompts, 4, chances=chances)
-    assert (together[0][1] == together[0][3] == 0
-            and min(together[0][0], together[0][2]) > SMALL.vocab_size // 2)
-    assert [model.generate([p], 4, chances=c[None])[0]
-            for p, c in zip(prompts, chances)] == together
 
 
 def test_bad_config():

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from afm_min import chat, evaluate, lora, ondevice, quantize
+from afm_min.generate import generate
 from afm_min.model import AFM, Config, save_model
 from afm_min.quantize import (GROUP, Palettized, QuantizedAFM, k_means, pack, palettize,
                               quantized, unpack)
@@ -172,8 +173,8 @@ def test_a_packed_model_says_what_its_unpacked_weights_say(packed):
     with torch.no_grad():
         torch.testing.assert_close(packed(ids), unpacked(packed)(ids), atol=1e-5, rtol=1e-5)
     prompts = [[1, 2, 3], [4, 5]]
-    assert (packed.generate(prompts, 8, temperature=0)
-            == unpacked(packed).generate(prompts, 8, temperature=0))
+    assert (generate(packed, prompts, 8, temperature=0)
+            == generate(unpacked(packed), prompts, 8, temperature=0))
 
 
 def test_the_embedding_takes_8_bits_and_a_scale_a_token(packed):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from afm_min import chat, reward
+from afm_min import chat, evaluate, reward
 from afm_min.model import AFM, Config
 from afm_min.tasks import Family, Problem
 from afm_min.reward import grade_loss, margin_loss, perceived, preference_loss, preferred
@@ -79,15 +79,19 @@ def judge():
 
 
 def batch_of(*responses):
-    return chat.pad([chat.answered([1, 2, 3], response) for response in responses])
+    """One row: a prompt, and responses that share it."""
+    return chat.share_prompts([([1, 2, 3], responses)])
 
 
-def test_it_reads_the_last_token_and_no_padding(judge):
+def test_it_reads_the_last_token_and_neither_padding_nor_other_responses(judge):
+    responses = [4, 5], [4, 5, 6, 7, 8], [9]
     with torch.no_grad():
-        together = judge.score(**batch_of([4, 5], [4, 5, 6, 7, 8], [9]))[:, 0]
-        alone = [judge.score(**batch_of(response))[0, 0].item()
-                 for response in ([4, 5], [4, 5, 6, 7, 8], [9])]
+        together = judge.score(**batch_of(*responses))[0, :, 0]
+        alone = [judge.score(**batch_of(response))[0, 0, 0].item() for response in responses]
+        batch = chat.share_prompts([([1, 2, 3], [response]) for response in responses])
+        padded = judge.score(**batch)[:, 0, 0]
     assert together.tolist() == pytest.approx(alone, abs=1e-5)
+    assert padded.tolist() == pytest.approx(alone, abs=1e-5)
     assert len({round(x, 3) for x in alone}) == 3
 
 
@@ -96,10 +100,10 @@ def test_it_reads_the_state_of_the_last_token(judge):
         judge.reward.weight[0, -2:] = 0
         judge.reward.weight[0, :-2].uniform_()
         batch = batch_of([4, 5], [4, 5, 6, 7, 8])
-        states = judge.states(batch["ids"])
-        expected = [(states[row, last] @ judge.reward.weight[0, :-2]).item()
-                    for row, last in enumerate((4, 7))]
-    assert judge.judge_all(**batch)[0].tolist() == pytest.approx(expected, abs=1e-5)
+        expected = [(judge.states(torch.tensor([[1, 2, 3, *response]]))[0, -1]
+                     @ judge.reward.weight[0, :-2]).item()
+                    for response in ([4, 5], [4, 5, 6, 7, 8])]
+    assert judge.judge_all(**batch)[0][0].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_it_begins_as_the_language_model_and_ranks_by_likelihood():
@@ -108,13 +112,15 @@ def test_it_begins_as_the_language_model_and_ranks_by_likelihood():
     judge, batch = reward.start(model), batch_of([4, 5, 6], [7])
     torch.testing.assert_close(judge(batch["ids"]), model(batch["ids"]))
     rewards, logits, logp = judge.judge_all(**batch)
-    assert rewards.shape == (2,) and logits.shape == (2, 4, 3)
-    log_p = model(batch["ids"]).log_softmax(-1)
-    expected = [sum(log_p[row, column - 1, batch["ids"][row, column]].item() for column in columns)
-                for row, columns in enumerate(((3, 4, 5), (3,)))]
-    assert logp.tolist() == pytest.approx(expected, abs=1e-4)
+    assert rewards.shape == (1, 2) and logits.shape == (1, 2, 4, 3)
+    expected = []
+    for response in ([4, 5, 6], [7]):
+        ids = torch.tensor([1, 2, 3, *response])
+        log_p = model(ids[None, :-1])[0].log_softmax(-1).gather(1, ids[1:, None])
+        expected.append(log_p[-len(response):].sum().item())
+    assert logp[0].tolist() == pytest.approx(expected, abs=1e-4)
     # before any training: 2 exp(logp / 2) - log(1 - logp / 2)
-    assert rewards.tolist() == pytest.approx(
+    assert rewards[0].tolist() == pytest.approx(
         [2 * math.exp(x / 2) - math.log(1 - x / 2) for x in expected], abs=1e-4)
 
 
@@ -132,12 +138,11 @@ def test_preferences_move_the_language_model_by_likelihood_alone(judge):
 
 
 def test_reward_loss_counts_language_of_what_was_found_true_only(judge):
-    sides = chat.pad([chat.answered([1, 2], r) for r in ([4, 5], [6, 7], [8, 9], [3, 3])])
-    batch = {name: x.view(2, 2, -1) for name, x in sides.items()}
-    batch |= {"level": torch.tensor([3, 0]), "grades": torch.tensor(
+    sides = chat.share_prompts([([1, 2], ([4, 5], [6, 7])), ([1, 2], ([8, 9], [3, 3]))])
+    batch = sides | {"level": torch.tensor([3, 0]), "grades": torch.tensor(
         [[[2, 2, 2, 2], [2, 2, 0, 2]], [[2, 1, 0, 2], [2, 0, 0, 2]]])}  # true: the first alone
     with torch.no_grad():
-        rewards, logits, logp = judge.judge_all(**sides)
+        rewards, logits, logp = (x.flatten(0, 1) for x in judge.judge_all(**sides))
         expected = (preference_loss(rewards[0], rewards[1], 0.95)
                     + preference_loss(rewards[2], rewards[3], 0.65)
                     + 0.5 * grade_loss(logits, batch["grades"].view(4, 4)).sum()
@@ -174,8 +179,12 @@ class Says:
     def __init__(self, *texts, end=()):
         self.ids = [[*map(ord, text), *end] for text in texts]
 
-    def generate(self, prompts, *_, **__):
-        return self.ids
+
+@pytest.fixture(autouse=True)
+def generated(monkeypatch):
+    """Models of this file that stand for others say what they are to say."""
+    monkeypatch.setattr(evaluate, "generate_with_logp",
+                        lambda model, *_, **__: [(ids, 0.0) for ids in model.ids])
 
 
 class Yes(Family):
@@ -230,9 +239,8 @@ def test_the_chosen_response_comes_first():
     pairs = [{"prompt": [1, 2], "chosen": [3], "rejected": [4, 5], "level": 2,
               "grades": [[2] * 4, [0] * 4]}]
     batch = reward.collate(pairs)
-    assert (batch["ids"].tolist() == [[[1, 2, 3, 0], [1, 2, 4, 5]]]
-            and batch["level"].tolist() == [2])
-    assert (batch["weight"].tolist() == [[[0, 0, 1, 0], [0, 0, 1, 1]]]
+    assert batch["ids"].tolist() == [[1, 2, 3, 2, 4, 5]] and batch["level"].tolist() == [2]
+    assert (batch["branch"].tolist() == [[0, 1, 1, 2, 2, 2]]
             and batch["grades"][0, 0].tolist() == [2] * 4)
 
 
@@ -272,7 +280,7 @@ def test_a_step_learns_from_pairs_and_from_examples(monkeypatch, judge):
 
 def test_judged_right_is_to_rank_as_the_true_grades_do(monkeypatch, judge):
     monkeypatch.setattr(reward, "scores", lambda *_: torch.tensor(
-        [[2.0, 0], [1, 0], [1, 0], [2, 0], [2, 0], [1, 0]]))
+        [[[2.0, 0], [1, 0]], [[1, 0], [2, 0]], [[2, 0], [1, 0]]]))
     pairs = [{"family": name, "prompt": [1], "chosen": [2], "rejected": [3], "right": right}
              for name, right in (("math", True), ("math", True), ("code", False))]
     assert reward.judged(judge, pairs) == {"math": [True, False], "code": [False]}
@@ -282,8 +290,8 @@ def test_the_chance_of_truth_is_that_of_the_highest_level(judge):
     batch = batch_of([4, 5])
     with torch.no_grad():
         _, logits, _ = judge.judge_all(**batch)
-        expected = logits[0, 2].softmax(0)[2].item()  # truth is the third of the grades
-        assert judge.score(**batch)[0, 1].item() == pytest.approx(expected)
+        expected = logits[0, 0, 2].softmax(0)[2].item()  # truth is the third of the grades
+        assert judge.score(**batch)[0, 0, 1].item() == pytest.approx(expected)
 
 
 def test_what_is_found_of_each_comes_in_their_order():
@@ -291,3 +299,23 @@ def test_what_is_found_of_each_comes_in_their_order():
     lengths = chat.of_each(lambda model, ids, weight: (ids > 0).sum(1), AFM(TINY), conversations,
                            rows=2)
     assert lengths.tolist() == [4, 2, 3, 6, 5]
+
+
+def test_each_response_has_its_own_score_however_they_are_grouped(judge):
+    """Equal responses are computed once, many take several rows, groups are of any size."""
+    groups = [([1, 2], [[3], [4, 5], [3], [6], [7], [8, 9, 1], [2]]), ([5], [[4]]),
+              ([9, 9, 9, 9], [[1, 2], [1, 2]])]
+    seen = []
+
+    def score(model, ids, branch):
+        seen.append(int((branch[:, 1:] * (branch[:, 1:] != branch[:, :-1]) > 0).sum()
+                        + (branch[:, 0] > 0).sum()))
+        return judge.score(ids, branch)
+    with torch.no_grad():
+        found = chat.of_responses(score, judge, groups, rows=2, most=3)
+        for (prompt, responses), scores in zip(groups, found):
+            assert len(scores) == len(responses)
+            for response, score in zip(responses, scores):
+                alone = judge.score(**chat.share_prompts([(prompt, [response])]))[0, 0]
+                assert score.tolist() == pytest.approx(alone.tolist(), abs=1e-5)
+    assert sum(seen) == 6 + 1 + 1
