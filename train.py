@@ -4,16 +4,17 @@
     python train.py --out runs/mine --data my/texts                on your own UTF-8 text
     python train.py --out runs/toy --resume                        go on after a kill
     python train.py --out runs/wide --set model.dim=192 --set core.steps=2000
-    torchrun --nproc-per-node 2 train.py --out runs/toy            two processes
+    torchrun --standalone --nproc-per-node 2 train.py --out runs/toy     two processes
 """
 import argparse
 import dataclasses
+import os
 
 from afm_min import processes
 from afm_min.model import PRESETS, Config
 from afm_min.report import environment, write_report
 from afm_min.run import Run, UserError, choose_device, run_command
-from afm_min.stages import (STAGES, carry_out, forget, parse_setting, settings_of, standing,
+from afm_min.stages import (STAGES, carry_out_all, forget, parse_setting, settings_of, standing,
                             with_needs)
 from afm_min.tokenizer import check_vocab_size
 
@@ -52,6 +53,8 @@ def open_run(arguments):
 
 def train(arguments):
     """Do the stages that are asked for, in order, and first what they need and is not done."""
+    if arguments.jobs < 1:
+        raise UserError(f"--jobs {arguments.jobs}: give 1 or more")
     for name in arguments.stages:
         if name not in STAGES:
             raise UserError(f"--stages {name}: choose from {', '.join(STAGES)}")
@@ -63,8 +66,10 @@ def train(arguments):
             forget(run, stage)
             run.partial(stage).unlink(missing_ok=True)
     before = run.read_json("report.json")
-    for stage in with_needs(arguments.stages or STAGES):
-        carry_out(run, stage, settings_of(stage, given))
+    alone = processes.count() > 1 or run.device.type != "cpu"
+    carry_out_all(run, {stage: settings_of(stage, given)
+                        for stage in with_needs(arguments.stages or STAGES)},
+                  1 if alone else arguments.jobs)
     run.write_json("report.json", standing(run.read_json("report.json")))
     if run.read_json("report.json") != before:  # else it may have been made elsewhere
         run.write_json("environment.json", environment(run))
@@ -86,6 +91,9 @@ def main():
     add("--seed", metavar="N", type=int, help="of all randomness (default: 0)")
     add("--resume", action="store_true", help="go on: skip what is done, but not what a changed "
         "setting touches")
+    add("--jobs", metavar="N", type=int, default=min(2, os.cpu_count() or 1),
+        help="on a CPU, run so many stages side by side where they do not need each other "
+        "(default: %(default)s)")
     add("--shard", action="store_true", help="with torchrun: divide what training keeps of a model "
         "among the processes, for one that is too large for each")
     add("--device", metavar="NAME", help="cpu, cuda or mps (default: the best there is)")

@@ -4,11 +4,13 @@ Each is a loss, a pure function of log-probabilities, and where its batches come
 one action: its log-probability is the sum over its tokens, the one that ends it included. B
 responses; pi the model that is trained, pi_ref the one it began as, pi_k the one that sampled.
 """
+import itertools
 import random
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
-from afm_min import chat, evaluate, reward
+from afm_min import chat, evaluate, processes, reward
 from afm_min.fit import fit, linear, seed_step
 from afm_min.model import load_model, save_model
 from afm_min.run import UserError
@@ -87,7 +89,8 @@ def first_ranked(judge, said):
     rewards, true = torch.stack(scored).unbind(2)  # (N, replies to each)
     best = rewards.argmax(1, keepdim=True)  # (N, 1)
     chosen = [some[i] for some, (i,) in zip(replies, best.tolist())]
-    whose = [[reply in some for some in each] for reply, each in zip(chosen, said)]
+    whose = [[any(reply.ids == other.ids for other in some) for some in each]
+             for reply, each in zip(chosen, said)]
     return chosen, true.gather(1, best)[:, 0], torch.tensor(whose)
 
 
@@ -111,56 +114,67 @@ def imitate(number, run, method, stages, prompts, samples, steps, batch, lr, cou
         f"{name} says it %": share for name, share in zip(stages, shares)}
 
 
-def rs(number, run, *, prompts=2000, samples=8, steps=100, batch=24, lr=0.001, count=100):
+def rs(number, run, *, prompts=2000, samples=8, steps=100, batch=24, lr=0.001, count=50):
     """Rejection sampling: trained on, with the best of the policy's own responses."""
     stages = reward.members(number)[-1:]
     return imitate(number, run, "rs", stages, prompts, samples, steps, batch, lr, count)
 
 
-def prefer(number, run, method, loss, beta, steps, batch, lr, count, scale=1.0):
-    """What DPO and IPO share: pairs of this round, the model they start from as reference."""
-    pairs, model = reward.read_pairs(run, number), load_model(run, reward.members(number)[-1])
-    reference = torch.stack(chat.of_responses(chat.response_logp, model, reward.sides(pairs)))
+def prefer(number, run, method, loss, beta, steps, prompts, lr, count, scale=1.0):
+    """What DPO and IPO share: pairs of this round, the model they start from as reference. A batch
+    has all pairs of `prompts` prompts."""
+    compared = reward.read_preferences(run, number)
+    model = load_model(run, reward.members(number)[-1])
+    reference = chat.of_responses(chat.response_logp, model, reward.groups(compared))
 
     def draw(_):
-        drawn = torch.randint(len(pairs), (batch,))
-        return reward.collate([pairs[i] for i in drawn.tolist()]) | {"reference": reference[drawn]}
+        drawn = torch.randint(len(compared), (prompts,)).tolist()
+        return reward.collate([compared[i] for i in drawn]) | {
+            "reference": pad_sequence([reference[i] for i in drawn], True)}
 
     def pair_loss(model, batch):
-        logp = chat.response_logp(model, batch["ids"], batch["branch"])  # (B, 2)
-        losses = scale * loss(*logp.T, *batch["reference"].T, beta)
+        logp = chat.response_logp(model, batch["ids"], batch["branch"])  # (B, K)
+        sides = (reward.sides(x, batch["pairs"]) for x in (logp, batch["reference"]))
+        losses = scale * loss(*itertools.chain(*sides), beta)
         return {"loss": losses.sum(), "count": len(losses)}
     return train(run, f"{method}{number}", model, draw, pair_loss, steps, lr, count, unit="pairs")
 
 
-def dpo(number, run, *, beta=0.5, steps=80, batch=32, lr=0.0003, count=100):
+def dpo(number, run, *, beta=0.5, steps=80, prompts=32, lr=0.0003, count=50):
     """Direct preference optimization, on the pairs that annotators compared in this round."""
-    return prefer(number, run, "dpo", dpo_loss, beta, steps, batch, lr, count)
+    return prefer(number, run, "dpo", dpo_loss, beta, steps, prompts, lr, count)
 
 
-def ipo(number, run, *, beta=0.1, steps=80, batch=32, lr=0.0003, count=100):
+def ipo(number, run, *, beta=0.1, steps=80, prompts=32, lr=0.0003, count=50):
     """Identity preference optimization, on the same pairs.
 
     As (beta h - 1/2)^2, which is beta^2 times the loss and has the same minimum: unscaled,
     gradients have a norm of 200, and the optimizer skips each step."""
-    return prefer(number, run, "ipo", ipo_loss, beta, steps, batch, lr, count, scale=beta ** 2)
+    return prefer(number, run, "ipo", ipo_loss, beta, steps, prompts, lr, count, scale=beta ** 2)
 
 
 def rollouts(model, reference, problems, samples, judge=None):
     """Sample `samples` responses to each of N problems, at temperature 1 and of all tokens: exactly
     the distribution that is scored.
 
-    Returns a batch with a row per problem: ids and branch (N, T), see `chat.share_prompt`; and for
-    each response, (N, samples): the log-probabilities under the model, as it was drawn, and under
-    the reference, the reward (the checker's, if there is no judge) and the truth."""
+    Returns a batch with a row per problem: ids and branch (N, T), see `chat.share_prompt`, with
+    equal responses once; and for each sample, (N, samples): `which` of these responses it is; the
+    log-probabilities under the model and under the reference; the reward (the
+    checker's, if there is no judge), the truth and the length in tokens."""
     said = [some for (some,) in reward.answers([model], problems, samples)]
     groups = [evaluate.group(some) for some in said]
+    unique, which = zip(*(chat.unique_responses(responses) for _, responses in groups))
     truth = torch.stack([correctness([pair] * samples, some) for pair, some in zip(problems, said)])
     rewards = torch.stack(reward.scores(judge, groups))[..., 0] if judge else truth
-    old = torch.tensor([[reply.logp for reply in some] for some in said])
     ref = torch.stack(chat.of_responses(chat.response_logp, reference, groups))
-    return chat.share_prompts(groups) | {"old_logp": old, "ref_logp": ref, "truth": truth,
-                                         "reward": rewards}
+    if model.dtype == torch.float32:
+        old = torch.tensor([[reply.logp for reply in some] for some in said])
+    else:  # decoding rounds in other places than training, and rho must begin at 1
+        old = torch.stack(chat.of_responses(chat.response_logp, model, groups))
+    rows = chat.share_prompts([(prompt, some) for (prompt, _), some in zip(groups, unique)])
+    length = torch.tensor([[float(len(reply.ids)) for reply in some] for some in said])
+    return rows | {"which": torch.tensor(which), "old_logp": old, "ref_logp": ref, "truth": truth,
+                   "reward": rewards, "length": length}
 
 
 def dealt(rows, step, parts):
@@ -169,7 +183,7 @@ def dealt(rows, step, parts):
 
 
 def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4, passes=2, parts=2,
-          lr=0.0007, beta=0.05, gamma=1.0, loss="mdpo", baseline="leave one out", count=100):
+          lr=0.0007, beta=0.05, gamma=1.0, loss="mdpo", baseline="leave one out", count=50):
     """Online reinforcement learning: mirror descent with a leave-one-out estimate.
 
     An iteration samples responses to new prompts and takes passes * parts steps on them, each of
@@ -181,6 +195,9 @@ def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4
     inner, held = passes * parts, {}
     if baseline == "leave one out" and samples < 2:
         raise UserError(f"{stage}.samples={samples}: to leave one out takes two or more")
+    if prompts < parts * processes.count():
+        raise UserError(f"{stage}.prompts={prompts}: give {parts * processes.count()} or more, one "
+                        "for each part and process")
 
     def draw(step):
         if step % inner == 0:
@@ -194,12 +211,12 @@ def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4
         return dealt(held, step, parts)
 
     def policy_loss(model, batch):
-        logp = chat.response_logp(model, batch["ids"], batch["branch"])
+        logp = chat.response_logp(model, batch["ids"], batch["branch"]).gather(1, batch["which"])
         losses = LOSSES[loss](logp, batch["old_logp"], batch["advantage"], gamma)
         kl, entropy = (batch["old_logp"] - batch["ref_logp"]).sum(), -batch["old_logp"].sum()
         return {"loss": losses.sum(), "count": losses.numel(), "reward": batch["reward"].sum(),
                 "truth %": 100 * batch["truth"].sum(), "KL": kl, "entropy": entropy,
-                "length": chat.response_mask(batch["branch"]).sum()}
+                "length": batch["length"].sum()}
     metrics = train(run, stage, model, draw, policy_loss, iterations * inner, lr, count, warmup=10,
                     micro_batch=32, save_every=inner, unit="responses")
     return metrics | {f"curve, round {number}": curve(list(run.logged(stage)))}
@@ -219,7 +236,7 @@ def curve(rows, points=10):
 
 
 def committee(number, run, *, prompts=2000, samples=2, only="", steps=100, batch=24, lr=0.001,
-              count=100):
+              count=50):
     """The end of a round: its models, and the best of before, answer each prompt; a model is tuned
     on the response ranked first; and the best of all goes on to the next round. only: a stage whose
     responses alone are ranked, to compare with."""

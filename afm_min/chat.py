@@ -61,7 +61,7 @@ def share_prompt(prompt, responses):
 
 
 def response_mask(branch):
-    """Which tokens belong to a response, of those with a token before them: (B, T) -> (B, T - 1)."""
+    """Which tokens but the first of a row belong to a response: (B, T) -> (B, T - 1), bool."""
     return (branch[:, 1:] > 0) & (branch[:, 1:] == branch[:, :-1])
 
 
@@ -101,6 +101,21 @@ def pad(rows, names=("ids", "weight", "begin")):
 def share_prompts(groups):
     """Pairs (prompt, responses) as a batch, {"ids", "branch": (B, T)}: see `share_prompt`."""
     return pad([share_prompt(*group) for group in groups], ("ids", "branch"))
+
+
+def trim(ids, branch):
+    """Cut off the columns at the right that are padding in all rows: (B, T) -> (B, shorter T)."""
+    length = int(branch.any(0).nonzero().max()) + 1 if branch.any() else 1
+    return ids[:, :length], branch[:, :length]
+
+
+def unique_responses(responses):
+    """The different responses, in their order, and the index among them of each response.
+
+    [[7, 8], [9], [7, 8]] -> [(7, 8), (9,)], [0, 1, 0]"""
+    places = {}
+    index = [places.setdefault(tuple(response), len(places)) for response in responses]
+    return list(places), index
 
 
 def pack(conversations):
@@ -156,8 +171,7 @@ def log_likelihood(model, states, ids, branch):
 
 def response_logp(model, ids, branch):
     """log pi(y|x) of each response: ids and branch (B, T) -> (B, K). See `log_likelihood`."""
-    length = int(branch.any(0).nonzero().max()) + 1  # of a larger batch, its padding is left out
-    ids, branch = ids[:, :length], branch[:, :length]
+    ids, branch = trim(ids, branch)
     return log_likelihood(model, model.states(ids, branch=branch), ids, branch)
 
 
@@ -188,13 +202,11 @@ def of_responses(function, model, groups, rows=64, most=4):
 
     Equal responses of a group are computed once, and at most `most` share a row, as the cost of
     attention grows with its square."""
-    parts, places = [], []  # rows to compute; group -> {response: (row, branch)}
+    parts, places = [], []  # rows to compute; of each group, where its responses are: (row, branch)
     for prompt, responses in groups:
-        unique, place = list(dict.fromkeys(map(tuple, responses))), {}
-        for i in range(0, len(unique), most):
-            place |= {response: (len(parts), k) for k, response in enumerate(unique[i:i + most])}
-            parts.append((prompt, unique[i:i + most]))
-        places.append(place)
+        unique, index = unique_responses(responses)
+        places.append([(len(parts) + i // most, i % most) for i in index])
+        parts += [(prompt, unique[i:i + most]) for i in range(0, len(unique), most)]
 
     @torch.no_grad()
     def work(numbers):
@@ -202,8 +214,7 @@ def of_responses(function, model, groups, rows=64, most=4):
         return function(model, batch["ids"].to(device), batch["branch"].to(device)).cpu()
     lengths = [len(prompt) + sum(map(len, responses)) for prompt, responses in parts]
     found = by_length(work, lengths, rows)
-    return [torch.stack([found[row][k] for row, k in (place[tuple(each)] for each in responses)])
-            for (_, responses), place in zip(groups, places)]
+    return [torch.stack([found[row][k] for row, k in of_group]) for of_group in places]
 
 
 def losses(model, conversations):

@@ -11,7 +11,7 @@ import torch
 
 from afm_min import chat, lora, tasks, tools
 from afm_min.fit import seed_step
-from afm_min.generate import generate_with_logp
+from afm_min.generate import Decoder, generate_with_logp
 from afm_min.model import load_model
 from afm_min.quantize import load_quantized
 from afm_min.tokenizer import END
@@ -30,9 +30,11 @@ def replies(model, conversations, most=64, rows=512, temperature=0.0):
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) < model.config.context]
     uniforms = torch.rand(len(prompts), most) if temperature else torch.zeros(len(prompts), most)
 
+    decoder = Decoder(model)
+
     def answered(numbers):
         some = [fits[i] for i in numbers]
-        return generate_with_logp(model, [prompts[i] for i in some], most, end,
+        return generate_with_logp(decoder, [prompts[i] for i in some], most, end,
                                   temperature=temperature, uniforms=uniforms[some])
     found = dict(zip(fits, chat.by_length(answered, [len(prompts[i]) for i in fits], rows)))
     said = [found.get(i, ([], 0.0)) for i in range(len(prompts))]

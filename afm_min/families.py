@@ -1,14 +1,12 @@
 """The other families of the toy world, in the report's areas: instructions to follow, tools, code,
 summaries, and what to refuse."""
 import ast
-import contextlib
-import dataclasses
 import functools
 import itertools
 import random
 import re
 
-from afm_min import tasks, tools
+from afm_min import functions, tasks, tools
 from afm_min.filters import table
 from afm_min.tasks import COLOURS, NAMES, THINGS, Family, Problem
 
@@ -120,108 +118,31 @@ class Tools(Family):
         return said == [*map(self.meant, calls), answer]
 
 
-@dataclasses.dataclass(frozen=True)
-class Function:
-    """A function that the topics of `Code` express: "x, y", "the sum of x and y, times 2", "x + y",
-    "r * 2". It returns `then`, with the value of `expression` as r."""
-    arguments: str
-    phrase: str
-    expression: str
-    then: str
-    chance: float  # of being drawn, among all
-
-    def results(self, inputs, count):
-        """`count` pairs: the values in a call, as text, and what the call returns: ("3, 4", 14).
-
-        inputs: dicts of values for every argument; those that raise an IndexError are skipped, as
-        nobody asks for the first of an empty list."""
-        compute = eval(f"lambda {self.arguments}: (lambda r: {self.then})({self.expression})")
-        names, pairs = self.arguments.split(", "), []
-        for values in inputs:
-            given = [values[name] for name in names]
-            with contextlib.suppress(IndexError):
-                pairs.append((", ".join(map(repr, given)), compute(*given)))
-            if len(pairs) == count:
-                return pairs
-
-
-def with_numbers(*texts):
-    """Yield ("x plus n", "x + n") with n = 2, 3, ... 9 in all texts, or once if there is no n."""
-    numbers = range(2, 10) if re.search(r"\bn\b", texts[0]) else [""]
-    for n in numbers:
-        yield [re.sub(r"\bn\b", str(n), text) for text in texts]
-
-
-def all_functions():
-    """Yield all functions that the topics express, about a thousand.
-
-    A function has one number at most: with two, such a model learns the first and ignores the
-    other. Three in ten of those without a number end there, the others do something further."""
-    example = Code.inputs(random.Random(0))
-    for arguments, *topic in Code.TOPICS:
-        numbered = list(with_numbers(*topic))
-        (phrase, expression), kind = numbered[0], type(eval(numbered[0][1], dict(example)))
-        further = [more for of, *more in Code.FURTHER
-                   if of == kind.__name__ and len(numbered) == 1]
-        ends = 0.3 if further else 1.0
-        for each in numbered:
-            yield Function(arguments, *each, "r", ends / len(numbered))
-        for more in further:
-            continued = list(with_numbers(*(part.replace("{n}", "n") for part in more)))
-            for words, then in continued:
-                yield Function(arguments, f"{phrase}, {words}", expression, then,
-                               (1 - ends) / len(further) / len(continued))
-
-
-@functools.cache
-def functions_by_split():
-    """Split -> (pairs (function, key), their cumulative chances); None -> those of all splits.
-
-    The key is what a function returns for 20 inputs, as text: those of a seed, the same for all."""
-    rng = random.Random(0)
-    inputs = [Code.inputs(rng) for _ in range(100)]
-    pairs = [(function, repr(function.results(inputs, 20))) for function in all_functions()]
-    groups = {None: pairs}
-    for pair in pairs:
-        groups.setdefault(tasks.split_of(pair[1]), []).append(pair)
-    return {split: (of_split, list(itertools.accumulate(f.chance for f, _ in of_split)))
-            for split, of_split in groups.items()}
-
-
 class Code(Family):
     """A function of a line or two, "Write g(v): the sum of v, times 3.", judged by running it. The
     key is what it gives for some inputs: so what is tested is trained on neither by another name
     nor in other words that come to the same."""
     CALLED = "f g h k run get find solve value".split()  # what functions are called
-    TOPICS, FURTHER = table("functions"), table("further")
-
-    @staticmethod
-    def inputs(rng):
-        """Values for all arguments that topics have: numbers x and y, a text s, a list v."""
-        x = rng.choice((rng.randint(1, 12), rng.randint(10, 120)))
-        return {"x": x, "y": rng.choice((x, *(rng.randint(1, 30) for _ in range(3)))),
-                "s": " ".join(rng.sample(THINGS + COLOURS, rng.randint(1, 3))),
-                "v": [rng.randint(1, 20) for _ in range(rng.randint(4, 6))]}
 
     def make(self, rng):
         return self.draw(None, rng)
 
     def draw(self, split, rng):
         """Draw a problem of a split, or of any if it is None. Every function's split is known."""
-        functions, chances = functions_by_split()[split]
-        (function, key), = rng.choices(functions, cum_weights=chances)
+        pairs, chances = functions.by_split()[split]
+        (function, key), = rng.choices(pairs, cum_weights=chances)
         return self.ask(function, key, rng)
 
     def sequence(self, rng):
         """Yield every problem once: of functions that return the same, a random one."""
-        functions, _ = functions_by_split()[None]
-        by_key = {key: function for function, key in rng.sample(functions, len(functions))}
+        pairs, _ = functions.by_split()[None]
+        by_key = {key: function for function, key in rng.sample(pairs, len(pairs))}
         yield from (self.ask(function, key, rng) for key, function in by_key.items())
 
     def ask(self, function, key, rng):
         """The problem to write a function, by some name and with some unit tests."""
         name, f = rng.choice(self.CALLED), function
-        tests = f.results((self.inputs(rng) for _ in itertools.count()), 5)
+        tests = f.results((functions.inputs(rng) for _ in itertools.count()), 5)
         body = (f"return {f.expression}" if f.then == "r" else
                 f"r = {f.expression}\n    return {f.then}")
         return Problem(f"Write {name}({f.arguments}): {f.phrase}.",

@@ -77,12 +77,13 @@ def linear(steps, warmup):
 
 class Progress:
     """The line that tells how far a stage is: redrawn on a terminal, every 5 seconds in a log."""
+    plain = False  # as in a log, on a terminal too
 
     def __init__(self, stage, steps, unit):
         self.stage, self.steps, self.unit, self.loss = stage, steps, unit, None
         self.begun = self.shown = time.perf_counter()
         self.done = self.count = 0  # steps and units since then
-        self.live = sys.stdout.isatty()
+        self.live = sys.stdout.isatty() and not self.plain
 
     def update(self, step, loss, count):
         self.done, self.count = self.done + 1, self.count + count

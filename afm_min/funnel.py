@@ -3,12 +3,16 @@
 A document is a dict: source, name, text, and what its source says of it (url, licence). A planted
 one also says of what kind it is, and which secret of it must not get through: so we know what did.
 """
+import collections
+import concurrent.futures
 import json
+import os
 import random
 import tempfile
 
-from afm_min import crawl, families, filters, pages, tasks
-from afm_min.ngrams import CharacterModel, Classifier, Decontamination, NearDuplicates
+from afm_min import crawl, families, filters, pages, processes, tasks
+from afm_min.ngrams import (CharacterModel, Classifier, Decontamination, NearDuplicates,
+                            signature)
 
 ORDER = {  # source -> its filters; "benchmarks" comes last, as it wants all texts counted before
     "web": "robots.txt, body, safety, personal data, near-duplicates, quality, benchmarks",
@@ -20,15 +24,14 @@ ORDER = {  # source -> its filters; "benchmarks" comes last, as it wants all tex
 }
 
 
-class Funnel:
-    """All filters and what they remember: hashes and counts, not the texts.
+class Filters:
+    """The filters that look at one document at a time, and so can work on several at once.
 
     The report's models are trained on what people have judged. Ours learn from texts whose truth
     is known: `reference`, well-written, and what `crawl` and `tasks` can write. So what `crawl`
-    plants is no fair test of them; tests/planted.py is one.
-    common: times an n-gram must be seen to be common usage; the report's 1,000 is for a web."""
+    plants is no fair test of them; tests/planted.py is one."""
 
-    def __init__(self, reference, common=1000):
+    def __init__(self, reference):
         rng = random.Random(0)
         good = [text[:1000] for text in reference]
         unsafe = [crawl.unsafe(rng) for _ in range(3000)]
@@ -38,12 +41,6 @@ class Funnel:
         self.unsafe = learn(*(list(map(filters.topical, texts)) for texts in (unsafe, harmless)))
         self.junk = learn(junk, good)
         self.mathematics = CharacterModel(problems)
-        self.near = NearDuplicates()
-        self.benchmarks = Decontamination(
-            [problem.question for family in families.families({}).values()
-             for problem in tasks.benchmark(family)], common)
-        self.rows = {}  # (source, filter) -> [documents in, out, million characters out]
-        self.planted = {}  # kind -> [documents planted, got through]
 
     def filter(self, name, document):
         """The text as the filter of that name leaves it; "" if it drops the document."""
@@ -54,9 +51,7 @@ class Funnel:
             "personal data": lambda: filters.remove_pii(text),
             "safety": lambda: not (filters.profane(text)
                                    or self.unsafe(filters.topical(text)) > 0.3),
-            "near-duplicates": lambda: not self.near.seen(text),
             "quality": lambda: filters.good_prose(text) and self.junk(text) < 0.5,
-            "benchmarks": lambda: not self.benchmarks.contaminated(text),
             "licence": lambda: filters.permissive(document["licence"]),
             "language": lambda: filters.language(document["name"]) is not None,
             "code quality": lambda: filters.good_code(text),
@@ -67,29 +62,69 @@ class Funnel:
         }[name]()
         return kept if isinstance(kept, str) else text * kept
 
-    def passes(self, document, names):
-        """Take a document through these filters; whether it comes out of the last."""
-        for name in names:
-            row = self.rows.setdefault((document["source"], name), [0, 0, 0.0])
-            row[0] += 1
+    def examine(self, document):
+        """Take a document through all filters of its source but the last, until one drops it.
+
+        Returns the document as they leave it, and a list of (filter, characters left). What
+        near-duplicates are is not known here: for that, its signature stands in the place of the
+        characters, and the document goes on as if it were none."""
+        steps = []
+        for name in ORDER[document["source"]].split(", ")[:-1]:
+            if name == "near-duplicates":
+                steps.append((name, signature(document["text"])))
+                continue
             document["text"] = self.filter(name, document)
-            if not document["text"].strip():
+            left = len(document["text"]) if document["text"].strip() else 0
+            steps.append((name, left))
+            if not left:
+                break
+        return document, steps
+
+
+class Funnel:
+    """All filters and what they remember of all documents: hashes and counts, not the texts.
+
+    common: times an n-gram must be seen to be common usage; the report's 1,000 is for a web."""
+
+    def __init__(self, reference, common=1000):
+        self.filters, self.near = Filters(reference), NearDuplicates()
+        self.benchmarks = Decontamination(
+            [problem.question for family in families.families({}).values()
+             for problem in tasks.benchmark(family)], common)
+        self.rows = {}  # (source, filter) -> [documents in, out, million characters out]
+        self.planted = {}  # kind -> [documents planted, got through]
+
+    def passes(self, source, name, characters):
+        """Count a document at a filter that leaves so many characters of it; 0 drops it."""
+        row = self.rows.setdefault((source, name), [0, 0, 0.0])
+        row[0] += 1
+        row[1] += characters > 0
+        row[2] += characters / 1e6
+        return characters > 0
+
+    def survives(self, document, steps):
+        """Count what `Filters.examine` found; whether the document comes out of the last filter."""
+        left = len(document["text"])
+        for name, found in steps:
+            if name == "near-duplicates":
+                found = 0 if self.near.seen_signature(found) else left
+            if not self.passes(document["source"], name, found):
                 return False
-            row[1] += 1
-            row[2] += len(document["text"]) / 1e6
+            left = found
         return True
 
     def run(self, documents):
         """Yield the documents that pass, in two passes: what comes out of the first is counted."""
         with tempfile.TemporaryFile("w+", encoding="utf-8") as kept:
-            for document in documents:
+            for document, steps in examined(self.filters, documents):
                 self.planted.setdefault(document.get("planted"), [0, 0])[0] += 1
-                if self.passes(document, ORDER[document["source"]].split(", ")[:-1]):
+                if self.survives(document, steps):
                     self.benchmarks.count(document["text"])
                     kept.write(json.dumps(document) + "\n")
             kept.seek(0)
             for document in map(json.loads, kept):
-                if self.passes(document, ["benchmarks"]):
+                clean = not self.benchmarks.contaminated(document["text"])
+                if self.passes(document["source"], "benchmarks", clean * len(document["text"])):
                     through = document.get("secret", "") in document["text"]
                     self.planted[document.get("planted")][1] += through
                     yield document
@@ -98,6 +133,50 @@ class Funnel:
         """For report.json: the counts of each filter, and of what was planted."""
         return {"funnel": [[source, name, *row] for (source, name), row in self.rows.items()],
                 "planted": [[kind, *row] for kind, row in self.planted.items() if kind]}
+
+
+def examined(filters, documents):
+    """Yield `filters.examine` of each document, in their order, computed in several processes.
+
+    A few chunks are under way at a time, so that memory does not grow with the corpus."""
+    workers = min(4, os.cpu_count() or 1)
+    if workers == 1:
+        yield from map(filters.examine, documents)
+        return
+    with concurrent.futures.ProcessPoolExecutor(workers, initializer=start_worker,
+                                                initargs=[filters]) as pool:
+        pool.submit(len, "")  # starts them before the documents open what they would inherit
+        under_way = collections.deque()
+        for chunk in chunks(documents):
+            under_way.append(pool.submit(examine_chunk, chunk))
+            if len(under_way) > 2 * workers:
+                yield from under_way.popleft().result()
+        while under_way:
+            yield from under_way.popleft().result()
+
+
+def chunks(documents, characters=50_000):
+    """Yield lists of documents in a row that have so many characters or a little more."""
+    chunk, size = [], 0
+    for document in documents:
+        chunk.append(document)
+        size += len(document["text"])
+        if size >= characters:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def start_worker(filters):
+    """Keep the filters in this process, which `examine_chunk` uses; end with the one before."""
+    global worker_filters
+    worker_filters = filters
+    processes.end_with_parent()
+
+
+def examine_chunk(documents):
+    return [worker_filters.examine(document) for document in documents]
 
 
 def learn(yes, no):

@@ -20,10 +20,10 @@ class Cache:
 
     On a CPU they are float32: in bfloat16, every new length costs a new kernel there."""
 
-    def __init__(self, model, rows, size):
-        config, device = model.config, model.embedding.device
+    def __init__(self, decoder, rows, size):
+        config, device = decoder.config, decoder.embedding.device
         shape = (2, config.layers, rows, config.kv_heads, size, config.head_dim)
-        dtype = torch.float32 if device.type == "cpu" else model.dtype
+        dtype = torch.float32 if device.type == "cpu" else decoder.dtype
         self.keys, self.values = torch.empty(shape, device=device, dtype=dtype)
         self.position = 0
 
@@ -40,7 +40,7 @@ class Cache:
 
 
 def normalize(x, eps):
-    """x / rms(x) / sqrt(N) over the last dim, of size N, so sqrt(N) is left to the caller's weights.
+    """x / rms(x) / sqrt(N) over the last dim, of size N: sqrt(N) is left to the caller's weights.
 
     sqrt(sum x^2 + N eps) is the length of (|x|, sqrt(N eps)): two operations where F.rms_norm has
     six on a CPU."""
@@ -49,14 +49,20 @@ def normalize(x, eps):
 
 
 class Decoder:
-    """A snapshot of a model's weights for generation, in the model's compute precision.
+    """A copy of a model's weights for generation, in the model's compute precision.
 
-    Packed weights are unpacked, adapters merged, and the norms' weights multiplied into the
-    matrices behind them. A later change of the model has no effect on it."""
+    Packed weights are unpacked, adapters merged, sharded tensors put together, and the norms'
+    weights multiplied into the matrices behind them. So later changes of the model have no effect,
+    and of several processes each may generate for as long as it needs."""
 
     @torch.no_grad()
     def __init__(self, model):
-        self.model, self.config, config = model, model.config, model.config
+        self.config, self.dtype, self.rotation = model.config, model.dtype, model.rotation
+        config = model.config
+        embedding = processes.whole_tensor(model.embedding.detach())
+        if hasattr(model, "scale"):  # a packed model's, of each row
+            embedding = embedding.float() * model.scale.float()
+        self.embedding = embedding.to(model.dtype, copy=True)  # (V, C)
         self.norm = self.scale(model.norm).to(model.dtype)
         self.layers = []
         for block in model.blocks:
@@ -79,7 +85,7 @@ class Decoder:
         return weight * len(weight) ** 0.5
 
     def fuse(self, norm, *projections):
-        """One matrix (inputs, outputs of all) of projections that read the same, normalised input."""
+        """One matrix (inputs, all outputs) of projections that read the same, normalised input."""
         weights = []
         for projection in projections:
             weight = processes.whole_tensor(projection.weight.detach()).float()
@@ -87,19 +93,20 @@ class Decoder:
                 weight = weight + projection.adapter.up @ projection.adapter.down
             weights.append(weight)
         fused = torch.cat(weights)
-        return (fused if norm is None else fused * self.scale(norm)).to(self.model.dtype).T
+        return (fused if norm is None else fused * self.scale(norm)).to(self.dtype).T
 
     def __call__(self, ids, cache, bias=None):
-        """Final-layer hidden states of new tokens, (R, T) -> (R, T, C), which the cache takes in.
+        """Final-layer hidden states of new tokens, (R, T) -> (R, T, C).
 
-        bias: added to the scores, (R, 1, T, S), None if every token sees all."""
-        config, eps, dtype = self.config, self.config.norm_eps, self.model.dtype
+        Appends their keys and values to the cache. bias: added to the scores, (R, 1, T, S), which
+        must mask later tokens; None masks nothing, for one token at a time."""
+        config, eps, dtype = self.config, self.config.norm_eps, self.dtype
         (R, T), H, K, D = ids.shape, config.heads, config.kv_heads, config.head_dim
         G, start, stop = H // K, cache.position, cache.position + T
-        cos, sin = self.model.rotation[:, start:stop, None].to(dtype)  # (T, 1, D) each
+        cos, sin = self.rotation[:, start:stop, None].to(dtype)  # (T, 1, D) each
         if bias is not None and T > 1:
             bias = bias.repeat(1, 1, G, 1)  # (R, 1, G*T, S)
-        x = self.model.embed(ids).view(R * T, -1)
+        x = F.embedding(ids, self.embedding).view(R * T, -1)
         for i, layer in enumerate(self.layers):
             qkv = (normalize(x, eps) @ layer["qkv"]).view(R, T, H + 2 * K, D)
             # Normalise and rotate queries and keys together.
@@ -119,9 +126,15 @@ class Decoder:
         cache.position = stop
         return (normalize(x, eps) * self.norm).view(R, T, -1)
 
+    def logits(self, states):
+        """States (..., C) -> logits (..., V), float32."""
+        return F.linear(states, self.embedding).float()
+
 
 def padding_bias(padding, size, dtype):
-    """What hides the padding at the left of each row: (R,) -> (R, 1, 1, size), None without any.
+    """Return a bias that masks the padding at the left of each row, or None if there is none.
+
+    padding (R,), the number of its tokens, -> (R, 1, 1, size).
 
     padding [0, 2], size 4 -> [[0, 0, 0, 0], [MASKED, MASKED, 0, 0]]"""
     if not padding.any():
@@ -131,7 +144,7 @@ def padding_bias(padding, size, dtype):
 
 
 def prefill(decoder, prompts, cache, padding):
-    """Compute all tokens of the prompts but the last, and put them into the cache. (P, T) ids."""
+    """Fill the cache with prompts, ids (P, T), that `padding` tokens, (P,), stand before."""
     length = prompts.shape[1]
     future = torch.ones(length, length, dtype=torch.bool, device=prompts.device).triu(1)
     before = torch.arange(length, device=prompts.device) < padding[:, None]  # (P, T)
@@ -146,17 +159,19 @@ def stream(model, prompts, max_new_tokens, stop=-1, temperature=1.0, top_p=1.0, 
     Ends after max_new_tokens, when the context is full, or when all rows have produced the id
     `stop`; a row repeats `stop`, with log-probability 0, from then on.
 
-    prompts: B lists of ids, of any lengths. temperature 0 is greedy. top_p < 1 draws from the
+    model: an AFM, or a `Decoder` of one, to make that only once. prompts: B lists of ids, of any
+    lengths. temperature 0 is greedy. top_p < 1 draws from the
     likeliest ids that hold this probability together: for conversations only, as training must
     score the very distribution it sampled. uniforms: (B, max_new_tokens), the random numbers in
     0 to 1 that choose the ids; with the same ones a row is the same whoever is beside it. As
     shorter prompts are padded, the longest decides when the context is full. The first step raises
     UserError if a prompt is empty or too long."""
-    config, longest = model.config, max(map(len, prompts))
+    decoder = model if isinstance(model, Decoder) else Decoder(model)
+    config, longest = decoder.config, max(map(len, prompts))
     if not all(prompts) or longest > config.context - 1:
         raise UserError(f"a prompt has {longest if all(prompts) else 0} tokens: it must have 1 to "
                         f"{config.context - 1}, one less than the model's context")
-    device = model.embedding.device
+    device = decoder.embedding.device
     if uniforms is None:
         uniforms = torch.rand(len(prompts), max_new_tokens)
     unique = {}  # prompt -> its index
@@ -167,9 +182,8 @@ def stream(model, prompts, max_new_tokens, stop=-1, temperature=1.0, top_p=1.0, 
                        device=device)
 
     # Prefill: every prompt once, however many rows continue it.
-    decoder = Decoder(model)
     size = min(longest + max_new_tokens, config.context)
-    cache = Cache(model, len(unique), size)
+    cache = Cache(decoder, len(unique), size)
     if longest > 1:
         prefill(decoder, ids[:, :-1], cache, padding)
     cache.select(copies)
@@ -182,8 +196,8 @@ def stream(model, prompts, max_new_tokens, stop=-1, temperature=1.0, top_p=1.0, 
         step = cache.position + 1 - longest
         visible = None if bias is None else bias[..., :cache.position + 1]
         states = decoder(following[:, None], cache, visible)[:, 0]  # (R, C)
-        drawn, logp = sample(model.logits(states), uniforms[:, step].to(device)[rows], temperature,
-                             top_p)
+        drawn, logp = sample(decoder.logits(states), uniforms[:, step].to(device)[rows],
+                             temperature, top_p)
         following = drawn.where(running, stop)
         yield (following.new_full(copies.shape, stop).scatter(0, rows, following),
                logp.new_zeros(copies.shape).scatter(0, rows, logp * running))
@@ -202,9 +216,11 @@ def generate(model, prompts, max_new_tokens, stop=-1, **sampling):
 
 
 def generate_with_logp(model, prompts, max_new_tokens, stop=-1, **sampling):
-    """Return B pairs: the new ids of a row, as `generate`, and the log-probability of them all under
-    the distribution they were drawn from."""
+    """Return B pairs: the new ids of a row, as `generate`, and the log-probability of all of them
+    under the distribution they were drawn from."""
     steps = list(stream(model, prompts, max_new_tokens, stop, **sampling))
+    if not steps:
+        return [([], 0.0) for _ in prompts]
     rows = torch.stack([ids for ids, _ in steps], 1).tolist()
     logps = torch.stack([logp for _, logp in steps], 1).sum(1).tolist()
     rows = [row[:row.index(stop) + 1] if stop in row else row for row in rows]
@@ -227,4 +243,5 @@ def sample(logits, uniforms, temperature=1.0, top_p=1.0):
     cumulative = probabilities.cumsum(-1)
     points = uniforms[:, None] * cumulative[:, -1:]
     ids = torch.searchsorted(cumulative, points, right=True)  # (R, 1)
+    ids = ids.clamp(max=logits.shape[1] - 1)  # of a row of NaN, the search finds no place
     return ids[:, 0], probabilities.gather(1, ids)[:, 0].log()

@@ -176,9 +176,11 @@ class AFM(nn.Module):
             branch   0 0 0 1 1 2 2 2
             position 0 1 2 3 4 3 4 5"""
         mask, positions = self.mask(ids, begin, branch)
-        length = ids.shape[1] if branch is None else int(positions.max()) + 1
+        # Padding at the right is of branch 0, too, and may be further away than any continuation.
+        length = ids.shape[1] if branch is None else int(positions[branch > 0].max()) + 1
         if length > self.config.context:
             raise UserError(f"{length} tokens do not fit the context of {self.config.context}")
+        positions = positions.clamp(max=self.config.context - 1)
         rotation = self.rotation[:, positions].unsqueeze(2).to(self.dtype)  # (2, 1 or B, 1, T, D)
         x = self.embed(ids)  # (B, T, C)
         for block in self.blocks:

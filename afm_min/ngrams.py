@@ -62,7 +62,10 @@ class NearDuplicates:
 
     def seen(self, text):
         """False for a text unlike all before, whose signature is then kept; True for others."""
-        new = signature(text)
+        return self.seen_signature(signature(text))
+
+    def seen_signature(self, new):
+        """As `seen`, of a text whose signature is known."""
         bands = [(i, *new[i * ROWS:(i + 1) * ROWS].tolist()) for i in range(BANDS)]
         alike = (old for band in bands for old in self.buckets.get(band, ()))
         if any((old == new).mean() >= self.threshold for old in alike):

@@ -20,7 +20,7 @@ from afm_min import chat, evaluate, lora, pretrain, tasks
 from afm_min.fit import fit, linear, seed_step
 from afm_min.lora import projections
 from afm_min.model import load_model, save_model
-from afm_min.quantize import Palettized, load_quantized, quantized
+from afm_min.quantize import Palettized, keep_unpacked, load_quantized, quantized
 from afm_min.run import UserError
 
 FEATURES = {"math": ["math", *tasks.EVOLVED], "tools": ["tools"], "summary": ["summary"]}
@@ -104,7 +104,7 @@ def measured(run, model, count):
 
 
 def quantize(run, *, average=3.7, choice="sensitivity", calibration=256, start="committee2",
-             count=100):
+             count=50):
     """Pack a model. choice: which projections take 2 bits, by "sensitivity" on the model's answers
     to `calibration` prompts, or at "random", to compare with."""
     model = load_model(run, start)
@@ -129,8 +129,9 @@ def train_adapter(run, stage, model, adapter, pairs, batch, loss, steps, lr, cou
     with what is in it."""
     model.requires_grad_(False)
     lora.attach(model, adapter)
-    fit(model, chat.batches({stage: pairs}, {stage: 1.0}, batch), loss, steps=steps, lr=lr,
-        schedule=linear(steps, 20), run=run, stage=stage)
+    with keep_unpacked(model):
+        fit(model, chat.batches({stage: pairs}, {stage: 1.0}, batch), loss, steps=steps, lr=lr,
+            schedule=linear(steps, 20), run=run, stage=stage)
     path = run.checkpoint(stage)
     lora.save_adapter(path, adapter, **run.origin(stage))
     lora.use(model, lora.load_adapter(path, model).terms)  # in 16 bits, as a feature uses it
@@ -138,7 +139,7 @@ def train_adapter(run, stage, model, adapter, pairs, batch, loss, steps, lr, cou
 
 
 def recovery(run, *, rank=16, prompts=4000, steps=300, batch=24, lr=0.004, start="committee2",
-             count=100):
+             count=50):
     """Recover accuracy: an adapter learns to say what the float model says."""
     teacher, model = load_model(run, start), load_quantized(run, "quantize")
     seed_step(run.seed, "recovery", 0)
@@ -151,7 +152,7 @@ def recovery(run, *, rank=16, prompts=4000, steps=300, batch=24, lr=0.004, start
                          loss, steps, lr, count)
 
 
-def feature(name, run, *, examples=2000, steps=200, batch=24, lr=0.002, count=100):
+def feature(name, run, *, examples=2000, steps=200, batch=24, lr=0.002, count=50):
     """A feature's adapter: the recovery adapter, trained on with worked examples of the feature."""
     model = load_quantized(run, "quantize")
     adapter = lora.load_adapter(run.checkpoint("recovery"), model)

@@ -1,4 +1,4 @@
-"""More than one process on one run: torchrun --nproc-per-node N train.py ...
+"""More than one process on one run: torchrun --standalone --nproc-per-node N train.py ..
 
 All processes do the same with the same seeds, so that they agree at every step. Divided is what
 takes the time: the rows of a batch, the prompts that are answered, and with --shard what training
@@ -6,13 +6,28 @@ keeps of a model. The first process alone prints, and writes files, but for shar
 processes on several machines need a folder that all of them see. A process that torchrun has not
 started is the first of one.
 """
+import multiprocessing.connection
 import os
+import signal
 import sys
+import threading
 
 import torch
 from torch import distributed
 
 batch_rows = 0  # of the micro-batch at work, those of all processes together: set by fit.backward
+
+
+def end_with_parent():
+    """End this process when the one that started it has ended, however suddenly.
+
+    Ctrl-C reaches both: it is left to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch():
+        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def join(device):

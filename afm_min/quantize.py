@@ -5,6 +5,7 @@ bits, 4 for 2. The embedding takes 8 bits, symmetric, and a scale per row, which
 output. Codes stay packed in memory as on disk: a projection is unpacked where it is used, and
 forgotten (in training, only after the backward pass).
 """
+import contextlib
 import itertools
 import math
 
@@ -132,6 +133,7 @@ class Palettized(Linear):
     def __init__(self, inputs, outputs, bits):
         nn.Module.__init__(self)  # not Linear's, which makes a weight
         self.inputs, self.outputs, self.bits, self.adapter = inputs, outputs, bits, None
+        self.unpacked = None  # the weight, while `keep_unpacked` holds it
         size = -(-inputs * outputs // 8) * bits
         self.register_buffer("codes", torch.zeros(size, dtype=torch.uint8))
         self.register_buffer("tables", torch.zeros(-(-inputs // GROUP), 2 ** bits).half())
@@ -144,6 +146,8 @@ class Palettized(Linear):
     @property
     def weight(self):
         """Unpacked, (outputs, inputs), float16."""
+        if self.unpacked is not None:
+            return self.unpacked
         codes = unpack(self.codes, self.bits, (self.outputs, self.inputs))
         groups = torch.arange(self.inputs, dtype=torch.int32, device=codes.device) // GROUP
         return self.tables.flatten()[codes + groups * 2 ** self.bits]
@@ -168,6 +172,20 @@ class QuantizedAFM(AFM):
 
     def logits(self, states):
         return F.linear(states, self.embedding.to(self.dtype)).float() * self.scale[:, 0].float()
+
+
+@contextlib.contextmanager
+def keep_unpacked(model):
+    """Hold the weights of a packed model unpacked: what trains its adapters for many steps need not
+    unpack them in each."""
+    layers = projections(model).values()
+    for layer in layers:
+        layer.unpacked = layer.weight.to(model.dtype)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.unpacked = None
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ import random
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from afm_min import chat, evaluate, tasks
 from afm_min.fit import fit, linear, seed_step
@@ -50,6 +51,7 @@ class RewardModel(AFM):
 
     def judge_all(self, ids, branch):
         """Rewards (B, K), logits of the grades (B, K, 4, 3), log-likelihoods (B, K)."""
+        ids, branch = chat.trim(ids, branch)
         states = self.states(ids, branch=branch)  # (B, T, C)
         logp = chat.log_likelihood(self, states, ids, branch)  # (B, K)
         # The state of each response's last token.
@@ -93,19 +95,30 @@ def grade_loss(logits, grades):
 def reward_loss(model, batch, labels="soft", grade_weight=0.25):
     """L_rank + grade_weight * L_regu + LANGUAGE * the cross-entropy of what was found true.
 
-    Of B pairs, the chosen response first: ids and branch (B, T), level (B,), grades (B, 2, 4).
-    labels: soft, hard (p = 1), or margin."""
-    level, graded = batch["level"], batch["grades"].flatten(0, 1)
+    The pairs of B prompts, each prompt with K responses: see `collate`. labels: soft, hard (p = 1),
+    or margin."""
     rewards, logits, logp = model.judge_all(batch["ids"], batch["branch"])
-    chosen, rejected = rewards.T
+    level = batch["pairs"][..., 2]
+    level = level[level >= 0]  # (N,)
+    chosen, rejected = sides(rewards, batch["pairs"])
     if labels == "margin":
         ranked = margin_loss(chosen, rejected, level)
     else:
         target = torch.tensor(TARGETS, device=level.device)[level] if labels == "soft" else 1.0
         ranked = preference_loss(chosen, rejected, target)
-    loss = ranked.sum() + grade_weight * grade_loss(logits.flatten(0, 1), graded).sum()
-    loss = loss - LANGUAGE * logp[batch["grades"][:, :, TRUTH] == 2].sum()
+    loss = ranked.sum()
+    for of_logits, grades, logp in zip(*(sides(x, batch["pairs"])
+                                         for x in (logits, batch["grades"], logp))):
+        loss = loss + grade_weight * grade_loss(of_logits, grades).sum()
+        loss = loss - LANGUAGE * logp[grades[:, TRUTH] == 2].sum()
     return {"loss": loss, "ordered": (chosen > rejected).sum(), "count": len(level)}
+
+
+def sides(values, pairs):
+    """Values of the chosen and of the rejected responses of N pairs: values (B, K, ...), pairs
+    (B, P, 3), see `collate`, -> two of (N, ...)."""
+    row, column = (pairs[..., 2] >= 0).nonzero(as_tuple=True)
+    return tuple(values[row, pairs[row, column, side]] for side in (0, 1))
 
 
 def perceived(grades, rng, noise):
@@ -131,8 +144,8 @@ def start(model):
 
 
 def scores(judge, groups):
-    """The rewards of the responses in N groups, pairs (prompt, responses), and the chances that they
-    are true: a list of N tensors (responses, 2)."""
+    """The rewards of the responses in N groups, pairs (prompt, responses), and the chances that
+    they are true: a list of N tensors (responses, 2)."""
     return chat.of_responses(RewardModel.score, judge, groups)
 
 
@@ -145,50 +158,60 @@ def answers(models, problems, samples):
 
 
 def compare(models, problems, samples, rng, noise):
-    """Pairs of responses that annotators have compared, as dicts.
+    """Have annotators compare responses: a list of dicts, one for each prompt with a preference.
 
     problems: pairs (family, problem). Each is answered by every model, `samples` times or a little
-    oftener in all; any two answers that differ are compared, and left out if found equal, at most
-    MOST_PAIRS of a problem. right: whether the chosen one is better by its true grades, None if
-    these are equal, too."""
-    pairs, said = [], answers(models, problems, -(-samples // len(models)))
+    oftener in all; any two answers that differ are compared, at most MOST_PAIRS of a problem, and a
+    pair is left out if found equal. Returned, beside family and prompt:
+        responses  ids of those that are in a pair
+        grades     of each, as annotators perceived them
+        pairs      [chosen, rejected, level, right], the first two as indices of responses. right:
+                   whether the chosen one is better by its true grades, None if these are equal"""
+    found, said = [], answers(models, problems, -(-samples // len(models)))
     for (family, problem), each in zip(problems, said):
-        graded = []  # reply, its grades as they are and as they were perceived
-        for reply in {tuple(reply.ids): reply for reply in sum(each, [])}.values():  # each once
-            grades = family.grades(problem, reply.text)
-            graded.append((reply, grades, perceived(grades, rng, noise)))
-        compared = list(itertools.combinations(graded, 2))
-        for pair in rng.sample(compared, min(len(compared), MOST_PAIRS)):
-            first, level = preferred(*(seen for _, _, seen in pair))
+        replies = list({tuple(reply.ids): reply for reply in sum(each, [])}.values())  # each once
+        true = [family.grades(problem, reply.text) for reply in replies]
+        seen = [perceived(grades, rng, noise) for grades in true]
+        pairs = []
+        candidates = list(itertools.combinations(range(len(replies)), 2))
+        for pair in rng.sample(candidates, min(len(candidates), MOST_PAIRS)):
+            first, level = preferred(*(seen[i] for i in pair))
             if first is not None:
-                (chosen, rejected), true, seen = zip(pair[first], pair[1 - first])
-                grades = [list(given.values()) for given in seen]
-                better, _ = preferred(*true)
-                right = None if better is None else better == 0
-                pairs.append({"family": family.name, "prompt": chosen.prompt, "level": level,
-                              "chosen": chosen.ids, "rejected": rejected.ids, "grades": grades,
-                              "right": right})
-    return pairs
+                chosen, rejected = pair[first], pair[1 - first]
+                better, _ = preferred(true[chosen], true[rejected])
+                pairs.append([chosen, rejected, level, None if better is None else better == 0])
+        used = sorted({i for chosen, rejected, *_ in pairs for i in (chosen, rejected)})
+        if pairs:
+            found.append({
+                "family": family.name, "prompt": replies[0].prompt,
+                "responses": [replies[i].ids for i in used],
+                "grades": [list(seen[i].values()) for i in used],
+                "pairs": [[used.index(chosen), used.index(rejected), *rest]
+                          for chosen, rejected, *rest in pairs]})
+    return found
 
 
-def sides(pairs):
-    """Pairs from `compare` as groups (prompt, responses): the chosen one, then the rejected."""
-    return [(pair["prompt"], [pair["chosen"], pair["rejected"]]) for pair in pairs]
+def groups(compared):
+    """What `compare` found as pairs (prompt, responses)."""
+    return [(each["prompt"], each["responses"]) for each in compared]
 
 
-def collate(pairs):
-    """What reward_loss wants of pairs from `compare`."""
-    return chat.share_prompts(sides(pairs)) | {
-        "level": torch.tensor([pair["level"] for pair in pairs]),
-        "grades": torch.tensor([pair["grades"] for pair in pairs])}
+def collate(compared):
+    """A batch of what `compare` found: ids and branch (B, T), see `chat.share_prompt`; grades
+    (B, K, 4); pairs (B, P, 3) of chosen, rejected and level, filled up with -1."""
+    pairs = [torch.tensor([pair[:3] for pair in each["pairs"]]) for each in compared]
+    return chat.share_prompts(groups(compared)) | {
+        "grades": pad_sequence([torch.tensor(each["grades"]) for each in compared], True),
+        "pairs": pad_sequence(pairs, True, padding_value=-1)}
 
 
-def judged(judge, pairs):
+def judged(judge, compared):
     """Family -> of each of its pairs, whether the reward model finds the better response better."""
     results = {}
-    for pair, score in zip(pairs, scores(judge, sides(pairs))):
-        chosen, rejected = score[:, 0].tolist()
-        results.setdefault(pair["family"], []).append((chosen > rejected) == pair["right"])
+    for each, score in zip(compared, scores(judge, groups(compared))):
+        for chosen, rejected, _, right in each["pairs"]:
+            first = bool(score[chosen, 0] > score[rejected, 0])
+            results.setdefault(each["family"], []).append(first == right)
     return results
 
 
@@ -209,41 +232,43 @@ def preferences(number, run, *, prompts=4000, samples=4, noise=0.1):
     models = [load_model(run, name) for name in members(number)]
     seed_step(run.seed, stage, 0)
     rng = random.Random(f"{run.seed} {stage}")
-    pairs = compare(models, asked(run, prompts, rng), samples, rng, noise)
-    chat.write_lines(run, stage, pairs)
-    right = [pair["right"] for pair in pairs if pair["right"] is not None]
-    return {"pairs": len(pairs), "labels right %": evaluate.percent(right)}
+    compared = compare(models, asked(run, prompts, rng), samples, rng, noise)
+    chat.write_lines(run, stage, compared)
+    right = [right for each in compared for *_, right in each["pairs"]]
+    return {"pairs": len(right),
+            "labels right %": evaluate.percent(x for x in right if x is not None)}
 
 
-def read_pairs(run, number):
-    """What annotators compared in a round, at least one pair."""
+def read_preferences(run, number):
+    """What annotators compared in a round, see `compare`: at least one pair."""
     stage = f"preferences{number}"
-    pairs = chat.read_lines(run, stage)
-    if not pairs:
+    compared = chat.read_lines(run, stage)
+    if not compared:
         raise UserError(f"{run.file(stage)}.jsonl holds no pairs, as no two responses differed in "
                         f"quality: raise {stage}.prompts")
-    return pairs
+    return compared
 
 
-def reward(number, run, *, steps=400, batch=32, lr=0.002, labels="soft", grade_weight=0.25,
-           examples=16, held_out=200):
+def reward(number, run, *, steps=320, prompts=32, lr=0.002, labels="soft", grade_weight=0.25,
+           examples=16, held_out=60):
     """The reward model of a round, from the one before or the first policy, and the preferences of
     all rounds so far.
 
-    examples: those for fine-tuning in each batch, from which the language model learns, too: taught
-    what was chosen alone, it forgets what is seldom compared. held_out: new prompts of each family,
-    to which 8 responses or a few more are compared without noise. (Pairs of one prompt are alike,
-    so that the intervals are rather narrow.)"""
+    prompts: in each batch, with all their pairs. examples: those for fine-tuning in each batch,
+    from which the language model learns, too: taught what was chosen alone, it forgets what is
+    seldom compared. held_out: new prompts of each family, to which 8 responses or a few more are
+    compared without noise. (Pairs of one prompt are alike, so that the intervals are rather
+    narrow.)"""
     stage, models = f"reward{number}", [load_model(run, name) for name in members(number)]
     seed_step(run.seed, f"{stage} heads", 0)
     judge = (start(models[-1]) if number == 1
              else load_model(run, f"reward{number - 1}", RewardModel))
-    pairs = [pair for n in range(1, number + 1) for pair in read_pairs(run, n)]
+    compared = [each for n in range(1, number + 1) for each in read_preferences(run, n)]
     sources = chat.read_examples(run, models[-1])
     shown = chat.batches(sources, dict.fromkeys(sources, 1.0), examples)
 
     def draw(step):
-        drawn = collate([pairs[i] for i in torch.randint(len(pairs), (batch,)).tolist()])
+        drawn = collate([compared[i] for i in torch.randint(len(compared), (prompts,)).tolist()])
         return drawn | {f"shown {name}": x for name, x in shown(step).items()}
 
     def loss(model, batch):

@@ -13,11 +13,14 @@ import tempfile
 import time
 
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from afm_min import corpus, crawl, lora
 from afm_min.fit import AdaStar, backward, parameter_groups
 from afm_min.funnel import Funnel
-from afm_min.model import AFM, PRESETS, sample
+from afm_min.generate import generate, sample
+from afm_min.model import AFM, PRESETS, Config
 from afm_min.pretrain import next_token_loss
 from afm_min.quantize import palettize, quantized
 from afm_min.run import compute_dtype
@@ -37,6 +40,55 @@ def seconds(tasks, rounds=ROUNDS, warmup=2):
     return {name: statistics.median(measured[warmup:]) for name, measured in times.items()}
 
 
+class GPT(nn.Module):
+    """A small, fast GPT as many have it in mind: GPT-2's architecture in usual PyTorch, with one
+    matrix for query, key and value, PyTorch's own attention, norms and loss, and mixed precision by
+    autocast. It has the shape of one of our configs; its feed-forward has 4 C units, which is as
+    many parameters as the three matrices of SwiGLU with 8/3 C."""
+
+    def __init__(self, config):
+        super().__init__()
+        C = config.dim
+        self.heads = config.heads
+        self.token = nn.Embedding(config.vocab_size, C)
+        self.position = nn.Embedding(config.context, C)
+        self.blocks = nn.ModuleList(nn.ModuleList([
+            nn.LayerNorm(C, bias=False), nn.Linear(C, 3 * C, bias=False),
+            nn.Linear(C, C, bias=False), nn.LayerNorm(C, bias=False),
+            nn.Linear(C, 4 * C, bias=False), nn.Linear(4 * C, C, bias=False)])
+            for _ in range(config.layers))
+        self.norm = nn.LayerNorm(C, bias=False)
+
+    def forward(self, ids):
+        B, T = ids.shape
+        x = self.token(ids) + self.position(torch.arange(T))
+        for norm, qkv, output, norm2, up, down in self.blocks:
+            heads = (part.view(B, T, self.heads, -1).transpose(1, 2)
+                     for part in qkv(norm(x)).chunk(3, -1))
+            mixed = F.scaled_dot_product_attention(*heads, is_causal=True)
+            x = x + output(mixed.transpose(1, 2).reshape(B, T, -1))
+            x = x + down(F.gelu(up(norm2(x))))
+        return F.linear(self.norm(x), self.token.weight)
+
+
+def gpt_step(config, dtype, compiled=False):
+    """A training step of `GPT` with AdamW, clipping included: what `training_step` is beside."""
+    model = GPT(config)
+    forward = torch.compile(model) if compiled else model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    ids = torch.randint(config.vocab_size, (ROWS, config.context + 1))
+
+    def step():
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            logits = forward(ids[:, :-1])
+            loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return step
+
+
 def training_step(config, dtype, compiled=False):
     model = AFM(config, dtype)
     loss = torch.compile(next_token_loss) if compiled else next_token_loss
@@ -49,26 +101,55 @@ def training_step(config, dtype, compiled=False):
     return step
 
 
+def operations(config):
+    """Operations of training on a token: 6 for each parameter of a matrix, and for attention 12 for
+    each layer, head dimension and token in the context."""
+    with torch.device("meta"):
+        matrices = sum(p.numel() for p in AFM(config).parameters() if p.dim() == 2)
+    return 6 * matrices + 12 * config.layers * config.heads * config.head_dim * config.context
+
+
 def training(compiled):
     config = PRESETS["toy"]
-    dtypes = {torch.float32, compute_dtype("cpu")}
-    steps = {f"train {str(dtype)[6:]}": training_step(config, dtype) for dtype in dtypes}
-    if compiled:
-        steps |= {f"train {str(dtype)[6:]} compiled": training_step(config, dtype, True)
-                  for dtype in dtypes}
+    dtypes = sorted({torch.float32, compute_dtype("cpu")}, key=str)
+    steps = {f"{who} {str(dtype)[6:]}{how}": make(config, dtype, bool(how))
+             for dtype in dtypes for how in ["", " compiled"][:1 + compiled]
+             for who, make in (("ours", training_step), ("GPT", gpt_step))}
     large = {dtype: torch.randn(2048, 2048).to(dtype) for dtype in dtypes}
     products = {f"matmul {str(dtype)[6:]}": lambda m=m: m @ m for dtype, m in large.items()}
     measured = seconds(steps | products)
     tokens = ROWS * config.context
-    # 6 operations per matrix parameter and token; attention: 12 per layer, head dim and pair seen
-    matrices = sum(p.numel() for p in AFM(config).parameters() if p.dim() == 2)
-    operations = 6 * matrices + 12 * config.layers * config.heads * config.head_dim * config.context
-    print(f"Training the toy, {ROWS} x {config.context} tokens a step:")
-    for name in steps:
+    print(f"Training the toy, {ROWS} x {config.context} tokens a step, beside a GPT of that shape:")
+    for name in (name for name in steps if name.startswith("ours")):
         peak = 2 * 2048 ** 3 / measured[f"matmul {name.split()[1]}"]
-        rate = tokens / measured[name]
-        print(f"  {name:26} {rate:9,.0f} tokens/s   {rate * operations / 1e9:6.1f} GFLOP/s, "
-              f"{rate * operations / peak:.0%} of a matrix product's {peak / 1e9:,.0f}")
+        rate, other = tokens / measured[name], measured[name.replace("ours", "GPT")]
+        flops = rate * operations(config)
+        print(f"  {name[5:]:18} {rate:9,.0f} tokens/s   {flops / 1e9:6.1f} GFLOP/s, "
+              f"{flops / peak:.0%} of a matrix product's {peak / 1e9:,.0f}; "
+              f"{other / measured[name]:.2f} times the GPT's speed")
+
+
+def growth():
+    """Training time for each token, of models of 0.3 to 30 million parameters."""
+    print("Cost of training by size, in float32, and its ratio to 6 N + attention, first 1:")
+    sizes = [(64, 2), (128, 2), (192, 4), (256, 6), (384, 8), (512, 12)]
+    configs = [Config(dim, layers, dim // 32, dim // 64, 32, 8 * dim // 3, 2048, 128)
+               for dim, layers in sizes]
+    first = None
+    for config in configs:
+        model = AFM(config)
+        optimizer = AdaStar(parameter_groups(model), lr=1e-3)
+        ids = torch.randint(config.vocab_size, (8, config.context + 1))
+
+        def step():
+            backward(model, {"ids": ids}, next_token_loss)
+            optimizer.step()
+        elapsed = seconds({"step": step}, rounds=5)["step"] / (8 * config.context)
+        ratio = elapsed / operations(config)
+        first = first or ratio
+        print(f"  {sum(p.numel() for p in model.parameters()) / 1e6:5.1f} M parameters: "
+              f"{1e6 * elapsed:7.1f} us a token, {operations(config) / elapsed / 1e9:6.1f} "
+              f"GFLOP/s, {ratio / first:.2f}")
 
 
 @torch.no_grad()
@@ -78,8 +159,8 @@ def uncached(model, prompts, count):
     ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
     begin = torch.tensor([[longest - len(prompt)] for prompt in prompts])
     for _ in range(count):
-        drawn = sample(model.logits(model.states(ids, begin=begin if begin.any() else None)[:, -1]),
-                       torch.rand(len(ids)))
+        states = model.states(ids, begin=begin.expand_as(ids) if begin.any() else None)[:, -1]
+        drawn, _ = sample(model.logits(states), torch.rand(len(ids)))
         ids = torch.cat((ids, drawn[:, None]), 1)
 
 
@@ -89,11 +170,11 @@ def generation():
     prompt = torch.randint(1024, (32,)).tolist()
     ragged = [prompt[:8 + 3 * i] for i in range(8)]
     measured = seconds({
-        "8 prompts, cached": lambda: model.generate(ragged, 256),
+        "8 prompts, cached": lambda: generate(model, ragged, 256),
         "8 prompts, uncached": lambda: uncached(model, ragged, 256),
-        "1 prompt, cached": lambda: model.generate([prompt], 256),
+        "1 prompt, cached": lambda: generate(model, [prompt], 256),
         "1 prompt, uncached": lambda: uncached(model, [prompt], 256),
-        "64 prompts, cached": lambda: model.generate([prompt] * 64, 256)}, rounds=3, warmup=1)
+        "64 prompts, cached": lambda: generate(model, [prompt] * 64, 256)}, rounds=3, warmup=1)
     print("Generating 256 tokens each:")
     for name, elapsed in measured.items():
         print(f"  {name:26} {int(name.split()[0]) * 256 / elapsed:9,.0f} tokens/s")
@@ -110,7 +191,7 @@ def rollouts():
     prompts = [torch.randint(1024, (40,)).tolist() for _ in range(32) for _ in range(8)]
     whole = torch.randint(1024, (256, 64))
     forward = torch.no_grad()(lambda: model(whole))
-    measured = seconds({"rollouts": lambda: model.generate(prompts, 24, temperature=1.0),
+    measured = seconds({"rollouts": lambda: generate(model, prompts, 24, temperature=1.0),
                         "forward": forward})
     print(f"256 responses of 24 tokens to prompts of 40: {measured['rollouts']:.3f} s, "
           f"{measured['rollouts'] / measured['forward']:.1f} times a forward pass over the "
@@ -131,10 +212,10 @@ def on_device():
         turns = itertools.cycle(("one", "other"))
         measured = seconds({"pack": lambda: quantized(model, four),
                             "switch": lambda: switch.use(next(turns)),
-                            "attached": lambda: packed.generate(prompts, 24, temperature=1.0)})
+                            "attached": lambda: generate(packed, prompts, 24, temperature=1.0)})
         switch.use(None)
-    measured |= seconds({"float": lambda: model.generate(prompts, 24, temperature=1.0),
-                         "packed": lambda: packed.generate(prompts, 24, temperature=1.0)})
+    measured |= seconds({"float": lambda: generate(model, prompts, 24, temperature=1.0),
+                         "packed": lambda: generate(packed, prompts, 24, temperature=1.0)})
     begun = time.perf_counter()
     palettize(torch.randn(3072, 8064), 4)
     print(f"On device: the toy in 4 bits in {measured['pack']:.2f} s, a matrix of 3,072 x 8,064 in "
@@ -161,15 +242,13 @@ def tokenizer():
           f"{measured['2.5 MB']:.2f} s; encodes {len(new) / first / 1e6:.1f} MB/s of new text")
 
 
-def funnel(count=10_000, size=2000):
+def funnel(counts=(2_500, 10_000, 40_000), size=2000):
     """Pages of sentences drawn from the language reference: different ones, so that few
-    are dropped."""
+    are dropped. Time and memory must grow with their number alone."""
     rng = random.Random(0)
     sentences = re.findall(r"[A-Z][^.:]{40,200}\.", " ".join(
         " ".join(corpus.pydoc_data.topics.topics.values()).split()))
-    filters = Funnel(corpus.pydoc_data.topics.topics.values(), common=5)
-
-    def pages():
+    def pages(count):
         for i in range(count):
             body = ""
             while len(body) < size:
@@ -177,11 +256,16 @@ def funnel(count=10_000, size=2000):
             yield {"source": "web", "name": str(i), "url": f"docs.example/{i}",
                    "text": crawl.layout("Page", body)}
 
-    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-    kept = sum(1 for _ in filters.run(pages()))
-    elapsed, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"Funnel: {count:,} pages of {size:,} characters, {kept:,} of which pass all filters, "
-          f"in {elapsed:.0f} s; memory grows by {(after - before) / count:.1f} KB a page")
+    print(f"Funnel, pages of {size:,} characters:")
+    for count in counts:
+        filters = Funnel(corpus.pydoc_data.topics.topics.values(), common=5)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        begun = time.perf_counter()
+        kept = sum(1 for _ in filters.run(pages(count)))
+        elapsed = time.perf_counter() - begun
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        print(f"  {count:6,}, {kept:6,} of which pass: {1e6 * elapsed / count:5.0f} us and "
+              f"{grown / count:.1f} KB a page")
 
 
 if __name__ == "__main__":
@@ -192,6 +276,7 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     funnel()  # first: its memory is measured as the most that the process ever had
     training(arguments.compiled)
+    growth()
     generation()
     rollouts()
     on_device()

@@ -253,7 +253,9 @@ def test_of_each_prompt_the_response_ranked_first_whoever_gave_it(monkeypatch, s
     assert [reply.ids for reply in chosen] == [[22], [14]]
     assert (true.tolist() == pytest.approx([2.2, 1.4])
             and whose.tolist() == [[False, True], [True, False]])
-    models[0].ids[1] = [22]  # both say it
+    models[0].ids[1] = [22]  # both say it, with other probabilities
+    monkeypatch.setattr(evaluate, "generate_with_logp", lambda model, *_, **__: [
+        (ids, -float(models.index(model))) for ids in model.ids])
     assert first_ranked()[2].tolist() == [[True, True], [True, False]]
 
 
@@ -295,7 +297,7 @@ class Letters:
 
 class Says:
     """Stands for a model: says these ids."""
-    config, tokenizer = TINY, Letters()
+    config, tokenizer, dtype = TINY, Letters(), torch.float32
 
     def __init__(self, *ids):
         self.ids = list(ids)
@@ -304,6 +306,7 @@ class Says:
 @pytest.fixture
 def says(monkeypatch):
     """Models that stand for others say what they are to say."""
+    monkeypatch.setattr(evaluate, "Decoder", lambda model: model)
     monkeypatch.setattr(evaluate, "generate_with_logp",
                         lambda model, *_, **__: [(ids, 0.0) for ids in model.ids])
 
@@ -339,15 +342,17 @@ def test_preferences_are_learned_against_the_reference(stage, monkeypatch, metho
     """At the reference h = 0: log 2 for DPO, and beta^2 (0 - 1 / (2 beta))^2 = 1/4 for IPO.
     With the reference's chosen side lowered by 1, as if it had been raised since:
     h = 1, log(1 + e^-beta) and (beta - 1/2)^2."""
-    pairs = [{"prompt": [1, 2], "chosen": [3] * n, "rejected": [4] * (4 - n), "level": 0,
-              "grades": [[2] * 4] * 2} for n in (1, 2, 3)]
-    monkeypatch.setattr(reward, "read_pairs", lambda run, number: pairs)
-    method(1, RUN, beta=0.3, batch=5)
+    compared = [{"prompt": [1, 2], "responses": [[4] * (4 - n), [3] * n, [5]],
+                 "grades": [[2] * 4] * 3, "pairs": [[1, 0, 0, True], [1, 2, 3, True]][:n]}
+                for n in (1, 2, 3)]
+    monkeypatch.setattr(reward, "read_preferences", lambda run, number: compared)
+    method(1, RUN, beta=0.3, prompts=5)
     batch = stage["batches"](0)
     with torch.no_grad():
-        assert stage["loss"](stage["model"], batch)["loss"].item() / 5 == pytest.approx(
-            loss, abs=1e-3)
-        batch["reference"] = batch["reference"] - torch.tensor([1.0, 0.0])
+        at_reference = stage["loss"](stage["model"], batch)
+        assert 5 < at_reference["count"] == (batch["pairs"][..., 2] >= 0).sum() < 10
+        assert at_reference["loss"].item() / at_reference["count"] == pytest.approx(loss, abs=1e-3)
+        batch["reference"] = batch["reference"] - torch.tensor([0.0, 1.0, 0.0])
         raised = stage["loss"](stage["model"], batch)
     expected = math.log(1 + math.exp(-0.3)) if method is align.dpo else 0.04
     assert raised["loss"].item() / raised["count"] == pytest.approx(expected, abs=1e-3)
@@ -360,7 +365,8 @@ def test_an_iteration_of_mdloo_deals_out_advantages_of_regularized_rewards(stage
     rows = chat.share_prompts([([10], [[9] * 2, [9] * 4]), ([12], [[9], [9]])]) | {
         "old_logp": torch.tensor([[-1.0, -2], [-3, -4]]),
         "ref_logp": torch.tensor([[-2.0, -2], [-3, -6]]),
-        "reward": torch.tensor([[1.0, 0], [3, 1]]), "truth": torch.tensor([[1.0, 0], [1, 0]])}
+        "reward": torch.tensor([[1.0, 0], [3, 1]]), "truth": torch.tensor([[1.0, 0], [1, 0]]),
+        "length": torch.tensor([[2.0, 4], [1, 1]]), "which": torch.tensor([[0, 1], [0, 1]])}
     sampled = []
     monkeypatch.setattr(align, "rollouts", lambda *_: sampled.append(1) or rows)
     monkeypatch.setattr(reward.tasks, "asked", lambda *_: [])
@@ -374,13 +380,24 @@ def test_an_iteration_of_mdloo_deals_out_advantages_of_regularized_rewards(stage
         told = stage["loss"](stage["model"], second)
     assert told["count"] == 2 and told["reward"] == 1 and told["truth %"] == 100
     assert (told["KL"], told["entropy"], told["length"]) == (1, 3, 6)  # (-1 - -2) + 0, 1 + 2, 2 + 4
-    rows |= {name: rows[name].view(1, 4) for name in ("old_logp", "ref_logp", "reward", "truth")}
-    rows |= chat.share_prompts([([10], [[9] * 2, [9] * 4, [9], [9]])])
-    align.mdloo(1, RUN, prompts=1, samples=4, beta=0.5)  # R = 0.5, 0, 3, 0
+    rows |= {name: rows[name].view(1, 4)
+             for name in ("old_logp", "ref_logp", "reward", "truth", "length")}
+    rows |= chat.share_prompts([([10], [[9] * 2, [9] * 4, [9]])])
+    rows["which"] = torch.tensor([[0, 1, 2, 2]])  # the last two are equal, and computed once
+    align.mdloo(1, RUN, prompts=1, samples=4, parts=1, beta=0.5)  # R = 0.5, 0, 3, 0
     assert stage["batches"](0)["advantage"].tolist() == [pytest.approx(
         [0.5 - 1, 0 - 3.5 / 3, 3 - 0.5 / 3, 0 - 3.5 / 3])]
+    with torch.no_grad():  # the loss counts all four
+        batch = stage["batches"](0)
+        batch["advantage"] = torch.tensor([[0.0, 0, 1, 1]])
+        batch["old_logp"] = response_logp(stage["model"], batch["ids"], batch["branch"]).gather(
+            1, batch["which"])
+        told = stage["loss"](stage["model"], batch)
+    assert told["count"] == 4 and told["loss"].item() == pytest.approx(-2, abs=1e-5)
     with pytest.raises(ValueError, match="two or more"):
         align.mdloo(1, RUN, samples=1)
+    with pytest.raises(ValueError, match="prompts=1: give 2 or more"):
+        align.mdloo(1, RUN, prompts=1)
 
 
 def test_rollouts_are_scored_as_they_were_sampled(monkeypatch):
@@ -396,14 +413,34 @@ def test_rollouts_are_scored_as_they_were_sampled(monkeypatch):
             and batch["reward"].tolist() == batch["truth"].tolist())
     with torch.no_grad():
         for name, each in (("old_logp", model), ("ref_logp", reference)):
-            torch.testing.assert_close(batch[name], response_logp(
-                each, batch["ids"], batch["branch"]), atol=1e-4, rtol=0)
+            logp = response_logp(each, batch["ids"], batch["branch"]).gather(1, batch["which"])
+            torch.testing.assert_close(batch[name], logp, atol=1e-4, rtol=0)
     assert (batch["old_logp"] - batch["ref_logp"]).abs().min() > 1e-3
     said = chat.response_mask(batch["branch"])
     ends = (batch["ids"][:, 1:] == 0) & said  # their last token is the end, if they come to it
     assert all(n in (0, 1, 2) for n in ends.sum(1).tolist())
     judged = align.rollouts(model, reference, problems, 2, judge=object())
-    assert all(x == int(x) and x >= 1 for x in judged["reward"].flatten().tolist())
+    assert judged["reward"].tolist() == judged["length"].tolist()
+
+
+def test_where_decoding_rounds_otherwise_samples_are_scored_as_training_does(monkeypatch):
+    """In bfloat16: so that rho is 1, and KL to an equal reference 0, at the first step."""
+    torch.manual_seed(0)
+    model = AFM(TINY, torch.bfloat16)
+    model.tokenizer = Letters()
+    problems = [(Say(), SimpleNamespace(messages=lambda: "ab"))] * 3
+    batch = align.rollouts(model, model, problems, 2)
+    assert torch.equal(batch["old_logp"], batch["ref_logp"])
+
+
+def test_equal_responses_are_computed_once(monkeypatch, says):
+    model = Says([7, 0], [8, 9], [7, 0], [5], [5], [5])
+    problems = [(Say(), SimpleNamespace(messages=lambda text=text: text)) for text in ("ab", "cd")]
+    monkeypatch.setattr(chat, "of_responses", lambda _, model, groups: [torch.zeros(3)] * 2)
+    batch = align.rollouts(model, model, problems, 3)
+    assert batch["which"].tolist() == [[0, 1, 0], [0, 0, 0]]
+    assert batch["branch"].tolist() == [[0, 1, 1, 1, 2, 2, 2], [0, 1, 1, 0, 0, 0, 0]]
+    assert batch["length"].tolist() == [[2, 2, 2], [1, 1, 1]]
 
 
 def test_a_committee_hands_on_its_best(monkeypatch):

@@ -1,5 +1,6 @@
 """The two commands as a user meets them: from text to sample, kills at any moment, bad input."""
 import argparse
+import io
 import json
 import os
 import pathlib
@@ -8,18 +9,18 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 
 import sample
 import train
-from afm_min import align, evaluate
+from afm_min import align, evaluate, generate
 from afm_min.claims import CLAIMS
 from afm_min.run import UserError, load, save
 from afm_min.stages import STAGES
 from afm_min.tokenizer import END, Tokenizer
+from tests.launch import PATIENCE, Launched, command
 
 ROOT = pathlib.Path(__file__).parent.parent
 PRETRAIN = ["--stages", "data,tokenizer,parent,prune,core,continued,lengthening"]
@@ -30,19 +31,20 @@ def settings():
     yield from ("core.batch=4 core.warmup=2 core.steps=60 core.distill=0.9 demonstrations.count=30 "
                 "demonstrations.evolved=3 draft.batch=4 synthetic.math=2 "
                 "synthetic.code_questions=2 synthetic.tool_questions=2 synthetic.samples=2 "
-                "mixture.rounds=1 mixture.steps=1 mixture.batch=4 mixture.count=4 mixture.seeds=1 "
+                "mixture.rounds=1 mixture.steps=1 mixture.batch=4 mixture.count=2 mixture.seeds=1 "
                 "sft.batch=4 sft.checkpoints=2 sft.count=1 quantize.calibration=4 quantize.count=1 "
                 "recovery.prompts=8 evaluation.count=4").split()
     for stage in ("parent", "prune", "continued", "lengthening", "draft", "sft"):
         yield f"{stage}.steps=6"
     for stage in ("recovery", "math", "tools", "summary"):
-        yield from (f"{stage}.steps=2", f"{stage}.count=1")
+        yield from (f"{stage}.steps=2", f"{stage}.batch=4", f"{stage}.count=1")
     for stage in ("math", "tools", "summary"):
         yield f"{stage}.examples=8"
     for n in (1, 2):
-        yield from (f"preferences{n}.prompts=24", f"reward{n}.batch=4", f"reward{n}.held_out=2",
-                    f"rs{n}.prompts=8", f"mdloo{n}.prompts=4", f"mdloo{n}.iterations=2",
-                    f"committee{n}.prompts=8")
+        yield from (f"preferences{n}.prompts=24", f"reward{n}.prompts=4", f"reward{n}.held_out=2",
+                    f"reward{n}.examples=4", f"rs{n}.prompts=8", f"rs{n}.batch=4",
+                    f"dpo{n}.prompts=4", f"ipo{n}.prompts=4", f"mdloo{n}.prompts=4",
+                    f"mdloo{n}.iterations=2", f"committee{n}.prompts=8", f"committee{n}.batch=4")
         yield from (f"{stage}{n}.steps=2" for stage in ("reward", "rs", "dpo", "ipo", "committee"))
         yield from (f"{stage}{n}.count=1" for stage in ("rs", "dpo", "ipo", "mdloo", "committee"))
 
@@ -53,7 +55,9 @@ LAST = "lengthening.pt"
 
 
 def call(capsys, command, *arguments):
-    """Call a command in this process: (exit code, output, errors)."""
+    """Call a command in this process, and no others: (exit code, output, errors)."""
+    if command is train:
+        arguments += ("--jobs", 1)
     code = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", list(map(str, (command.__file__, *arguments))))
@@ -64,15 +68,11 @@ def call(capsys, command, *arguments):
     return code, *capsys.readouterr()
 
 
-def start(*arguments, **options):
-    return subprocess.Popen(
-        [sys.executable, *map(str, arguments)], cwd=ROOT, text=True, **options,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def finish(process):
-    output, errors = process.communicate(timeout=100)
-    return process.returncode, output, errors
+def shell(*arguments, lines=""):
+    """Run a command as a user does: (exit code, output, errors)."""
+    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, text=True, input=lines,
+                          capture_output=True, timeout=PATIENCE)
+    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def texts(tmp_path_factory):
 def finished(texts, tmp_path_factory):
     """An unbroken run of 60 steps. (run directory, what it printed)"""
     out = tmp_path_factory.mktemp("runs") / "finished"
-    code, output, errors = finish(start("train.py", "--out", out, "--data", texts, *TRAIN))
+    code, output, errors = shell("train.py", "--out", out, "--data", texts, *TRAIN)
     assert (code, errors) == (0, "")
     return out, output
 
@@ -109,7 +109,7 @@ def test_a_run_says_what_it_does(finished):
     assert "\r" not in output  # plain lines in a log
     made = sorted(path.name for path in out.iterdir())
     assert [name for name in made if not name.endswith(".png")] == [  # if matplotlib is there
-        "continued.pt", "core.pt", "documents.jsonl", "environment.json", "lengthening.pt",
+        ".lock", "continued.pt", "core.pt", "documents.jsonl", "environment.json", "lengthening.pt",
         "metrics.jsonl", "parent.pt", "prune.pt", "report.json", "report.md", "run.json",
         "tokenizer.json", "tokens.pt"]
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 60 + 4 * 6
@@ -136,18 +136,38 @@ def test_a_stage_can_be_run_anew(finished, tmp_path, capsys):
             and "step     3/3" in output)
 
 
+def killed(saves, delay, *arguments):
+    """train.py, killed so many seconds after it saved so many files; if 0, before the last one of
+    them is in its place. Without a handler, SIGALRM ends a process as suddenly as SIGKILL does."""
+    replace, left = os.replace, saves
+
+    def counted(source, target):
+        nonlocal left
+        left -= 1
+        if left == 0 and not delay:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+        if left == 0:
+            signal.setitimer(signal.ITIMER_REAL, delay)
+    os.replace = counted
+    command("train", *arguments)
+
+
 def test_killed_at_any_moment_a_run_ends_with_the_same_weights(finished, texts, tmp_path):
-    """SIGKILL after delays that fall into the start, the stages, and the saving; then --resume."""
-    out, kills = tmp_path / "killed", 0
-    for delay in (0.2, 2.0, 2.6, 3.0, 3.4, 3.8):
-        process = start("train.py", "--out", out, "--data", texts, *TRAIN, "--resume", *PRETRAIN)
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        kills += process.returncode == -signal.SIGKILL
-    code, _, errors = finish(
-        start("train.py", "--out", out, "--data", texts, *TRAIN, "--resume", *PRETRAIN))
-    assert (code, errors) == (0, "") and kills >= 2
+    """Killed in saving, and somewhere in the stages, each time a little later; then --resume.
+
+    Delays are shares of what the whole run takes here, so that a slow machine makes as many kills.
+    Of the saves those of run.json and report.json come first, each time."""
+    out = tmp_path / "killed"
+    arguments = ["--out", out, "--data", texts, *TRAIN, "--resume", *PRETRAIN]
+    report = json.loads((finished[0] / "report.json").read_text())
+    seconds = sum(row["seconds"] for row in report.values())
+    for saves, share in ((1, 0), (3, 0), (4, 0.02), (5, 0), (5, 0.03), (4, 0), (6, 0.06), (4, 0),
+                         (4, 0.02), (5, 0)):
+        code, *printed = Launched(killed, saves, share * seconds, *arguments).finish()
+        assert -code in (signal.SIGKILL, signal.SIGALRM), printed
+    code, _, errors = Launched(command, "train", *arguments).finish()
+    assert (code, errors) == (0, "")
     assert same(weights(finished[0]), weights(out))
 
 
@@ -167,15 +187,13 @@ def test_what_was_built_on_a_redone_stage_is_redone(finished, tmp_path, capsys):
 
 def test_a_redone_stage_can_be_cut_off_and_resumed(finished, tmp_path, capsys):
     out = shutil.copytree(finished[0], tmp_path / "copy")
-    process = start("train.py", "--out", out, "--stages", "core", "--set", "core.steps=3000")
-    while not (out / "core.part.pt").exists():
-        time.sleep(0.05)
+    process = Launched(command, "train", "--out", out, "--stages", "core",
+                       "--set", "core.steps=3000")
+    process.wait_for((out / "core.part.pt").exists)
     process.kill()
-    process.communicate()
-    process = start("train.py", "--out", out, "--resume", *PRETRAIN)
-    assert "core: going on from step" in "".join(process.stdout.readline() for _ in range(6))
+    process = Launched(command, "train", "--out", out, "--resume", *PRETRAIN)
+    process.wait_for(lambda: "core: going on from step" in process.printed()[0])
     process.kill()
-    process.communicate()
 
 
 def test_a_changed_setting_makes_anew_what_depends_on_it(finished, tmp_path, capsys):
@@ -207,10 +225,10 @@ def test_sample(finished, capsys):
     assert (first[0] == 0 and first[1].startswith("Text number")
             and len(first[1]) > len("Text number\n"))
     assert first == call(capsys, sample, *options, "--prompt", "Text number")
-    piped = subprocess.run([sys.executable, "sample.py", *map(str, options)], cwd=ROOT, text=True,
-                           input=f"Text number\n{'fox ' * 999}\nfox\n", capture_output=True)
-    assert piped.stdout.startswith(first[1]) and "\nfox" in piped.stdout
-    assert "it must have 1 to 255" in piped.stderr
+    code, output, errors = shell(
+        "sample.py", *options, lines=f"Text number\n{'fox ' * 999}\nfox\n")
+    assert code == 0 and output.startswith(first[1]) and "\nfox" in output
+    assert "it must have 1 to 255" in errors
 
 
 class Scripted:
@@ -323,13 +341,18 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, limit):
     assert load(path)["x"].sum() == 100_000 and os.listdir(tmp_path) == ["state.pt"]
 
 
+def limited(size, *arguments):
+    """train.py, while no file may grow beyond a size."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    command("train", *arguments)
+
+
 def test_a_full_disk_loses_nothing(finished, tmp_path, capsys):
     """No file may grow beyond 100 KB: the first save fails, in one line, and room made
     lets it go on."""
     out = shutil.copytree(finished[0], tmp_path / "copy")
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-    code, _, errors = finish(start("train.py", "--out", out, "--stages", "core", preexec_fn=limit))
+    code, _, errors = Launched(limited, 100_000, "--out", out, "--stages", "core").finish()
     assert (code == 2 and errors.count("\n") == 1 and "cannot write" in errors
             and "core.part.pt" in errors)
     after = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -340,12 +363,26 @@ def test_a_full_disk_loses_nothing(finished, tmp_path, capsys):
     assert same(weights(finished[0]), weights(out))
 
 
-def test_post_training_goes_on_from_there(finished, tmp_path, capsys):
+def hasten(patch):
+    """Do less of what takes most of the time: 6 tokens of each response, as a model that has
+    learned next to nothing ends few, and 4 problems of each family for the draft's validation."""
+    def cut_off(model, prompts, most, *rest, **sampling):
+        return generate.generate_with_logp(model, prompts, min(most, 6), *rest, **sampling)
+    patch.setattr(evaluate, "generate_with_logp", cut_off)
+    patch.setattr(evaluate.validation, "__defaults__", (4, 1))
+
+
+def post_train(out):
+    hasten(pytest.MonkeyPatch())
+    command("train", "--out", out, "--resume", "--jobs", "1")  # in this process, which is hastened
+
+
+def test_post_training_goes_on_from_there(finished, tmp_path, capsys, monkeypatch):
     """On a model that has learned next to nothing every stage goes through, and says so."""
-    out = tmp_path / "run"
-    shutil.copytree(finished[0], out)
-    code, output, errors = finish(start("train.py", "--out", out, "--resume"))
+    out = shutil.copytree(finished[0], tmp_path / "run")
+    code, output, errors = Launched(post_train, out).finish()
     assert (code, errors) == (0, "")
+    hasten(monkeypatch)
     for stage in list(STAGES)[list(STAGES).index("demonstrations"):]:
         assert f"\n{stage}: " in output
     for name in ("draft.pt", "sft.pt", "mixture.json", "synthetic.jsonl"):
@@ -389,12 +426,11 @@ def test_post_training_goes_on_from_there(finished, tmp_path, capsys):
     assert answered[0] == 0
     assert answered == call(capsys, *ask, "--stage", "committee2", "--temperature", 0)
     packed = ["--run", out, "--quantized"]
-    talk = subprocess.run(
-        [sys.executable, "sample.py", *map(str, packed), "--max-new-tokens", "5"], cwd=ROOT,
-        text=True, capture_output=True,
-        input="Hi\n/adapter tools\nHi\n/adapter fax\n/adapter none\n/adapter recovery\nHi\n")
-    said = talk.stdout.split("\n")
-    assert (talk.returncode, talk.stderr) == (
+    monkeypatch.setattr(sys, "stdin", io.StringIO(
+        "Hi\n/adapter tools\nHi\n/adapter fax\n/adapter none\n/adapter recovery\nHi\n"))
+    code, output, errors = call(capsys, sample, *packed, "--max-new-tokens", "5")
+    said = output.split("\n")
+    assert (code, errors) == (
         0, "error: adapter fax: choose from recovery, math, tools, summary, none\n")
     assert said[0] == said[-2]
     for arguments, message in (([*packed, "--stage", "sft"], "leave out one of the two"),

@@ -16,9 +16,10 @@ PROMPTS = [[3, 1, 4, 1, 5, 9, 2], [6], [5, 3, 5, 8]]
 @pytest.mark.parametrize("dtype, atol", [(torch.float32, 1e-5), (torch.bfloat16, 0.2)])
 def test_a_sequence_decoded_token_by_token_gives_the_same_logits(dtype, atol):
     model, ids = make(dtype=dtype), torch.randint(50, (2, 12))
-    cache, decoder = Cache(model, 2, 12), Decoder(model)
+    decoder = Decoder(model)
+    cache = Cache(decoder, 2, 12)
     with torch.no_grad():
-        pieces = [model.logits(decoder(part, cache)) for part in ids.split(1, 1)]
+        pieces = [decoder.logits(decoder(part, cache)) for part in ids.split(1, 1)]
         torch.testing.assert_close(torch.cat(pieces, 1), model(ids), atol=atol, rtol=1e-4)
     assert cache.position == 12
 
@@ -27,13 +28,14 @@ def test_prompts_of_any_length_are_filled_in_at_once():
     """The states after a prefill are those of each prompt alone."""
     model, ids = make(), torch.randint(50, (3, 8))
     padding = torch.tensor([0, 3, 6])
-    cache, decoder = Cache(model, 3, 9), Decoder(model)
+    decoder = Decoder(model)
+    cache = Cache(decoder, 3, 9)
     with torch.no_grad():
         prefill(decoder, ids[:, :-1], cache, padding)
         states = decoder(ids[:, -1:], cache, padding_bias(padding, 8, torch.float32))
         for row, left in enumerate(padding.tolist()):
-            torch.testing.assert_close(states[row, -1], model.states(ids[row:row + 1, left:])[0, -1],
-                                       atol=1e-5, rtol=1e-4)
+            alone = model.states(ids[row:row + 1, left:])[0, -1]
+            torch.testing.assert_close(states[row, -1], alone, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -48,8 +50,10 @@ def test_adapters_and_packed_weights_are_decoded_as_they_compute(packed):
     lora.attach(model, adapter)
     ids = torch.randint(50, (2, 9))
     with torch.no_grad():
-        states = Decoder(model)(ids[:, :1], Cache(model, 2, 9))
+        decoder = Decoder(model)
+        states = decoder(ids[:, :1], Cache(decoder, 2, 9))
         torch.testing.assert_close(states, model.states(ids[:, :1]), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(decoder.logits(states), model(ids[:, :1]), atol=1e-5, rtol=1e-4)
     assert not torch.allclose(before, model(torch.tensor([[1, 2, 3]])), atol=0.01)
 
 
@@ -120,7 +124,8 @@ def test_rows_that_have_stopped_say_so_on_and_once_half_have_cost_nothing(lively
         return (torch.tensor([49 if step == stops[row] else 10 * row + step for row in rows]),
                 torch.zeros(len(rows)))
     monkeypatch.setattr("afm_min.generate.sample", drawn)
-    said = torch.stack([ids for ids, _ in stream(lively, [[1], [2], [3], [4]], 20, stop=49)], 1).tolist()
+    steps = stream(lively, [[1], [2], [3], [4]], 20, stop=49)
+    said = torch.stack([ids for ids, _ in steps], 1).tolist()
     assert computed == [4, 4, 4, 2, 2, 2, 1, 1]
     assert said == [[1, 2] + [49] * 6, [49] * 8, [21, 22, 23, 24, 25, 26, 27, 49],
                     [31, 32, 33, 34, 35] + [49] * 3]
@@ -145,6 +150,22 @@ def test_sampling_frequencies():
         drawn, logp = sample(logits, uniforms, **options)
         assert logp.exp().tolist() == pytest.approx([expected[i] for i in drawn], abs=1e-5)
         assert (drawn.bincount(minlength=3) / 20_000).tolist() == pytest.approx(expected, abs=0.018)
+
+
+def test_what_is_decoded_does_not_follow_the_model():
+    model, ids = make(), torch.tensor([[3], [4]])
+    decoder = Decoder(model)
+    with torch.no_grad():
+        before = decoder.logits(decoder(ids, Cache(decoder, 2, 1)))
+        for parameter in model.parameters():
+            parameter.zero_()
+        assert torch.equal(decoder.logits(decoder(ids, Cache(decoder, 2, 1))), before)
+    assert generate(decoder, [[3], [4]], 0) == [[], []]
+
+
+def test_a_diverged_model_still_draws_ids():
+    ids, _ = sample(torch.full((2, 5), torch.nan), torch.tensor([0.0, 0.9]))
+    assert all(0 <= i < 5 for i in ids.tolist())
 
 
 def test_each_token_takes_its_own_chance():

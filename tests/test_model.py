@@ -153,20 +153,23 @@ def test_continuations_in_one_row_give_the_logits_of_each_alone():
     second continuation is as if the first did not exist, and the other way round."""
     model = make()
     ids = torch.randint(50, (2, 12))
-    branch = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2, 2, 0, 0, 0], [0, 1, 1, 1, 1, 1, 1, 2, 3, 3, 3, 3]])
+    branch = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2, 2, 0, 0, 0],
+                           [0, 1, 1, 1, 1, 1, 1, 2, 3, 3, 3, 3]])
     with torch.no_grad():
         together = model.states(ids, branch=branch)
         for row in range(2):
             for number in range(1, branch[row].max() + 1):
                 of_prompt = (branch[row] == 0) & (branch[row].cumsum(0) == 0)
                 mine = of_prompt | (branch[row] == number)
-                torch.testing.assert_close(together[row, mine], model.states(ids[row:row + 1, mine])[0],
-                                           atol=1e-5, rtol=1e-4)
+                alone = model.states(ids[row:row + 1, mine])[0]
+                torch.testing.assert_close(together[row, mine], alone, atol=1e-5, rtol=1e-4)
 
 
 def test_only_the_longest_continuation_must_fit_the_context():
     branch = torch.arange(60)[None] // 20 + 1  # three of 20 tokens: positions 0 to 19
     assert make().states(torch.zeros(1, 60, dtype=torch.long), branch=branch).shape == (1, 60, 12)
+    padded = torch.cat((branch, torch.zeros(1, 45, dtype=torch.long)), 1)  # more than the context
+    assert make().states(torch.zeros(1, 105, dtype=torch.long), branch=padded).shape[1] == 105
     with pytest.raises(UserError, match="41 tokens do not fit the context of 40"):
         make().states(torch.zeros(1, 82, dtype=torch.long), branch=torch.arange(82)[None] // 41 + 1)
     with pytest.raises(UserError, match="41 tokens do not fit"):

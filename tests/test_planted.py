@@ -6,14 +6,14 @@ import re
 import pytest
 
 from afm_min import filters, pages, tasks
-from afm_min.funnel import Funnel
+from afm_min.funnel import Filters
 from afm_min.ngrams import Decontamination, NearDuplicates
 from tests import planted, planted_unsafe
 
 
 @pytest.fixture(scope="module")
 def funnel():
-    return Funnel(pydoc_data.topics.topics.values())
+    return Filters(pydoc_data.topics.topics.values())
 
 
 def recall_and_precision(pairs):

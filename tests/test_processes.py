@@ -1,48 +1,59 @@
 """Several processes do what one does: the same losses, weights and answers, whoever
 computes which rows."""
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import pytest
 import torch
+import torch.distributed.run
 
 from afm_min import processes, stages
 from afm_min.run import Run, UserError, replacing, save
-
-ROOT = pathlib.Path(__file__).parent.parent
-
-
-def outcome(folder, count, *options):
-    command = [sys.executable] if count == 1 else [
-        sys.executable, "-m", "torch.distributed.run", "--standalone",  # finds a free port
-        "--nproc-per-node", str(count)]
-    done = subprocess.run(
-        [*command, "-m" if count == 1 else "--module", "tests.parallel", str(folder), *options],
-        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True, capture_output=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+from tests import parallel
+from tests.launch import FORKS, Launched
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-    return outcome(tmp_path_factory.mktemp("one"), 1)
+    folder = tmp_path_factory.mktemp("one")
+    code, _, errors = Launched(parallel.main, folder, "whole").finish()
+    assert code == 0, errors
+    return json.loads((folder / "outcome.json").read_text())["whole"]
 
 
-@pytest.mark.parametrize("count, options", [(2, ()), (3, ()), (2, ("shard",))])
-def test_several_processes_do_as_one(one, count, options, tmp_path):
-    several = outcome(tmp_path, count, *options)
-    shares = [f"{stage}--{steps}.{i}.pt" for i in range(count) if options
-              for stage, steps in (("chat", 10), ("text", 10), ("judge", 3))]
-    assert (several["rows"] == one["rows"] == 23
+def torchrun(count, folder, *ways):
+    """What `count` processes find that torchrun starts; it also finds a free port."""
+    code, _, errors = Launched(torch.distributed.run.main, [
+        "--standalone", "--nproc-per-node", str(count), "--log-dir", str(folder / "log"),
+        "--redirects", "3", "--run-path", "--start-method", "fork" if FORKS else "spawn",
+        parallel.__file__, str(folder), *ways]).finish()
+    printed = [path.read_text() for path in folder.glob("log/**/stderr.log")]
+    assert code == 0, (errors, *printed)
+    return json.loads((folder / "outcome.json").read_text())
+
+
+@pytest.mark.parametrize("count, ways", [(2, ("whole", "sharded")), (3, ("whole",))])
+def test_several_processes_do_as_one(one, count, ways, tmp_path):
+    outcomes = torchrun(count, tmp_path, *ways)
+    assert list(outcomes) == list(ways)
+    for way, several in outcomes.items():
+        compare(one, several, count, way == "sharded")
+
+
+def compare(one, several, count, sharded):
+    steps = {"chat": parallel.CHAT_STEPS, "text": parallel.TEXT_STEPS,
+             "judge": parallel.JUDGE_STEPS}
+    shares = [f"{stage}--{steps[stage]}.{i}.pt" for stage in steps for i in range(count) if sharded]
+    assert (several["rows"] == one["rows"] == sum(steps.values())
             and several["saved"] == sorted(one["saved"] + shares))
-    assert several["bytes"] == (one["bytes"] if not options else [one["bytes"][0] // count] * count)
+    assert several["bytes"] == (
+        [one["bytes"][0] // count] * count if sharded else one["bytes"])
     assert one["margin"] > 1e-4  # of every draw: so rounding, some 1e-6, changes none
     assert several["said"] == one["said"]
     for name in ("losses", "each", "logp"):
         assert several[name] == pytest.approx(one[name], rel=1e-4)
+    torch.testing.assert_close(torch.tensor(several["decoded"]), torch.tensor(one["decoded"]),
+                               rtol=0, atol=0.02)  # of states of size 1
     torch.testing.assert_close(
         torch.tensor(several["state"]), torch.tensor(one["state"]), rtol=1e-2, atol=1e-6)
     for name, weight in one["weights"].items():

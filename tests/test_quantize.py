@@ -1,4 +1,5 @@
 """k-means against the optimum, packing, and a packed model against its unpacked weights."""
+import copy
 import itertools
 from types import SimpleNamespace
 
@@ -9,8 +10,8 @@ from torch.nn import functional as F
 from afm_min import chat, evaluate, lora, ondevice, quantize
 from afm_min.generate import generate
 from afm_min.model import AFM, Config, save_model
-from afm_min.quantize import (GROUP, Palettized, QuantizedAFM, k_means, pack, palettize,
-                              quantized, unpack)
+from afm_min.quantize import (GROUP, Palettized, QuantizedAFM, k_means, keep_unpacked, pack,
+                              palettize, quantized, unpack)
 from afm_min.run import Run, UserError, save
 from afm_min.tokenizer import Tokenizer
 from tests.test_lora import parameters
@@ -142,8 +143,8 @@ def test_each_weight_takes_the_nearest_of_its_table(columns):
     assert torch.equal(codes.long(), (weight[:, :, None] - tables).abs().argmin(2))
 
 
-@pytest.fixture
-def packed():
+@pytest.fixture(scope="module")
+def packed_once():
     torch.manual_seed(0)
     model = AFM(TINY).eval()
     for name, p in model.named_parameters():
@@ -151,6 +152,12 @@ def packed():
             p.data.uniform_(0.5, 1.5)
     bits = {name: 1 + i % 8 for i, name in enumerate(lora.projections(model))}
     return model, quantized(model, bits)
+
+
+@pytest.fixture
+def packed(packed_once):
+    """A model and itself quantized, to do with as a test likes."""
+    return copy.deepcopy(packed_once)
 
 
 def unpacked(packed):
@@ -379,3 +386,15 @@ def test_packing_in_slices_is_packing_whole(monkeypatch):
     assert torch.equal(pack(codes, 3), whole) and torch.equal(unpack(whole, 3, codes.shape), codes)
     again = palettize(weight, 2)
     assert torch.equal(again[0], numbers) and torch.equal(again[1], tables)
+
+
+def test_weights_kept_unpacked_are_the_same_and_let_go():
+    model = quantized(AFM(TINY), dict.fromkeys(lora.projections(AFM(TINY)), 4))
+    ids, layers = torch.randint(50, (2, 9)), lora.projections(model).values()
+    with torch.no_grad():
+        before = model(ids)
+        with pytest.raises(RuntimeError), keep_unpacked(model):
+            assert torch.equal(model(ids), before)
+            assert all(layer.unpacked is not None for layer in layers)
+            raise RuntimeError
+    assert all(layer.unpacked is None for layer in layers)

@@ -139,7 +139,7 @@ def test_preferences_move_the_language_model_by_likelihood_alone(judge):
 
 def test_reward_loss_counts_language_of_what_was_found_true_only(judge):
     sides = chat.share_prompts([([1, 2], ([4, 5], [6, 7])), ([1, 2], ([8, 9], [3, 3]))])
-    batch = sides | {"level": torch.tensor([3, 0]), "grades": torch.tensor(
+    batch = sides | {"pairs": torch.tensor([[[0, 1, 3]], [[0, 1, 0]]]), "grades": torch.tensor(
         [[[2, 2, 2, 2], [2, 2, 0, 2]], [[2, 1, 0, 2], [2, 0, 0, 2]]])}  # true: the first alone
     with torch.no_grad():
         rewards, logits, logp = (x.flatten(0, 1) for x in judge.judge_all(**sides))
@@ -183,6 +183,7 @@ class Says:
 @pytest.fixture(autouse=True)
 def generated(monkeypatch):
     """Models of this file that stand for others say what they are to say."""
+    monkeypatch.setattr(evaluate, "Decoder", lambda model: model)
     monkeypatch.setattr(evaluate, "generate_with_logp",
                         lambda model, *_, **__: [(ids, 0.0) for ids in model.ids])
 
@@ -198,15 +199,14 @@ def test_pairs_of_different_answers_say_which_was_chosen_and_whether_rightly(mon
     wrongly."""
     models = [Says("yes", "yes", end=[0]), Says("no", "no", end=[0])]
     compare = lambda: reward.compare(models, [(Yes(), Yes().make(None))], 4, random.Random(0), 0.0)
-    pair, = compare()
-    assert (pair["chosen"], pair["rejected"]) == (
-        [ord(c) for c in "yes"] + [0], [ord(c) for c in "no"] + [0])
-    assert (pair["right"], pair["level"], pair["family"]) == (True, 2, "yes")
-    assert pair["grades"] == [[2, 2, 2, 2], [2, 2, 0, 2]]
+    found, = compare()
+    assert found["family"] == "yes" and found["pairs"] == [[0, 1, 2, True]]
+    assert found["responses"] == [[ord(c) for c in text] + [0] for text in ("yes", "no")]
+    assert found["grades"] == [[2, 2, 2, 2], [2, 2, 0, 2]]
     monkeypatch.setattr(reward, "perceived",
                         lambda grades, *_: grades | {"truth": 2 - grades["truth"]})
-    pair, = compare()
-    assert pair["chosen"] == [ord(c) for c in "no"] + [0] and pair["right"] is False
+    found, = compare()
+    assert found["pairs"] == [[1, 0, 2, False]]
 
 
 def test_of_each_prompt_its_own_answers_are_compared_and_not_too_many(monkeypatch):
@@ -217,9 +217,11 @@ def test_of_each_prompt_its_own_answers_are_compared_and_not_too_many(monkeypatc
     problems = [(Yes(), Problem(text, "yes", "yes", text)) for text in ("first", "second")]
 
     def compared():
-        pairs = reward.compare(models, problems, 4, random.Random(1), 0.0)
+        found = reward.compare(models, problems, 4, random.Random(1), 0.0)
+        assert all(len(each["responses"]) == len(each["pairs"]) + 1 for each in found)  # all used
         return sorted("".join(map(chr, sum(
-            (pair[name] for name in ("prompt", "chosen", "rejected")), []))) for pair in pairs)
+            ([*each["prompt"]], *(each["responses"][i] for i in pair[:2])), [])))
+            for each in found for pair in each["pairs"])
     whole = [*(f"firyes{other}" for other in ("ya", "yc", "yd")),
              *(f"secyes{other}" for other in ("na", "nb", "nc"))]
     assert compared() == whole
@@ -231,17 +233,23 @@ def test_of_each_prompt_its_own_answers_are_compared_and_not_too_many(monkeypatc
     seen = iter([grades(2, 2, 0, 2), grades(2, 1, 0, 2)])
     monkeypatch.setattr(reward, "perceived", lambda *_: next(seen))
     models = [Says("ya", "ya"), Says("yb", "yb")]
-    pair, = reward.compare(models, problems[:1], 4, random.Random(1), 0.0)
-    assert pair["right"] is None and pair["level"] == 0
+    found, = reward.compare(models, problems[:1], 4, random.Random(1), 0.0)
+    assert found["pairs"] == [[0, 1, 0, None]]
 
 
-def test_the_chosen_response_comes_first():
-    pairs = [{"prompt": [1, 2], "chosen": [3], "rejected": [4, 5], "level": 2,
-              "grades": [[2] * 4, [0] * 4]}]
-    batch = reward.collate(pairs)
-    assert batch["ids"].tolist() == [[1, 2, 3, 2, 4, 5]] and batch["level"].tolist() == [2]
-    assert (batch["branch"].tolist() == [[0, 1, 1, 2, 2, 2]]
-            and batch["grades"][0, 0].tolist() == [2] * 4)
+def test_all_pairs_of_a_prompt_share_a_row():
+    compared = [{"prompt": [1, 2], "responses": [[3], [4, 5], [6]],
+                 "grades": [[2] * 4, [0] * 4, [1] * 4],
+                 "pairs": [[1, 0, 2, True], [2, 1, 3, None]]},
+                {"prompt": [9], "responses": [[8], [7]], "grades": [[0] * 4, [2] * 4],
+                 "pairs": [[1, 0, 0, False]]}]
+    batch = reward.collate(compared)
+    assert batch["ids"].tolist() == [[1, 2, 3, 2, 4, 5, 2, 6], [9, 8, 9, 7, 0, 0, 0, 0]]
+    assert batch["branch"].tolist() == [[0, 1, 1, 2, 2, 2, 3, 3], [1, 1, 2, 2, 0, 0, 0, 0]]
+    assert batch["grades"][:, :, 0].tolist() == [[2, 0, 1], [0, 2, 0]]
+    assert batch["pairs"].tolist() == [[[1, 0, 2], [2, 1, 3]], [[1, 0, 0], [-1, -1, -1]]]
+    chosen, rejected = reward.sides(torch.arange(6).view(2, 3), batch["pairs"])
+    assert (chosen.tolist(), rejected.tolist()) == ([1, 2, 4], [0, 1, 3])
 
 
 def test_the_committee_of_a_round():
@@ -251,21 +259,21 @@ def test_the_committee_of_a_round():
 
 def test_a_step_learns_from_pairs_and_from_examples(monkeypatch, judge):
     given = {}
-    pairs = [{"family": "math", "prompt": [1, 2], "chosen": [3], "rejected": [4, 5], "level": 2,
-              "right": True, "grades": [[2] * 4, [2, 2, 0, 2]]}]
+    compared = [{"family": "math", "prompt": [1, 2], "responses": [[3], [4, 5]],
+                 "pairs": [[0, 1, 2, True]], "grades": [[2] * 4, [2, 2, 0, 2]]}]
     run = SimpleNamespace(seed=0, file=str)
     monkeypatch.setattr(reward, "fit", lambda model, draw, loss, **settings: given.update(
         settings, draw=draw, loss=loss))
     monkeypatch.setattr(reward, "load_model", lambda run, name, kind=AFM: judge)
     monkeypatch.setattr(reward, "start", lambda model: model)
     monkeypatch.setattr(reward, "save_model", lambda *_: None)
-    monkeypatch.setattr(reward, "read_pairs", lambda run, number: pairs)
+    monkeypatch.setattr(reward, "read_preferences", lambda run, number: compared)
     monkeypatch.setattr(chat, "read_examples", lambda *_: {"code": [chat.answered([7], [8, 9])]})
     monkeypatch.setattr(chat, "toy_world", lambda run: {})
     monkeypatch.setattr(reward.tasks, "problems", lambda *_: [])
     monkeypatch.setattr(reward, "compare", lambda *_, **__: (
-        pairs + [pairs[0] | {"family": "code", "right": False}] * 3))
-    told = reward.reward(1, run, examples=2, batch=3, grade_weight=0.5)
+        compared + [compared[0] | {"family": "code", "pairs": [[0, 1, 2, False]]}] * 3))
+    told = reward.reward(1, run, examples=2, prompts=3, grade_weight=0.5)
     batch = given["draw"](0)
     with torch.no_grad():
         shown = {name: batch[f"shown {name}"] for name in ("ids", "weight", "begin")}
@@ -280,10 +288,12 @@ def test_a_step_learns_from_pairs_and_from_examples(monkeypatch, judge):
 
 def test_judged_right_is_to_rank_as_the_true_grades_do(monkeypatch, judge):
     monkeypatch.setattr(reward, "scores", lambda *_: torch.tensor(
-        [[[2.0, 0], [1, 0]], [[1, 0], [2, 0]], [[2, 0], [1, 0]]]))
-    pairs = [{"family": name, "prompt": [1], "chosen": [2], "rejected": [3], "right": right}
-             for name, right in (("math", True), ("math", True), ("code", False))]
-    assert reward.judged(judge, pairs) == {"math": [True, False], "code": [False]}
+        [[[2.0, 0], [1, 0], [3, 0]], [[1, 0], [2, 0], [0, 0]]]))
+    compared = [{"family": "math", "prompt": [1], "responses": [[2], [3], [4]],
+                 "pairs": [[0, 1, 0, True], [1, 2, 0, True], [0, 2, 0, None]]},
+                {"family": "code", "prompt": [1], "responses": [[2], [3]],
+                 "pairs": [[1, 0, 0, False]]}]
+    assert reward.judged(judge, compared) == {"math": [True, False, False], "code": [False]}
 
 
 def test_the_chance_of_truth_is_that_of_the_highest_level(judge):

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from afm_min import families, tasks, tools
+from afm_min import families, functions, tasks, tools
 
 PAGES = {"textwrap": "Text wrapping and filling.\nMore.", "heapq": "Heap queue algorithm."}
 FAMILIES = families.families(PAGES)
@@ -32,7 +32,7 @@ def test_no_way_to_an_answer_is_in_two_splits_in_whatever_words():
     """Sums, over all kinds of stories; functions, by what they give;
     requests, whatever the form."""
     stories = [tasks.Math(kind) for kind in ("plain", *tasks.Math.KINDS)]
-    inputs = [families.Code().inputs(random.Random(i))
+    inputs = [functions.inputs(random.Random(i))
               for i in range(1, 30)]  # others than the key's
 
     @functools.cache
@@ -205,31 +205,31 @@ def test_code_is_judged_by_running_it():
 
 
 def test_functions_of_all_71_topics_pass_their_own_tests():
-    assert len(families.Code.TOPICS) == 71
+    assert len(functions.TOPICS) == 71
     by_topic = {}
-    for function in families.all_functions():
+    for function in functions.all_functions():
         phrase = function.phrase.split(", ")[0]
-        topic = next(i for i, (arguments, words, _) in enumerate(families.Code.TOPICS)
+        topic = next(i for i, (arguments, words, _) in enumerate(functions.TOPICS)
                      if arguments == function.arguments
                      and re.fullmatch(re.sub(r"\bn\b", "[2-9]", words), phrase))
         by_topic.setdefault(topic, []).append(function)
     assert len(by_topic) == 71
-    for topic, functions in by_topic.items():  # drawn alike, whatever further they do
-        assert sum(f.chance for f in functions) == pytest.approx(1)
-        given = FAMILIES["code"].ask(functions[-1], "", random.Random(topic))
+    for topic, of_topic in by_topic.items():  # drawn alike, whatever further they do
+        assert sum(f.chance for f in of_topic) == pytest.approx(1)
+        given = FAMILIES["code"].ask(of_topic[-1], "", random.Random(topic))
         assert families.passed(given.worked, given.answer) == [True] * 5, given
         assert all(name in given.question.split(": ")[1]
-                   for name in functions[0].arguments.split(", "))
+                   for name in of_topic[0].arguments.split(", "))
 
 
 def test_what_a_function_returns():
-    function = families.Function("x, y", "the sum of x and y, times 2", "x + y", "r * 2", 1.0)
+    function = functions.Function("x, y", "the sum of x and y, times 2", "x + y", "r * 2", 1.0)
     inputs = [{"x": 3, "y": 4, "s": "", "v": []}, {"x": 0, "y": 1, "s": "", "v": []}]
     assert function.results(inputs, 2) == [("3, 4", 14), ("0, 1", 2)]
-    first = families.Function("v", "the first of v", "v[0]", "r", 1.0)
+    first = functions.Function("v", "the first of v", "v[0]", "r", 1.0)
     assert first.results([{"v": []}, {"v": [5, 6]}, {"v": [7]}], 2) == [("[5, 6]", 5), ("[7]", 7)]
-    assert list(families.with_numbers("x plus n", "x + n"))[0] == ["x plus 2", "x + 2"]
-    assert list(families.with_numbers("the sum of v", "sum(v)")) == [["the sum of v", "sum(v)"]]
+    assert list(functions.with_numbers("x plus n", "x + n"))[0] == ["x plus 2", "x + 2"]
+    assert list(functions.with_numbers("the sum of v", "sum(v)")) == [["the sum of v", "sum(v)"]]
 
 
 def test_code_is_drawn_without_rejection_and_listed_to_the_end(monkeypatch):
