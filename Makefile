@@ -11,7 +11,7 @@ help:
 	@echo "make test         the test suite"
 	@echo "make test-export  whether transformers and peft compute the same from an export;"
 	@echo "                  installs them"
-	@echo "make smoke        every stage and both commands on a tiny model, in less than a minute"
+	@echo "make smoke        every stage and both commands on a tiny model, in a few minutes"
 	@echo "make claims       what Apple's report claims, as experiments over several seeds, into"
 	@echo "                  runs/claims/report.md"
 	@echo "make plots        report of runs/toy anew, with pictures; installs matplotlib"
