@@ -8,15 +8,13 @@ decode(encode(text)) == text. No Unicode normalisation.
     >>> [tokenizer.decode([i]) for i in tokenizer.encode("low lowest 42")]
     ['low', ' lowest', ' ', '4', '2']
 
-In order of id, a vocabulary holds special tokens, bytes, characters, and a token per merge. While
-it is being merged, a chunk of text is a str of one character per token, chr(id): so str's own
-replace and split do the work.
+In order of id, a vocabulary holds special tokens, bytes, characters, and a token per merge.
 """
 import collections
-import functools
 import heapq
 import itertools
 import json
+import re
 
 import regex
 
@@ -32,19 +30,57 @@ DIGITS = "0123456789"
 # piece has), so encoding one has a bounded cost: a megabyte of one letter is as cheap as prose.
 PATTERN = r" ?[^\W\d]{1,15}|\d| ?[^\s\w]{1,15}|\s{1,16}(?!\S)|\s{1,16}"
 
+# The same for ASCII text and Python's own `re`, which splits it twice as fast as `regex` does.
+ASCII_PATTERN = r" ?[A-Za-z_]{1,15}|[0-9]| ?[^\s\w]{1,15}|\s{1,16}(?!\S)|\s{1,16}"
+
+# A text is split in blocks of about 1,024 characters, so one "é" slows down its own block only. A
+# block ends at a visible ASCII character before a space or a newline, where a chunk always ends.
+BLOCK_PATTERN = r"(?s).{1024}.*?[!-~](?=[ \n])|.+"
+
+CACHE_SIZE = 2**16  # chunks
+EDGE = "\0"  # marks the ends of a word in training
+
+split_blocks = re.compile(BLOCK_PATTERN).findall
+split_ascii = re.compile(ASCII_PATTERN, re.ASCII).findall
+split_unicode = regex.compile(PATTERN).findall
+
+
+def split(text):
+    """Iterate over the chunks of a text, the same as in regex.findall(PATTERN, text)."""
+    return itertools.chain.from_iterable(
+        split_ascii(block) if block.isascii() else split_unicode(block)
+        for block in split_blocks(text))
+
+
+class Cache(dict):
+    """Map a chunk to its ids, and compute them when the chunk is first looked up.
+
+    A full cache is emptied, so its memory is bounded. Frequent chunks soon return to it."""
+
+    def __init__(self, merge_chunk):
+        super().__init__()
+        self.merge_chunk = merge_chunk
+
+    def __missing__(self, chunk):
+        if len(self) >= CACHE_SIZE:
+            self.clear()
+        self[chunk] = ids = tuple(self.merge_chunk(chunk))
+        return ids
+
 
 class Tokenizer:
     def __init__(self, characters, merges, pattern=PATTERN):
         """characters: a str of distinct ones. merges: pairs of ids, in the order learned."""
         self.pattern = pattern
-        self.characters = {c: chr(BYTES.stop + i) for i, c in enumerate(characters)}  # -> token
+        self.characters = {c: BYTES.stop + i for i, c in enumerate(characters)}  # -> id
         self.vocab = [special.encode() for special in SPECIALS]  # id -> the bytes it stands for
         self.vocab += [bytes([b]) for b in range(256)] + [c.encode() for c in characters]
         self.merges = {}  # chr(left id) + chr(right id) -> merged id; a lower one is merged first
+        self.ranks = [{} for _ in self.vocab]  # the same: ranks[left id][right id] -> merged id
         for left, right in merges:
             self.add_merge(chr(left) + chr(right))
-        self.split = regex.compile(pattern).findall
-        self.encode_chunk = functools.lru_cache(2**16)(self.merge_chunk)  # words recur
+        self.split = split if pattern == PATTERN else regex.compile(pattern).findall
+        self.cache = Cache(self.merge_chunk)
 
     @property
     def vocab_size(self):
@@ -55,23 +91,36 @@ class Tokenizer:
         return SPECIALS.index(name)
 
     def add_merge(self, pair):
-        self.merges[pair] = len(self.vocab)
-        self.vocab.append(b"".join(self.vocab[ord(token)] for token in pair))
+        left, right = map(ord, pair)
+        self.merges[pair] = self.ranks[left][right] = len(self.vocab)
+        self.ranks.append({})
+        self.vocab.append(self.vocab[left] + self.vocab[right])
 
     def spell(self, chunk):
-        """A chunk before any merge: '7é' -> a token, and one more for é or two for its bytes."""
-        return "".join(self.characters.get(c) or "".join(chr(BYTES[b]) for b in c.encode())
-                       for c in chunk)
+        """Return the ids of a chunk before any merge: '7é' -> [269, 300], or if é is not in the
+        vocabulary, [269, 201, 175]: its two bytes."""
+        ids = list(map(self.characters.get, chunk))
+        if None in ids:
+            ids = []
+            for c in chunk:
+                known = c in self.characters
+                ids += [self.characters[c]] if known else [BYTES[b] for b in c.encode()]
+        return ids
 
     def merge_chunk(self, chunk):
-        """Ids of a chunk: of all merges that apply do the one learned first, until none does."""
-        word, never = self.spell(chunk), len(self.vocab)
-        while len(word) > 1:
-            pair = min(pairs(word), key=lambda pair: self.merges.get(pair, never))
-            if pair not in self.merges:
-                break
-            word = word.replace(pair, chr(self.merges[pair]))
-        return [ord(token) for token in word]
+        """Return the ids of a chunk: of all merges that apply do the one learned first, until none
+        does. A merge changes the pairs on its two sides, so only those are looked up again."""
+        ids, ranks, never = self.spell(chunk), self.ranks, len(self.vocab)
+        merged = [ranks[left].get(right, never) for left, right in zip(ids, ids[1:])]
+        while merged and (new := min(merged)) < never:
+            i = merged.index(new)
+            ids[i] = new
+            del ids[i + 1], merged[i]
+            if i > 0:
+                merged[i - 1] = ranks[ids[i - 1]].get(new, never)
+            if i < len(merged):
+                merged[i] = ranks[new].get(ids[i + 1], never)
+        return ids
 
     def encode(self, text, specials=False):
         """str -> list of ids. '<|end|>' in a text is text like any other, unless `specials` is set.
@@ -82,7 +131,8 @@ class Tokenizer:
             return [i for part in parts
                     for i in ([self.special(part)] if part in SPECIALS else self.encode(part))]
         try:
-            return list(itertools.chain.from_iterable(map(self.encode_chunk, self.split(text))))
+            encoded = map(self.cache.__getitem__, self.split(text))
+            return list(itertools.chain.from_iterable(encoded))
         except UnicodeEncodeError as error:
             raise UserError(f"the text holds {error.object[error.start]!a}, half of a surrogate "
                             "pair: it was not read as UTF-8") from None
@@ -130,7 +180,7 @@ class Tokenizer:
         check_vocab_size(vocab_size)
         chunks = collections.Counter()
         for text in texts:
-            chunks.update(regex.findall(PATTERN, text))
+            chunks.update(split(text))
         tokenizer = cls(frequent_characters(chunks, coverage, vocab_size - BYTES.stop), [])
         learn_merges(tokenizer, chunks, vocab_size)
         return tokenizer
@@ -150,11 +200,11 @@ def pairs(word):
 
 def frequent_characters(chunks, coverage, room):
     """The digits, then the most frequent characters, until `coverage` of the text is reached."""
-    counts = collections.Counter()
+    counts = collections.defaultdict(int)
     for chunk, count in chunks.items():
         for c in chunk:
             counts[c] += count
-    kept, covered, total = DIGITS, sum(counts[digit] for digit in DIGITS), counts.total()
+    kept, covered, total = DIGITS, sum(counts[digit] for digit in DIGITS), sum(counts.values())
     for c in sorted(counts.keys() - DIGITS, key=lambda c: (-counts[c], c)):
         if covered >= coverage * total or len(kept) == room:
             break
@@ -168,35 +218,58 @@ def learn_merges(tokenizer, chunks, vocab_size):
     `vocab_size` tokens, or no more pairs.
 
     A text has few distinct chunks, and a merge touches few of those. So: count each chunk once,
-    know for every pair the chunks it stands in, and after a merge count anew only what is next to
+    know for every pair the words it occurs in, and after a merge count anew only what is next to
     the new token. The heap is lazy: an entry whose count is out of date goes back with the true
     one when it comes up. The cost grows with the distinct chunks, not with their repetitions."""
-    words = [f"\0{tokenizer.spell(chunk)}\0" for chunk in chunks]  # so every token has neighbours
-    frequency, heap = list(chunks.values()), []
-    counts, where = {}, {}  # pair -> occurrences in the text; the words that have, or had, it
-    made = collections.defaultdict(list)  # new pair -> the word of each occurrence, by its index
+    words, frequency = spell_words(tokenizer, chunks), list(chunks.values())
+    where = collections.defaultdict(list)  # pair -> the index of a word, once per occurrence
     for w, word in enumerate(words):
-        for pair in pairs(word):
-            made[pair].append(w)
-    while (made or heap) and tokenizer.vocab_size < vocab_size:
-        for pair, places in made.items():
-            counts[pair] = sum(frequency[w] for w in places)
-            heapq.heappush(heap, (-counts[pair], pair))
-        where |= made
-        made = collections.defaultdict(list)
+        for pair in pairs(word[1:-1]):
+            where[pair].append(w)
+    counts = {pair: sum([frequency[w] for w in places])  # pair -> occurrences in the text
+              for pair, places in where.items() if EDGE not in pair}
+    heap = [(-count, pair) for pair, count in counts.items()]
+    heapq.heapify(heap)
+    while heap and tokenizer.vocab_size < vocab_size:
         negated, pair = heapq.heappop(heap)
         if counts[pair] != -negated:
             if counts[pair] > 0:
                 heapq.heappush(heap, (-counts[pair], pair))
-        elif ord(min(pair)) >= BYTES.stop:  # neither an end of a word nor a fallback byte
-            (left, right), new = pair, chr(tokenizer.vocab_size)
-            tokenizer.add_merge(pair)
-            for w in where.pop(pair):
-                parts = words[w].split(pair)
-                words[w] = new.join(parts)
-                for before, after in itertools.pairwise(parts):  # a merge stands between the two
-                    counts[(before[-1:] or right) + left] -= frequency[w]  # or a merge is before it
-                    made[(before[-1:] or new) + new].append(w)
-                    if after:  # else a merge comes after it, and counts what is between them
-                        counts[right + after[0]] -= frequency[w]
-                        made[new + after[0]].append(w)
+            continue
+        (left, right), new = pair, chr(tokenizer.vocab_size)
+        tokenizer.add_merge(pair)
+        for new_pair, places in replace_pair(words, where.pop(pair), pair, new).items():
+            if EDGE not in new_pair:
+                where[new_pair] = tuple(places)  # the garbage collector skips a tuple of ints
+                counts[new_pair] = count = sum([frequency[w] for w in places])
+                heapq.heappush(heap, (-count, new_pair))
+                before, after = new_pair  # and the pair that stood here had right, or left, as new
+                old_pair = (right if before == new else before) + (left if after == new else after)
+                counts[old_pair] -= count
+
+
+def spell_words(tokenizer, chunks):
+    """Return each chunk as a str of one character per token, chr(id), for str's own methods.
+
+    EDGE is at both ends, so every token has neighbours, and stands for the characters outside the
+    vocabulary, so none is merged: 'aé' -> EDGE + chr(272) + EDGE + EDGE, if é is one of those."""
+    token = collections.defaultdict(lambda: EDGE)
+    for c, i in tokenizer.characters.items():
+        token[ord(c)] = chr(i)
+    return [f"{EDGE}{chunk.translate(token)}{EDGE}" for chunk in chunks]
+
+
+def replace_pair(words, places, pair, new):
+    """Replace a pair by `new` in the words at `places`, the indices of words, once per occurrence.
+    Return the pairs that this makes, each with such indices.
+
+    With EDGE as '.': words ['.xaby.'], pair 'ab', new 'N' -> ['.xNy.'], {'xN': [0], 'Ny': [0]}"""
+    new_pairs = collections.defaultdict(list)
+    for w in places:
+        if pair in words[w]:  # else another merge has used up its tokens
+            before, after = words[w].split(pair, 1)
+            words[w] = before + new + after
+            new_pairs[before[-1] + new].append(w)
+            if after[:2] != pair:  # else the next iteration replaces that, too, and adds new + new
+                new_pairs[new + after[0]].append(w)
+    return new_pairs

@@ -1,13 +1,15 @@
 """The tokenizer against a plain, slow one, and its laws on hard text."""
 import collections
 import json
+import pickle
 import random
 
 import pytest
 import regex
 
+from afm_min import tokenizer as module
 from afm_min.run import UserError
-from afm_min.tokenizer import BYTES, END, PATTERN, SPECIALS, Tokenizer
+from afm_min.tokenizer import BYTES, END, PATTERN, SPECIALS, Tokenizer, split
 
 PROSE = ("The quick brown fox, aged 42, jumps over the lazy dog. naïve café\n\n    def f(x):\n"
          "        return x ** 2  # squares 1234\n") * 5
@@ -22,12 +24,14 @@ def tokenizer():
 
 
 def naive_train(text, characters, vocab_size):
-    """Count all pairs of all chunks anew before every merge: obviously right, and slow."""
+    """Count all pairs of all chunks anew before every merge: obviously right, and slow.
+    A character outside of `characters` is None, and never merged."""
     base = {c: BYTES.stop + i for i, c in enumerate(characters)}
-    chunks = [[base[c] for c in chunk] for chunk in regex.findall(PATTERN, text)]
+    chunks = [[base.get(c) for c in chunk] for chunk in regex.findall(PATTERN, text)]
     merges = []
     while BYTES.stop + len(characters) + len(merges) < vocab_size:
-        counts = collections.Counter(pair for ids in chunks for pair in zip(ids, ids[1:]))
+        counts = collections.Counter(pair for ids in chunks for pair in zip(ids, ids[1:])
+                                     if None not in pair)
         if not counts:
             break
         pair = min(counts, key=lambda pair: (-counts[pair], pair))
@@ -61,18 +65,87 @@ def test_training_equals_the_naive_algorithm(seed):
     # Few letters make runs like "aaaa" and "abab", where a merge touches its own neighbours.
     rng = random.Random(seed)
     text = "".join(rng.choice("aaab ") for _ in range(600)) if seed % 2 else PROSE[seed:]
-    tokenizer = Tokenizer.train([text], 340 + 10 * seed, coverage=1.0)
+    tokenizer = Tokenizer.train([text], 340 + 10 * seed, coverage=[1.0, 1.0, 0.9, 0.9][seed % 4])
     merges = [(ord(left), ord(right)) for left, right in tokenizer.merges]
     assert merges == naive_train(text, tokenizer.characters, 340 + 10 * seed)
     assert len(set(tokenizer.vocab[BYTES.stop:])) == len(tokenizer.vocab) - BYTES.stop
 
 
-def test_encoding_equals_replaying_the_merges(tokenizer):
-    for chunk in regex.findall(PATTERN, PROSE + "unseen wordlike brownfoxes aaaaaa"):
-        ids = [ord(token) for token in tokenizer.spell(chunk)]
+def naive_encode(tokenizer, text):
+    """Replay all merges in the order learned, each in the whole of every chunk."""
+    ids = []
+    for chunk in regex.findall(PATTERN, text):
+        word = tokenizer.spell(chunk)
         for (left, right), new in tokenizer.merges.items():
-            ids = naive_replace(ids, (ord(left), ord(right)), new)
-        assert tokenizer.encode_chunk(chunk) == ids
+            word = naive_replace(word, (ord(left), ord(right)), new)
+        ids += word
+    return ids
+
+
+def test_encoding_equals_replaying_the_merges(tokenizer):
+    for text in [PROSE + "unseen wordlike brownfoxes aaaaaa", *HARD]:
+        assert tokenizer.encode(text) == naive_encode(tokenizer, text)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_encoding_equals_replaying_the_merges_of_runs(seed):
+    # Few letters make runs like "aaaa" and "abab", where pairs overlap and tie.
+    rng = random.Random(seed)
+    known, new = ("".join(rng.choices("aaabc é", k=2000)) for _ in range(2))
+    tokenizer = Tokenizer.train([known], 340 + 10 * seed, coverage=0.9)
+    assert tokenizer.encode(new) == naive_encode(tokenizer, new)
+
+
+def test_spelling(tokenizer):
+    seven, e_acute = tokenizer.characters["7"], tokenizer.characters["é"]
+    assert tokenizer.spell("7é") == [seven, e_acute]
+    assert tokenizer.spell("7à") == [seven, BYTES[0xC3], BYTES[0xA0]]
+
+
+def test_split_equals_the_pattern():
+    # All pairs of ASCII characters; then long texts, which fill many blocks, with other spaces,
+    # digits, marks and letters in all, some, or none of them.
+    ascii = [chr(i) for i in range(128)]
+    text = "".join(a + b for a in ascii for b in ascii)
+    assert list(split(text)) == regex.findall(PATTERN, text)
+    other = [*"é漢Ⅷ３½\u0301\u093f\u200d\x85\xa0\u2003\u2028\u3000\ufeff👩"]
+    rng = random.Random(0)
+    for trial in range(300):
+        common = rng.choices(ascii, k=6) + [*" \n  aZ_9.!"]
+        weights = [1] * len(common) + [rng.choice([0, 0.001, 0.02, 1])] * len(other)
+        text = "".join(rng.choices(common + other, weights, k=rng.randrange(6000)))
+        assert list(split(text)) == regex.findall(PATTERN, text)
+
+
+def test_blocks_are_short_and_whole():
+    # Else a single "é" would send all of a text to the slower of the two patterns.
+    assert max(map(len, module.split_blocks(PROSE * 100))) < 1200
+    for text in [PROSE * 100, " " * 5000 + "é", "é" * 5000, *HARD]:
+        assert "".join(module.split_blocks(text)) == text
+
+
+def test_the_cache_is_bounded(tokenizer, monkeypatch):
+    monkeypatch.setattr(module, "CACHE_SIZE", 50)
+    copy, largest = pickle.loads(pickle.dumps(tokenizer)), 0
+    copy.cache.clear()
+    for i in range(300):
+        text = f" {chr(ord('a') + i % 26)}{chr(ord('a') + i // 26)} the fox"
+        assert copy.encode(text) == tokenizer.encode(text) == naive_encode(tokenizer, text)
+        assert " fox" in copy.cache
+        largest = max(largest, len(copy.cache))
+    assert largest == 50
+
+
+def test_what_encode_returns_is_not_the_cache(tokenizer):
+    tokenizer.encode("fox").append(0)
+    assert tokenizer.decode(tokenizer.encode("fox")) == "fox"
+
+
+def test_a_pickled_tokenizer_encodes_as_before(tokenizer):
+    loaded = pickle.loads(pickle.dumps(tokenizer))
+    for text in [PROSE, *HARD]:
+        assert loaded.encode(text) == tokenizer.encode(text)
+    assert loaded.merges == tokenizer.merges and loaded.vocab == tokenizer.vocab
 
 
 @pytest.mark.parametrize("text", HARD, ids=ascii)
