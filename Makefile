@@ -39,7 +39,7 @@ test-export: $(ENV)/installed
 	$(INSTALL) "transformers>=4.57" "peft>=0.17" --editable ".[export]"
 	$(RUN) -m pytest -q tests/test_export.py
 
-SMOKE = $(foreach stage,parent prune core continued lengthening draft sft,$(stage).steps=10) \
+SMOKE = data.share=0.2 $(foreach stage,parent prune core continued lengthening draft sft,$(stage).steps=10) \
 	demonstrations.count=30 demonstrations.evolved=3 synthetic.math=4 synthetic.samples=2 \
 	synthetic.code_questions=4 synthetic.tool_questions=4 mixture.rounds=1 mixture.steps=1 \
 	mixture.count=4 mixture.seeds=1 sft.checkpoints=1 sft.count=2 \

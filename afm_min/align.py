@@ -8,7 +8,6 @@ import itertools
 import random
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from afm_min import chat, evaluate, processes, reward
 from afm_min.fit import fit, linear, seed_step
@@ -129,11 +128,11 @@ def prefer(number, run, method, loss, beta, steps, prompts, lr, count, scale=1.0
 
     def draw(_):
         drawn = torch.randint(len(compared), (prompts,)).tolist()
-        return reward.collate([compared[i] for i in drawn]) | {
-            "reference": pad_sequence([reference[i] for i in drawn], True)}
+        return reward.collate([compared[i] for i in drawn],
+                              reference=[reference[i] for i in drawn])
 
     def pair_loss(model, batch):
-        logp = chat.response_logp(model, batch["ids"], batch["branch"])  # (B, K)
+        logp = chat.response_logp(model, batch["ids"], batch["branch"], batch["begin"])  # (B, K)
         sides = (reward.sides(x, batch["pairs"]) for x in (logp, batch["reference"]))
         losses = scale * loss(*itertools.chain(*sides), beta)
         return {"loss": losses.sum(), "count": len(losses)}
@@ -157,10 +156,9 @@ def rollouts(model, reference, problems, samples, judge=None):
     """Sample `samples` responses to each of N problems, at temperature 1 and of all tokens: exactly
     the distribution that is scored.
 
-    Returns a batch with a row per problem: ids and branch (N, T), see `chat.share_prompt`, with
-    equal responses once; and for each sample, (N, samples): `which` of these responses it is; the
-    log-probabilities under the model and under the reference; the reward (the
-    checker's, if there is no judge), the truth and the length in tokens."""
+    Returns N pairs (prompt, responses), equal responses once, and for each sample, (N, samples):
+    `which` of these responses it is; its log-probabilities under the model and the reference; the
+    reward (the checker's, if there is no judge), the truth and the length in tokens."""
     said = [some for (some,) in reward.answers([model], problems, samples)]
     groups = [evaluate.group(some) for some in said]
     unique, which = zip(*(chat.unique_responses(responses) for _, responses in groups))
@@ -171,15 +169,20 @@ def rollouts(model, reference, problems, samples, judge=None):
         old = torch.tensor([[reply.logp for reply in some] for some in said])
     else:  # decoding rounds in other places than training, and rho must begin at 1
         old = torch.stack(chat.of_responses(chat.response_logp, model, groups))
-    rows = chat.share_prompts([(prompt, some) for (prompt, _), some in zip(groups, unique)])
     length = torch.tensor([[float(len(reply.ids)) for reply in some] for some in said])
-    return rows | {"which": torch.tensor(which), "old_logp": old, "ref_logp": ref, "truth": truth,
-                   "reward": rewards, "length": length}
+    return [(prompt, some) for (prompt, _), some in zip(groups, unique)], {
+        "which": torch.tensor(which), "old_logp": old, "ref_logp": ref, "truth": truth,
+        "reward": rewards, "length": length}
 
 
-def dealt(rows, step, parts):
-    """The rows that are a step's, of a batch that is dealt out to `parts` steps in turn."""
-    return {name: x[step % parts::parts] for name, x in rows.items()}
+def minibatch(groups, samples, part, parts):
+    """Every parts-th problem of the rollouts as a batch: ids, branch and begin (B, T), and what
+    there is of each sample, (B, S). which: the response's index in the row, -1 if there is none."""
+    groups, samples = groups[part::parts], {name: x[part::parts] for name, x in samples.items()}
+    batch, places = chat.share_prompts(groups)
+    first = torch.tensor([first for _, first in places])
+    batch["which"] = chat.by_row(samples.pop("which") + first[:, None], places, fill=-1)
+    return batch | {name: chat.by_row(x, places) for name, x in samples.items()}
 
 
 def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4, passes=2, parts=2,
@@ -192,7 +195,7 @@ def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4
     stage, start = f"mdloo{number}", reward.members(number)[-1]
     model, reference = load_model(run, start), load_model(run, start)
     judge = load_model(run, f"reward{number}", reward.RewardModel) if rewarded == "model" else None
-    inner, held = passes * parts, {}
+    inner, held = passes * parts, []
     if baseline == "leave one out" and samples < 2:
         raise UserError(f"{stage}.samples={samples}: to leave one out takes two or more")
     if prompts < parts * processes.count():
@@ -203,18 +206,19 @@ def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4
         if step % inner == 0:
             rng = random.Random(f"{run.seed} {stage} {step // inner}")
             problems = reward.asked(run, prompts, rng)
-            rows = rollouts(model, reference, problems, samples, judge)
+            groups, rows = rollouts(model, reference, problems, samples, judge)
             R = regularized(rows["reward"], rows["old_logp"], rows["ref_logp"], beta)
             rows["advantage"] = BASELINES[baseline](R)  # (prompts, samples)
-            order = (rows["branch"] > 0).cumsum(1).argmax(1).argsort()  # by where they end
-            held.update({name: x[order] for name, x in rows.items()})
-        return dealt(held, step, parts)
+            held[:] = [minibatch(groups, rows, part, parts) for part in range(parts)]
+        return held[step % parts]
 
     def policy_loss(model, batch):
-        logp = chat.response_logp(model, batch["ids"], batch["branch"]).gather(1, batch["which"])
+        logp = chat.response_logp(model, batch["ids"], batch["branch"], batch["begin"])
+        there = batch["which"] >= 0  # (B, S): else there is no sample, see `minibatch`
+        logp = logp.gather(1, batch["which"].clamp(min=0))
         losses = LOSSES[loss](logp, batch["old_logp"], batch["advantage"], gamma)
         kl, entropy = (batch["old_logp"] - batch["ref_logp"]).sum(), -batch["old_logp"].sum()
-        return {"loss": losses.sum(), "count": losses.numel(), "reward": batch["reward"].sum(),
+        return {"loss": losses[there].sum(), "count": there.sum(), "reward": batch["reward"].sum(),
                 "truth %": 100 * batch["truth"].sum(), "KL": kl, "entropy": entropy,
                 "length": batch["length"].sum()}
     metrics = train(run, stage, model, draw, policy_loss, iterations * inner, lr, count, warmup=10,

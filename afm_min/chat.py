@@ -3,10 +3,13 @@ import functools
 import json
 
 import torch
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from afm_min import corpus, families, pretrain, processes, tasks
 from afm_min.run import UserError, write_text
+
+ROUND = 16  # rows are as long as a multiple of this: in bfloat16, each new shape costs a CPU time
 
 
 @functools.lru_cache(2)  # so that a stage finds the problems that one before it has drawn
@@ -92,21 +95,67 @@ def read_examples(run, model, synthetic=True):
     return by_source([each for stage in stages for each in read_lines(run, stage)], model)
 
 
-def pad(rows, names=("ids", "weight", "begin")):
-    """Rows of 1-D tensors as a batch, padded at the right with zeros: {name: (B, T)}."""
-    columns = (pad_sequence(column, batch_first=True) for column in zip(*rows))
-    return dict(zip(names, columns))
+def lay_out(items, width):
+    """Put items, tuples of 1-D tensors of one length, into rows of `width` tokens: each into the
+    first row that has room, longer ones first.
+
+    Returns a tensor (R, width) for each of the tuple's entries, filled up with zeros; begin,
+    (R, width), see `AFM.states`; and the place of each item, N pairs (row, first column)."""
+    used, places = [], [None] * len(items)  # used: tokens in each row
+    for i in sorted(range(len(items)), key=lambda i: -len(items[i][0])):
+        length = len(items[i][0])
+        fitting = (row for row, taken in enumerate(used) if taken + length <= width)
+        row = next(fitting, len(used))
+        if row == len(used):
+            used.append(0)
+        places[i] = row, used[row]
+        used[row] += length
+    columns = [torch.zeros(len(used), width, dtype=x.dtype) for x in items[0]]
+    begin = torch.full((len(used), width), width)
+    for item, (row, start) in zip(items, places):
+        stop = start + len(item[0])
+        begin[row, start:stop] = start
+        for column, x in zip(columns, item):
+            column[row, start:stop] = x
+    return columns, begin, places
+
+
+def round_up(length):
+    """5 -> 16, 16 -> 16, 17 -> 32"""
+    return -(-length // ROUND) * ROUND
+
+
+def round_mask(mask):
+    """Add tokens to a mask, (B, T), so that a multiple of ROUND are in it, as far as there are."""
+    missing = (~mask).flatten().nonzero()[:-int(mask.sum()) % ROUND, 0]
+    return mask.flatten().index_fill(0, missing, True).view(mask.shape)
 
 
 def share_prompts(groups):
-    """Pairs (prompt, responses) as a batch, {"ids", "branch": (B, T)}: see `share_prompt`."""
-    return pad([share_prompt(*group) for group in groups], ("ids", "branch"))
+    """N pairs (prompt, responses) as a batch {"ids", "branch", "begin": (R, T)} of fewer rows.
+
+    Responses are numbered through each row, see `AFM.states`. Returned, too, is the place of each
+    group, N pairs (row, index of its first response among those of the row)."""
+    items = [share_prompt(*group) for group in groups]
+    width = round_up(max(len(ids) for ids, _ in items))
+    (ids, branch), begin, starts = lay_out(items, width)
+    count, places = [0] * len(ids), [None] * len(groups)  # count: responses in each row so far
+    for i in sorted(range(len(groups)), key=starts.__getitem__):
+        row, start = starts[i]
+        of_group = branch[row, start:start + len(items[i][0])]
+        of_group[of_group > 0] += count[row]
+        places[i] = row, count[row]
+        count[row] += len(groups[i][1])
+    return {"ids": ids, "branch": branch, "begin": begin}, places
 
 
-def trim(ids, branch):
-    """Cut off the columns at the right that are padding in all rows: (B, T) -> (B, shorter T)."""
-    length = int(branch.any(0).nonzero().max()) + 1 if branch.any() else 1
-    return ids[:, :length], branch[:, :length]
+def by_row(values, places, fill=0):
+    """Collect N tensors (responses, ...) of groups as (R, most responses of a row, ...), filled up:
+    places as from `share_prompts`."""
+    rows = {}
+    for (row, _), value in sorted(zip(places, values), key=lambda pair: pair[0]):
+        rows.setdefault(row, []).append(value)
+    return pad_sequence([torch.cat(rows[row]) for row in sorted(rows)], True, fill)
 
 
 def unique_responses(responses):
@@ -119,15 +168,11 @@ def unique_responses(responses):
 
 
 def pack(conversations):
-    """Pairs (ids, weights) as a batch of few rows, as long as the longest of them: each goes into
-    the first row that has room, longer ones first. begin: see `AFM.states`."""
-    rows, used = [[] for _ in conversations], [0] * len(conversations)
-    width = max(len(ids) for ids, _ in conversations)
-    for ids, weight in sorted(conversations, key=lambda pair: -len(pair[0])):
-        i = next(i for i, length in enumerate(used) if length + len(ids) <= width)
-        rows[i].append((ids, weight, torch.full_like(ids, used[i])))
-        used[i] += len(ids)
-    return pad([map(torch.cat, zip(*row)) for row in rows if row])
+    """Pairs (ids, weights) as a batch of few rows, {"ids", "weight", "begin": (R, T + 1)}: T, what
+    is fed to the model, has the room for the longest."""
+    width = 1 + round_up(max(len(ids) for ids, _ in conversations) - 1)
+    (ids, weight), begin, _ = lay_out(conversations, width)
+    return {"ids": ids, "weight": weight, "begin": begin}
 
 
 def batches(sources, mixture, count):
@@ -146,33 +191,42 @@ def batches(sources, mixture, count):
 
 
 def said_logits(model, batch):
-    """The logits of the tokens that have weight, (N, V): ids, weight and begin (B, T + 1), see
-    `pack`. Those of the others, two thirds of them, are not computed."""
-    states = model.states(batch["ids"][:, :-1], begin=batch["begin"][:, :-1])
-    return model.logits(states[batch["weight"][:, 1:] > 0])
+    """The logits of the tokens that have weight, and of a few others, (N, V); and which they are,
+    (B, T), bool: ids, weight and begin (B, T + 1), see `pack`. Those of the other tokens, two
+    thirds of them, are not computed."""
+    said = round_mask(batch["weight"][:, 1:] > 0)
+    states = model.states(batch["ids"][:, :-1], begin=batch["begin"][:, :-1], wanted=said)
+    return model.logits(states), said
 
 
 def response_loss(model, batch):
     """The language-model loss of the tokens that have weight: ids, weight and begin as above."""
-    said = batch["weight"][:, 1:] > 0
+    logits, said = said_logits(model, batch)
     weight, targets = batch["weight"][:, 1:][said], batch["ids"][:, 1:][said]  # (N,)
-    cross_entropy, z_loss = pretrain.token_losses(said_logits(model, batch), targets)
+    cross_entropy, z_loss = pretrain.token_losses(logits, targets)
     return {"loss": (weight * (cross_entropy + z_loss)).sum(), "count": weight.sum()}
 
 
-def log_likelihood(model, states, ids, branch):
-    """Sum the log-probabilities of each response's tokens: states (B, T, C), ids and branch (B, T),
-    see `share_prompt`, -> (B, K), K responses to each of B prompts."""
-    mask, K = response_mask(branch), int(branch.max())
-    nll, _ = pretrain.token_losses(model.logits(states[:, :-1][mask]), ids[:, 1:][mask])  # (N,)
-    response = mask.nonzero()[:, 0] * K + branch[:, 1:][mask] - 1  # which of B * K it belongs to
-    return nll.new_zeros(len(ids) * K).index_add(0, response, -nll).view(-1, K)
+def score_responses(model, ids, branch, begin):
+    """log pi(y|x) of each response, (B, K), K responses in a row; and the state of its last token,
+    (B, K, C): three of (B, T), see `share_prompts`."""
+    wanted, K = round_mask(branch > 0), int(branch.max()) if len(branch) else 0
+    states = model.states(ids, begin, branch, wanted=wanted)  # (N, C)
+    nll, _ = pretrain.token_losses(model.logits(states), ids.roll(-1, 1)[wanted])  # (N,)
+    followed = F.pad(response_mask(branch), (0, 1))  # (B, T): by a token of the same response
+    last = ((branch > 0) & ~followed)[wanted]  # (N,)
+    followed = followed[wanted]
+    row, column = wanted.nonzero(as_tuple=True)
+    response = row * K + branch[row, column] - 1  # (N,): which of B * K it belongs to
+    logp = nll.new_zeros(len(ids) * K).index_add(0, response[followed], -nll[followed])
+    ends = states.new_zeros(len(ids) * K, states.shape[-1]).index_add(0, response[last],
+                                                                      states[last])
+    return logp.view(-1, K), ends.view(len(ids), K, -1)
 
 
-def response_logp(model, ids, branch):
-    """log pi(y|x) of each response: ids and branch (B, T) -> (B, K). See `log_likelihood`."""
-    ids, branch = trim(ids, branch)
-    return log_likelihood(model, model.states(ids, branch=branch), ids, branch)
+def response_logp(model, ids, branch, begin):
+    """log pi(y|x) of each response, (B, K): see `score_responses`."""
+    return score_responses(model, ids, branch, begin)[0]
 
 
 def by_length(work, lengths, rows):
@@ -190,36 +244,43 @@ def by_length(work, lengths, rows):
 def of_each(function, model, conversations, rows=64):
     """What function(model, ids, weight) says of each of N pairs: (N, ...)."""
     def work(numbers):
-        batch = pad([conversations[i] for i in numbers])
-        device = model.embedding.device
-        return function(model, batch["ids"].to(device), batch["weight"].to(device)).cpu()
+        columns = zip(*(conversations[i] for i in numbers))
+        batch = (pad_sequence(column, True).to(model.embedding.device) for column in columns)
+        return function(model, *batch).cpu()
     return torch.stack(by_length(work, [len(ids) for ids, _ in conversations], rows))
 
 
 def of_responses(function, model, groups, rows=64, most=4):
-    """function(model, ids, branch) -> (B, K, ...) of each of N groups, pairs (prompt, responses):
-    a list of N tensors (responses, ...).
+    """function(model, ids, branch, begin) -> (B, K, ...) of each of N groups, pairs (prompt,
+    responses): a list of N tensors (responses, ...).
 
-    Equal responses of a group are computed once, and at most `most` share a row, as the cost of
-    attention grows with its square."""
-    parts, places = [], []  # rows to compute; of each group, where its responses are: (row, branch)
+    Equal responses of a group are computed once, and at most `most` share a prompt, as the cost of
+    attention grows with the square of a row."""
+    parts, index = [], []  # groups to compute; of each group, where its responses are: (part, k)
     for prompt, responses in groups:
-        unique, index = unique_responses(responses)
-        places.append([(len(parts) + i // most, i % most) for i in index])
+        unique, which = unique_responses(responses)
+        index.append([(len(parts) + i // most, i % most) for i in which])
         parts += [(prompt, unique[i:i + most]) for i in range(0, len(unique), most)]
 
     @torch.no_grad()
     def work(numbers):
-        batch, device = share_prompts([parts[i] for i in numbers]), model.embedding.device
-        return function(model, batch["ids"].to(device), batch["branch"].to(device)).cpu()
+        batch, places = share_prompts([parts[i] for i in numbers])
+        values = function(model, **{name: x.to(model.embedding.device)
+                                    for name, x in batch.items()}).cpu()
+        return [values[row, first:first + len(parts[i][1])]
+                for i, (row, first) in zip(numbers, places)]
     lengths = [len(prompt) + sum(map(len, responses)) for prompt, responses in parts]
     found = by_length(work, lengths, rows)
-    return [torch.stack([found[row][k] for row, k in of_group]) for of_group in places]
+    return [torch.stack([found[part][k] for part, k in of_group]) for of_group in index]
 
 
 def losses(model, conversations):
     """The loss per response token of each of N pairs: (N,)."""
     def mean(model, ids, weight):
-        loss, _ = pretrain.token_losses(model(ids[:, :-1]), ids[:, 1:])
-        return (loss * weight[:, 1:]).sum(1) / weight[:, 1:].sum(1)
+        weight, targets = weight[:, 1:], ids[:, 1:]  # (B, T)
+        wanted = round_mask(weight > 0)
+        loss, _ = pretrain.token_losses(model.logits(model.states(ids[:, :-1], wanted=wanted)),
+                                        targets[wanted])  # (N,)
+        row, _ = wanted.nonzero(as_tuple=True)
+        return loss.new_zeros(len(ids)).index_add(0, row, loss * weight[wanted]) / weight.sum(1)
     return of_each(mean, model, conversations)

@@ -102,14 +102,15 @@ def user_files(folder):
             yield {"name": f"{name} {start}", "text": text[start:start + 2**16]}
 
 
-def collect(folder, common):
-    """All documents: those of SOURCES that pass the funnel, or a user's files as they are, of the
-    source "user". Returns them, and the funnel or None."""
+def collect(folder, common, share=1.0):
+    """All documents: those of SOURCES that pass the funnel, of this share of their topics, or a
+    user's files as they are, of the source "user". Returns them, and the funnel or None."""
     funnel = None if folder else Funnel(pydoc_data.topics.topics.values(), common)
     sources = {"user": lambda: user_files(pathlib.Path(folder))} if folder else SOURCES
     found = (d | {"source": source, "topic": topic(source, d["name"])}
              for source, read in sources.items() for d in read() if d["text"].strip())
-    found = (d for d in found if digest(d["topic"]) < SHARES.get(d["source"], 1))
+    found = (d for d in found
+             if folder or digest(d["topic"]) < share * SHARES.get(d["source"], 1))
     documents = [{key: d[key] for key in ("source", "name", "text", "topic")}
                  for d in (funnel.run(found) if funnel else found)]
     hold_out(documents)
@@ -166,9 +167,10 @@ def read(run):
         raise UserError(f"{run.path} holds no documents: run the stage data first") from None
 
 
-def data(run, *, folder="", common=5):
-    """Collect the documents: from `folder`, or those that CPython carries, through the funnel."""
-    documents, funnel = collect(folder, common)
+def data(run, *, folder="", common=5, share=1.0):
+    """Collect the documents: from `folder`, or those that CPython carries, through the funnel, or
+    a share of these."""
+    documents, funnel = collect(folder, common, share)
     write_text(run.file("documents.jsonl"), "".join(json.dumps(d) + "\n" for d in documents))
     sizes = collections.Counter()
     for d in documents:

@@ -95,11 +95,12 @@ class Decoder:
         fused = torch.cat(weights)
         return (fused if norm is None else fused * self.scale(norm)).to(self.dtype).T
 
-    def __call__(self, ids, cache, bias=None):
+    def __call__(self, ids, cache, bias=None, fill=False):
         """Final-layer hidden states of new tokens, (R, T) -> (R, T, C).
 
-        Appends their keys and values to the cache. bias: added to the scores, (R, 1, T, S), which
-        must mask later tokens; None masks nothing, for one token at a time."""
+        Appends their keys and values to the cache; with fill it does only that, and returns None.
+        bias: added to the scores, (R, 1, T, S), which must mask later tokens; None masks nothing,
+        for one token at a time."""
         config, eps, dtype = self.config, self.config.norm_eps, self.dtype
         (R, T), H, K, D = ids.shape, config.heads, config.kv_heads, config.head_dim
         G, start, stop = H // K, cache.position, cache.position + T
@@ -115,6 +116,8 @@ class Decoder:
             query = rotated[:, :, :H].view(R, T, K, G, D).permute(0, 2, 3, 1, 4)
             key, value = cache.append(i, rotated[:, :, H:].transpose(1, 2),
                                       qkv[:, :, H + K:].transpose(1, 2))  # (R, K, S, D)
+            if fill and layer is self.layers[-1]:
+                break
             scores = query.reshape(R, K, G * T, D).to(key.dtype) @ key.mT  # (R, K, G*T, S)
             if bias is not None:
                 scores += bias
@@ -124,7 +127,7 @@ class Decoder:
             gate, up = (normalize(x, eps) @ layer["gate_up"]).chunk(2, -1)
             x = torch.addmm(x, F.silu(gate) * up, layer["down"])
         cache.position = stop
-        return (normalize(x, eps) * self.norm).view(R, T, -1)
+        return None if fill else (normalize(x, eps) * self.norm).view(R, T, -1)
 
     def logits(self, states):
         """States (..., C) -> logits (..., V), float32."""
@@ -149,7 +152,7 @@ def prefill(decoder, prompts, cache, padding):
     future = torch.ones(length, length, dtype=torch.bool, device=prompts.device).triu(1)
     before = torch.arange(length, device=prompts.device) < padding[:, None]  # (P, T)
     bias = ((future | before[:, None]) * MASKED).to(cache.keys.dtype)[:, None]  # (P, 1, T, T)
-    decoder(prompts, cache, bias)
+    decoder(prompts, cache, bias, fill=True)
 
 
 @torch.no_grad()

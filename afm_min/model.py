@@ -136,15 +136,20 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
         self.dropout = 0.0  # of what a block adds, while training: set by fine-tuning
 
-    def forward(self, x, rotation, mask):
-        x = x + self.dropped(self.attention(self.attention_norm(x), rotation, mask))
-        return x + self.dropped(self.feed_forward(self.feed_forward_norm(x)))
+    def forward(self, x, rotation, mask, wanted=None):
+        """(B, T, C) -> (B, T, C), or of the tokens that are wanted alone, (B, T), (N, C)."""
+        shape, attended = x.shape, self.attention(self.attention_norm(x), rotation, mask)
+        x = x + self.dropped(attended, shape)
+        if wanted is not None:
+            x = x[wanted]
+        return x + self.dropped(self.feed_forward(self.feed_forward_norm(x)), shape, wanted)
 
-    def dropped(self, added):
+    def dropped(self, added, shape, wanted=None):
         if not (self.dropout and self.training):
             return added
-        ones = added.new_ones(processes.all_rows(len(added)), *added.shape[1:])
-        return added * processes.mine(F.dropout(ones, self.dropout))  # whoever has which rows
+        ones = added.new_ones(processes.all_rows(shape[0]), *shape[1:])
+        kept = processes.mine(F.dropout(ones, self.dropout))  # the same, whoever has which rows
+        return added * (kept if wanted is None else kept[wanted])
 
 
 class AFM(nn.Module):
@@ -165,27 +170,29 @@ class AFM(nn.Module):
     def forward(self, ids):
         return self.logits(self.states(ids))
 
-    def states(self, ids, begin=None, branch=None):
+    def states(self, ids, begin=None, branch=None, wanted=None):
         """Final-layer hidden states of each token, normalised: (B, T) -> (B, T, C).
 
-        begin: (B, T), several texts in a row: where the text of each token begins. It sees nothing
-        before that. RoPE depends on distances only, so such a text needs no positions of its own.
+        wanted: (B, T), bool: of these N tokens alone, (N, C). What follows the last attention is
+        then computed for them only: a quarter less work where a third is wanted and layers are two.
+
+        begin: (B, T), several texts in a row: the index at which the text of each token begins, T
+        for padding. A token sees nothing before its text, and padding sees nothing.
 
         branch: (B, T), several continuations of a prompt in a row: 0 in the prompt, 1, 2, ... in
-        each continuation, which sees the prompt and itself, and has positions as if it stood alone.
-            branch   0 0 0 1 1 2 2 2
-            position 0 1 2 3 4 3 4 5"""
+        each continuation, which sees the prompt and itself. Positions are as if each stood alone:
+            begin    0 0 0 0 0 0 0 0 8 8 8
+            branch   0 0 0 1 1 2 2 2 0 3 3
+            position 0 1 2 3 4 3 4 5 0 1 2"""
         mask, positions = self.mask(ids, begin, branch)
-        # Padding at the right is of branch 0, too, and may be further away than any continuation.
-        length = ids.shape[1] if branch is None else int(positions[branch > 0].max()) + 1
+        length = int(positions.max()) + 1 if positions.numel() else 0
         if length > self.config.context:
             raise UserError(f"{length} tokens do not fit the context of {self.config.context}")
-        positions = positions.clamp(max=self.config.context - 1)
         rotation = self.rotation[:, positions].unsqueeze(2).to(self.dtype)  # (2, 1 or B, 1, T, D)
         x = self.embed(ids)  # (B, T, C)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x, rotation, mask)
-        return self.norm(x)
+        return self.norm(self.blocks[-1](x, rotation, mask, wanted))
 
     def embed(self, ids):
         return F.embedding(ids, self.embedding).to(self.dtype)
@@ -205,7 +212,8 @@ class AFM(nn.Module):
         if branch is not None:
             of_keys, of_queries = branch[:, None], branch[..., None]
             hidden = hidden | (of_keys > 0) & (of_keys != of_queries)
-            positions = T - 1 - hidden.sum(-1)  # (B, T): as many as it sees, less itself
+        if begin is not None or branch is not None:
+            positions = (T - 1 - hidden.sum(-1)).clamp(min=0)  # (B, T): tokens seen, less itself
         mask = hidden[:, None].to(self.dtype) * MASKED
         return mask.repeat(1, 1, self.config.heads // self.config.kv_heads, 1), positions
 

@@ -29,9 +29,10 @@ FEATURES = {"math": ["math", *tasks.EVOLVED], "tools": ["tools"], "summary": ["s
 def divergence(model, teacher, batch):
     """KL(teacher || model) of the tokens that have weight, (N,). batch: see `chat.said_logits`."""
     with torch.no_grad():
-        target = chat.said_logits(teacher, batch).log_softmax(-1)  # (N, V)
-    log_p = chat.said_logits(model, batch).log_softmax(-1)
-    return F.kl_div(log_p, target, log_target=True, reduction="none").sum(-1)
+        target = chat.said_logits(teacher, batch)[0].log_softmax(-1)  # (N, V)
+    logits, said = chat.said_logits(model, batch)
+    divergences = F.kl_div(logits.log_softmax(-1), target, log_target=True, reduction="none").sum(-1)
+    return divergences[batch["weight"][:, 1:][said] > 0]
 
 
 def average_bits(model, bits):

@@ -18,7 +18,6 @@ import random
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from afm_min import chat, evaluate, tasks
 from afm_min.fit import fit, linear, seed_step
@@ -38,7 +37,7 @@ PROMPTS = {"math": 1.5, **dict.fromkeys(tasks.EVOLVED, 3), "follow": 1.5, "tools
 
 
 class RewardModel(AFM):
-    """Scores K responses to each prompt: ids and branch (B, T), see `chat.share_prompt`."""
+    """Scores K responses in each row: ids, branch and begin (B, T), see `chat.share_prompts`."""
 
     def __init__(self, config, dtype=torch.float32):
         super().__init__(config, dtype)
@@ -49,26 +48,19 @@ class RewardModel(AFM):
         # Untrained, it ranks by likelihood.
         self.reward.weight.data = torch.tensor([[0.0] * config.dim + [1.0, 1.0]])
 
-    def judge_all(self, ids, branch):
+    def judge_all(self, ids, branch, begin):
         """Rewards (B, K), logits of the grades (B, K, 4, 3), log-likelihoods (B, K)."""
-        ids, branch = chat.trim(ids, branch)
-        states = self.states(ids, branch=branch)  # (B, T, C)
-        logp = chat.log_likelihood(self, states, ids, branch)  # (B, K)
-        # The state of each response's last token.
-        numbers = torch.arange(1, logp.shape[1] + 1, device=ids.device)
-        places = torch.arange(1, ids.shape[1] + 1, device=ids.device)
-        last = ((branch[:, None] == numbers[:, None]) * places).argmax(2)  # (B, K)
-        last = states[torch.arange(len(ids), device=ids.device)[:, None], last].float()  # (B, K, C)
+        logp, last = chat.score_responses(self, ids, branch, begin)  # (B, K), (B, K, C)
         # Bounded, or growing slowly: soft labels want rewards a few units apart. Given logp itself,
         # the heads spent their training on undoing its scale.
         told = torch.stack((2 * (logp / 2).exp(), -(1 - logp / 2).log()), -1)
-        known = torch.cat((last.detach(), told), -1)
+        known = torch.cat((last.detach().float(), told), -1)
         grades = torch.stack([head(known) for head in self.grades], 2)
         return self.reward(known)[..., 0], grades, logp
 
-    def score(self, ids, branch):
+    def score(self, ids, branch, begin):
         """The reward, and the chance that the grade of truth is the best one: (B, K, 2)."""
-        rewards, grades, _ = self.judge_all(ids, branch)
+        rewards, grades, _ = self.judge_all(ids, branch, begin)
         return torch.stack((rewards, grades[:, :, TRUTH].softmax(-1)[..., 2]), -1)
 
 
@@ -95,9 +87,8 @@ def grade_loss(logits, grades):
 def reward_loss(model, batch, labels="soft", grade_weight=0.25):
     """L_rank + grade_weight * L_regu + LANGUAGE * the cross-entropy of what was found true.
 
-    The pairs of B prompts, each prompt with K responses: see `collate`. labels: soft, hard (p = 1),
-    or margin."""
-    rewards, logits, logp = model.judge_all(batch["ids"], batch["branch"])
+    batch: as from `collate`. labels: soft, hard (p = 1), or margin."""
+    rewards, logits, logp = model.judge_all(batch["ids"], batch["branch"], batch["begin"])
     level = batch["pairs"][..., 2]
     level = level[level >= 0]  # (N,)
     chosen, rejected = sides(rewards, batch["pairs"])
@@ -196,13 +187,17 @@ def groups(compared):
     return [(each["prompt"], each["responses"]) for each in compared]
 
 
-def collate(compared):
-    """A batch of what `compare` found: ids and branch (B, T), see `chat.share_prompt`; grades
-    (B, K, 4); pairs (B, P, 3) of chosen, rejected and level, filled up with -1."""
-    pairs = [torch.tensor([pair[:3] for pair in each["pairs"]]) for each in compared]
-    return chat.share_prompts(groups(compared)) | {
-        "grades": pad_sequence([torch.tensor(each["grades"]) for each in compared], True),
-        "pairs": pad_sequence(pairs, True, padding_value=-1)}
+def collate(compared, **values):
+    """A batch of what `compare` found: ids, branch and begin (B, T), see `chat.share_prompts`;
+    grades (B, K, 4); pairs (B, P, 3) of chosen, rejected and level, filled up with -1; and other
+    values of each prompt's responses, lists of tensors (responses, ...), as (B, K, ...)."""
+    batch, places = chat.share_prompts(groups(compared))
+    values["grades"] = [torch.tensor(each["grades"]) for each in compared]
+    batch |= {name: chat.by_row(of_prompts, places) for name, of_prompts in values.items()}
+    pairs = [torch.tensor([[first + chosen, first + rejected, level]
+                           for chosen, rejected, level, _ in each["pairs"]])
+             for each, (_, first) in zip(compared, places)]
+    return batch | {"pairs": chat.by_row(pairs, places, fill=-1)}
 
 
 def judged(judge, compared):

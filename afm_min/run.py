@@ -28,9 +28,6 @@ import torch
 from afm_min import processes
 
 FORMAT = "afm_min checkpoint 1"
-# PyTorch keeps code for the last 1,024 shapes of matrix products on a CPU, and answers come in all
-# lengths: half a gigabyte, which saves no time.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 # glibc returns large tensors to the system as soon as they are freed, and the next step waits for
 # thousands of zeroed pages again. So free memory is kept: pieces of up to 32 MB, half a GB of it.
 with contextlib.suppress(AttributeError):  # there are other C libraries

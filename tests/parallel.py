@@ -47,6 +47,7 @@ def outcome(run):
     torch.manual_seed(1)
     pairs = {"ids": ids[:10], "grades": torch.arange(80).view(10, 2, 4) % 3,
              "branch": ((torch.arange(34) + 4) // 13).expand(10, 34),  # 9, 13, 12 ids
+             "begin": torch.zeros(10, 34, dtype=torch.long),
              "pairs": torch.tensor([[[0, 1, i % 4]] for i in range(10)])}
     fit(RewardModel(CONFIG), lambda step: pairs, reward_loss, steps=JUDGE_STEPS, lr=0.01, run=run,
         stage="judge")

@@ -115,13 +115,14 @@ def test_responses_share_their_prompt():
 def test_response_logp_is_the_sum_over_the_response_its_end_included():
     torch.manual_seed(0)
     model = AFM(TINY)
-    together = response_logp(model, **chat.share_prompts(groups()))
-    assert together.shape == (6, 2)
-    for i, (prompt, responses) in enumerate(groups()):
+    batch, places = chat.share_prompts(groups())
+    together = response_logp(model, **batch)
+    assert together.shape[0] < 6 and together.shape[1] > 2  # several prompts in a row
+    for (row, first), (prompt, responses) in zip(places, groups()):
         for j, response in enumerate(responses):
             ids = torch.tensor(prompt + response)
             log_p = model(ids[None, :-1]).log_softmax(-1)[0].gather(1, ids[1:, None])[:, 0]
-            assert together[i, j].item() == pytest.approx(
+            assert together[row, first + j].item() == pytest.approx(
                 log_p[-len(response):].sum().item(), abs=1e-4)
 
 
@@ -129,7 +130,8 @@ def test_the_gradient_is_that_of_each_response_alone():
     torch.manual_seed(0)
     model, found = AFM(TINY), []
     weights = torch.randn(6, 2)
-    (response_logp(model, **chat.share_prompts(groups())) * weights).sum().backward()
+    batch, places = chat.share_prompts(groups())
+    (response_logp(model, **batch) * chat.by_row(weights, places)).sum().backward()
     found.append(gradients(model).clone())
     model.zero_grad()
     for (prompt, responses), row in zip(groups(), weights):
@@ -141,7 +143,7 @@ def test_the_gradient_is_that_of_each_response_alone():
 
 
 def policy_loss(model, batch):
-    logp = response_logp(model, batch["ids"], batch["branch"])
+    logp = response_logp(model, batch["ids"], batch["branch"], batch["begin"])
     losses = mdpo_loss(logp, batch["old_logp"], batch["advantage"], gamma=1.0)
     return {"loss": losses.sum(), "count": losses.numel()}
 
@@ -151,9 +153,11 @@ def sampled():
     """A model, and a batch that it has sampled: two prompts, three responses each."""
     torch.manual_seed(0)
     model = AFM(TINY)
-    batch = chat.share_prompts(groups(count=2, responses=3))
+    batch, places = chat.share_prompts(groups(count=2, responses=3))
+    assert places == [(1, 0), (0, 0)]  # the longer one comes first
+    batch = {name: x.flip(0) for name, x in batch.items()}
     with torch.no_grad():
-        batch["old_logp"] = response_logp(model, batch["ids"], batch["branch"])
+        batch["old_logp"] = response_logp(model, **batch)
     batch["advantage"] = leave_one_out(torch.tensor([[1.0, 0, 0], [0, 1, 1]]))
     return model, batch
 
@@ -177,7 +181,7 @@ def test_the_first_step_on_a_sample_is_reinforce_with_leave_one_out(sampled):
     backward(model, batch, policy_loss)
     ours = gradients(model).clone()
     model.zero_grad()
-    logp = response_logp(model, batch["ids"], batch["branch"])
+    logp = response_logp(model, batch["ids"], batch["branch"], batch["begin"])
     # (1, 0, 0), (0, 1, 1) -> (1, -1/2, -1/2), (-1, 1/2, 1/2), as a mean over six responses
     advantage = torch.tensor([[1, -0.5, -0.5], [-1, 0.5, 0.5]])
     (-(advantage * logp).sum() / 6).backward()
@@ -259,11 +263,24 @@ def test_of_each_prompt_the_response_ranked_first_whoever_gave_it(monkeypatch, s
     assert first_ranked()[2].tolist() == [[True, True], [True, False]]
 
 
-def test_steps_share_out_all_rows_of_their_samples():
-    rows = {"row": torch.arange(5)}
-    assert [align.dealt(rows, step, 2)["row"].tolist()
-            for step in range(4)] == [[0, 2, 4], [1, 3]] * 2
-    assert align.dealt(rows, 7, 1)["row"].tolist() == [0, 1, 2, 3, 4]
+def test_minibatches_share_out_all_samples():
+    """Three prompts of one token: the first has one response, sampled twice, the others two."""
+    groups = [([1], [[5]]), ([2], [[6], [7, 7]]), ([3], [[8] * 9, [9] * 5])]
+    samples = {"which": torch.tensor([[0, 0], [0, 1], [1, 0]]),
+               "reward": torch.tensor([[1.0, 2], [3, 4], [5, 6]])}
+    batch = align.minibatch(groups, samples, 0, 2)  # the first and the third, which is longer
+    assert batch["ids"].tolist() == [[3, *[8] * 9, 3, *[9] * 5], [1, 5] + [0] * 14]
+    assert batch["which"].tolist() == [[1, 0], [0, 0]] and batch["begin"][0].tolist() == [0] * 16
+    assert batch["reward"].tolist() == [[5, 6], [1, 2]]
+    batch = align.minibatch(groups, samples, 1, 2)
+    assert batch["which"].tolist() == [[0, 1]] and batch["reward"].tolist() == [[3, 4]]
+    batch = align.minibatch(groups[:2], {name: x[:2] for name, x in samples.items()}, 0, 1)
+    assert batch["ids"].tolist() == [[2, 6, 2, 7, 7, 1, 5] + [0] * 9]  # in one row
+    assert batch["which"].tolist() == [[0, 1, 2, 2]]
+    assert batch["reward"].tolist() == [[3, 4, 1, 2]]
+    fuller = {name: torch.cat((x, x[:2])) for name, x in samples.items()}
+    batch = align.minibatch(groups + groups[:2], fuller, 0, 1)
+    assert batch["which"].tolist() == [[1, 0] + [-1] * 6, [0, 1, 2, 3, 4, 4, 5, 5]]
 
 
 def test_what_is_compared_with():
@@ -361,28 +378,29 @@ def test_preferences_are_learned_against_the_reference(stage, monkeypatch, metho
 def test_an_iteration_of_mdloo_deals_out_advantages_of_regularized_rewards(stage, monkeypatch):
     """Two prompts, two responses each, beta = 0.5. R = r - 0.5 (old - ref):
     1 - 0.5 = 0.5 and 0; 3 and 1 - 1 = 0. So leaving one out: 0.5, -0.5; 3, -3.
-    In the order of their ends the rows are 1, 0: the first step has 1, the second 0."""
-    rows = chat.share_prompts([([10], [[9] * 2, [9] * 4]), ([12], [[9], [9]])]) | {
+    The first step has the first prompt, the second the other."""
+    groups = [([10], [[9] * 2, [9] * 4]), ([12], [[9], [8]])]
+    rows = {
         "old_logp": torch.tensor([[-1.0, -2], [-3, -4]]),
         "ref_logp": torch.tensor([[-2.0, -2], [-3, -6]]),
         "reward": torch.tensor([[1.0, 0], [3, 1]]), "truth": torch.tensor([[1.0, 0], [1, 0]]),
         "length": torch.tensor([[2.0, 4], [1, 1]]), "which": torch.tensor([[0, 1], [0, 1]])}
     sampled = []
-    monkeypatch.setattr(align, "rollouts", lambda *_: sampled.append(1) or rows)
+    monkeypatch.setattr(align, "rollouts", lambda *_: sampled.append(1) or (groups, rows))
     monkeypatch.setattr(reward.tasks, "asked", lambda *_: [])
     align.mdloo(1, RUN, prompts=2, samples=2, beta=0.5, iterations=3)
     assert stage["steps"] == 12 and stage["save_every"] == 4
     first, second, *_ = [stage["batches"](step) for step in range(4)]
     assert len(sampled) == 1  # four steps on each sample
-    assert first["ids"][:, 0].tolist() == [12] and first["advantage"].tolist() == [[3, -3]]
-    assert second["ids"][:, 0].tolist() == [10] and second["advantage"].tolist() == [[0.5, -0.5]]
+    assert first["ids"][:, 0].tolist() == [10] and first["advantage"].tolist() == [[0.5, -0.5]]
+    assert second["ids"][:, 0].tolist() == [12] and second["advantage"].tolist() == [[3, -3]]
     with torch.no_grad():
-        told = stage["loss"](stage["model"], second)
+        told = stage["loss"](stage["model"], first)
     assert told["count"] == 2 and told["reward"] == 1 and told["truth %"] == 100
     assert (told["KL"], told["entropy"], told["length"]) == (1, 3, 6)  # (-1 - -2) + 0, 1 + 2, 2 + 4
     rows |= {name: rows[name].view(1, 4)
              for name in ("old_logp", "ref_logp", "reward", "truth", "length")}
-    rows |= chat.share_prompts([([10], [[9] * 2, [9] * 4, [9]])])
+    groups[:] = [([10], [[9] * 2, [9] * 4, [9]])]
     rows["which"] = torch.tensor([[0, 1, 2, 2]])  # the last two are equal, and computed once
     align.mdloo(1, RUN, prompts=1, samples=4, parts=1, beta=0.5)  # R = 0.5, 0, 3, 0
     assert stage["batches"](0)["advantage"].tolist() == [pytest.approx(
@@ -390,10 +408,14 @@ def test_an_iteration_of_mdloo_deals_out_advantages_of_regularized_rewards(stage
     with torch.no_grad():  # the loss counts all four
         batch = stage["batches"](0)
         batch["advantage"] = torch.tensor([[0.0, 0, 1, 1]])
-        batch["old_logp"] = response_logp(stage["model"], batch["ids"], batch["branch"]).gather(
-            1, batch["which"])
+        batch["old_logp"] = response_logp(stage["model"], batch["ids"], batch["branch"],
+                                          batch["begin"]).gather(1, batch["which"])
         told = stage["loss"](stage["model"], batch)
-    assert told["count"] == 4 and told["loss"].item() == pytest.approx(-2, abs=1e-5)
+        assert told["count"] == 4 and told["loss"].item() == pytest.approx(-2, abs=1e-5)
+        batch["which"][0, 3] = -1  # a row that has one sample less
+        batch["advantage"][0, 3] = 1e9
+        told = stage["loss"](stage["model"], batch)
+    assert told["count"] == 3 and told["loss"].item() == pytest.approx(-1, abs=1e-5)
     with pytest.raises(ValueError, match="two or more"):
         align.mdloo(1, RUN, samples=1)
     with pytest.raises(ValueError, match="prompts=1: give 2 or more"):
@@ -408,18 +430,19 @@ def test_rollouts_are_scored_as_they_were_sampled(monkeypatch):
         [[float(len(ids)), 0.5] for ids in responses]) for _, responses in groups])
     problems = [(Say(), SimpleNamespace(messages=lambda: "ab")),
                 (Say(), SimpleNamespace(messages=lambda: "c"))]
-    batch = align.rollouts(model, reference, problems, 2)
-    assert (batch["ids"][:, 0].tolist() == [1, 3]
-            and batch["reward"].tolist() == batch["truth"].tolist())
+    groups, samples = align.rollouts(model, reference, problems, 2)
+    assert [prompt for prompt, _ in groups] == [[1, 2], [3]]
+    assert samples["reward"].tolist() == samples["truth"].tolist()
     with torch.no_grad():
         for name, each in (("old_logp", model), ("ref_logp", reference)):
-            logp = response_logp(each, batch["ids"], batch["branch"]).gather(1, batch["which"])
-            torch.testing.assert_close(batch[name], logp, atol=1e-4, rtol=0)
-    assert (batch["old_logp"] - batch["ref_logp"]).abs().min() > 1e-3
-    said = chat.response_mask(batch["branch"])
-    ends = (batch["ids"][:, 1:] == 0) & said  # their last token is the end, if they come to it
-    assert all(n in (0, 1, 2) for n in ends.sum(1).tolist())
-    judged = align.rollouts(model, reference, problems, 2, judge=object())
+            for (prompt, responses), which, found in zip(groups, samples["which"], samples[name]):
+                batch, _ = chat.share_prompts([(prompt, responses)])
+                logp = response_logp(each, **batch)[0, which]
+                torch.testing.assert_close(found, logp, atol=1e-4, rtol=0)
+    assert (samples["old_logp"] - samples["ref_logp"]).abs().min() > 1e-3
+    for _, responses in groups:  # their last token is the end, if they come to it
+        assert all(0 not in response[:-1] for response in responses)
+    _, judged = align.rollouts(model, reference, problems, 2, judge=object())
     assert judged["reward"].tolist() == judged["length"].tolist()
 
 
@@ -429,7 +452,7 @@ def test_where_decoding_rounds_otherwise_samples_are_scored_as_training_does(mon
     model = AFM(TINY, torch.bfloat16)
     model.tokenizer = Letters()
     problems = [(Say(), SimpleNamespace(messages=lambda: "ab"))] * 3
-    batch = align.rollouts(model, model, problems, 2)
+    _, batch = align.rollouts(model, model, problems, 2)
     assert torch.equal(batch["old_logp"], batch["ref_logp"])
 
 
@@ -437,10 +460,10 @@ def test_equal_responses_are_computed_once(monkeypatch, says):
     model = Says([7, 0], [8, 9], [7, 0], [5], [5], [5])
     problems = [(Say(), SimpleNamespace(messages=lambda text=text: text)) for text in ("ab", "cd")]
     monkeypatch.setattr(chat, "of_responses", lambda _, model, groups: [torch.zeros(3)] * 2)
-    batch = align.rollouts(model, model, problems, 3)
-    assert batch["which"].tolist() == [[0, 1, 0], [0, 0, 0]]
-    assert batch["branch"].tolist() == [[0, 1, 1, 1, 2, 2, 2], [0, 1, 1, 0, 0, 0, 0]]
-    assert batch["length"].tolist() == [[2, 2, 2], [1, 1, 1]]
+    found, samples = align.rollouts(model, model, problems, 3)
+    assert samples["which"].tolist() == [[0, 1, 0], [0, 0, 0]]
+    assert [responses for _, responses in found] == [[(7, 0), (8, 9)], [(5,)]]
+    assert samples["length"].tolist() == [[2, 2, 2], [1, 1, 1]]
 
 
 def test_a_committee_hands_on_its_best(monkeypatch):

@@ -154,22 +154,44 @@ def test_continuations_in_one_row_give_the_logits_of_each_alone():
     model = make()
     ids = torch.randint(50, (2, 12))
     branch = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2, 2, 0, 0, 0],
-                           [0, 1, 1, 1, 1, 1, 1, 2, 3, 3, 3, 3]])
+                           [0, 1, 1, 1, 1, 1, 1, 2, 0, 0, 3, 4]])
+    begin = torch.tensor([[0] * 9 + [12] * 3, [0] * 8 + [8] * 4])  # padding, and another prompt
     with torch.no_grad():
-        together = model.states(ids, branch=branch)
-        for row in range(2):
-            for number in range(1, branch[row].max() + 1):
-                of_prompt = (branch[row] == 0) & (branch[row].cumsum(0) == 0)
-                mine = of_prompt | (branch[row] == number)
-                alone = model.states(ids[row:row + 1, mine])[0]
-                torch.testing.assert_close(together[row, mine], alone, atol=1e-5, rtol=1e-4)
+        together = model.states(ids, begin, branch)
+        for row, number, prompt in ((0, 1, [0, 1, 2]), (0, 2, [0, 1, 2]), (1, 1, [0]), (1, 2, [0]),
+                                    (1, 3, [8, 9]), (1, 4, [8, 9])):
+            mine = prompt + (branch[row] == number).nonzero()[:, 0].tolist()
+            alone = model.states(ids[row:row + 1, mine])[0]
+            torch.testing.assert_close(together[row, mine], alone, atol=1e-5, rtol=1e-4)
+    assert together.isfinite().all()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_states_that_are_wanted_are_those_of_all_tokens(dropout):
+    model = make().train()
+    for block in model.blocks:
+        block.dropout = dropout
+    ids, wanted = torch.randint(50, (2, 12)), torch.rand(2, 12) > 0.5
+    begin, found = torch.zeros_like(ids), []
+    for some in (None, wanted):
+        torch.manual_seed(1)
+        model.zero_grad()
+        states = model.states(ids, begin, wanted=some)
+        states = states if some is not None else states[wanted]
+        states.sum().backward()
+        found.append([states, *(p.grad for p in model.parameters())])
+    assert found[1][0].shape == (int(wanted.sum()), 12)
+    torch.testing.assert_close(*found)
 
 
 def test_only_the_longest_continuation_must_fit_the_context():
     branch = torch.arange(60)[None] // 20 + 1  # three of 20 tokens: positions 0 to 19
     assert make().states(torch.zeros(1, 60, dtype=torch.long), branch=branch).shape == (1, 60, 12)
     padded = torch.cat((branch, torch.zeros(1, 45, dtype=torch.long)), 1)  # more than the context
-    assert make().states(torch.zeros(1, 105, dtype=torch.long), branch=padded).shape[1] == 105
+    begin = 105 * (padded == 0)
+    assert make().states(torch.zeros(1, 105, dtype=torch.long), begin, padded).shape[1] == 105
+    begin = torch.arange(120)[None] // 40 * 40  # three texts that fill the context
+    assert make().states(torch.zeros(1, 120, dtype=torch.long), begin).shape == (1, 120, 12)
     with pytest.raises(UserError, match="41 tokens do not fit the context of 40"):
         make().states(torch.zeros(1, 82, dtype=torch.long), branch=torch.arange(82)[None] // 41 + 1)
     with pytest.raises(UserError, match="41 tokens do not fit"):

@@ -80,7 +80,7 @@ def judge():
 
 def batch_of(*responses):
     """One row: a prompt, and responses that share it."""
-    return chat.share_prompts([([1, 2, 3], responses)])
+    return chat.share_prompts([([1, 2, 3], responses)])[0]
 
 
 def test_it_reads_the_last_token_and_neither_padding_nor_other_responses(judge):
@@ -88,8 +88,10 @@ def test_it_reads_the_last_token_and_neither_padding_nor_other_responses(judge):
     with torch.no_grad():
         together = judge.score(**batch_of(*responses))[0, :, 0]
         alone = [judge.score(**batch_of(response))[0, 0, 0].item() for response in responses]
-        batch = chat.share_prompts([([1, 2, 3], [response]) for response in responses])
-        padded = judge.score(**batch)[:, 0, 0]
+        batch, places = chat.share_prompts([([1, 2, 3], [response]) for response in responses])
+        assert places == [(0, 1), (0, 0), (1, 0)]  # of 5, 8 and 4 tokens, in rows of 16
+        scores = judge.score(**batch)[..., 0]
+        padded = torch.stack([scores[place] for place in places])
     assert together.tolist() == pytest.approx(alone, abs=1e-5)
     assert padded.tolist() == pytest.approx(alone, abs=1e-5)
     assert len({round(x, 3) for x in alone}) == 3
@@ -138,9 +140,9 @@ def test_preferences_move_the_language_model_by_likelihood_alone(judge):
 
 
 def test_reward_loss_counts_language_of_what_was_found_true_only(judge):
-    sides = chat.share_prompts([([1, 2], ([4, 5], [6, 7])), ([1, 2], ([8, 9], [3, 3]))])
-    batch = sides | {"pairs": torch.tensor([[[0, 1, 3]], [[0, 1, 0]]]), "grades": torch.tensor(
-        [[[2, 2, 2, 2], [2, 2, 0, 2]], [[2, 1, 0, 2], [2, 0, 0, 2]]])}  # true: the first alone
+    sides, _ = chat.share_prompts([([1, 2], ([4, 5], [6, 7])), ([1, 2], ([8, 9], [3, 3]))])
+    batch = sides | {"pairs": torch.tensor([[[0, 1, 3], [2, 3, 0]]]), "grades": torch.tensor(
+        [[[2, 2, 2, 2], [2, 2, 0, 2], [2, 1, 0, 2], [2, 0, 0, 2]]])}  # true: the first alone
     with torch.no_grad():
         rewards, logits, logp = (x.flatten(0, 1) for x in judge.judge_all(**sides))
         expected = (preference_loss(rewards[0], rewards[1], 0.95)
@@ -237,19 +239,26 @@ def test_of_each_prompt_its_own_answers_are_compared_and_not_too_many(monkeypatc
     assert found["pairs"] == [[0, 1, 0, None]]
 
 
-def test_all_pairs_of_a_prompt_share_a_row():
+def test_pairs_are_of_their_responses_in_a_row():
     compared = [{"prompt": [1, 2], "responses": [[3], [4, 5], [6]],
                  "grades": [[2] * 4, [0] * 4, [1] * 4],
                  "pairs": [[1, 0, 2, True], [2, 1, 3, None]]},
                 {"prompt": [9], "responses": [[8], [7]], "grades": [[0] * 4, [2] * 4],
                  "pairs": [[1, 0, 0, False]]}]
-    batch = reward.collate(compared)
-    assert batch["ids"].tolist() == [[1, 2, 3, 2, 4, 5, 2, 6], [9, 8, 9, 7, 0, 0, 0, 0]]
-    assert batch["branch"].tolist() == [[0, 1, 1, 2, 2, 2, 3, 3], [1, 1, 2, 2, 0, 0, 0, 0]]
-    assert batch["grades"][:, :, 0].tolist() == [[2, 0, 1], [0, 2, 0]]
-    assert batch["pairs"].tolist() == [[[1, 0, 2], [2, 1, 3]], [[1, 0, 0], [-1, -1, -1]]]
-    chosen, rejected = reward.sides(torch.arange(6).view(2, 3), batch["pairs"])
-    assert (chosen.tolist(), rejected.tolist()) == ([1, 2, 4], [0, 1, 3])
+    compared.append(compared[1] | {"prompt": [9] * 6})
+    batch = reward.collate(compared,
+                           extra=[torch.arange(3), torch.arange(3, 5), torch.arange(5, 7)])
+    # They take 8, 4 and 9 tokens: the last comes first, and leaves room for the second in its row.
+    assert batch["ids"].tolist() == [[9, 9, 9, 9, 9, 9, 8, 9, 7] + [9, 8, 9, 7] + [0] * 3,
+                                     [1, 2, 3, 2, 4, 5, 2, 6] + [0] * 8]
+    assert batch["branch"].tolist() == [[0, 0, 0, 0, 0, 1, 1, 2, 2] + [3, 3, 4, 4] + [0] * 3,
+                                        [0, 1, 1, 2, 2, 2, 3, 3] + [0] * 8]
+    assert batch["begin"].tolist() == [[0] * 9 + [9] * 4 + [16] * 3, [0] * 8 + [16] * 8]
+    assert batch["grades"][:, :, 0].tolist() == [[0, 2, 0, 2], [2, 0, 1, 0]]
+    assert batch["extra"].tolist() == [[5, 6, 3, 4], [0, 1, 2, 0]]
+    assert batch["pairs"].tolist() == [[[1, 0, 0], [3, 2, 0]], [[1, 0, 2], [2, 1, 3]]]
+    chosen, rejected = reward.sides(torch.arange(8).view(2, 4), batch["pairs"])
+    assert (chosen.tolist(), rejected.tolist()) == ([1, 3, 5, 6], [0, 2, 4, 5])
 
 
 def test_the_committee_of_a_round():
@@ -281,7 +290,8 @@ def test_a_step_learns_from_pairs_and_from_examples(monkeypatch, judge):
                     + reward.LANGUAGE * chat.response_loss(judge, shown)["loss"])
         assert given["loss"](judge, batch)["loss"].item() == pytest.approx(
             expected.item(), rel=1e-5)
-    assert batch["ids"].shape[0] == 3 and shown["weight"].sum() == 4  # two examples of two tokens
+    assert len(batch["pairs"][batch["pairs"][..., 2] >= 0]) == 3
+    assert shown["weight"].sum() == 4  # two examples of two tokens
     right = 100 * given["loss"](judge, batch)["ordered"].item() / 3  # all three are the one pair
     assert (told["all math %"], told["all pairs %"], told["mean %"]) == (right, 75 - right / 2, 50)
 
@@ -317,15 +327,14 @@ def test_each_response_has_its_own_score_however_they_are_grouped(judge):
               ([9, 9, 9, 9], [[1, 2], [1, 2]])]
     seen = []
 
-    def score(model, ids, branch):
-        seen.append(int((branch[:, 1:] * (branch[:, 1:] != branch[:, :-1]) > 0).sum()
-                        + (branch[:, 0] > 0).sum()))
-        return judge.score(ids, branch)
+    def score(model, ids, branch, begin):
+        seen.append(int(branch.amax(1).sum()))
+        return judge.score(ids, branch, begin)
     with torch.no_grad():
         found = chat.of_responses(score, judge, groups, rows=2, most=3)
         for (prompt, responses), scores in zip(groups, found):
             assert len(scores) == len(responses)
             for response, score in zip(responses, scores):
-                alone = judge.score(**chat.share_prompts([(prompt, [response])]))[0, 0]
+                alone = judge.score(**chat.share_prompts([(prompt, [response])])[0])[0, 0]
                 assert score.tolist() == pytest.approx(alone.tolist(), abs=1e-5)
     assert sum(seen) == 6 + 1 + 1

@@ -43,9 +43,10 @@ def test_response_loss_of_packed_conversations_is_that_of_each_alone():
         (torch.randint(300, (n,)), (torch.rand(n) > 0.5).float().index_fill(0, torch.tensor(0), 0))
         for n in (5, 12, 4, 7, 3)]
     batch = chat.pack(conversations)
-    assert batch["ids"].shape == (3, 12)  # 12, 7 + 5, 4 + 3
-    assert batch["begin"].tolist() == [[0] * 12, [0] * 7 + [7] * 5, [0] * 4 + [4] * 3 + [0] * 5]
-    assert not batch["weight"][2, 7:].any()
+    assert batch["ids"].shape == (2, 17)  # 12 + 5, 7 + 4 + 3: 16 are fed
+    assert batch["begin"].tolist() == [[0] * 12 + [12] * 5,
+                                       [0] * 7 + [7] * 4 + [11] * 3 + [17] * 3]
+    assert not batch["weight"][1, 14:].any()
     loss, alone = chat.response_loss(model, batch), 0.0
     for ids, weight in conversations:
         cross_entropy, z_loss = pretrain.token_losses(model(ids[None, :-1]), ids[None, 1:])
@@ -62,8 +63,8 @@ def test_batches_follow_the_mixture():
     draw, seen = chat.batches(sources, {"a": 3, "b": 1, "c": 0}, 8), []
     for step in range(100):
         batch = draw(step)
-        assert batch["ids"].shape == batch["weight"].shape == (8, 4)
-        seen += batch["ids"][:, 0].tolist()
+        assert batch["ids"].shape == batch["weight"].shape == (2, 17)  # 8 of 4 tokens
+        seen += batch["ids"][:, :16:4].flatten().tolist()
     assert 11 not in seen and 0.7 < seen.count(7) / len(seen) < 0.8
     with pytest.raises(UserError, match="names none of a, b, c"):
         chat.batches(sources, {"d": 1.0}, 8)
