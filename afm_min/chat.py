@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 from afm_min import corpus, families, pretrain, processes, tasks
 from afm_min.run import UserError, write_text
 
-ROUND = 16  # rows are as long as a multiple of this: in bfloat16, each new shape costs a CPU time
+ROUND = 64  # of lengths of rows and numbers of tokens: each new shape costs bfloat16 on a CPU time
 
 
 @functools.lru_cache(2)  # so that a stage finds the problems that one before it has drawn
@@ -121,7 +121,7 @@ def lay_out(items, width):
 
 
 def round_up(length):
-    """5 -> 16, 16 -> 16, 17 -> 32"""
+    """5 -> 64, 64 -> 64, 65 -> 128"""
     return -(-length // ROUND) * ROUND
 
 

@@ -112,7 +112,8 @@ def test_responses_share_their_prompt():
     assert ids.tolist() == [5] and branch.tolist() == [1]
 
 
-def test_response_logp_is_the_sum_over_the_response_its_end_included():
+def test_response_logp_is_the_sum_over_the_response_its_end_included(monkeypatch):
+    monkeypatch.setattr(chat, "ROUND", 16)
     torch.manual_seed(0)
     model = AFM(TINY)
     batch, places = chat.share_prompts(groups())
@@ -149,10 +150,11 @@ def policy_loss(model, batch):
 
 
 @pytest.fixture
-def sampled():
+def sampled(monkeypatch):
     """A model, and a batch that it has sampled: two prompts, three responses each."""
     torch.manual_seed(0)
     model = AFM(TINY)
+    monkeypatch.setattr(chat, "ROUND", 16)
     batch, places = chat.share_prompts(groups(count=2, responses=3))
     assert places == [(1, 0), (0, 0)]  # the longer one comes first
     batch = {name: x.flip(0) for name, x in batch.items()}
@@ -263,8 +265,9 @@ def test_of_each_prompt_the_response_ranked_first_whoever_gave_it(monkeypatch, s
     assert first_ranked()[2].tolist() == [[True, True], [True, False]]
 
 
-def test_minibatches_share_out_all_samples():
+def test_minibatches_share_out_all_samples(monkeypatch):
     """Three prompts of one token: the first has one response, sampled twice, the others two."""
+    monkeypatch.setattr(chat, "ROUND", 16)
     groups = [([1], [[5]]), ([2], [[6], [7, 7]]), ([3], [[8] * 9, [9] * 5])]
     samples = {"which": torch.tensor([[0, 0], [0, 1], [1, 0]]),
                "reward": torch.tensor([[1.0, 2], [3, 4], [5, 6]])}
@@ -369,7 +372,7 @@ def test_preferences_are_learned_against_the_reference(stage, monkeypatch, metho
         at_reference = stage["loss"](stage["model"], batch)
         assert 5 < at_reference["count"] == (batch["pairs"][..., 2] >= 0).sum() < 10
         assert at_reference["loss"].item() / at_reference["count"] == pytest.approx(loss, abs=1e-3)
-        batch["reference"] = batch["reference"] - torch.tensor([0.0, 1.0, 0.0])
+        batch["reference"] = batch["reference"] - torch.tensor([0.0, 1.0, 0.0] * 5)
         raised = stage["loss"](stage["model"], batch)
     expected = math.log(1 + math.exp(-0.3)) if method is align.dpo else 0.04
     assert raised["loss"].item() / raised["count"] == pytest.approx(expected, abs=1e-3)

@@ -83,7 +83,8 @@ def batch_of(*responses):
     return chat.share_prompts([([1, 2, 3], responses)])[0]
 
 
-def test_it_reads_the_last_token_and_neither_padding_nor_other_responses(judge):
+def test_it_reads_the_last_token_and_neither_padding_nor_other_responses(judge, monkeypatch):
+    monkeypatch.setattr(chat, "ROUND", 16)
     responses = [4, 5], [4, 5, 6, 7, 8], [9]
     with torch.no_grad():
         together = judge.score(**batch_of(*responses))[0, :, 0]
@@ -112,7 +113,8 @@ def test_it_begins_as_the_language_model_and_ranks_by_likelihood():
     torch.manual_seed(0)
     model = AFM(TINY)
     judge, batch = reward.start(model), batch_of([4, 5, 6], [7])
-    torch.testing.assert_close(judge(batch["ids"]), model(batch["ids"]))
+    ids = batch["ids"][:, :9]
+    torch.testing.assert_close(judge(ids), model(ids))
     rewards, logits, logp = judge.judge_all(**batch)
     assert rewards.shape == (1, 2) and logits.shape == (1, 2, 4, 3)
     expected = []
@@ -239,7 +241,8 @@ def test_of_each_prompt_its_own_answers_are_compared_and_not_too_many(monkeypatc
     assert found["pairs"] == [[0, 1, 0, None]]
 
 
-def test_pairs_are_of_their_responses_in_a_row():
+def test_pairs_are_of_their_responses_in_a_row(monkeypatch):
+    monkeypatch.setattr(chat, "ROUND", 16)
     compared = [{"prompt": [1, 2], "responses": [[3], [4, 5], [6]],
                  "grades": [[2] * 4, [0] * 4, [1] * 4],
                  "pairs": [[1, 0, 2, True], [2, 1, 3, None]]},

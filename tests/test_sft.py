@@ -36,7 +36,8 @@ def test_only_what_the_assistant_says_has_weight_its_end_included(tokenizer):
     assert weights.tolist() == expected
 
 
-def test_response_loss_of_packed_conversations_is_that_of_each_alone():
+def test_response_loss_of_packed_conversations_is_that_of_each_alone(monkeypatch):
+    monkeypatch.setattr(chat, "ROUND", 16)
     torch.manual_seed(0)
     model = AFM(TINY)
     conversations = [
@@ -55,7 +56,18 @@ def test_response_loss_of_packed_conversations_is_that_of_each_alone():
     assert loss["loss"].item() == pytest.approx(alone.item(), rel=1e-6)
 
 
-def test_batches_follow_the_mixture():
+def test_a_mask_is_rounded_up_by_tokens_that_are_not_in_it(monkeypatch):
+    monkeypatch.setattr(chat, "ROUND", 4)
+    for mask, expected in (([0, 1, 0, 1, 0, 1], [1, 1, 0, 1, 0, 1]), ([1, 0, 0, 0], [1] * 4),
+                           ([1, 1, 1], [1] * 3),  # there are no more
+                           ([0] * 4, [0] * 4), ([1] * 4 + [0], [1] * 4 + [0])):
+        rounded = chat.round_mask(torch.tensor([mask], dtype=torch.bool))
+        assert rounded.tolist() == [list(map(bool, expected))]
+    assert [chat.round_up(n) for n in (1, 4, 5)] == [4, 4, 8]
+
+
+def test_batches_follow_the_mixture(monkeypatch):
+    monkeypatch.setattr(chat, "ROUND", 16)
     sources = {"a": [(torch.full((n,), 7), torch.ones(n)) for n in (4, 4)],
                "b": [(torch.full((4,), 9), torch.ones(4))],
                "c": [(torch.full((4,), 11), torch.ones(4))]}
