@@ -8,7 +8,6 @@
 """
 import argparse
 import dataclasses
-import os
 
 from afm_min import processes
 from afm_min.model import PRESETS, Config
@@ -91,7 +90,7 @@ def main():
     add("--seed", metavar="N", type=int, help="of all randomness (default: 0)")
     add("--resume", action="store_true", help="go on: skip what is done, but not what a changed "
         "setting touches")
-    add("--jobs", metavar="N", type=int, default=min(2, os.cpu_count() or 1),
+    add("--jobs", metavar="N", type=int, default=min(2, processes.cores()),
         help="on a CPU, run so many stages side by side where they do not need each other "
         "(default: %(default)s)")
     add("--shard", action="store_true", help="with torchrun: divide what training keeps of a model "

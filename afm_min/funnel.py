@@ -6,13 +6,13 @@ one also says of what kind it is, and which secret of it must not get through: s
 import collections
 import concurrent.futures
 import json
-import os
 import random
 import tempfile
 
 from afm_min import crawl, families, filters, pages, processes, tasks
 from afm_min.ngrams import (CharacterModel, Classifier, Decontamination, NearDuplicates,
                             signature)
+from afm_min.run import UserError
 
 ORDER = {  # source -> its filters; "benchmarks" comes last, as it wants all texts counted before
     "web": "robots.txt, body, safety, personal data, near-duplicates, quality, benchmarks",
@@ -139,7 +139,7 @@ def examined(filters, documents):
     """Yield `filters.examine` of each document, in their order, computed in several processes.
 
     A few chunks are under way at a time, so that memory does not grow with the corpus."""
-    workers = min(4, os.cpu_count() or 1)
+    workers = min(4, processes.cores())
     if workers == 1:
         yield from map(filters.examine, documents)
         return
@@ -147,12 +147,16 @@ def examined(filters, documents):
                                                 initargs=[filters]) as pool:
         pool.submit(len, "")  # starts them before the documents open what they would inherit
         under_way = collections.deque()
-        for chunk in chunks(documents):
-            under_way.append(pool.submit(examine_chunk, chunk))
-            if len(under_way) > 2 * workers:
+        try:
+            for chunk in chunks(documents):
+                under_way.append(pool.submit(examine_chunk, chunk))
+                if len(under_way) > 2 * workers:
+                    yield from under_way.popleft().result()
+            while under_way:
                 yield from under_way.popleft().result()
-        while under_way:
-            yield from under_way.popleft().result()
+        except concurrent.futures.process.BrokenProcessPool:
+            raise UserError("a process that filters documents ended early, perhaps for want of "
+                            "memory: free some and call again") from None
 
 
 def chunks(documents, characters=50_000):

@@ -31,8 +31,8 @@ def divergence(model, teacher, batch):
     with torch.no_grad():
         target = chat.said_logits(teacher, batch)[0].log_softmax(-1)  # (N, V)
     logits, said = chat.said_logits(model, batch)
-    divergences = F.kl_div(logits.log_softmax(-1), target, log_target=True, reduction="none").sum(-1)
-    return divergences[batch["weight"][:, 1:][said] > 0]
+    kl = F.kl_div(logits.log_softmax(-1), target, log_target=True, reduction="none").sum(-1)
+    return kl[batch["weight"][:, 1:][said] > 0]
 
 
 def average_bits(model, bits):

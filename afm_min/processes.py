@@ -6,6 +6,7 @@ keeps of a model. The first process alone prints, and writes files, but for shar
 processes on several machines need a folder that all of them see. A process that torchrun has not
 started is the first of one.
 """
+import contextlib
 import multiprocessing.connection
 import os
 import signal
@@ -38,6 +39,13 @@ def join(device):
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         if rank() > 0:
             sys.stdout = open(os.devnull, "w")
+
+
+def cores():
+    """How many cores this process may use: taskset and containers may leave it fewer than exist."""
+    with contextlib.suppress(AttributeError):  # not on every system
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def rank():

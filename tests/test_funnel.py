@@ -1,10 +1,14 @@
 """The funnel on the toy crawl, whose bad pages are known."""
 import copy
+import os
 import tracemalloc
+
+import pytest
 
 from afm_min import crawl
 from afm_min import funnel as funnel_module
 from afm_min.funnel import ORDER, Funnel, allowed
+from afm_min.run import UserError
 from tests import planted
 
 
@@ -46,7 +50,7 @@ def test_several_processes_find_what_one_does(monkeypatch):
     texts += [text + " And some more." for text in texts[:30]] + [" ", "call ann@mail.com or"]
     sources, found = ("web", "code", "public"), []
     for workers in (1, 3):
-        monkeypatch.setattr(funnel_module.os, "cpu_count", lambda: workers)
+        monkeypatch.setattr(funnel_module.processes, "cores", lambda: workers)
         documents = [{"source": sources[i % 3], "name": f"{i}.py", "url": "docs.example/1",
                       "licence": "MIT", "text": f"<p>{text}</p>"} for i, text in enumerate(texts)]
         funnel = Funnel(["A text that is well written, about the sea and its fish."] * 5)
@@ -54,6 +58,18 @@ def test_several_processes_find_what_one_does(monkeypatch):
     assert found[0] == found[1]
     rows = {row[1]: row for row in found[0][1]["funnel"] if row[0] == "web"}
     assert 0 < rows["near-duplicates"][3] < rows["near-duplicates"][2]  # some are found
+
+
+def die(_):
+    os._exit(9)  # as the kernel ends a process when memory is short
+
+
+def test_a_lost_worker_is_one_line(monkeypatch):
+    monkeypatch.setattr(funnel_module.processes, "cores", lambda: 2)
+    monkeypatch.setattr(funnel_module, "examine_chunk", die)
+    documents = [{"source": "code", "name": "a.py", "licence": "MIT", "text": "x = 1\n" * 20}]
+    with pytest.raises(UserError, match="ended early, perhaps for want of memory"):
+        list(funnel_module.examined(funnel_module.Filters(["A text about the sea."] * 5), documents))
 
 
 def test_chunks_hold_some_characters_each():
