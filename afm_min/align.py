@@ -9,7 +9,7 @@ import random
 
 import torch
 
-from afm_min import chat, evaluate, processes, reward
+from afm_min import chat, evaluate, reward
 from afm_min.fit import fit, linear, seed_step
 from afm_min.model import load_model, save_model
 from afm_min.run import UserError
@@ -176,13 +176,16 @@ def rollouts(model, reference, problems, samples, judge=None):
 
 
 def minibatch(groups, samples, part, parts):
-    """Every parts-th problem of the rollouts as a batch: ids, branch and begin (B, T), and what
-    there is of each sample, (B, S). which: the response's index in the row, -1 if there is none."""
-    groups, samples = groups[part::parts], {name: x[part::parts] for name, x in samples.items()}
-    batch, places = chat.share_prompts(groups)
-    first = torch.tensor([first for _, first in places])
-    batch["which"] = chat.by_row(samples.pop("which") + first[:, None], places, fill=-1)
-    return batch | {name: chat.by_row(x, places) for name, x in samples.items()}
+    """Every parts-th problem of the rollouts as a batch: ids, branch and begin (B, T), see
+    `chat.share_prompts`, and each entry of samples as (B, S), S the most samples of a row.
+
+    which: the index of the response in its row, or -1 where a row has fewer samples."""
+    samples = {name: x[part::parts] for name, x in samples.items()}
+    batch, places = chat.share_prompts(groups[part::parts])
+    firsts = torch.tensor([first for _, first in places])
+    batch |= {name: chat.by_row(x, places) for name, x in samples.items()}
+    batch["which"] = chat.by_row(samples["which"] + firsts[:, None], places, fill=-1)
+    return batch
 
 
 def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4, passes=2, parts=2,
@@ -198,23 +201,22 @@ def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4
     inner, held = passes * parts, []
     if baseline == "leave one out" and samples < 2:
         raise UserError(f"{stage}.samples={samples}: to leave one out takes two or more")
-    if prompts < parts * processes.count():
-        raise UserError(f"{stage}.prompts={prompts}: give {parts * processes.count()} or more, one "
-                        "for each part and process")
+    if prompts < parts:
+        raise UserError(f"{stage}.prompts={prompts}: give {parts} or more, one for each part")
 
     def draw(step):
         if step % inner == 0:
             rng = random.Random(f"{run.seed} {stage} {step // inner}")
             problems = reward.asked(run, prompts, rng)
-            groups, rows = rollouts(model, reference, problems, samples, judge)
-            R = regularized(rows["reward"], rows["old_logp"], rows["ref_logp"], beta)
-            rows["advantage"] = BASELINES[baseline](R)  # (prompts, samples)
-            held[:] = [minibatch(groups, rows, part, parts) for part in range(parts)]
+            groups, sampled = rollouts(model, reference, problems, samples, judge)
+            R = regularized(sampled["reward"], sampled["old_logp"], sampled["ref_logp"], beta)
+            sampled["advantage"] = BASELINES[baseline](R)  # (prompts, samples)
+            held[:] = [minibatch(groups, sampled, part, parts) for part in range(parts)]
         return held[step % parts]
 
     def policy_loss(model, batch):
         logp = chat.response_logp(model, batch["ids"], batch["branch"], batch["begin"])
-        there = batch["which"] >= 0  # (B, S): else there is no sample, see `minibatch`
+        there = batch["which"] >= 0  # (B, S): false where a row has fewer samples
         logp = logp.gather(1, batch["which"].clamp(min=0))
         losses = LOSSES[loss](logp, batch["old_logp"], batch["advantage"], gamma)
         kl, entropy = (batch["old_logp"] - batch["ref_logp"]).sum(), -batch["old_logp"].sum()

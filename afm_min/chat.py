@@ -100,24 +100,24 @@ def lay_out(items, width):
     first row that has room, longer ones first.
 
     Returns a tensor (R, width) for each of the tuple's entries, filled up with zeros; begin,
-    (R, width), see `AFM.states`; and the place of each item, N pairs (row, first column)."""
-    used, places = [], [None] * len(items)  # used: tokens in each row
+    (R, width), see `AFM.states`; and where each item starts, N pairs (row, column)."""
+    used, starts = [], [None] * len(items)  # used: tokens in each row
     for i in sorted(range(len(items)), key=lambda i: -len(items[i][0])):
         length = len(items[i][0])
         fitting = (row for row, taken in enumerate(used) if taken + length <= width)
         row = next(fitting, len(used))
         if row == len(used):
             used.append(0)
-        places[i] = row, used[row]
+        starts[i] = row, used[row]
         used[row] += length
     columns = [torch.zeros(len(used), width, dtype=x.dtype) for x in items[0]]
     begin = torch.full((len(used), width), width)
-    for item, (row, start) in zip(items, places):
+    for item, (row, start) in zip(items, starts):
         stop = start + len(item[0])
         begin[row, start:stop] = start
         for column, x in zip(columns, item):
             column[row, start:stop] = x
-    return columns, begin, places
+    return columns, begin, starts
 
 
 def round_up(length):
@@ -127,22 +127,24 @@ def round_up(length):
 
 def round_mask(mask):
     """Add tokens to a mask, (B, T), so that a multiple of ROUND are in it, as far as there are."""
-    missing = (~mask).flatten().nonzero()[:-int(mask.sum()) % ROUND, 0]
-    return mask.flatten().index_fill(0, missing, True).view(mask.shape)
+    missing = -int(mask.sum()) % ROUND
+    added = (~mask).flatten().nonzero()[:missing, 0]
+    return mask.flatten().index_fill(0, added, True).view(mask.shape)
 
 
 def share_prompts(groups):
     """N pairs (prompt, responses) as a batch {"ids", "branch", "begin": (R, T)} of fewer rows.
 
-    Responses are numbered through each row, see `AFM.states`. Returned, too, is the place of each
-    group, N pairs (row, index of its first response among those of the row)."""
+    Responses are numbered 1, 2, ... from the left of a row, across its groups: see `AFM.states`.
+    Returned, too, is the place of each group, N pairs (row, first): its responses are those with
+    the indices first, first + 1, ... in the row."""
     items = [share_prompt(*group) for group in groups]
     width = round_up(max(len(ids) for ids, _ in items))
     (ids, branch), begin, starts = lay_out(items, width)
     count, places = [0] * len(ids), [None] * len(groups)  # count: responses in each row so far
-    for i in sorted(range(len(groups)), key=starts.__getitem__):
+    for i in sorted(range(len(groups)), key=starts.__getitem__):  # from the left in each row
         row, start = starts[i]
-        of_group = branch[row, start:start + len(items[i][0])]
+        of_group = branch[row, start:start + len(items[i][0])]  # a view
         of_group[of_group > 0] += count[row]
         places[i] = row, count[row]
         count[row] += len(groups[i][1])
@@ -150,12 +152,12 @@ def share_prompts(groups):
 
 
 def by_row(values, places, fill=0):
-    """Collect N tensors (responses, ...) of groups as (R, most responses of a row, ...), filled up:
-    places as from `share_prompts`."""
+    """Collect N tensors (responses, ...) of groups as (R, K, ...), K the most that a row has;
+    shorter rows end with `fill`. places: as from `share_prompts`."""
     rows = {}
     for (row, _), value in sorted(zip(places, values), key=lambda pair: pair[0]):
         rows.setdefault(row, []).append(value)
-    return pad_sequence([torch.cat(rows[row]) for row in sorted(rows)], True, fill)
+    return pad_sequence([torch.cat(of_row) for of_row in rows.values()], True, fill)
 
 
 def unique_responses(responses):
@@ -168,8 +170,8 @@ def unique_responses(responses):
 
 
 def pack(conversations):
-    """Pairs (ids, weights) as a batch of few rows, {"ids", "weight", "begin": (R, T + 1)}: T, what
-    is fed to the model, has the room for the longest."""
+    """Pairs (ids, weights) as a batch of few rows, {"ids", "weight", "begin": (R, T + 1)}. All
+    tokens but the last are fed to the model: T, a multiple of ROUND."""
     width = 1 + round_up(max(len(ids) for ids, _ in conversations) - 1)
     (ids, weight), begin, _ = lay_out(conversations, width)
     return {"ids": ids, "weight": weight, "begin": begin}
@@ -192,8 +194,8 @@ def batches(sources, mixture, count):
 
 def said_logits(model, batch):
     """The logits of the tokens that have weight, and of a few others, (N, V); and which they are,
-    (B, T), bool: ids, weight and begin (B, T + 1), see `pack`. Those of the other tokens, two
-    thirds of them, are not computed."""
+    (B, T), bool: ids, weight and begin (B, T + 1), see `pack`. For the others, two thirds of all,
+    none are computed."""
     said = round_mask(batch["weight"][:, 1:] > 0)
     states = model.states(batch["ids"][:, :-1], begin=batch["begin"][:, :-1], wanted=said)
     return model.logits(states), said
@@ -208,20 +210,19 @@ def response_loss(model, batch):
 
 
 def score_responses(model, ids, branch, begin):
-    """log pi(y|x) of each response, (B, K), K responses in a row; and the state of its last token,
-    (B, K, C): three of (B, T), see `share_prompts`."""
-    wanted, K = round_mask(branch > 0), int(branch.max()) if len(branch) else 0
+    """log pi(y|x) of each response, (B, K), K the most that a row has, and the state of its last
+    token, (B, K, C). ids, branch, begin: (B, T), see `share_prompts`."""
+    B, K = len(branch), int(branch.max()) if len(branch) else 0
+    wanted = round_mask(branch > 0)
     states = model.states(ids, begin, branch, wanted=wanted)  # (N, C)
     nll, _ = pretrain.token_losses(model.logits(states), ids.roll(-1, 1)[wanted])  # (N,)
-    followed = F.pad(response_mask(branch), (0, 1))  # (B, T): by a token of the same response
-    last = ((branch > 0) & ~followed)[wanted]  # (N,)
-    followed = followed[wanted]
+    goes_on = F.pad(response_mask(branch), (0, 1))  # (B, T): the next token is of the response, too
+    predicts, last = goes_on[wanted], ((branch > 0) & ~goes_on)[wanted]  # (N,) each
     row, column = wanted.nonzero(as_tuple=True)
-    response = row * K + branch[row, column] - 1  # (N,): which of B * K it belongs to
-    logp = nll.new_zeros(len(ids) * K).index_add(0, response[followed], -nll[followed])
-    ends = states.new_zeros(len(ids) * K, states.shape[-1]).index_add(0, response[last],
-                                                                      states[last])
-    return logp.view(-1, K), ends.view(len(ids), K, -1)
+    response = row * K + branch[row, column] - 1  # (N,): which of B * K, if it is of any
+    logp = nll.new_zeros(B * K).index_add(0, response[predicts], -nll[predicts])
+    ends = states.new_zeros(B * K, states.shape[-1]).index_add(0, response[last], states[last])
+    return logp.view(B, K), ends.view(B, K, states.shape[-1])
 
 
 def response_logp(model, ids, branch, begin):

@@ -105,6 +105,8 @@ def user_files(folder):
 def collect(folder, common, share=1.0):
     """All documents: those of SOURCES that pass the funnel, of this share of their topics, or a
     user's files as they are, of the source "user". Returns them, and the funnel or None."""
+    if not 0 < share <= 1:
+        raise UserError(f"data.share={share}: it is a share of all topics, above 0 and at most 1")
     funnel = None if folder else Funnel(pydoc_data.topics.topics.values(), common)
     sources = {"user": lambda: user_files(pathlib.Path(folder))} if folder else SOURCES
     found = (d | {"source": source, "topic": topic(source, d["name"])}
@@ -168,8 +170,8 @@ def read(run):
 
 
 def data(run, *, folder="", common=5, share=1.0):
-    """Collect the documents: from `folder`, or those that CPython carries, through the funnel, or
-    a share of these."""
+    """Collect the documents: from `folder`, or those that CPython carries, through the funnel. Of
+    these a share is enough for a trial."""
     documents, funnel = collect(folder, common, share)
     write_text(run.file("documents.jsonl"), "".join(json.dumps(d) + "\n" for d in documents))
     sizes = collections.Counter()

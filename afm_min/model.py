@@ -185,7 +185,9 @@ class AFM(nn.Module):
             branch   0 0 0 1 1 2 2 2 0 3 3
             position 0 1 2 3 4 3 4 5 0 1 2"""
         mask, positions = self.mask(ids, begin, branch)
-        length = int(positions.max()) + 1 if positions.numel() else 0
+        length = ids.shape[1]
+        if begin is not None or branch is not None:
+            length = int(positions.max()) + 1 if len(ids) else 0
         if length > self.config.context:
             raise UserError(f"{length} tokens do not fit the context of {self.config.context}")
         rotation = self.rotation[:, positions].unsqueeze(2).to(self.dtype)  # (2, 1 or B, 1, T, D)

@@ -42,7 +42,7 @@ def join(device):
 
 
 def cores():
-    """How many cores this process may use: taskset and containers may leave it fewer than exist."""
+    """How many cores this process may use: taskset and cpusets may leave it fewer than exist."""
     with contextlib.suppress(AttributeError):  # not on every system
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -127,6 +127,16 @@ def test_response_logp_is_the_sum_over_the_response_its_end_included(monkeypatch
                 log_p[-len(response):].sum().item(), abs=1e-4)
 
 
+def test_a_process_without_rows_scores_none():
+    """As of several processes one does when a batch packs into fewer rows."""
+    model, (batch, _) = AFM(TINY), chat.share_prompts(groups(count=1))
+    rest = {name: x[1::2] for name, x in batch.items()}
+    logp, ends = chat.score_responses(model, **rest)
+    assert logp.shape == (0, 0) and ends.shape == (0, 0, TINY.dim)
+    logp.sum().backward()
+    assert gradients(model).count_nonzero() == 0
+
+
 def test_the_gradient_is_that_of_each_response_alone():
     torch.manual_seed(0)
     model, found = AFM(TINY), []
@@ -284,6 +294,7 @@ def test_minibatches_share_out_all_samples(monkeypatch):
     fuller = {name: torch.cat((x, x[:2])) for name, x in samples.items()}
     batch = align.minibatch(groups + groups[:2], fuller, 0, 1)
     assert batch["which"].tolist() == [[1, 0] + [-1] * 6, [0, 1, 2, 3, 4, 4, 5, 5]]
+    assert batch["reward"].tolist() == [[5, 6] + [0] * 6, [3, 4, 3, 4, 1, 2, 1, 2]]
 
 
 def test_what_is_compared_with():
@@ -421,7 +432,7 @@ def test_an_iteration_of_mdloo_deals_out_advantages_of_regularized_rewards(stage
     assert told["count"] == 3 and told["loss"].item() == pytest.approx(-1, abs=1e-5)
     with pytest.raises(ValueError, match="two or more"):
         align.mdloo(1, RUN, samples=1)
-    with pytest.raises(ValueError, match="prompts=1: give 2 or more"):
+    with pytest.raises(ValueError, match="prompts=1: give 2 or more, one for each part"):
         align.mdloo(1, RUN, prompts=1)
 
 

@@ -1,5 +1,6 @@
 """Documents: what is read, what is held out, how it is packed and mixed."""
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -69,6 +70,22 @@ def test_held_out_lines_are_not_known_from_training(documents):
         {"held_out": False, "text": f"{long}\nx"}, {"held_out": True, "text": f"{long}\r\nx\nnew"})
     assert corpus.without_known_lines([train, test, {"held_out": True, "text": long}]) == [
         {"held_out": False, "text": f"{long}\nx"}, {"held_out": True, "text": "x\nnew"}]
+
+
+def test_a_share_of_the_topics(monkeypatch):
+    monkeypatch.setattr(corpus, "Funnel", lambda *_: SimpleNamespace(run=lambda found: found))
+    monkeypatch.setattr(corpus, "SHARES", {"half": 0.5})
+    monkeypatch.setattr(corpus, "SOURCES", {source: lambda: (
+        {"name": str(i), "text": "Some text."} for i in range(4000)) for source in ("half", "all")})
+    counts = []
+    for share in (1.0, 0.25):
+        documents, _ = corpus.collect("", 5, share)
+        counts += [sum(d["source"] == source for d in documents) for source in ("half", "all")]
+    assert counts[1] == 4000 and counts[0] == pytest.approx(2000, abs=150)
+    assert counts[2:] == [pytest.approx(500, abs=100), pytest.approx(1000, abs=130)]
+    for share in (0.0, 1.5):
+        with pytest.raises(UserError, match=f"data.share={share}: it is a share of all topics"):
+            corpus.collect("", 5, share)
 
 
 def test_user_files(tmp_path):

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+import torch._dynamo
 
-from afm_min import gradients
+from afm_min import gradients, pretrain
 from afm_min.model import AFM, PRESETS, Config, rotary_tables
 from afm_min.run import UserError
 
@@ -182,6 +183,13 @@ def test_states_that_are_wanted_are_those_of_all_tokens(dropout):
         found.append([states, *(p.grad for p in model.parameters())])
     assert found[1][0].shape == (int(wanted.sum()), 12)
     torch.testing.assert_close(*found)
+
+
+def test_a_training_step_compiles_as_one_graph():
+    model, ids = make(), torch.randint(50, (2, 9))
+    explained = torch._dynamo.explain(pretrain.next_token_loss)(model, {"ids": ids})
+    torch._dynamo.reset()
+    assert explained.graph_break_count == 0
 
 
 def test_only_the_longest_continuation_must_fit_the_context():

@@ -105,3 +105,11 @@ def test_what_one_process_cannot_write_all_tell(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="cannot write its share: full. What was there"):
         save(tmp_path / "share.pt", each=True)
     assert (tmp_path / "share.pt").exists()  # this one's is there
+
+
+def test_cores_are_those_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(processes.os, "sched_getaffinity", lambda _: {2, 3, 7}, raising=False)
+    monkeypatch.setattr(processes.os, "cpu_count", lambda: 16)
+    assert processes.cores() == 3
+    monkeypatch.delattr(processes.os, "sched_getaffinity")  # as on macOS
+    assert processes.cores() == 16

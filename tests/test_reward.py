@@ -245,7 +245,7 @@ def test_pairs_are_of_their_responses_in_a_row(monkeypatch):
     monkeypatch.setattr(chat, "ROUND", 16)
     compared = [{"prompt": [1, 2], "responses": [[3], [4, 5], [6]],
                  "grades": [[2] * 4, [0] * 4, [1] * 4],
-                 "pairs": [[1, 0, 2, True], [2, 1, 3, None]]},
+                 "pairs": [[1, 0, 2, True], [2, 1, 3, None], [2, 0, 1, True]]},
                 {"prompt": [9], "responses": [[8], [7]], "grades": [[0] * 4, [2] * 4],
                  "pairs": [[1, 0, 0, False]]}]
     compared.append(compared[1] | {"prompt": [9] * 6})
@@ -259,9 +259,10 @@ def test_pairs_are_of_their_responses_in_a_row(monkeypatch):
     assert batch["begin"].tolist() == [[0] * 9 + [9] * 4 + [16] * 3, [0] * 8 + [16] * 8]
     assert batch["grades"][:, :, 0].tolist() == [[0, 2, 0, 2], [2, 0, 1, 0]]
     assert batch["extra"].tolist() == [[5, 6, 3, 4], [0, 1, 2, 0]]
-    assert batch["pairs"].tolist() == [[[1, 0, 0], [3, 2, 0]], [[1, 0, 2], [2, 1, 3]]]
+    assert batch["pairs"].tolist() == [[[1, 0, 0], [3, 2, 0], [-1, -1, -1]],
+                                       [[1, 0, 2], [2, 1, 3], [2, 0, 1]]]
     chosen, rejected = reward.sides(torch.arange(8).view(2, 4), batch["pairs"])
-    assert (chosen.tolist(), rejected.tolist()) == ([1, 3, 5, 6], [0, 2, 4, 5])
+    assert (chosen.tolist(), rejected.tolist()) == ([1, 3, 5, 6, 6], [0, 2, 4, 5, 4])
 
 
 def test_the_committee_of_a_round():

@@ -48,6 +48,7 @@ def test_response_loss_of_packed_conversations_is_that_of_each_alone(monkeypatch
     assert batch["begin"].tolist() == [[0] * 12 + [12] * 5,
                                        [0] * 7 + [7] * 4 + [11] * 3 + [17] * 3]
     assert not batch["weight"][1, 14:].any()
+    assert chat.pack(conversations + [(torch.arange(17), torch.ones(17))])["ids"].shape[1] == 17
     loss, alone = chat.response_loss(model, batch), 0.0
     for ids, weight in conversations:
         cross_entropy, z_loss = pretrain.token_losses(model(ids[None, :-1]), ids[None, 1:])
