@@ -23,15 +23,43 @@ from afm_min import filters, tasks
 UNFIT = {"antigravity", "this", "idlelib", "turtledemo", "sys"}
 LARGEST = 250_000  # characters; a longer page is mostly lists of inherited methods
 PLANTED = 40  # pages of each kind
-ROBOTS = {host: filters.words(host).replace(" | ", "\n")  # its robots.txt
-          for host in ("docs.example", "forum.example")}
-BLOCKED = filters.words("blocked").split()
+ROBOTS = {  # host -> its robots.txt
+    "docs.example": (
+        "User-agent: *\n"
+        "Disallow: /drafts/"),
+    "forum.example": (
+        "User-agent: Applebot\n"
+        "Disallow: /members\n"
+        "User-agent: *\n"
+        "Disallow: /\n"
+        "User-agent: applebot\n"
+        "Disallow: /*?session=\n"
+        "Disallow: /*.print$\n"
+        "Allow: /members/rules")}
+BLOCKED = ("docs.example/drafts/{}", "forum.example/members/{}", "forum.example/{}?session=7",
+           "forum.example/{}.print")  # addresses that these files keep crawlers from
 COPIED = "glob imaplib queue shlex statistics threading".split()  # modules that corpus.code reads
 UNFREE = ("", "GPL-3.0-only", "All rights reserved.")  # licences that are not permissive, or none
 MENU = "Home Products Pricing Careers Newsroom Investors Support Login Imprint Cookies".split()
-ORDINARY = filters.words("ordinary").split(", ")
+# Words of pages about everyday things.
+ORDINARY = """
+    recipe, oven, salt, garlic, soup, train, hotel, beach, museum, ticket, match, team,
+    coach, league, function, list, variable, compiler, test, error, class, module, planet,
+    cells, energy, atoms, theory, king, empire, bridge, harvest, garden, school, birthday,
+    dog, shop, price, sale, shoes, sofa, delivery, order, weather, mountain, river, music,
+    guitar, concert, book, library, car, engine, bicycle, buy, cheap, offer, free, home,
+    report, year, friends, clinic, photos, post, comment, office, market, guide, plan, cost,
+    share, follow, change, ship, build, wire, nails, shed, stock, family, children, house,
+    finish, country, die, superior, breed, hang, jump, quick, finally, hot, girls, deep,
+    live, wet, mouth, length, pure, shipping, supply, fresh, quality, prices, sample, menu,
+    plug, party, guaranteed, old, kit, rent, sold, spread, trick, account, deal, seller,
+    vendor, piece, full, lost, brain, stain, ends, cut, blow up, mix, hard, black, white,
+    cooking, pan, dough, cream, crust, sheep, paint, wood"""
+ORDINARY = " ".join(ORDINARY.split()).split(", ")
 TOPICS = [[words.split(", ") for words in topic] for topic in filters.table("topics")]
-CONTACTS = filters.words("contacts").split(", ")
+# Whom to write to, or what to pay with; all made up.
+CONTACTS = ("{0}.{1}@mail.example", "(212) 555-01{1}", "+44 20 7946 09{1}", "4111 1111 1111 1111",
+            "93.184.216.{1}", "078-05-11{1}")
 
 
 def reference():

@@ -2,8 +2,8 @@
 
 They follow the report's section on data: is a text decent, is it private, is it well written, may
 it be used, is it about mathematics. The report names these steps but not their rules: thresholds,
-and words and patterns in words.txt, are ours, or those of the source that a function names. What
-finds the text of a page is in pages.py, what counts or learns in ngrams.py.
+words and patterns are ours, or those of the source that a function names. What finds the text of a
+page is in pages.py, what counts or learns in ngrams.py.
 """
 import ipaddress
 import pathlib
@@ -11,16 +11,16 @@ import re
 import urllib.parse
 
 
-# What words.txt holds, by name
+# Offensive words stand in a file of their own
 
 def words(name):
-    """'stop' -> 'a about after ...': a list of words.txt, in one line."""
+    """'profane' -> ...: a list of words.txt, in one line."""
     text = pathlib.Path(__file__).with_name("words.txt").read_text(encoding="utf-8")
     return " ".join(re.search(rf"(?ms)^# {name}: .*?\n(?!#)(.*?)(?:\n\n|\Z)", text)[1].split())
 
 
 def table(name):
-    """'further' -> [['int', 'plus {n}', 'r + {n}'], ...]: a list of words.txt that has rows."""
+    """'topics' -> [[..., ..., ...], ...]: a list of words.txt that has rows."""
     return [row.split(" | ") for row in words(name).split("; ")]
 
 
@@ -28,7 +28,20 @@ def table(name):
 
 PROFANE = re.compile(rf"\b(?:{words('profane').replace(' ', '|')})(?:e?s|e?d|ers?|ing?|t?y)?\b",
                      re.I)
-STOP = set(words("stop").lower().split())
+# Words that tell nothing of what a text is about.
+STOP = set("""
+    a about after again all already also am an and any anyone anything are as ask at back be
+    because been before being best better between but by call can come could d day days did do
+    does don during each eat end ending ends even every everybody everyone everything feel few
+    first for friend from get give go going good got great had happen has have he her here herself
+    him himself his home house how i if in into is it just keep know last let life like little
+    lives ll look lose losing lost m make man many may me might month more most much must my need
+    never new next night no nobody not nothing now of off old on one or other our out over own
+    part people please put re really reason s said same say says see she should so some someone
+    something start stop street such t take tell than that the their them then there these they
+    thing things think this those three through time to today told tomorrow tonight too two under
+    until up us ve very wait want was watch way we week well were what when where which while who
+    why will with without woman work world would year years yet you your yourself""".split())
 
 
 def profane(text):
@@ -67,9 +80,35 @@ def dni(code):
     return "TRWAGMYFPDXBNJZSQVHLCKE"[number % 23] == code[-1]
 
 
-PRIVATE = [entry.split(" = ") for entry in words("private").split("; ")]  # [kind, pattern]
+# Kind of personal data -> its pattern, in order of precedence. A blank is for the eye only, where
+# [ ] is a blank of the text.
+PRIVATE = {
+    "iban": r"\b [A-Z]{2} \d\d (?:[ ]?[A-Z\d]{4}){2,7} (?:[ ]?[A-Z\d]{1,3})? \b",
+    "email": r"""(?<![\w.+%-]) [\w.+%-]+ (?:
+        (?: @ | \s? [\[({] \s? at \s? [\])}] \s?)
+        (?: [\w-]+ (?: \. | \s? [\[({] \s? dot \s? [\])}] \s?))+ (?! (?: png | jpe?g | gif | svg |
+        webp | css | js | ts | json | py | html? | txt | md | zip | pdf | xml | ya?ml | exe | tgz |
+        mp[34]) \b) [A-Za-z]{2,} (?![\w(]|\.\w)
+        | [ ]at[ ] (?:[\w-]+[ ]dot[ ])+ (?:com|edu|gov|net|org) \b)""",
+    "card": r"""\b (?<![.-]) (?= (?:[ -]?\d){13,19} (?![ -]?\d))
+        (?:4\d|5[0-8]|2[2-7]|3[04-9]|6\d) \d\d (?:[ -]?\d{4,6}){2,3} (?:[ -]?\d{1,4})?
+        (?![\w-]|\.\d)""",
+    "national id of Spain": r"\b (?<!-) [\dXYZ]\d{7}-?[A-Z] (?![\w-])",
+    "national id of America or Britain": r"""\b (?<!-) (?:
+        (?!000|666|9) \d{3} ([ -]) (?!00)\d\d \1 (?!0000)\d{4}
+        | (?!BG|GB|NK|KN|TN|NT|ZZ) [A-CEGHJ-PR-TW-Z] [A-CEGHJ-NPR-TW-Z] (?:[ ]?\d\d){3} [ ]?[A-D])
+        (?![\w-])""",
+    "ip": r"""(?<![\w.:]) (?: \d{1,3} (?:\.\d{1,3}){3} (?!\w|\.\d)
+        | [23] [\da-fA-F]{3} (?: :[\da-fA-F]{0,4}){2,7} (?![\w:]))""",
+    "phone": r"""(?<![\w.+-]) (?: \+[1-9] (?= (?:\D{0,2}\d){8,14} (?!\d)) \d{0,2}
+        (?: [ .-]? (?:\d{1,4} | \(\d{1,4}\))){2,6}
+        | (?: 1[ .-])? (?: \([2-9]\d\d\)[ ]? | [2-9]\d\d[ .-]) [2-9]\d\d [ .-] \d{4})
+        (?![\w-]|\.\d)"""}
 CHECKS = {"iban": iban, "card": luhn, "national id of Spain": dni, "ip": is_public}
-NUMBERED = re.compile(words("numbered"), re.I | re.X)
+# What stands before a number with dots that is no address: "version 1.2".
+NUMBERED = re.compile(r"""(?: \w/ | (?<![^\W_]) (?: version\w* | v | (?: release | build |
+    firmware | rev | revision | section | clause | chapter | figure | table | oid | kernel |
+    paragraph | appendix )s?)) [\s:='"#.v]* \Z""", re.I | re.X)
 
 
 def find_pii(text):
@@ -77,7 +116,7 @@ def find_pii(text):
 
     Kinds: email, phone, card, iban, ip (public ones), national id (American, British, Spanish)."""
     found = []
-    for kind, pattern in PRIVATE:
+    for kind, pattern in PRIVATE.items():
         for match in re.finditer(pattern, text, re.ASCII | re.X):
             start, end = match.span()
             checked = CHECKS.get(kind, bool)(re.sub("[ -]", "", match[0]))
@@ -96,7 +135,9 @@ def remove_pii(text):
 
 # Is it well written, and may it be used?
 
-FUNCTION_WORDS = set(words("function").split())
+# Without these there is no English sentence.
+FUNCTION_WORDS = set("""
+    a an and are as at be by for from has in is it of on or that the this to was with""".split())
 
 
 def good_prose(text):
@@ -129,9 +170,28 @@ def good_code(text):
                                r"function|int|interface|struct|void)\b)", text, re.M)))
 
 
-LICENCES = set(words("licences").split())
-PERMISSIVE, RESTRICTIVE = (re.compile("|".join(words(name).split(", ")))
-                           for name in ("permissive", "restrictive"))
+# SPDX identifiers, in lower case, of licences that let all use a text as they like.
+LICENCES = set("""
+    0bsd apache-2.0 blueoak-1.0.0 bsd-2-clause bsd-3-clause bsl-1.0 cc0-1.0 isc mit mit-0 ncsa
+    postgresql psf-2.0 python-2.0 unlicense zlib""".split())
+# The words of such licences and of headers, lower-case and without punctuation.
+PERMISSIVE = re.compile("|".join((
+    r"permission is hereby granted free of charge",
+    r"redistribution and use in source and binary",
+    r"permission to use copy modify and distribute",
+    r"free and unencumbered",
+    r"licensed to psf",
+    r"(apache|boost software|python software foundation) license",
+    r"(mit|isc|zlib|bsd|\d clause) (style )?licen[cs]e")))
+# The words of the others.
+RESTRICTIVE = re.compile("|".join((
+    r"gnu (\w+ )?general public",
+    r"\b[al]?gpl(v?\d)?\b(?! compatible)",
+    r"proprietary",
+    r"confidential",
+    r"(mozilla|eclipse|server side) public",
+    r"non ?commercial",
+    r"share ?alike")))
 
 
 def permissive(text):
@@ -149,7 +209,11 @@ def permissive(text):
     return bool(PERMISSIVE.search(said)) and not RESTRICTIVE.search(said)
 
 
-LANGUAGES = dict(pair.split("=") for pair in words("languages").split())
+LANGUAGES = {suffix: language for language, suffixes in {  # those that are trained on
+    "C": ".c .h", "C#": ".cs", "C++": ".cpp .cc .cxx .hpp .hh", "Go": ".go", "Java": ".java",
+    "JavaScript": ".js .jsx .mjs", "Kotlin": ".kt", "Objective-C": ".m .mm", "PHP": ".php",
+    "Python": ".py", "Ruby": ".rb", "Rust": ".rs", "Swift": ".swift",
+    "TypeScript": ".ts .tsx"}.items() for suffix in suffixes.split()}
 
 
 def language(path):
@@ -160,7 +224,10 @@ def language(path):
 # Is it about mathematics?
 
 MATH_DOMAINS = ("algebra.example", "calculus.example", "math.example")  # the report had 20
-MATH_TAGS = re.compile(words("math"), re.I | re.S | re.X)
+# MathML, KaTeX, MathJax and TeX in a page; blanks are for the eye only.
+MATH_TAGS = re.compile(r"""<(?: math | m[ion] | mfrac | mrow | msqrt | msu[bp]) \b | math/tex
+    | \b (?:class|src|href) \s*=\s* ["']? [^"'<>]* \b (?:katex|mathjax) | \\\( .{1,500}? \\\)
+    | \\\[ .{1,500}? \\\] | \$\$ [^$<>]{0,500} [\\^_=+] [^$<>]{0,500} \$\$""", re.I | re.S | re.X)
 
 
 def has_math_tags(page):

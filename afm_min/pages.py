@@ -10,8 +10,6 @@ from urllib.parse import quote, unquote_to_bytes
 
 import regex
 
-from afm_min.filters import words
-
 
 # May the page be fetched?
 
@@ -56,11 +54,19 @@ def path_fits(path, pattern):
 
 CONTAINERS = set("aside div footer form header nav ol section table ul".split())
 SILENT = set("aside button footer form header nav noscript script style svg template title".split())
-BLOCKS = CONTAINERS | SILENT | set(words("blocks").split())
+# What ends a line of text.
+BLOCKS = CONTAINERS | SILENT | set("""
+    address article blockquote body dd details dl dt figcaption figure h1 h2 h3 h4 h5 h6 head hr
+    label li main p pre summary td th tr""".split())
 # Names that authors give to what is not body. Readers such as Safari's heed them, Boilerpipe not.
-NAMED = re.compile(rf"(?<![a-z])(?<!has-)(?<!with-)(?:{words('named').replace(' ', '|')})(?![a-z])",
-                   re.I)
-NOISE = re.compile(rf"(?:{words('noise').replace(', ', '|')})(?!\w)", re.I)
+NAMES = """
+    ad ads advert banner comment comments consent cookie cookies footer menu nav navbar popup
+    promo related share sidebar social""".split()
+NAMED = re.compile(rf"(?<![a-z])(?<!has-)(?<!with-)(?:{'|'.join(NAMES)})(?![a-z])", re.I)
+# How text begins that is not body.
+NOISE = re.compile(r"(?:"
+    r".{0,99}\baccept (all )?cookies|copyright|\(c\)|©|all rights reserved|"
+    r"advertisement|leave a comment|read more|related stories|share this)(?!\w)", re.I)
 # density: the share of words that stand in links; 1 if the block is a phrase like those above
 Block = collections.namedtuple("Block", "tag text words density", defaults=("", "", 0, 0.0))
 

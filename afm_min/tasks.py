@@ -12,7 +12,6 @@ import random
 import re
 import zlib
 
-from afm_min.filters import table
 
 SPLITS = ("test", "validation") + ("train",) * 8  # by the hash of the key
 NAMES = "Ada Ben Eva Finn Iris Kim Leo Mia".split()
@@ -142,7 +141,19 @@ class Math(Family):
     kind: how the story is told (report, "Mathematics"): plain; rephrased; reversed, from the end to
     the beginning; deeper, with one more step; broader, about something else."""
     KINDS = ("rephrased", "reversed", "deeper", "broader")  # beside plain
-    STORIES = {kind: story for kind, *story in table("stories")}
+    # kind of story -> beginning, two ways to get more, two to get less, question
+    STORIES = {
+        "plain": ("{name} has {start} {thing}.", "{name} buys {n}.", "{name} finds {n}.",
+                  "{name} loses {n}.", "{name} sells {n}.", "How many {thing} does {name} have?"),
+        "rephrased": ("{start} {thing} were in the box of {name}.", "Then {n} came in.",
+                      "Later {n} were added.", "Then {n} went out.", "Later {n} were taken.",
+                      "What number of {thing} is in it now?"),
+        "broader": ("A tank holds {start} litres.", "Then {n} flow in.", "It rains {n}.",
+                    "Then {n} leak out.", "{name} drinks {n}.",
+                    "How many litres does the tank hold?"),
+        "reversed": ("{name} has {total} {thing} now.", "Before, {name} bought {n}.",
+                     "Before, {name} found {n}.", "Before, {name} lost {n}.",
+                     "Before, {name} sold {n}.", "How many {thing} did {name} have first?")}
 
     def __init__(self, kind="plain"):
         self.kind = kind

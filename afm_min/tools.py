@@ -1,11 +1,10 @@
 """Running what the model asks for: a function, the code interpreter, or a search, in turn.
 
 A call is the text "call: price(item='keys')", with plain values by name. Nothing that a model
-writes runs unchecked: code is parsed, and every node of its syntax tree must be one of those that
-words.txt lists. So there is no import, no attribute but some methods of str, list and dict, and no
-name that is neither listed nor the code's own. What passes runs in a process of its own, whose
-limits on time, memory and output end loops without end, and 10**10**10. The model is told why
-something was refused.
+writes runs unchecked: code is parsed, and every node of its syntax tree must be one of SYNTAX. So
+there is no import, no attribute but some methods of str, list and dict, and no name that is neither
+listed nor the code's own. What passes runs in a process of its own, whose limits on time, memory
+and output end loops without end, and 10**10**10. The model is told why something was refused.
 """
 import ast
 import json
@@ -14,16 +13,28 @@ import sys
 import warnings
 import zlib
 
-from afm_min import filters
-
 # What a model writes may be odd Python: no news to whoever watches it train.
 warnings.filterwarnings("ignore", category=SyntaxWarning, module="<unknown>")
 
 CALL = "call: "
 LONGEST = 2000  # characters of code, or of a call
 LIMITS = {"CPU": 1, "AS": 2**28, "FSIZE": 0, "NPROC": 0, "CORE": 0, "NOFILE": 3}  # see setrlimit(2)
-BUILTINS, METHODS = (set(filters.words(name).split()) for name in ("builtins", "methods"))
-SYNTAX = tuple(getattr(ast, name) for name in filters.words("syntax").split())
+# What code that the model writes may call, beside its own functions.
+BUILTINS = set("""
+    abs all any bool dict divmod enumerate float int len list max min print range reversed round
+    set sorted str sum tuple zip""".split())
+# Methods of str, list and dict that such code may call.
+METHODS = set("""
+    append count endswith extend find get index insert isalpha isdigit isupper items join keys
+    lower pop remove replace reverse rstrip sort split startswith strip swapcase title upper
+    values""".split())
+# The nodes of Python's syntax tree that such code may have.
+SYNTAX = (ast.Module, ast.Expr, ast.Assign, ast.AugAssign, ast.FunctionDef, ast.arguments, ast.arg,
+          ast.Return, ast.If, ast.For, ast.While, ast.Break, ast.Continue, ast.Pass, ast.BinOp,
+          ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Call, ast.keyword, ast.Name,
+          ast.Attribute, ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.Subscript,
+          ast.Slice, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.comprehension,
+          ast.operator, ast.unaryop, ast.boolop, ast.cmpop, ast.expr_context)
 NAMED = {ast.Name: "id", ast.Attribute: "attr", ast.FunctionDef: "name", ast.arg: "arg",
          ast.keyword: "arg"}  # the field that holds a node's name
 
