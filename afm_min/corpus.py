@@ -18,7 +18,7 @@ import sysconfig
 import numpy
 import torch
 
-from afm_min import crawl, families, tasks
+from afm_min import crawl, families, filters, tasks
 from afm_min.funnel import Funnel
 from afm_min.run import UserError, save, write_text
 from afm_min.tokenizer import DOCUMENT, Tokenizer
@@ -102,12 +102,16 @@ def user_files(folder):
             yield {"name": f"{name} {start}", "text": text[start:start + 2**16]}
 
 
-def collect(folder, common, share=1.0):
+def collect(folder, common, share=1.0, lexicon=""):
     """All documents: those of SOURCES that pass the funnel, of this share of their topics, or a
     user's files as they are, of the source "user". Returns them, and the funnel or None."""
+    if folder and lexicon:
+        raise UserError(f"data.lexicon={lexicon}: text of one's own (--data {folder}) passes no "
+                        "filter")
+    words = filters.read_lexicon(lexicon) if lexicon else filters.SWEARWORDS
     if not 0 < share <= 1:
         raise UserError(f"data.share={share}: it is a share of all topics, above 0 and at most 1")
-    funnel = None if folder else Funnel(pydoc_data.topics.topics.values(), common)
+    funnel = None if folder else Funnel(pydoc_data.topics.topics.values(), common, words)
     sources = {"user": lambda: user_files(pathlib.Path(folder))} if folder else SOURCES
     found = (d | {"source": source, "topic": topic(source, d["name"])}
              for source, read in sources.items() for d in read() if d["text"].strip())
@@ -169,10 +173,11 @@ def read(run):
         raise UserError(f"{run.path} holds no documents: run the stage data first") from None
 
 
-def data(run, *, folder="", common=5, share=1.0):
+def data(run, *, folder="", common=5, share=1.0, lexicon=""):
     """Collect the documents: from `folder`, or those that CPython carries, through the funnel. Of
-    these a share is enough for a trial."""
-    documents, funnel = collect(folder, common, share)
+    these a share is enough for a trial. lexicon: a file of more words that no page may hold, one a
+    line."""
+    documents, funnel = collect(folder, common, share, lexicon)
     write_text(run.file("documents.jsonl"), "".join(json.dumps(d) + "\n" for d in documents))
     sizes = collections.Counter()
     for d in documents:

@@ -10,24 +10,25 @@ import pathlib
 import re
 import urllib.parse
 
-
-# Offensive words stand in a file of their own
-
-def words(name):
-    """'profane' -> ...: a list of words.txt, in one line."""
-    text = pathlib.Path(__file__).with_name("words.txt").read_text(encoding="utf-8")
-    return " ".join(re.search(rf"(?ms)^# {name}: .*?\n(?!#)(.*?)(?:\n\n|\Z)", text)[1].split())
-
-
-def table(name):
-    """'topics' -> [[..., ..., ...], ...]: a list of words.txt that has rows."""
-    return [row.split(" | ") for row in words(name).split("; ")]
+from afm_min.run import UserError
 
 
 # Is it decent, and is it private?
 
-PROFANE = re.compile(rf"\b(?:{words('profane').replace(' ', '|')})(?:e?s|e?d|ers?|ing?|t?y)?\b",
-                     re.I)
+# What no page may hold. These are made up, as readers of this file need no real ones: a list for a
+# real crawl is the setting data.lexicon.
+SWEARWORDS = """
+    bloddock crombit drabnak fnarge glimp grimbat plogger queb skrunt smoggit snargle thrull trozzle
+    vorkle yurgle zuntle""".split()
+
+
+def swearing(words):
+    """A pattern that finds any of these words, with the usual endings."""
+    listed = "|".join(map(re.escape, words))
+    return re.compile(rf"\b(?:{listed})(?:e?s|e?d|ers?|ing?|t?y)?\b", re.I)
+
+
+PROFANE = swearing(SWEARWORDS)
 # Words that tell nothing of what a text is about.
 STOP = set("""
     a about after again all already also am an and any anyone anything are as ask at back be
@@ -44,9 +45,18 @@ STOP = set("""
     why will with without woman work world would year years yet you your yourself""".split())
 
 
-def profane(text):
-    """Whether a swearword stands in it as a whole word: Scunthorpe passes, and so do shiitake."""
-    return bool(PROFANE.search(text))
+def profane(text, pattern=PROFANE):
+    """Whether a swearword stands in it as a whole word: Thrullbury passes, and so does glimpse."""
+    return bool(pattern.search(text))
+
+
+def read_lexicon(path):
+    """SWEARWORDS and the words of a file, one a line. Raises UserError if it cannot be read."""
+    try:
+        lines = pathlib.Path(path).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"data.lexicon={path} cannot be read as UTF-8: {error}") from None
+    return SWEARWORDS + [line.strip() for line in lines if line.strip()]
 
 
 def topical(text):

@@ -29,9 +29,10 @@ class Filters:
 
     The report's models are trained on what people have judged. Ours learn from texts whose truth
     is known: `reference`, well-written, and what `crawl` and `tasks` can write. So what `crawl`
-    plants is no fair test of them; tests/planted.py is one."""
+    plants is no fair test of them; tests/planted.py is one. lexicon: see `filters.read_lexicon`."""
 
-    def __init__(self, reference):
+    def __init__(self, reference, lexicon=filters.SWEARWORDS):
+        self.swearing = filters.swearing(lexicon)
         rng = random.Random(0)
         good = [text[:1000] for text in reference]
         unsafe = [crawl.unsafe(rng) for _ in range(3000)]
@@ -49,8 +50,8 @@ class Filters:
             "robots.txt": lambda: allowed(document["url"]),
             "body": lambda: pages.extract_body(text),
             "personal data": lambda: filters.remove_pii(text),
-            "safety": lambda: not (filters.profane(text)
-                                   or self.unsafe(filters.topical(text)) > 0.3),
+            "safety": lambda: not (filters.profane(text, self.swearing)
+                                   or self.unsafe(filters.topical(text)) > 0.4),
             "quality": lambda: filters.good_prose(text) and self.junk(text) < 0.5,
             "licence": lambda: filters.permissive(document["licence"]),
             "language": lambda: filters.language(document["name"]) is not None,
@@ -86,8 +87,8 @@ class Funnel:
 
     common: times an n-gram must be seen to be common usage; the report's 1,000 is for a web."""
 
-    def __init__(self, reference, common=1000):
-        self.filters, self.near = Filters(reference), NearDuplicates()
+    def __init__(self, reference, common=1000, lexicon=filters.SWEARWORDS):
+        self.filters, self.near = Filters(reference, lexicon), NearDuplicates()
         self.benchmarks = Decontamination(
             [problem.question for family in families.families({}).values()
              for problem in tasks.benchmark(family)], common)

@@ -103,6 +103,8 @@ def test_user_files(tmp_path):
     assert funnel is None
     assert "".join(d["text"] for d in documents if d["name"].startswith("sub")) == text
     assert {d["held_out"] for d in documents} == {True, False}
+    with pytest.raises(UserError, match="passes no filter"):
+        corpus.collect(tmp_path, 5, lexicon="words")
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
     with pytest.raises(UserError, match=r"latin.txt is not UTF-8 \(see byte 3\)"):
         corpus.collect(tmp_path, 5)

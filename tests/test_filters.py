@@ -1,21 +1,33 @@
 """The filters on cases worked by hand, each beside its look-alikes."""
-import codecs
 import random
 
 import pytest
 
 from afm_min import crawl, filters
 from afm_min.funnel import learn
-
-SWEAR = codecs.decode("shpxvat", "rot13")
+from afm_min.run import UserError
 
 
 @pytest.mark.parametrize("text, truth", [
-    (f"what a {SWEAR} mess", True), (SWEAR.upper(), True),
-    (codecs.decode("shpxref", "rot13"), True), ("Scunthorpe and Essex", False),
-    ("shiitake, cocktail", False), ("the cock crows", False)])
+    ("what a vorkle mess", True), ("SKRUNTING", True), ("two ploggers", True), ("zuntled", True),
+    ("Thrullbury and Grimbatham", False), ("a glimpse of Quebec", False), ("yurgles", True)])
 def test_profanity_in_whole_words(text, truth):
     assert filters.profane(text) == truth
+
+
+def test_a_lexicon_of_ones_own(tmp_path):
+    (tmp_path / "words").write_text("frumple\n\n  a.b \n")
+    words = filters.read_lexicon(tmp_path / "words")
+    assert words == [*filters.SWEARWORDS, "frumple", "a.b"]
+    pattern = filters.swearing(words)
+    assert [filters.profane(text, pattern) for text in (
+        "FRUMPLES!", "a.b", "axb", "you plogger", "frump")] == [True, True, False, True, False]
+    assert not filters.profane("frumple")
+    with pytest.raises(UserError, match="data.lexicon=.*none cannot be read as UTF-8: .*No such"):
+        filters.read_lexicon(tmp_path / "none")
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    with pytest.raises(UserError, match="cannot be read as UTF-8"):
+        filters.read_lexicon(tmp_path / "latin")
 
 
 def test_words_that_tell_no_topic_are_left_out():
@@ -30,13 +42,12 @@ def unsafe():
 
 
 @pytest.mark.parametrize("text, truth", [
-    ("Pure cocaine for sale, discreet shipping. Heroin by the gram, pay in bitcoin.", True),
-    ("Police seized cocaine and heroin; the court jailed two for smuggling.", False),
-    ("Untraceable pistols for sale, cash only, no background check. Ammo is cheap.", True),
-    ("The museum shows pistols and rifles of the army from the century of the war.", False),
-    ("Immigrants are vermin, foreigners are filth: throw them out.", True),
-    ("The law gives immigrants and foreigners equal rights, a study of discrimination says.",
-     False)])
+    ("Pure glimmerdust for sale, discreet shipping. Numbroot by the gram, pay in bitcoin.", True),
+    ("Police seized glimmerdust and numbroot; the court jailed two for smuggling.", False),
+    ("Untraceable vexguns for sale, cash only, no background check. Krellpowder is cheap.", True),
+    ("The museum shows vexguns and skarns of the army from the century of the war.", False),
+    ("Quibbles are cheats, Tirrans are lazy thieves: throw them out.", True),
+    ("The law gives Quibbles and Tirrans equal rights, a study of discrimination says.", False)])
 def test_the_same_topic_in_other_words(unsafe, text, truth):
     assert (unsafe(filters.topical(text)) > 0.4) == truth
 
