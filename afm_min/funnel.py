@@ -13,6 +13,7 @@ from afm_min import crawl, families, filters, pages, processes, tasks
 from afm_min.ngrams import (CharacterModel, Classifier, Decontamination, NearDuplicates,
                             signature)
 from afm_min.run import UserError
+from afm_min.unsafe_pages import unsafe_page
 
 ORDER = {  # source -> its filters; "benchmarks" comes last, as it wants all texts counted before
     "web": "robots.txt, body, safety, personal data, near-duplicates, quality, benchmarks",
@@ -35,8 +36,8 @@ class Filters:
         self.swearing = filters.swearing(lexicon)
         rng = random.Random(0)
         good = [text[:1000] for text in reference]
-        unsafe = [crawl.unsafe(rng) for _ in range(3000)]
-        harmless = good + [crawl.unsafe(rng, harmless=True) for _ in range(3000)]
+        unsafe = [unsafe_page(rng) for _ in range(3000)]
+        harmless = good + [unsafe_page(rng, harmless=True) for _ in range(3000)]
         junk = [crawl.junk(rng) for _ in range(300)]
         problems = [tasks.draw(tasks.math, "train", f"fluent {i}").text() for i in range(500)]
         self.unsafe = learn(*(list(map(filters.topical, texts)) for texts in (unsafe, harmless)))

@@ -3,9 +3,10 @@ import random
 
 import pytest
 
-from afm_min import crawl, filters
+from afm_min import filters
 from afm_min.funnel import learn
 from afm_min.run import UserError
+from afm_min.unsafe_pages import unsafe_page
 
 
 @pytest.mark.parametrize("text, truth", [
@@ -37,7 +38,7 @@ def test_words_that_tell_no_topic_are_left_out():
 @pytest.fixture(scope="module")
 def unsafe():
     rng = random.Random(1)
-    return learn(*([filters.topical(crawl.unsafe(rng, harmless)) for _ in range(1000)]
+    return learn(*([filters.topical(unsafe_page(rng, harmless)) for _ in range(1000)]
                    for harmless in (False, True)))
 
 
