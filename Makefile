@@ -67,11 +67,11 @@ CLAIMS = parent.steps=1000 lengthening.steps=400 sft.count=200 \
 claims: $(ENV)/installed
 	$(RUN) train.py --out runs/claims --resume --stages data,tokenizer,parent \
 		$(foreach setting,$(CLAIMS),--set $(setting))
-	$(RUN) -m afm_min.claims --run runs/claims
+	$(RUN) -m afm_min claims --run runs/claims
 
 plots: $(ENV)/installed
 	$(INSTALL) --editable ".[plots]"
-	$(RUN) -m afm_min.report --run runs/toy
+	$(RUN) -m afm_min report --run runs/toy
 
 bench: $(ENV)/installed
 	$(RUN) -m tests.bench

@@ -16,13 +16,14 @@ import textwrap
 
 import torch
 
-from afm_min import chat, lora, tools
+from afm_min import chat, lora
+from afm_min.world import tools
 from afm_min.generate import stream
 from afm_min.model import load_model
 from afm_min.ondevice import FEATURES
 from afm_min.quantize import QuantizedAFM, load_quantized
 from afm_min.run import Run, UserError, choose_device, run_command
-from afm_min.stages import STAGES
+from afm_min.lab.stages import STAGES
 from afm_min.tokenizer import DOCUMENT, END
 
 ADAPTERS = ["recovery", *FEATURES, "none"]

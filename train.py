@@ -9,11 +9,11 @@
 import argparse
 import dataclasses
 
-from afm_min import processes
+from afm_min import distributed
 from afm_min.model import PRESETS, Config
-from afm_min.report import environment, write_report
+from afm_min.lab.report import environment, write_report
 from afm_min.run import Run, UserError, choose_device, run_command
-from afm_min.stages import (STAGES, carry_out_all, forget, parse_setting, settings_of, standing,
+from afm_min.lab.stages import (STAGES, carry_out_all, forget, parse_setting, settings_of, standing,
                             with_needs)
 from afm_min.tokenizer import check_vocab_size
 
@@ -22,9 +22,9 @@ def open_run(arguments):
     """Take up a run directory, or a new one; nothing is written yet. Returns the run, what
     identifies it (all its stages share it), and the settings given for it, now and earlier."""
     run = Run(arguments.out, choose_device(arguments.device))
-    processes.join(run.device)
+    distributed.join(run.device)
     run.shard = arguments.shard
-    if run.shard and processes.count() == 1:
+    if run.shard and distributed.count() == 1:
         raise UserError("--shard divides a model among processes: start several with torchrun")
     worked = run.read_json("report.json") or any(run.path.glob("*.part.pt"))
     begun = run.read_json("run.json") if worked or arguments.resume else {}
@@ -65,7 +65,7 @@ def train(arguments):
             forget(run, stage)
             run.partial(stage).unlink(missing_ok=True)
     before = run.read_json("report.json")
-    alone = processes.count() > 1 or run.device.type != "cpu"
+    alone = distributed.count() > 1 or run.device.type != "cpu"
     carry_out_all(run, {stage: settings_of(stage, given)
                         for stage in with_needs(arguments.stages or STAGES)},
                   1 if alone else arguments.jobs)
@@ -90,7 +90,7 @@ def main():
     add("--seed", metavar="N", type=int, help="of all randomness (default: 0)")
     add("--resume", action="store_true", help="go on: skip what is done, but not what a changed "
         "setting touches")
-    add("--jobs", metavar="N", type=int, default=min(2, processes.cores()),
+    add("--jobs", metavar="N", type=int, default=min(2, distributed.cores()),
         help="on a CPU, run so many stages side by side where they do not need each other "
         "(default: %(default)s)")
     add("--shard", action="store_true", help="with torchrun: divide what training keeps of a model "

@@ -10,7 +10,7 @@ import random
 import torch
 
 from afm_min import chat, evaluate, reward
-from afm_min.fit import fit, linear, seed_step
+from afm_min.trainer import fit, linear, seed_step
 from afm_min.model import load_model, save_model
 from afm_min.run import UserError
 

@@ -6,7 +6,9 @@ import torch
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from afm_min import corpus, families, pretrain, processes, tasks
+from afm_min import distributed, pretrain
+from afm_min.data import corpus
+from afm_min.world import families, tasks
 from afm_min.run import UserError, write_text
 
 ROUND = 64  # of lengths of rows and numbers of tokens: each new shape costs bfloat16 on a CPU time
@@ -237,7 +239,7 @@ def by_length(work, lengths, rows):
 
     def worked(some):
         return [x for i in range(0, len(some), rows) for x in work(some[i:i + rows])]
-    found = dict(zip(order, processes.divided(worked, order)))
+    found = dict(zip(order, distributed.divided(worked, order)))
     return [found[i] for i in range(len(lengths))]
 
 

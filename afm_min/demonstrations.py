@@ -7,7 +7,8 @@ import random
 import torch
 from torch import nn
 
-from afm_min import chat, tasks
+from afm_min import chat
+from afm_min.world import tasks
 from afm_min.model import load_model
 from afm_min.tokenizer import DOCUMENT
 

@@ -9,8 +9,9 @@ import math
 
 import torch
 
-from afm_min import chat, lora, tasks, tools
-from afm_min.fit import seed_step
+from afm_min import chat, lora
+from afm_min.world import tasks, tools
+from afm_min.trainer import seed_step
 from afm_min.generate import Decoder, generate_with_logp
 from afm_min.model import load_model
 from afm_min.quantize import load_quantized

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from afm_min import gradients, processes
+from afm_min import distributed, gradients
 from afm_min.run import UserError, compute_dtype, save
 from afm_min.tokenizer import Tokenizer
 
@@ -147,8 +147,8 @@ class Block(nn.Module):
     def dropped(self, added, shape, wanted=None):
         if not (self.dropout and self.training):
             return added
-        ones = added.new_ones(processes.all_rows(shape[0]), *shape[1:])
-        kept = processes.mine(F.dropout(ones, self.dropout))  # the same, whoever has which rows
+        ones = added.new_ones(distributed.all_rows(shape[0]), *shape[1:])
+        kept = distributed.mine(F.dropout(ones, self.dropout))  # the same, whoever has which rows
         return added * (kept if wanted is None else kept[wanted])
 
 
@@ -222,7 +222,7 @@ class AFM(nn.Module):
 
 def save_model(run, stage, model, **more):
     """Write a finished stage's checkpoint, with more entries if wanted."""
-    weights = processes.whole(model.state_dict(), keep=processes.rank() == 0)  # who writes them
+    weights = distributed.whole(model.state_dict(), keep=distributed.rank() == 0)  # who writes them
     save(run.checkpoint(stage), config=dataclasses.asdict(model.config), **more, model=weights,
          **run.origin(stage))
 

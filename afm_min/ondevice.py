@@ -16,8 +16,9 @@ import random
 import torch
 from torch.nn import functional as F
 
-from afm_min import chat, evaluate, lora, pretrain, tasks
-from afm_min.fit import fit, linear, seed_step
+from afm_min import chat, evaluate, lora, pretrain
+from afm_min.world import tasks
+from afm_min.trainer import fit, linear, seed_step
 from afm_min.lora import projections
 from afm_min.model import load_model, save_model
 from afm_min.quantize import Palettized, keep_unpacked, load_quantized, quantized

@@ -15,8 +15,10 @@ import math
 import torch
 from torch import nn
 
-from afm_min import corpus, gradients, processes, tasks
-from afm_min.fit import cosine, fit, seed_step
+from afm_min import distributed, gradients
+from afm_min.data import corpus
+from afm_min.world import tasks
+from afm_min.trainer import cosine, fit, seed_step
 from afm_min.model import AFM, load_model, save_model
 from afm_min.run import compute_dtype
 from afm_min.tokenizer import DOCUMENT, Tokenizer
@@ -89,7 +91,7 @@ def magnitude(feed_forward):
 
 def cut(model):
     """A model whose feed-forwards are Masked -> an ordinary AFM of the units whose mask is 1."""
-    weights, k = processes.whole(model.state_dict()), model.blocks[0].feed_forward.k
+    weights, k = distributed.whole(model.state_dict()), model.blocks[0].feed_forward.k
     for i in range(len(model.blocks)):
         at = f"blocks.{i}.feed_forward."
         kept = soft_top_k(weights.pop(f"{at}scores"), k, 0).nonzero()[:, 0]

@@ -19,8 +19,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from afm_min import chat, evaluate, tasks
-from afm_min.fit import fit, linear, seed_step
+from afm_min import chat, evaluate
+from afm_min.world import tasks
+from afm_min.trainer import fit, linear, seed_step
 from afm_min.model import AFM, Linear, load_model, save_model
 from afm_min.run import UserError
 

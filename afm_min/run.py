@@ -25,7 +25,7 @@ import sys
 
 import torch
 
-from afm_min import processes
+from afm_min import distributed
 
 FORMAT = "afm_min checkpoint 1"
 # glibc returns large tensors to the system as soon as they are freed, and the next step waits for
@@ -44,7 +44,7 @@ def run_command(command, arguments):
     try:
         command(arguments)
     except UserError as error:
-        if processes.rank() == 0:
+        if distributed.rank() == 0:
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -86,7 +86,7 @@ def replacing(path, each=False):
 
     each: of several processes each writes a file of its own. What one cannot write, all tell."""
     path, failure = pathlib.Path(path), ""
-    writes = each or processes.rank() == 0
+    writes = each or distributed.rank() == 0
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary if writes else os.devnull, "wb") as file:
@@ -102,7 +102,7 @@ def replacing(path, each=False):
         with contextlib.suppress(OSError):
             if writes:
                 temporary.unlink()  # if it is still there
-    for told in filter(None, processes.gathered(failure)):
+    for told in filter(None, distributed.gathered(failure)):
         raise UserError(f"{told} What was there is unchanged; make room, then call again with "
                         "--resume")
 
@@ -142,7 +142,7 @@ class Run:
 
     def __init__(self, path, device="cpu"):
         self.path, self.device = pathlib.Path(path), device
-        self.config, self.seed, self.shard = None, 0, False  # shard: see processes.py
+        self.config, self.seed, self.shard = None, 0, False  # shard: see distributed.py
         self.settings, self.made_of = {}, ""  # of the stage at work: see stages.py
 
     def create(self):
@@ -163,11 +163,11 @@ class Run:
 
     def share_count(self):
         """In how many shares, one for each process, the state of an unfinished stage is kept."""
-        return processes.count() if self.shard else 0
+        return distributed.count() if self.shard else 0
 
     def share(self, stage, step):
         """Where this process keeps its share."""
-        return self.file(f"{stage}-{self.made_of}-{step}.{processes.rank()}.pt")
+        return self.file(f"{stage}-{self.made_of}-{step}.{distributed.rank()}.pt")
 
     def tokenizer_hash(self):
         """Names the run's tokenizer by its file's content: 16 hex digits."""
@@ -191,7 +191,7 @@ class Run:
         """Keep other processes of this run from changing a file that all of them write.
 
         Of several processes that torchrun started only the first locks: they write together."""
-        if processes.rank() > 0:
+        if distributed.rank() > 0:
             yield
             return
         with open(self.file(".lock"), "a") as file:  # a file, as network folders lock no folder
@@ -211,7 +211,7 @@ class Run:
 
     def log(self, **row):
         """Append one row to metrics.jsonl."""
-        if processes.rank() > 0:
+        if distributed.rank() > 0:
             return
         try:
             with self.locked(), open(self.file("metrics.jsonl"), "a") as file:

@@ -12,8 +12,9 @@ two rates and no dropout.
 """
 import copy
 
-from afm_min import chat, evaluate, tasks
-from afm_min.fit import cosine, fit, seed_step
+from afm_min import chat, evaluate
+from afm_min.world import tasks
+from afm_min.trainer import cosine, fit, seed_step
 from afm_min.model import load_model, save_model
 from afm_min.run import UserError
 

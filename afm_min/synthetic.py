@@ -10,8 +10,9 @@ import collections
 import operator
 import re
 
-from afm_min import chat, evaluate, families, tasks, tools
-from afm_min.fit import seed_step
+from afm_min import chat, evaluate
+from afm_min.world import families, tasks, tools
+from afm_min.trainer import seed_step
 from afm_min.model import load_model
 
 # As in the report, a story told in another way has a known answer, and one that is evolved has not.

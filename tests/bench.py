@@ -16,9 +16,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from afm_min import corpus, crawl, lora
-from afm_min.fit import AdaStar, backward, parameter_groups
-from afm_min.funnel import Funnel
+from afm_min import lora
+from afm_min.data import corpus, crawl
+from afm_min.trainer import AdaStar, backward, parameter_groups
+from afm_min.data.funnel import Funnel
 from afm_min.generate import generate, sample
 from afm_min.model import AFM, PRESETS, Config
 from afm_min.pretrain import next_token_loss

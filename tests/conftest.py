@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from afm_min import corpus, crawl
+from afm_min.data import corpus, crawl
 
 
 def pytest_collection_finish(session):

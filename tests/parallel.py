@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from afm_min import chat, evaluate, generate, processes
-from afm_min.fit import fit
+from afm_min import chat, distributed, evaluate, generate
+from afm_min.trainer import fit
 from afm_min.model import AFM, Config
 from afm_min.pretrain import next_token_loss
 from afm_min.reward import RewardModel, reward_loss
@@ -68,7 +68,7 @@ def outcome(run):
         "logp": [reply.logp for reply in said],
         "each": chat.losses(model, conversations).tolist(),
         "rows": len(list(run.logged())), "saved": sorted(path.name for path in run.path.iterdir()),
-        "weights": {name: x.tolist() for name, x in processes.whole(model.state_dict()).items()},
+        "weights": {name: x.tolist() for name, x in distributed.whole(model.state_dict()).items()},
         "state": torch.cat(shares).tolist(), "bytes": [share.nbytes for share in shares]}
 
 
@@ -94,13 +94,13 @@ def responses(prompts):
 
 def main(folder, *ways):
     """ways: "whole", and "sharded" if there are several processes."""
-    processes.join(torch.device("cpu"))
+    distributed.join(torch.device("cpu"))
     outcomes = {}
     for way in ways:
         run = Run(pathlib.Path(folder, way), torch.device("cpu"))
         run.shard = way == "sharded"
         outcomes[way] = outcome(run)
-    if processes.rank() == 0:
+    if distributed.rank() == 0:
         pathlib.Path(folder, "outcome.json").write_text(json.dumps(outcomes))
 
 

@@ -8,7 +8,7 @@ import torch
 from afm_min import align, chat, evaluate, reward
 from afm_min.align import (dpo_loss, ipo_loss, leave_one_out, mdpo_loss, ppo_loss, regularized)
 from afm_min.chat import response_logp
-from afm_min.fit import backward
+from afm_min.trainer import backward
 from afm_min.model import AFM, Config
 
 TINY = Config(dim=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=24, vocab_size=50,

@@ -6,10 +6,10 @@ import numpy
 import pytest
 
 import train
-from afm_min import claims
-from afm_min.claims import CLAIMS, Claim, interval, verdict
+from afm_min.lab import claims
+from afm_min.lab.claims import CLAIMS, Claim, interval, verdict
 from afm_min.model import PRESETS
-from afm_min.stages import settings_of, with_needs
+from afm_min.lab.stages import settings_of, with_needs
 from tests.test_commands import TRAIN, call
 
 

@@ -16,9 +16,9 @@ import torch
 import sample
 import train
 from afm_min import align, evaluate, generate
-from afm_min.claims import CLAIMS
+from afm_min.lab.claims import CLAIMS
 from afm_min.run import UserError, load, save
-from afm_min.stages import STAGES
+from afm_min.lab.stages import STAGES
 from afm_min.tokenizer import END, Tokenizer
 from tests.launch import PATIENCE, Launched, command
 

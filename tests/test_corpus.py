@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from afm_min import corpus, crawl
+from afm_min.data import corpus, crawl
 from afm_min.run import UserError
 from afm_min.tokenizer import Tokenizer
 

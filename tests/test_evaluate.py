@@ -3,7 +3,8 @@ import itertools
 
 import pytest
 
-from afm_min import evaluate, families, tasks, tools
+from afm_min import evaluate
+from afm_min.world import families, tasks, tools
 from afm_min.model import PRESETS
 from afm_min.tokenizer import Tokenizer
 

@@ -8,7 +8,8 @@ import pytest
 import regex
 import torch
 
-from afm_min import export, lora
+from afm_min import lora
+from afm_min.lab import export
 from afm_min.generate import generate
 from afm_min.model import AFM, Config, load_model, save_model
 from afm_min.quantize import load_quantized, quantized

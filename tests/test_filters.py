@@ -3,10 +3,10 @@ import random
 
 import pytest
 
-from afm_min import filters
-from afm_min.funnel import learn
+from afm_min.data import filters
+from afm_min.data.funnel import learn
 from afm_min.run import UserError
-from afm_min.unsafe_pages import unsafe_page
+from afm_min.data.unsafe_pages import unsafe_page
 
 
 @pytest.mark.parametrize("text, truth", [

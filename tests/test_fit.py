@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from afm_min.fit import AdaStar, backward, cosine, fit, linear, parameter_groups, seed_step
+from afm_min.trainer import AdaStar, backward, cosine, fit, linear, parameter_groups, seed_step
 from afm_min.model import AFM, Config
 from afm_min.pretrain import Z_LOSS, next_token_loss, token_losses
 from afm_min.run import Run, UserError

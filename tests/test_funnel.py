@@ -5,9 +5,9 @@ import tracemalloc
 
 import pytest
 
-from afm_min import crawl
-from afm_min import funnel as funnel_module
-from afm_min.funnel import ORDER, Funnel, allowed
+from afm_min.data import crawl
+from afm_min.data import funnel as funnel_module
+from afm_min.data.funnel import ORDER, Funnel, allowed
 from afm_min.run import UserError
 from tests import planted
 

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from afm_min import stages
+from afm_min.lab import stages
 from afm_min.model import AFM, Config, save_model
 from afm_min.run import Run, UserError
 from afm_min.tokenizer import Tokenizer

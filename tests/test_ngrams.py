@@ -7,8 +7,8 @@ import sys
 import numpy
 import pytest
 
-from afm_min import ngrams
-from afm_min.ngrams import CharacterModel, Classifier, Decontamination, NearDuplicates
+from afm_min.data import ngrams
+from afm_min.data.ngrams import CharacterModel, Classifier, Decontamination, NearDuplicates
 
 rng = random.Random(0)
 VOCABULARY = ["".join(rng.choices("abcdefghij", k=6)) for _ in range(5000)]
@@ -43,7 +43,7 @@ def test_ngrams_are_equal_where_words_are():
 
 
 def test_hashes_are_the_same_in_every_process():
-    command = "from afm_min.ngrams import signature; print(signature('a b c d e f').tolist())"
+    command = "from afm_min.data.ngrams import signature; print(signature('a b c d e f').tolist())"
     runs = [subprocess.run([sys.executable, "-c", command], env={"PYTHONHASHSEED": seed},
                            capture_output=True, text=True, check=True).stdout for seed in "12"]
     assert runs[0] == runs[1] == f"{ngrams.signature('A b, c d e f!').tolist()}\n"

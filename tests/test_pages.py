@@ -3,7 +3,7 @@ import urllib.robotparser
 
 import pytest
 
-from afm_min import pages
+from afm_min.data import pages
 
 ROBOTS = """\ufeffUser-agent: OtherBot
 User-agent: applebot   # two lines open one group

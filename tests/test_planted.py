@@ -5,9 +5,10 @@ import re
 
 import pytest
 
-from afm_min import filters, pages, tasks
-from afm_min.funnel import Filters
-from afm_min.ngrams import Decontamination, NearDuplicates
+from afm_min.data import filters, pages
+from afm_min.world import tasks
+from afm_min.data.funnel import Filters
+from afm_min.data.ngrams import Decontamination, NearDuplicates
 from tests import planted, planted_unsafe
 
 

@@ -4,7 +4,9 @@ import math
 import pytest
 import torch
 
-from afm_min import corpus, pretrain, tasks
+from afm_min import pretrain
+from afm_min.data import corpus
+from afm_min.world import tasks
 from afm_min.model import AFM, Config, load_model, save_model
 from afm_min.pretrain import Masked, cut, held_out, magnitude, next_token_loss, recall, soft_top_k
 from afm_min.run import Run, save

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.distributed.run
 
-from afm_min import processes, stages
+from afm_min import distributed
+from afm_min.lab import stages
 from afm_min.run import Run, UserError, replacing, save
 from tests import parallel
 from tests.launch import FORKS, Launched
@@ -63,11 +64,11 @@ def compare(one, several, count, sharded):
 
 def test_shares_are_put_together_in_order(monkeypatch):
     """Three processes, whose shares of 7 items are gathered: [0, 3, 6], [1, 4], [2, 5]."""
-    monkeypatch.setattr(processes, "count", lambda: 3)
-    monkeypatch.setattr(processes, "gathered", lambda share: [[0, 30, 60], [10, 40], [20, 50]])
-    monkeypatch.setattr(processes, "rank", lambda: 1)
+    monkeypatch.setattr(distributed, "count", lambda: 3)
+    monkeypatch.setattr(distributed, "gathered", lambda share: [[0, 30, 60], [10, 40], [20, 50]])
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
     asked = []
-    assert processes.divided(lambda items: asked.append(items), list(range(7))) == [
+    assert distributed.divided(lambda items: asked.append(items), list(range(7))) == [
         0, 10, 20, 30, 40, 50, 60]
     assert asked == [[1, 4]]
 
@@ -76,7 +77,7 @@ def test_a_process_that_finds_the_report_changed_already_waits_for_the_others_to
         tmp_path, monkeypatch):
     """The first may have dropped the row before another reads: this one must not go on alone."""
     run, waited = Run(tmp_path), []
-    monkeypatch.setattr(processes, "gathered",
+    monkeypatch.setattr(distributed, "gathered",
                         lambda _: waited.append(run.read_json("report.json")) or [])
     run.write_json("report.json", {"core": {}, "sft": {}})
     for _ in range(2):
@@ -86,7 +87,7 @@ def test_a_process_that_finds_the_report_changed_already_waits_for_the_others_to
 
 def test_a_process_that_does_not_write_takes_nothing_away(tmp_path, monkeypatch):
     """Neither what the first is writing nor the place where its own copy goes, /dev/null."""
-    monkeypatch.setattr(processes, "rank", lambda: 1)
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
     taken = []
     monkeypatch.setattr(pathlib.Path, "unlink", lambda path, **_: taken.append(path))
     with pytest.raises(UserError, match="cannot write .*: no room"), replacing(tmp_path / "a.pt"):
@@ -101,15 +102,15 @@ def test_what_is_broken_off_leaves_no_file(tmp_path):
 
 
 def test_what_one_process_cannot_write_all_tell(tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "gathered", lambda mine: [mine, "cannot write its share: full."])
+    monkeypatch.setattr(distributed, "gathered", lambda mine: [mine, "cannot write its share: full."])
     with pytest.raises(UserError, match="cannot write its share: full. What was there"):
         save(tmp_path / "share.pt", each=True)
     assert (tmp_path / "share.pt").exists()  # this one's is there
 
 
 def test_cores_are_those_that_this_process_may_use(monkeypatch):
-    monkeypatch.setattr(processes.os, "sched_getaffinity", lambda _: {2, 3, 7}, raising=False)
-    monkeypatch.setattr(processes.os, "cpu_count", lambda: 16)
-    assert processes.cores() == 3
-    monkeypatch.delattr(processes.os, "sched_getaffinity")  # as on macOS
-    assert processes.cores() == 16
+    monkeypatch.setattr(distributed.os, "sched_getaffinity", lambda _: {2, 3, 7}, raising=False)
+    monkeypatch.setattr(distributed.os, "cpu_count", lambda: 16)
+    assert distributed.cores() == 3
+    monkeypatch.delattr(distributed.os, "sched_getaffinity")  # as on macOS
+    assert distributed.cores() == 16

@@ -8,8 +8,8 @@ import numpy
 import pytest
 import torch
 
-from afm_min import plots, report
-from afm_min.report import environment
+from afm_min.lab import plots, report
+from afm_min.lab.report import environment
 from afm_min.run import Run
 from tests.test_commands import call
 
@@ -137,7 +137,7 @@ def test_without_matplotlib_it_says_how_to_get_pictures(run, monkeypatch, capsys
         monkeypatch.setitem(sys.modules, name, module)
     report.write_report(run)
     text = run.file("report.md").read_text()
-    assert (text.count("pip install matplotlib, then python -m afm_min.report") == 1
+    assert (text.count("pip install matplotlib, then python -m afm_min report") == 1
             and "![" not in text)
     assert capsys.readouterr() == ("", "") and not list(run.path.glob("*.png"))
 
@@ -237,3 +237,16 @@ def test_the_command_writes_it_anew(run, tmp_path, capsys):
     run.file("report.json").write_text("{")
     assert "report.json is damaged" in call(capsys, report, "--run", run.path)[2]
     assert json.loads(run.file("run.json").read_text())["seed"] == 3  # nothing else is touched
+
+
+def test_commands_have_short_names(capsys, monkeypatch):
+    from afm_min import __main__ as commands
+    monkeypatch.setattr(sys, "argv", ["afm_min", "report", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        commands.main()
+    assert ended.value.code == 0 and "--run" in capsys.readouterr().out
+    for arguments in ([], ["reprot"]):
+        monkeypatch.setattr(sys, "argv", ["afm_min", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            commands.main()
+        assert ended.value.code == 2 and "python -m afm_min claims" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import torch
 
 from afm_min import chat, evaluate, reward
 from afm_min.model import AFM, Config
-from afm_min.tasks import Family, Problem
+from afm_min.world.tasks import Family, Problem
 from afm_min.reward import grade_loss, margin_loss, perceived, preference_loss, preferred
 
 TINY = Config(dim=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=24, vocab_size=50,

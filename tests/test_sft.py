@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from afm_min import chat, demonstrations, evaluate, families, pretrain, sft, synthetic, tasks
+from afm_min import chat, demonstrations, evaluate, pretrain, sft, synthetic
+from afm_min.world import families, tasks
 from afm_min.model import AFM, Config
 from afm_min.run import Run, UserError
 from afm_min.tokenizer import DOCUMENT, END, Tokenizer

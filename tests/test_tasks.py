@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from afm_min import families, functions, tasks, tools
+from afm_min.world import families, functions, tasks, tools
 
 PAGES = {"textwrap": "Text wrapping and filling.\nMore.", "heapq": "Heap queue algorithm."}
 FAMILIES = families.families(PAGES)

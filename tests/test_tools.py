@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from afm_min import tools
+from afm_min.world import tools
 
 ATTACKS = r"""
 import os

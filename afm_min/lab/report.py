@@ -1,6 +1,6 @@
 """report.md: what a run's report.json and claims.md say, as tables to read, and pictures.
 
-    python -m afm_min.report --run runs/toy    writes it anew, from what the run holds
+    python -m afm_min report --run runs/toy    writes it anew, from what the run holds
 """
 import argparse
 import platform
@@ -10,7 +10,7 @@ import sys
 import numpy
 import torch
 
-from afm_min import plots
+from afm_min.lab import plots
 from afm_min.run import Run, UserError, compute_dtype, run_command, write_text
 
 # The columns of each table; those of held-out text are what pre-training reports.

@@ -1,7 +1,7 @@
 """A run in the Hugging Face layout, which other programs load without any code of ours.
 
-    python -m afm_min.export --run runs/toy --out runs/exported
-    python -m afm_min.export --run runs/toy --out runs/exported --adapter recovery,math
+    python -m afm_min export --run runs/toy --out runs/exported
+    python -m afm_min export --run runs/toy --out runs/exported --adapter recovery,math
 
     model = AutoModelForCausalLM.from_pretrained("runs/exported")    the same logits, in float32
     AutoTokenizer.from_pretrained("runs/exported")                   the same ids
@@ -34,7 +34,7 @@ from afm_min import lora
 from afm_min.model import Linear, RMSNorm, load_model
 from afm_min.quantize import load_quantized
 from afm_min.run import Run, UserError, run_command
-from afm_min.stages import STAGES
+from afm_min.lab.stages import STAGES
 from afm_min.tokenizer import BYTES, DOCUMENT, END, SPECIALS, Tokenizer
 
 try:

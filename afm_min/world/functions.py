@@ -10,7 +10,7 @@ import itertools
 import random
 import re
 
-from afm_min.tasks import COLOURS, THINGS, split_of
+from afm_min.world.tasks import COLOURS, THINGS, split_of
 
 TOPICS = [  # arguments, phrase, expression
     ("x", "x plus n", "x + n"),

@@ -9,11 +9,13 @@ import json
 import random
 import tempfile
 
-from afm_min import crawl, families, filters, pages, processes, tasks
-from afm_min.ngrams import (CharacterModel, Classifier, Decontamination, NearDuplicates,
+from afm_min import distributed
+from afm_min.data import crawl, filters, pages
+from afm_min.world import families, tasks
+from afm_min.data.ngrams import (CharacterModel, Classifier, Decontamination, NearDuplicates,
                             signature)
 from afm_min.run import UserError
-from afm_min.unsafe_pages import unsafe_page
+from afm_min.data.unsafe_pages import unsafe_page
 
 ORDER = {  # source -> its filters; "benchmarks" comes last, as it wants all texts counted before
     "web": "robots.txt, body, safety, personal data, near-duplicates, quality, benchmarks",
@@ -141,7 +143,7 @@ def examined(filters, documents):
     """Yield `filters.examine` of each document, in their order, computed in several processes.
 
     A few chunks are under way at a time, so that memory does not grow with the corpus."""
-    workers = min(4, processes.cores())
+    workers = min(4, distributed.cores())
     if workers == 1:
         yield from map(filters.examine, documents)
         return
@@ -178,7 +180,7 @@ def start_worker(filters):
     """Keep the filters in this process, which `examine_chunk` uses; end with the one before."""
     global worker_filters
     worker_filters = filters
-    processes.end_with_parent()
+    distributed.end_with_parent()
 
 
 def examine_chunk(documents):

@@ -16,9 +16,9 @@ import pathlib
 import numpy
 
 from afm_min.model import Config
-from afm_min.report import TABLES, line, table, write_report
+from afm_min.lab.report import TABLES, line, table, write_report
 from afm_min.run import Run, UserError, choose_device, run_command, write_text
-from afm_min.stages import STAGES, carry_out, made_of, settings_of, value_of
+from afm_min.lab.stages import STAGES, carry_out, made_of, settings_of, value_of
 
 OWN = {"metrics.jsonl", "report.json", "report.md", "run.json", "environment.json", "claims.md",
        "losses.png", "mdloo.png", "evaluation.png"}  # what a run does not share with what it needs

@@ -17,8 +17,8 @@ import re
 import subprocess
 import sys
 
-from afm_min import tasks
-from afm_min.unsafe_pages import unsafe_page
+from afm_min.world import tasks
+from afm_min.data.unsafe_pages import unsafe_page
 
 # Modules that open windows when imported, print, or tell of the machine.
 UNFIT = {"antigravity", "this", "idlelib", "turtledemo", "sys"}
@@ -49,8 +49,8 @@ CONTACTS = ("{0}.{1}@mail.example", "(212) 555-01{1}", "+44 20 7946 09{1}", "411
 
 def reference():
     """Yield (module name, body of its page), while the next are rendered on another core."""
-    with subprocess.Popen([sys.executable, "-W", "ignore", "-m", "afm_min.crawl"],
-                          cwd=pathlib.Path(__file__).parent.parent,
+    with subprocess.Popen([sys.executable, "-W", "ignore", "-m", "afm_min.data.crawl"],
+                          cwd=pathlib.Path(__file__).parents[2],
                           env={**os.environ, "PYTHONHASHSEED": "0"},
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
         yield from map(json.loads, process.stdout)

@@ -20,8 +20,9 @@ import time
 
 import torch
 
-from afm_min import (align, corpus, demonstrations, evaluate, fit, ondevice, pretrain, processes,
-                     reward, sft, synthetic)
+from afm_min import (align, demonstrations, distributed, evaluate, ondevice, pretrain, reward,
+                     sft, synthetic, trainer)
+from afm_min.data import corpus
 from afm_min.run import UserError
 
 Stage = collections.namedtuple("Stage", "carry_out needs")  # those before it that it builds on
@@ -214,6 +215,6 @@ def carry_out_all(run, settings, jobs=1):
 def start_job(threads):
     """Prepare a process of `carry_out_all`: its threads, and plain lines instead of a progress line
     that two would write over."""
-    processes.end_with_parent()
+    distributed.end_with_parent()
     torch.set_num_threads(threads)
-    fit.Progress.plain = True
+    trainer.Progress.plain = True

@@ -3,11 +3,9 @@ summaries, and what to refuse."""
 import ast
 import functools
 import itertools
-import random
-import re
 
-from afm_min import functions, tasks, tools
-from afm_min.tasks import COLOURS, NAMES, THINGS, Family, Problem
+from afm_min.world import functions, tasks, tools
+from afm_min.world.tasks import COLOURS, NAMES, THINGS, Family, Problem
 
 ANIMALS = "bear cat dog fox goat hen lion owl".split()
 CITIES = "Bern Cairo Lima Oslo Paris Quito Rome Tunis".split()

@@ -18,8 +18,9 @@ import sysconfig
 import numpy
 import torch
 
-from afm_min import crawl, families, filters, tasks
-from afm_min.funnel import Funnel
+from afm_min.data import crawl, filters
+from afm_min.world import families, tasks
+from afm_min.data.funnel import Funnel
 from afm_min.run import UserError, save, write_text
 from afm_min.tokenizer import DOCUMENT, Tokenizer
 
@@ -106,8 +107,7 @@ def collect(folder, common, share=1.0, lexicon=""):
     """All documents: those of SOURCES that pass the funnel, of this share of their topics, or a
     user's files as they are, of the source "user". Returns them, and the funnel or None."""
     if folder and lexicon:
-        raise UserError(f"data.lexicon={lexicon}: text of one's own (--data {folder}) passes no "
-                        "filter")
+        raise UserError(f"data.lexicon={lexicon}: with --data, text passes no filter")
     words = filters.read_lexicon(lexicon) if lexicon else filters.SWEARWORDS
     if not 0 < share <= 1:
         raise UserError(f"data.share={share}: it is a share of all topics, above 0 and at most 1")

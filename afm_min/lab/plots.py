@@ -78,7 +78,7 @@ def pictures(run):
     try:
         import matplotlib.figure  # not before it is asked for: it takes half a second
     except ImportError:
-        return ("Pictures: pip install matplotlib, then python -m afm_min.report --run DIR, DIR "
+        return ("Pictures: pip install matplotlib, then python -m afm_min report --run DIR, DIR "
                 "being this folder.\n\n")
     report, logged, text = run.read_json("report.json"), {}, ""
     for row in run.logged():
