@@ -24,7 +24,7 @@ def open_run(arguments):
     run = Run(arguments.out, choose_device(arguments.device))
     distributed.join(run.device)
     run.shard = arguments.shard
-    if run.shard and distributed.count() == 1:
+    if run.shard and distributed.world_size() == 1:
         raise UserError("--shard divides a model among processes: start several with torchrun")
     worked = run.read_json("report.json") or any(run.path.glob("*.part.pt"))
     begun = run.read_json("run.json") if worked or arguments.resume else {}
@@ -65,7 +65,7 @@ def train(arguments):
             forget(run, stage)
             run.partial(stage).unlink(missing_ok=True)
     before = run.read_json("report.json")
-    alone = distributed.count() > 1 or run.device.type != "cpu"
+    alone = distributed.world_size() > 1 or run.device.type != "cpu"
     carry_out_all(run, {stage: settings_of(stage, given)
                         for stage in with_needs(arguments.stages or STAGES)},
                   1 if alone else arguments.jobs)

@@ -239,7 +239,7 @@ def by_length(work, lengths, rows):
 
     def worked(some):
         return [x for i in range(0, len(some), rows) for x in work(some[i:i + rows])]
-    found = dict(zip(order, distributed.divided(worked, order)))
+    found = dict(zip(order, distributed.split_work(worked, order)))
     return [found[i] for i in range(len(lengths))]
 
 

@@ -1,10 +1,10 @@
-"""More than one process on one run: torchrun --standalone --nproc-per-node N train.py ..
+"""Several processes on one run: torchrun --standalone --nproc-per-node N train.py ...
 
-All processes do the same with the same seeds, so that they agree at every step. Divided is what
-takes the time: the rows of a batch, the prompts that are answered, and with --shard what training
-keeps of a model. The first process alone prints, and writes files, but for shares of such a model;
-processes on several machines need a folder that all of them see. A process that torchrun has not
-started is the first of one.
+All processes run the same code with the same seeds, so they agree at every step. They share what
+takes time: the rows of a batch, the prompts to answer, and with --shard the parameters, gradients
+and optimizer state of a model. Only rank 0 prints and writes files, except for the shards of such a
+model. Processes on several machines need a folder that all of them can read and write. Without
+torchrun there is one process, of rank 0.
 """
 import contextlib
 import multiprocessing.connection
@@ -16,13 +16,13 @@ import threading
 import torch
 from torch import distributed
 
-batch_rows = 0  # of the micro-batch at work, those of all processes together: set by fit.backward
+total_rows = 0  # rows of the current micro-batch over all ranks: set by trainer.backward
 
 
 def end_with_parent():
-    """End this process when the one that started it has ended, however suddenly.
+    """End this process as soon as its parent has ended, even if that was killed.
 
-    Ctrl-C reaches both: it is left to the parent."""
+    Ctrl-C reaches both processes, and is left to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch():
@@ -32,7 +32,7 @@ def end_with_parent():
 
 
 def join(device):
-    """Meet the other processes that torchrun has started; of them the first alone prints."""
+    """Join the process group that torchrun has started, if it has. Ranks above 0 print nothing."""
     if "RANK" in os.environ and not distributed.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
@@ -42,99 +42,104 @@ def join(device):
 
 
 def cores():
-    """How many cores this process may use: taskset and cpusets may leave it fewer than exist."""
+    """Return the number of cores that this process may use; taskset and cpusets can limit it."""
     with contextlib.suppress(AttributeError):  # not on every system
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def rank():
-    """The number of this process: 0, 1, ..."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
-def count():
+def world_size():
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def add_up(tensors):
-    """Replace each tensor by the sum over all processes. Sharded ones are sums already."""
+def all_reduce_sum(tensors):
+    """Replace each tensor by its sum over all ranks. Sharded tensors are summed already."""
     for tensor in tensors:
-        if count() > 1 and not sharded(tensor):
+        if world_size() > 1 and not is_sharded(tensor):
             distributed.all_reduce(tensor)
 
 
-def gathered(thing):
-    """What each process has in its place: a list, in their order. All wait for the last."""
-    things = [thing] * count()
-    if count() > 1:
+def all_gather_object(thing):
+    """All-gather a picklable object. Returns a list with one entry per rank."""
+    things = [thing] * world_size()
+    if world_size() > 1:
         distributed.all_gather_object(things, thing)
     return things
 
 
-def divided(work, items):
-    """What work(items) says, a list with a result for each, where every process does its share."""
-    shares = gathered(work(mine(items)))
-    return [shares[i % count()][i // count()] for i in range(len(items))]
+def split_work(work, items):
+    """Return work(items), a list with a result for each item, to which each rank computes a share.
+
+    The items of rank r are items[r::world_size]."""
+    shares = all_gather_object(work(own_rows(items)))
+    return [shares[i % world_size()][i // world_size()] for i in range(len(items))]
 
 
-def mine(rows):
-    """This process's share of a list or tensor: every n-th."""
-    return rows[rank()::count()]
+def own_rows(rows):
+    """Return this rank's rows of a list or tensor: rows[rank::world_size]."""
+    return rows[rank()::world_size()]
 
 
 def all_rows(rows):
-    """How many rows all processes together have of the batch of which this one has `rows`, in a
-    loss that `fit.backward` computes."""
-    return batch_rows if count() > 1 else rows
+    """Return the number of rows that all ranks together have of a micro-batch.
+
+    rows: the number that this rank has. For losses that `trainer.backward` computes."""
+    return total_rows if world_size() > 1 else rows
 
 
-def sharded(tensor):
-    """Whether each process has only its share of a tensor: it is a DTensor then."""
+def is_sharded(tensor):
+    """Return whether a tensor is a DTensor, of which each rank holds a shard."""
     return hasattr(tensor, "full_tensor")
 
 
 def shard(model):
-    """Divide parameters, gradients and optimizer state among the processes: each part's are put
-    together when it is at work, and forgotten thereafter (PyTorch's fully_shard). Nothing is
-    divided where adapters alone are trained: they are small, and so is a packed model."""
-    if sharded(model.embedding) or not model.embedding.requires_grad:
+    """Shard parameters, gradients and optimizer state over the ranks with PyTorch's fully_shard.
+
+    Each submodule is gathered while it computes, and freed afterwards. A model whose embedding is
+    frozen stays whole: then only adapters are trained, which are small."""
+    if is_sharded(model.embedding) or not model.embedding.requires_grad:
         return
     from torch.distributed import fsdp, init_device_mesh  # half a second, so only when asked for
-    mesh = init_device_mesh(model.embedding.device.type, (count(),))
+    mesh = init_device_mesh(model.embedding.device.type, (world_size(),))
     parts = [part for child in model.children()  # of lists, such as blocks, each
              for part in (child if isinstance(child, torch.nn.ModuleList) else [child])]
     for part in (*parts, model):
-        # True: else the outermost stays whole after rollouts, where its gradients are not reset.
+        # Without reshard_after_forward, the outermost module would stay gathered after rollouts,
+        # and its gradients would not be reset.
         fsdp.fully_shard(part, mesh=mesh, reshard_after_forward=True)
-        part.set_gradient_divide_factor(1.0)  # gradients are summed: see `fit.backward`
+        part.set_gradient_divide_factor(1.0)  # gradients are sums: see `trainer.backward`
         part.set_force_sum_reduction_for_comms(True)
-    for method in ("states", "logits"):  # called from outside as forward is
+    for method in ("states", "logits"):  # called from outside, as forward is
         fsdp.register_fsdp_forward_method(model, method)
 
 
-def whole_tensor(tensor):
-    """A tensor put together if it is sharded. All processes must ask."""
-    return tensor.full_tensor() if sharded(tensor) else tensor
+def full_tensor(tensor):
+    """Return the whole of a tensor that may be sharded. All ranks must call this."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
-def whole(state, keep=True):
-    """A dict of tensors with the sharded ones put together, on the CPU. All processes must ask;
-    one that does not keep what it gets has None in its place, and holds one tensor at a time."""
-    full = ((name, whole_tensor(x).cpu() if sharded(x) else x) for name, x in state.items())
+def full_state_dict(state, keep=True):
+    """Gather the sharded tensors of a state dict on the CPU. All ranks must call this.
+
+    A rank with keep=False gets None for every tensor, and never holds more than one."""
+    full = ((name, full_tensor(x).cpu() if is_sharded(x) else x) for name, x in state.items())
     return {name: x if keep else None for name, x in full}
 
 
-def own(state):
-    """A dict of tensors, and of dicts of such, with this process's share of what is sharded."""
-    return {name: own(x) if isinstance(x, dict) else x.to_local() if sharded(x) else x
-            for name, x in state.items()}
+def local_state_dict(state):
+    """Return a state dict, nested or not, with this rank's shard of each sharded tensor."""
+    return {name: local_state_dict(x) if isinstance(x, dict) else
+            x.to_local() if is_sharded(x) else x for name, x in state.items()}
 
 
-def sharded_as(parameter, share):
-    """A process's share of a tensor, put in its place if a parameter of that shape is sharded."""
-    if not sharded(parameter):
-        return share
+def shard_like(parameter, local):
+    """Return this rank's shard of a tensor as a DTensor, if a parameter of its shape is one."""
+    if not is_sharded(parameter):
+        return local
     tensor = torch.zeros_like(parameter)
-    tensor.to_local().copy_(share)
+    tensor.to_local().copy_(local)
     return tensor

@@ -59,7 +59,7 @@ class Decoder:
     def __init__(self, model):
         self.config, self.dtype, self.rotation = model.config, model.dtype, model.rotation
         config = model.config
-        embedding = distributed.whole_tensor(model.embedding.detach())
+        embedding = distributed.full_tensor(model.embedding.detach())
         if hasattr(model, "scale"):  # a packed model's, of each row
             embedding = embedding.float() * model.scale.float()
         self.embedding = embedding.to(model.dtype, copy=True)  # (V, C)
@@ -81,14 +81,14 @@ class Decoder:
 
     def scale(self, norm):
         """A norm's weight, (N,), times sqrt(N): see `normalize`."""
-        weight = distributed.whole_tensor(norm.weight.detach())
+        weight = distributed.full_tensor(norm.weight.detach())
         return weight * len(weight) ** 0.5
 
     def fuse(self, norm, *projections):
         """One matrix (inputs, all outputs) of projections that read the same, normalised input."""
         weights = []
         for projection in projections:
-            weight = distributed.whole_tensor(projection.weight.detach()).float()
+            weight = distributed.full_tensor(projection.weight.detach()).float()
             if projection.adapter is not None:
                 weight = weight + projection.adapter.up @ projection.adapter.down
             weights.append(weight)

@@ -148,7 +148,8 @@ class Block(nn.Module):
         if not (self.dropout and self.training):
             return added
         ones = added.new_ones(distributed.all_rows(shape[0]), *shape[1:])
-        kept = distributed.mine(F.dropout(ones, self.dropout))  # the same, whoever has which rows
+        # Every rank draws for all rows, so a row's dropout does not depend on who has it.
+        kept = distributed.own_rows(F.dropout(ones, self.dropout))
         return added * (kept if wanted is None else kept[wanted])
 
 
@@ -222,7 +223,7 @@ class AFM(nn.Module):
 
 def save_model(run, stage, model, **more):
     """Write a finished stage's checkpoint, with more entries if wanted."""
-    weights = distributed.whole(model.state_dict(), keep=distributed.rank() == 0)  # who writes them
+    weights = distributed.full_state_dict(model.state_dict(), keep=distributed.rank() == 0)
     save(run.checkpoint(stage), config=dataclasses.asdict(model.config), **more, model=weights,
          **run.origin(stage))
 

@@ -91,7 +91,7 @@ def magnitude(feed_forward):
 
 def cut(model):
     """A model whose feed-forwards are Masked -> an ordinary AFM of the units whose mask is 1."""
-    weights, k = distributed.whole(model.state_dict()), model.blocks[0].feed_forward.k
+    weights, k = distributed.full_state_dict(model.state_dict()), model.blocks[0].feed_forward.k
     for i in range(len(model.blocks)):
         at = f"blocks.{i}.feed_forward."
         kept = soft_top_k(weights.pop(f"{at}scores"), k, 0).nonzero()[:, 0]

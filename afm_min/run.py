@@ -102,7 +102,7 @@ def replacing(path, each=False):
         with contextlib.suppress(OSError):
             if writes:
                 temporary.unlink()  # if it is still there
-    for told in filter(None, distributed.gathered(failure)):
+    for told in filter(None, distributed.all_gather_object(failure)):
         raise UserError(f"{told} What was there is unchanged; make room, then call again with "
                         "--resume")
 
@@ -163,7 +163,7 @@ class Run:
 
     def share_count(self):
         """In how many shares, one for each process, the state of an unfinished stage is kept."""
-        return distributed.count() if self.shard else 0
+        return distributed.world_size() if self.shard else 0
 
     def share(self, stage, step):
         """Where this process keeps its share."""

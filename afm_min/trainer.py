@@ -113,19 +113,19 @@ def backward(model, batch, loss, micro_batch=None):
     Sums are added up and the division comes last. So nothing changes if the batch is cut into
     micro-batches, or if of several processes each takes every n-th row of these."""
     rows = len(next(iter(batch.values())))
-    pieces = math.ceil(rows / (distributed.count() * (micro_batch or rows)))
+    pieces = math.ceil(rows / (distributed.world_size() * (micro_batch or rows)))
     sums = collections.Counter()
     model.zero_grad(set_to_none=True)
     for i in range(pieces):
         piece = {name: t[i * len(t) // pieces:(i + 1) * len(t) // pieces]
                  for name, t in batch.items()}
-        distributed.batch_rows = len(next(iter(piece.values())))
-        part = loss(model, {name: distributed.mine(t) for name, t in piece.items()})
+        distributed.total_rows = len(next(iter(piece.values())))
+        part = loss(model, {name: distributed.own_rows(t) for name, t in piece.items()})
         part["loss"].backward()
         sums.update({name: torch.as_tensor(x).item() for name, x in part.items()})
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    distributed.add_up(gradients)
-    parts = distributed.gathered(sums)
+    distributed.all_reduce_sum(gradients)
+    parts = distributed.all_gather_object(sums)
     sums = {name: sum(part[name] for part in parts) for name in sums}
     count = sums.pop("count")
     for gradient in gradients:
@@ -177,8 +177,8 @@ def fit(model, batches, loss, *, steps, lr, schedule=lambda step: 1.0, decay=0.0
 def save_state(run, stage, model, optimizer, step):
     """Save what to go on from. Of a sharded model each process has a file with its share, which
     counts as soon as the one that all read names its step: a kill leaves no mixture of two."""
-    state = {"model": distributed.own(model.state_dict()),
-             "optimizer": distributed.own(optimizer.state_dict())}
+    state = {"model": distributed.local_state_dict(model.state_dict()),
+             "optimizer": distributed.local_state_dict(optimizer.state_dict())}
     if run.shard:
         save(run.share(stage, step), each=True, **state)
         state = {}
@@ -200,11 +200,11 @@ def resume(run, stage, model, optimizer):
         raise UserError(f"{path} was saved {way} --shard: go on so, or delete it to begin anew")
     if run.shard:
         saved |= load(run.share(stage, saved["step"]), device)
-    for name, x in distributed.own(model.state_dict()).items():
+    for name, x in distributed.local_state_dict(model.state_dict()).items():
         x.copy_(saved["model"][name])
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for i, state in saved["optimizer"]["state"].items():
-        state.update({m: distributed.sharded_as(parameters[i], state[m]) for m in ("v", "m")})
+        state.update({m: distributed.shard_like(parameters[i], state[m]) for m in ("v", "m")})
     optimizer.load_state_dict(saved["optimizer"])
     print(f"{stage}: going on from step {saved['step']}")
     return saved["step"]

@@ -68,7 +68,8 @@ def outcome(run):
         "logp": [reply.logp for reply in said],
         "each": chat.losses(model, conversations).tolist(),
         "rows": len(list(run.logged())), "saved": sorted(path.name for path in run.path.iterdir()),
-        "weights": {name: x.tolist() for name, x in distributed.whole(model.state_dict()).items()},
+        "weights": {name: x.tolist() for name, x in
+                    distributed.full_state_dict(model.state_dict()).items()},
         "state": torch.cat(shares).tolist(), "bytes": [share.nbytes for share in shares]}
 
 

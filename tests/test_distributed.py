@@ -64,11 +64,12 @@ def compare(one, several, count, sharded):
 
 def test_shares_are_put_together_in_order(monkeypatch):
     """Three processes, whose shares of 7 items are gathered: [0, 3, 6], [1, 4], [2, 5]."""
-    monkeypatch.setattr(distributed, "count", lambda: 3)
-    monkeypatch.setattr(distributed, "gathered", lambda share: [[0, 30, 60], [10, 40], [20, 50]])
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    monkeypatch.setattr(distributed, "all_gather_object",
+                        lambda share: [[0, 30, 60], [10, 40], [20, 50]])
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     asked = []
-    assert distributed.divided(lambda items: asked.append(items), list(range(7))) == [
+    assert distributed.split_work(lambda items: asked.append(items), list(range(7))) == [
         0, 10, 20, 30, 40, 50, 60]
     assert asked == [[1, 4]]
 
@@ -77,7 +78,7 @@ def test_a_process_that_finds_the_report_changed_already_waits_for_the_others_to
         tmp_path, monkeypatch):
     """The first may have dropped the row before another reads: this one must not go on alone."""
     run, waited = Run(tmp_path), []
-    monkeypatch.setattr(distributed, "gathered",
+    monkeypatch.setattr(distributed, "all_gather_object",
                         lambda _: waited.append(run.read_json("report.json")) or [])
     run.write_json("report.json", {"core": {}, "sft": {}})
     for _ in range(2):
@@ -102,7 +103,8 @@ def test_what_is_broken_off_leaves_no_file(tmp_path):
 
 
 def test_what_one_process_cannot_write_all_tell(tmp_path, monkeypatch):
-    monkeypatch.setattr(distributed, "gathered", lambda mine: [mine, "cannot write its share: full."])
+    monkeypatch.setattr(distributed, "all_gather_object",
+                        lambda mine: [mine, "cannot write its share: full."])
     with pytest.raises(UserError, match="cannot write its share: full. What was there"):
         save(tmp_path / "share.pt", each=True)
     assert (tmp_path / "share.pt").exists()  # this one's is there
