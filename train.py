@@ -13,8 +13,8 @@ from afm_min import distributed
 from afm_min.model import PRESETS, Config
 from afm_min.lab.report import environment, write_report
 from afm_min.run import Run, UserError, choose_device, run_command
-from afm_min.lab.stages import (STAGES, carry_out_all, forget, parse_setting, settings_of, standing,
-                            with_needs)
+from afm_min.lab.stages import (STAGES, forget, parse_setting, run_stages, settings_of, up_to_date,
+                                with_needs)
 from afm_min.tokenizer import check_vocab_size
 
 
@@ -66,10 +66,10 @@ def train(arguments):
             run.partial(stage).unlink(missing_ok=True)
     before = run.read_json("report.json")
     alone = distributed.world_size() > 1 or run.device.type != "cpu"
-    carry_out_all(run, {stage: settings_of(stage, given)
+    run_stages(run, {stage: settings_of(stage, given)
                         for stage in with_needs(arguments.stages or STAGES)},
                   1 if alone else arguments.jobs)
-    run.write_json("report.json", standing(run.read_json("report.json")))
+    run.write_json("report.json", up_to_date(run.read_json("report.json")))
     if run.read_json("report.json") != before:  # else it may have been made elsewhere
         run.write_json("environment.json", environment(run))
     write_report(run)

@@ -143,7 +143,7 @@ class Run:
     def __init__(self, path, device="cpu"):
         self.path, self.device = pathlib.Path(path), device
         self.config, self.seed, self.shard = None, 0, False  # shard: see distributed.py
-        self.settings, self.made_of = {}, ""  # of the stage at work: see stages.py
+        self.settings, self.fingerprint = {}, ""  # of the stage at work: see stages.py
 
     def create(self):
         try:
@@ -167,7 +167,7 @@ class Run:
 
     def share(self, stage, step):
         """Where this process keeps its share."""
-        return self.file(f"{stage}-{self.made_of}-{step}.{distributed.rank()}.pt")
+        return self.file(f"{stage}-{self.fingerprint}-{step}.{distributed.rank()}.pt")
 
     def tokenizer_hash(self):
         """Names the run's tokenizer by its file's content: 16 hex digits."""
@@ -175,7 +175,7 @@ class Run:
 
     def origin(self, stage):
         """What every checkpoint says of where it comes from."""
-        return {"stage": stage, "settings": self.settings, "made_of": self.made_of,
+        return {"stage": stage, "settings": self.settings, "fingerprint": self.fingerprint,
                 "tokenizer": self.tokenizer_hash()}
 
     def load(self, path, device="cpu"):

@@ -1,4 +1,4 @@
-"""What test_processes.py runs in one process and in several: outcome.json, of what came out."""
+"""What test_distributed.py runs in one process and in several: outcome.json, of what came out."""
 import json
 import pathlib
 import sys

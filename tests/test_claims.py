@@ -85,5 +85,5 @@ def test_a_claim_runs_and_is_not_run_twice(tmp_path, capsys):
     code, output, errors = call(capsys, claims, *arguments)
     assert ((code, errors) == (0, "")
             and "a learned mask beats a random one" in (run / "claims.md").read_text())
-    assert len(list(run.glob("prune-*"))) == 4 and output.count("done before") == 0
-    assert call(capsys, claims, *arguments)[1].count("done before") == 4
+    assert len(list(run.glob("prune-*"))) == 4 and output.count("up to date") == 0
+    assert call(capsys, claims, *arguments)[1].count("up to date") == 4

@@ -124,7 +124,7 @@ def test_done_stages_are_skipped(finished, capsys):
     out, _ = finished
     before = [(out / name).read_bytes() for name in ("core.pt", "environment.json")]
     code, output, _ = call(capsys, train, "--out", out, "--resume", *PRETRAIN)
-    assert code == 0 and output.count("done before") == 7
+    assert code == 0 and output.count("up to date") == 7
     assert [(out / name).read_bytes() for name in ("core.pt", "environment.json")] == before
 
 
@@ -132,7 +132,7 @@ def test_a_stage_can_be_run_anew(finished, tmp_path, capsys):
     out = shutil.copytree(finished[0], tmp_path / "copy")
     code, output, errors = call(
         capsys, train, "--out", out, "--stages", "core", "--set", "core.steps=3")
-    assert ((code, errors) == (0, "") and output.count("done before") == 4
+    assert ((code, errors) == (0, "") and output.count("up to date") == 4
             and "step     3/3" in output)
 
 
@@ -174,15 +174,15 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_weights(finished, texts, 
 def test_what_was_built_on_a_redone_stage_is_redone(finished, tmp_path, capsys):
     out = shutil.copytree(finished[0], tmp_path / "copy")
     assert call(capsys, train, "--out", out, "--stages", "prune")[1].count(
-        "done before") == 3  # what it needs
+        "up to date") == 3  # what it needs
     code, output, _ = call(capsys, train, "--out", out, "--resume", *PRETRAIN)
-    assert code == 0 and output.count("done before") == 7  # as prune came out as before
+    assert code == 0 and output.count("up to date") == 7  # as prune came out as before
     assert call(capsys, train, "--out", out, "--stages", "tokenizer",
                 "--set", "tokenizer.coverage=0.9")[0] == 0
     assert "made with another tokenizer" in call(
         capsys, sample, "--run", out, "--prompt", "Text")[2]
     code, output, _ = call(capsys, train, "--out", out, "--resume", *PRETRAIN)
-    assert code == 0 and output.count("done before") == 2 and "step    60/60" in output
+    assert code == 0 and output.count("up to date") == 2 and "step    60/60" in output
 
 
 def test_a_redone_stage_can_be_cut_off_and_resumed(finished, tmp_path, capsys):
@@ -201,7 +201,7 @@ def test_a_changed_setting_makes_anew_what_depends_on_it(finished, tmp_path, cap
     before = json.loads((out / "report.json").read_text())
     code, output, errors = call(
         capsys, train, "--out", out, "--resume", *PRETRAIN, "--set", "continued.steps=7")
-    assert (code, errors) == (0, "") and output.count("done before") == 5
+    assert (code, errors) == (0, "") and output.count("up to date") == 5
     after = json.loads((out / "report.json").read_text())
     changed = [name for name in after if before[name]["metrics"] != after[name]["metrics"]]
     assert changed == ["continued", "lengthening"] and after["continued"]["settings"]["steps"] == 7

@@ -19,9 +19,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def test_stages_that_need_each_other_are_in_different_groups():
-    assert stages.groups(["reward1", "rs1", "dpo1", "committee1"]) == [
+    assert stages.independent_groups(["reward1", "rs1", "dpo1", "committee1"]) == [
         ["reward1"], ["rs1", "dpo1"], ["committee1"]]
-    everything = stages.groups(stages.STAGES)
+    everything = stages.independent_groups(stages.STAGES)
     assert sum(everything, []) == list(stages.STAGES)
     for group in everything:
         assert not any(set(stages.STAGES[stage].needs) & set(group) for stage in group)
@@ -48,7 +48,7 @@ def prepared(folder):
     for stage in stages.with_needs(["preferences1"]):
         settings = stages.settings_of(stage)
         rows[stage] = {"settings": settings, "metrics": {},
-                       "made_of": stages.made_of(rows, stage, settings)}
+                       "fingerprint": stages.fingerprint(rows, stage, settings)}
     run.write_json("report.json", rows)
     return run
 
@@ -65,7 +65,7 @@ def test_side_by_side_ends_as_one_after_the_other(tmp_path):
     try:
         torch.set_num_threads(1)
         for run, jobs in zip(runs, (2, 1)):
-            stages.carry_out_all(run, settings(), jobs)
+            stages.run_stages(run, settings(), jobs)
     finally:
         torch.set_num_threads(before)
     for stage in ("dpo1", "ipo1"):
@@ -83,7 +83,7 @@ def test_what_one_of_them_cannot_do_is_told(tmp_path):
     run = prepared(tmp_path)
     run.file("preferences1.jsonl").write_text("")
     with pytest.raises(UserError, match="holds no pairs"):
-        stages.carry_out_all(run, settings(), 2)
+        stages.run_stages(run, settings(), 2)
 
 
 def running():
@@ -98,10 +98,10 @@ def running():
 def test_they_end_with_the_process_that_started_them(tmp_path):
     """Killed without a word, as for memory: nothing of it goes on writing into the run."""
     prepared(tmp_path)
-    code = ("import sys; from tests import test_jobs; from afm_min import stages; "
+    code = ("import sys; from tests import test_jobs; from afm_min.lab import stages; "
             "from afm_min.run import Run\n"
             "if __name__ == '__main__':\n"
-            "    stages.carry_out_all(Run(sys.argv[1]), test_jobs.settings(steps=10**6), 2)\n")
+            "    stages.run_stages(Run(sys.argv[1]), test_jobs.settings(steps=10**6), 2)\n")
     script = tmp_path / "script.py"
     script.write_text(code)
     parent = subprocess.Popen(

@@ -160,7 +160,7 @@ def test_a_broken_run_ends_as_an_unbroken_one(tmp_path):
 def test_a_state_that_began_otherwise_is_not_gone_on_with(tmp_path, capsys):
     (tmp_path / "tokenizer.json").write_text("any")
     run = Run(tmp_path)
-    for changed in ({}, {"settings": {"lr": 1.0}}, {"made_of": "another model"}):
+    for changed in ({}, {"settings": {"lr": 1.0}}, {"fingerprint": "another model"}):
         vars(run).update(changed)
         train(3, run)
         assert "going on" not in capsys.readouterr().out

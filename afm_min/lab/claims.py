@@ -18,7 +18,7 @@ import numpy
 from afm_min.model import Config
 from afm_min.lab.report import TABLES, line, table, write_report
 from afm_min.run import Run, UserError, choose_device, run_command, write_text
-from afm_min.lab.stages import STAGES, carry_out, made_of, settings_of, value_of
+from afm_min.lab.stages import STAGES, run_stage, fingerprint, settings_of, parse_value
 
 OWN = {"metrics.jsonl", "report.json", "report.md", "run.json", "environment.json", "claims.md",
        "losses.png", "mdloo.png", "evaluation.png"}  # what a run does not share with what it needs
@@ -28,7 +28,7 @@ Claim = collections.namedtuple("Claim", "text stage metric treatment control con
 def parse_settings(text):
     """'prune.soft=0.0, prune.method=random' -> {"prune.soft": 0.0, "prune.method": "random"}"""
     pairs = (pair.split("=") for pair in text.split(", ") if text != "as it is")
-    return {name: value_of(value) for name, value in pairs}
+    return {name: parse_value(value) for name, value in pairs}
 
 
 def parse_claim(row):
@@ -55,7 +55,7 @@ def arm_run(base, seed, stage, given):
     before = [arm_run(base, seed, need, given) for need in STAGES[stage].needs]
     rows = {name: row for run in before for name, row in run.read_json("report.json").items()}
     settings = settings_of(stage, given)
-    run = Run(base.path / f"{stage}-{seed}-{made_of(rows, stage, settings)}", base.device)
+    run = Run(base.path / f"{stage}-{seed}-{fingerprint(rows, stage, settings)}", base.device)
     run.config, run.seed = base.config, seed
     run.create()
     run.write_json("report.json", rows | run.read_json("report.json"))
@@ -63,7 +63,7 @@ def arm_run(base, seed, stage, given):
         if (path.is_file() and path.name not in OWN and not path.name.endswith(".part.pt")
                 and not run.file(path.name).exists()):
             os.link(path, run.file(path.name))
-    carry_out(run, stage, settings)
+    run_stage(run, stage, settings)
     return run
 
 
