@@ -50,7 +50,7 @@ def test_several_processes_find_what_one_does(monkeypatch):
     texts += [text + " And some more." for text in texts[:30]] + [" ", "call ann@mail.com or"]
     sources, found = ("web", "code", "public"), []
     for workers in (1, 3):
-        monkeypatch.setattr(funnel_module.processes, "cores", lambda: workers)
+        monkeypatch.setattr(funnel_module.distributed, "cores", lambda: workers)
         documents = [{"source": sources[i % 3], "name": f"{i}.py", "url": "docs.example/1",
                       "licence": "MIT", "text": f"<p>{text}</p>"} for i, text in enumerate(texts)]
         funnel = Funnel(["A text that is well written, about the sea and its fish."] * 5)
@@ -65,7 +65,7 @@ def die(_):
 
 
 def test_a_lost_worker_is_one_line(monkeypatch):
-    monkeypatch.setattr(funnel_module.processes, "cores", lambda: 2)
+    monkeypatch.setattr(funnel_module.distributed, "cores", lambda: 2)
     monkeypatch.setattr(funnel_module, "examine_chunk", die)
     documents = [{"source": "code", "name": "a.py", "licence": "MIT", "text": "x = 1\n" * 20}]
     with pytest.raises(UserError, match="ended early, perhaps for want of memory"):

@@ -288,7 +288,7 @@ def test_code_cannot_speak_for_its_own_tests():
 
 def test_problems_are_the_same_in_every_process():
     """Python orders a set of strings anew in each."""
-    code = ("from afm_min import families, tasks; print([tasks.draw(f, 'train', i) "
+    code = ("from afm_min.world import families, tasks; print([tasks.draw(f, 'train', i) "
             "for f in families.families({'a': 'b'}).values() for i in range(30)])")
     first, second = (
         subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed},
