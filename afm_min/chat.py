@@ -11,7 +11,9 @@ from afm_min.data import corpus
 from afm_min.world import families, tasks
 from afm_min.run import UserError, write_text
 
-ROUND = 64  # of lengths of rows and numbers of tokens: each new shape costs bfloat16 on a CPU time
+# Row lengths and token counts are rounded up to multiples of this, so that shapes repeat: on a CPU
+# in bfloat16, PyTorch makes a kernel for each new shape.
+ROUND = 64
 
 
 @functools.lru_cache(2)  # so that a stage finds the problems that one before it has drawn

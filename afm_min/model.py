@@ -137,7 +137,7 @@ class Block(nn.Module):
         self.dropout = 0.0  # of what a block adds, while training: set by fine-tuning
 
     def forward(self, x, rotation, mask, wanted=None):
-        """(B, T, C) -> (B, T, C), or of the tokens that are wanted alone, (B, T), (N, C)."""
+        """(B, T, C) -> (B, T, C), or (N, C) for the N tokens of a mask `wanted`, (B, T)."""
         shape, attended = x.shape, self.attention(self.attention_norm(x), rotation, mask)
         x = x + self.dropped(attended, shape)
         if wanted is not None:
@@ -174,8 +174,8 @@ class AFM(nn.Module):
     def states(self, ids, begin=None, branch=None, wanted=None):
         """Final-layer hidden states of each token, normalised: (B, T) -> (B, T, C).
 
-        wanted: (B, T), bool: of these N tokens alone, (N, C). What follows the last attention is
-        then computed for them only: a quarter less work where a third is wanted and layers are two.
+        wanted: (B, T), bool: return the states of these N tokens alone, (N, C). What follows the
+        last attention is then computed for them only.
 
         begin: (B, T), several texts in a row: the index at which the text of each token begins, T
         for padding. A token sees nothing before its text, and padding sees nothing.
