@@ -65,22 +65,22 @@ BASELINES = {"leave one out": leave_one_out, "mean": lambda rewards: rewards - r
 
 
 def train(run, stage, model, batches, loss, steps, lr, count, warmup=20, **settings):
-    """What the stages share: the loop, the checkpoint, and the accuracy on validation problems."""
+    """What the stages share: the loop, the checkpoint, and the accuracy on validation tasks."""
     fit(model, batches, loss, steps=steps, lr=lr, schedule=linear(steps, warmup), run=run,
         stage=stage, **settings)
     save_model(run, stage, model)
     return evaluate.full_validation(run, model, count)
 
 
-def correctness(problems, said):
-    """Of each reply to a pair (family, problem), 1.0 if its checker finds it right, and 0.0 if not:
+def correctness(tasks, said):
+    """Of each reply to a pair (family, task), 1.0 if its checker finds it right, and 0.0 if not:
     (N,)."""
-    return torch.tensor([float(family.check(problem, reply.text))
-                         for (family, problem), reply in zip(problems, said)])
+    return torch.tensor([float(family.check(task, reply.text))
+                         for (family, task), reply in zip(tasks, said)])
 
 
 def first_ranked(judge, said):
-    """Of all replies to each of N problems, as from `reward.answers`, the one that the reward model
+    """Of all replies to each of N tasks, as from `reward.answers`, the one that the reward model
     ranks first; the chance that it is true, as the reward model sees it, (N,); and which models say
     it, (N, models)."""
     replies = [sum(each, []) for each in said]
@@ -99,11 +99,11 @@ def imitate(number, run, method, stages, prompts, samples, steps, batch, lr, cou
     example."""
     stage = f"{method}{number}"
     seed_step(run.seed, stage, 0)
-    problems = reward.asked(run, prompts, random.Random(f"{run.seed} {stage}"))
+    tasks = reward.asked(run, prompts, random.Random(f"{run.seed} {stage}"))
     judge = load_model(run, f"reward{number}", reward.RewardModel)
     models = (load_model(run, name) for name in stages)
-    ranked, chances, whose = first_ranked(judge, reward.answers(models, problems, samples))
-    truth, pairs = correctness(problems, ranked), evaluate.with_prompts(ranked)
+    ranked, chances, whose = first_ranked(judge, reward.answers(models, tasks, samples))
+    truth, pairs = correctness(tasks, ranked), evaluate.with_prompts(ranked)
     chosen = [pair for pair, chance in zip(pairs, chances.tolist()) if chance > 0.5] or pairs
     draw = chat.batches({"chosen": chosen}, {"chosen": 1.0}, batch)
     model = load_model(run, reward.members(number)[-1])
@@ -152,17 +152,17 @@ def ipo(number, run, *, beta=0.1, steps=80, prompts=32, lr=0.0003, count=50):
     return prefer(number, run, "ipo", ipo_loss, beta, steps, prompts, lr, count, scale=beta ** 2)
 
 
-def rollouts(model, reference, problems, samples, judge=None):
-    """Sample `samples` responses to each of N problems, at temperature 1 and of all tokens: exactly
+def rollouts(model, reference, tasks, samples, judge=None):
+    """Sample `samples` responses to each of N tasks, at temperature 1 and of all tokens: exactly
     the distribution that is scored.
 
     Returns N pairs (prompt, responses), equal responses once, and for each sample, (N, samples):
     `which` of these responses it is; its log-probabilities under the model and the reference; the
     reward (the checker's, if there is no judge), the truth and the length in tokens."""
-    said = [some for (some,) in reward.answers([model], problems, samples)]
+    said = [some for (some,) in reward.answers([model], tasks, samples)]
     groups = [evaluate.group(some) for some in said]
     unique, which = zip(*(chat.unique_responses(responses) for _, responses in groups))
-    truth = torch.stack([correctness([pair] * samples, some) for pair, some in zip(problems, said)])
+    truth = torch.stack([correctness([pair] * samples, some) for pair, some in zip(tasks, said)])
     rewards = torch.stack(reward.scores(judge, groups))[..., 0] if judge else truth
     ref = torch.stack(chat.of_responses(chat.response_logp, reference, groups))
     if model.dtype == torch.float32:
@@ -176,7 +176,7 @@ def rollouts(model, reference, problems, samples, judge=None):
 
 
 def minibatch(groups, samples, part, parts):
-    """Every parts-th problem of the rollouts as a batch: ids, branch and begin (B, T), see
+    """Every parts-th task of the rollouts as a batch: ids, branch and begin (B, T), see
     `chat.share_prompts`, and each entry of samples as (B, S), S the most samples of a row.
 
     which: the index of the response in its row, or -1 where a row has fewer samples."""
@@ -207,8 +207,8 @@ def mdloo(number, run, *, rewarded="model", iterations=40, prompts=64, samples=4
     def draw(step):
         if step % inner == 0:
             rng = random.Random(f"{run.seed} {stage} {step // inner}")
-            problems = reward.asked(run, prompts, rng)
-            groups, sampled = rollouts(model, reference, problems, samples, judge)
+            tasks = reward.asked(run, prompts, rng)
+            groups, sampled = rollouts(model, reference, tasks, samples, judge)
             R = regularized(sampled["reward"], sampled["old_logp"], sampled["ref_logp"], beta)
             sampled["advantage"] = BASELINES[baseline](R)  # (prompts, samples)
             held[:] = [minibatch(groups, sampled, part, parts) for part in range(parts)]

@@ -8,7 +8,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from afm_min import distributed, pretrain
 from afm_min.data import corpus
-from afm_min.world import families, tasks
+from afm_min.world import families
+from afm_min.world.tasks import EVOLVED, draw_tasks
 from afm_min.run import UserError, write_text
 
 # Row lengths and token counts are rounded up to multiples of this, so that shapes repeat: on a CPU
@@ -16,17 +17,17 @@ from afm_min.run import UserError, write_text
 ROUND = 64
 
 
-@functools.lru_cache(2)  # so that a stage finds the problems that one before it has drawn
+@functools.lru_cache(2)  # so that a stage finds the tasks that one before it has drawn
 def toy_world(run, whole=False):
     """The families, with the run's own web pages to search. whole: see families.Tools."""
-    return families.families({d["name"]: d["text"] for d in corpus.read(run)
+    return families.all_families({d["name"]: d["text"] for d in corpus.read_documents(run)
                               if d["source"] == "web" and not d["held_out"]}, whole)
 
 
 def validating(run, count):
-    """Pairs (family, problem): `count` validation problems of each family, evolved ones too."""
-    return [(family, problem) for family in (toy_world(run) | tasks.EVOLVED).values()
-            for problem in tasks.problems(family, "validation", count)]
+    """Pairs (family, task): `count` validation tasks of each family, evolved ones too."""
+    return [(family, task) for family in (toy_world(run) | EVOLVED).values()
+            for task in draw_tasks(family, "validation", count)]
 
 
 def example(source, messages, response):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from afm_min import chat
-from afm_min.world import tasks
+from afm_min.world.tasks import EVOLVED, draw_task
 from afm_min.model import load_model
 from afm_min.tokenizer import DOCUMENT
 
@@ -17,31 +17,31 @@ FATES = ("rating", "model", "copy", "kept")  # the guard that drops an example, 
 
 
 def demonstration(family, i, flawed):
-    """The i-th example that people write for a family: problem, messages, response, and its flaw,
-    "" in most. wrong: the response is that to another problem; wordy: it says everything twice;
+    """The i-th example that people write for a family: task, messages, response, and its flaw,
+    "" in most. wrong: the response is that to another task; wordy: it says everything twice;
     garbled: the letters of the question are in disorder; copied: it is one of the 50 before."""
-    rng, problem = random.Random(f"{family.name} {i}"), tasks.draw(family, "train", i)
+    rng, task = random.Random(f"{family.name} {i}"), draw_task(family, "train", i)
     flaw = rng.choice(FLAWS) if i and rng.random() < flawed else ""
     if flaw == "copied":
         return *demonstration(family, rng.randrange(max(0, i - 50), i), flawed)[:3], flaw
-    messages, response = problem.messages(), problem.worked
+    messages, response = task.messages(), task.solution
     if flaw == "wrong":
-        while family.check(problem, response):
+        while family.check(task, response):
             i += 1
-            response = tasks.draw(family, "train", i).worked
+            response = draw_task(family, "train", i).solution
     elif flaw == "wordy":
         response = f"{response} {response}"
     elif flaw == "garbled":
-        words = ("".join(rng.sample(word, len(word))) for word in problem.question.split())
-        messages = dataclasses.replace(problem, question=" ".join(words)).messages()
-    return problem, messages, response, flaw
+        words = ("".join(rng.sample(word, len(word))) for word in task.question.split())
+        messages = dataclasses.replace(task, question=" ".join(words)).messages()
+    return task, messages, response, flaw
 
 
-def rated(family, problem, response, rng, raters=3, noise=0.1):
+def rated(family, task, response, rng, raters=3, noise=0.1):
     """Whether people find a response good: of each grade, 0 to 2, the mean over raters must be
     above 1. A rater gives, with the chance `noise`, any grade at all."""
     return all(sum(rng.randint(0, 2) if rng.random() < noise else grade for _ in range(raters))
-               > raters for grade in family.grades(problem, response).values())
+               > raters for grade in family.grades(task, response).values())
 
 
 def embeddings(model, conversations):
@@ -65,9 +65,9 @@ def guarded(written, family, model, unlikely, similar):
     means = embeddings(model, [read([*(m["content"] for m in messages), response])
                                for _, messages, response, _ in written])
     limit = unlikely * surprise.median()
-    fates = ["rating" if not rated(family, problem, response, rng) else
+    fates = ["rating" if not rated(family, task, response, rng) else
              "model" if loss > limit else "kept"
-             for (problem, _, response, _), loss in zip(written, surprise)]
+             for (task, _, response, _), loss in zip(written, surprise)]
     sound = torch.tensor([fate == "kept" for fate in fates])
     alike = ((means @ means.T).tril(-1) > similar)[:, sound].any(1)  # to one that is still there
     return ["copy" if fate == "kept" and copy else fate for fate, copy in zip(fates, alike)]
@@ -80,11 +80,11 @@ def demonstrations(run, *, count=2000, evolved=100, flawed=0.15, unlikely=2.4, s
     Dropped is, in this order: what raters find bad; a question that the base model finds more than
     `unlikely` times as surprising as is usual in its family; and what has a cosine of more than
     `similar` to an earlier example, by the base model's hidden states. (In a world of templates
-    different problems look alike: at 0.999 a third of the mathematics dropped is no copy.)"""
+    different tasks look alike: at 0.999 a third of the mathematics dropped is no copy.)"""
     model, kept = load_model(run, "lengthening"), []
     fates, before = collections.Counter(), set()  # (flaw, fate) -> examples; texts
     counts = (dict.fromkeys(chat.toy_world(run, whole=True).values(), count)
-              | dict.fromkeys(tasks.EVOLVED.values(), evolved))
+              | dict.fromkeys(EVOLVED.values(), evolved))
     for family, n in counts.items():
         written = [demonstration(family, i, flawed) for i in range(n)]
         found = guarded(written, family, model, unlikely, similar)

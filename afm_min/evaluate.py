@@ -10,7 +10,8 @@ import math
 import torch
 
 from afm_min import chat, lora
-from afm_min.world import tasks, tools
+from afm_min.world import tools
+from afm_min.world.tasks import EVOLVED, Recall, draw_tasks
 from afm_min.trainer import seed_step
 from afm_min.generate import Decoder, generate_with_logp
 from afm_min.model import load_model
@@ -58,9 +59,9 @@ def respond(model, conversations, temperature=0.0):
     return [reply.text for reply in replies(model, conversations, temperature=temperature)]
 
 
-def sampled(model, problems, samples):
-    """For each problem, as many responses at temperature 1."""
-    asked = [problem.messages() for problem in problems for _ in range(samples)]
+def sampled(model, tasks, samples):
+    """For each task, as many responses at temperature 1."""
+    asked = [task.messages() for task in tasks for _ in range(samples)]
     texts = respond(model, asked, temperature=1.0)
     return [texts[i:i + samples] for i in range(0, len(texts), samples)]
 
@@ -95,16 +96,16 @@ def row(name, results):
 
 
 def accuracy(model, families, count, split="test", temperature=0.0):
-    """Family -> of each problem, whether the model's response to it is right."""
-    drawn = {name: tasks.problems(family, split, count) for name, family in families.items()}
-    asked = [problem.messages() for some in drawn.values() for problem in some]
+    """Family -> of each task, whether the model's response to it is right."""
+    drawn = {name: draw_tasks(family, split, count) for name, family in families.items()}
+    asked = [task.messages() for some in drawn.values() for task in some]
     texts = iter(respond(model, asked, temperature))
-    return {name: [families[name].check(problem, next(texts)) for problem in some]
+    return {name: [families[name].check(task, next(texts)) for task in some]
             for name, some in drawn.items()}
 
 
 def validation(model, families, count=50, samples=1):
-    """Percent of each family's validation problems that a model gets right, and their mean: the
+    """Percent of each family's validation tasks that a model gets right, and their mean: the
     greedy response or, of several samples at temperature 1, the one that the checker picks."""
     rounds = [accuracy(model, families, count, "validation", float(samples > 1))
               for _ in range(samples)]
@@ -115,7 +116,7 @@ def validation(model, families, count=50, samples=1):
 
 def full_validation(run, model, count):
     """`validation` of all families, evolved mathematics too, and the mean of all mathematics."""
-    shares = validation(model, chat.toy_world(run) | tasks.EVOLVED, count)
+    shares = validation(model, chat.toy_world(run) | EVOLVED, count)
     of_math = [share for name, share in shares.items() if name.startswith("math")]
     return shares | {"all math %": sum(of_math) / len(of_math)}
 
@@ -132,9 +133,10 @@ def loosely(response):
 def following(family, drawn, texts):
     """Rows of instruction following: of prompts, all of whose instructions are followed, and of
     single instructions; strictly, and by any of the looser readings."""
-    strict = [family.formed(problem, text) for problem, text in zip(drawn, texts)]
-    loose = [list(map(any, zip(*(family.formed(problem, reading) for reading in loosely(text)))))
-             for problem, text in zip(drawn, texts)]
+    strict = [family.follows_format(task, text) for task, text in zip(drawn, texts)]
+    loose = [list(map(any, zip(*(family.follows_format(task, reading)
+                                 for reading in loosely(text)))))
+             for task, text in zip(drawn, texts)]
     return [row(f"follow: {what}, {how}", results)
             for how, parts in (("strict", strict), ("loose", loose))
             for what, results in (("prompts", map(all, parts)), ("instructions", sum(parts, [])))]
@@ -143,12 +145,12 @@ def following(family, drawn, texts):
 def tool_use(model, family, drawn, texts):
     """Rows of tool use: calls compared as syntax trees; whole conversations, whose calls are run;
     and whether no call is made where none is wanted."""
-    calls = [family.check(problem, text) for problem, text in zip(drawn, texts)
-             if problem.worked.startswith(tools.CALL)]
-    played = [problem.messages()[:2] for problem in drawn]
+    calls = [family.check(task, text) for task, text in zip(drawn, texts)
+             if task.solution.startswith(tools.CALL)]
+    played = [task.messages()[:2] for task in drawn]
     tools.converse(lambda waiting: respond(model, waiting), played, family.pages)
-    executed = [family.solved(problem, messages) for problem, messages in zip(drawn, played)]
-    idle = [len(messages) == 3 for messages, problem in zip(played, drawn) if not problem.answer[0]]
+    executed = [family.solved(task, messages) for task, messages in zip(drawn, played)]
+    idle = [len(messages) == 3 for messages, task in zip(played, drawn) if not task.answer[0]]
     return [row("tools: calls by syntax tree", calls), row("tools: executed", executed),
             row("tools: none called where none is wanted", idle)]
 
@@ -156,26 +158,26 @@ def tool_use(model, family, drawn, texts):
 def refusals(family, drawn, texts):
     """Rows of safety: harmful requests not refused, and harmless ones that are."""
     harmful = [not family.harmless(p, text) for p, text in zip(drawn, texts) if not p.answer]
-    refused = [not family.formed(p, text)[0] for p, text in zip(drawn, texts) if p.answer]
+    refused = [not family.follows_format(p, text)[0] for p, text in zip(drawn, texts) if p.answer]
     return [row("refuse: harmful not refused", harmful), row("refuse: harmless refused", refused)]
 
 
 def code_passes(model, family, count, samples=8, ks=(1, 8)):
-    """Rows of pass@k, from `samples` responses at temperature 1 to each problem."""
-    drawn = tasks.problems(family, "test", count)
-    right = [sum(family.check(problem, text) for text in some)
-             for problem, some in zip(drawn, sampled(model, drawn, samples))]
+    """Rows of pass@k, from `samples` responses at temperature 1 to each task."""
+    drawn = draw_tasks(family, "test", count)
+    right = [sum(family.check(task, text) for text in some)
+             for task, some in zip(drawn, sampled(model, drawn, samples))]
     return [row(f"code: pass@{k}", [pass_at_k(samples, c, k) for c in right]) for k in ks]
 
 
 def recall_by_distance(model, count, notes=(1, 2, 4, 8, 16)):
     """Rows of recall, among more and more notes: the further back is what is asked for."""
-    found = [accuracy(model, {"": tasks.Recall(most)}, count)[""] for most in notes]
+    found = [accuracy(model, {"": Recall(most)}, count)[""] for most in notes]
     return [row(f"recall: up to {most} notes", results) for most, results in zip(notes, found)]
 
 
-def side_by_side(problems, ours, theirs):
-    """Two models' responses to the same pairs (family, problem), compared by whether they are
+def side_by_side(tasks, ours, theirs):
+    """Two models' responses to the same pairs (family, task), compared by whether they are
     right, and then by their grades: rows of wins, ties, losses, and the win rate at equal length (a
     tie is half).
 
@@ -183,8 +185,8 @@ def side_by_side(problems, ours, theirs):
     tanh of it in units of 50 characters, as long as an answer here, and read off where there is
     none; the interval is that of the fit."""
     quality = torch.tensor([[
-        10 * family.check(problem, text) + sum(family.grades(problem, text).values())
-        for (family, problem), text in zip(problems, texts)] for texts in (ours, theirs)])
+        10 * family.check(task, text) + sum(family.grades(task, text).values())
+        for (family, task), text in zip(tasks, texts)] for texts in (ours, theirs)])
     won = 0.5 + 0.5 * (quality[0] - quality[1]).sign()
     longer = torch.tensor([math.tanh((len(a) - len(b)) / 50) for a, b in zip(ours, theirs)])
     design, beta = torch.stack((torch.ones_like(longer), longer), 1), torch.zeros(2)
@@ -200,13 +202,13 @@ def side_by_side(problems, ours, theirs):
 
 
 def benchmarks(model, world, count):
-    """All rows of the table for one model, and its responses to `count` problems of each family."""
-    drawn = {name: tasks.problems(family, "test", count) for name, family in world.items()}
-    texts = {name: respond(model, [problem.messages() for problem in some])
+    """All rows of the table for one model, and its responses to `count` tasks of each family."""
+    drawn = {name: draw_tasks(family, "test", count) for name, family in world.items()}
+    texts = {name: respond(model, [task.messages() for task in some])
              for name, some in drawn.items()}
     judged = {name: (family, drawn[name], texts[name]) for name, family in world.items()}
     rows = [row(name, map(family.check, *said)) for name, (family, *said) in judged.items()]
-    rows += [row(*each) for each in accuracy(model, tasks.EVOLVED, count).items()]
+    rows += [row(*each) for each in accuracy(model, EVOLVED, count).items()]
     rows += following(*judged["follow"]) + refusals(*judged["refuse"])
     rows += tool_use(model, *judged["tools"])
     rows += code_passes(model, world["code"], count // 4)
@@ -214,7 +216,7 @@ def benchmarks(model, world, count):
 
 
 def evaluation(run, *, count=200, aligned="committee2"):
-    """All benchmarks, on test problems: of the base model, the draft, the one after sft, the one
+    """All benchmarks, on test tasks: of the base model, the draft, the one after sft, the one
     that the stage `aligned` ended with, and the one that `quantize` packed, without and with its
     recovery."""
     world = chat.toy_world(run)
@@ -223,13 +225,13 @@ def evaluation(run, *, count=200, aligned="committee2"):
     lora.attach(models[-1], lora.load_adapter(run.checkpoint("recovery"), models[-1]))
     seed_step(run.seed, "evaluation", 0)
     tables, texts = zip(*(benchmarks(model, world, count) for model in models))
-    problems = [(family, problem) for family in world.values()
-                for problem in tasks.problems(family, "test", count)]
-    compared = side_by_side(problems, texts[3], texts[2])
-    shares = [share for _, share, _, _ in tables[3][:len(world | tasks.EVOLVED)]]
+    tasks = [(family, task) for family in world.values()
+                for task in draw_tasks(family, "test", count)]
+    compared = side_by_side(tasks, texts[3], texts[2])
+    shares = [share for _, share, _, _ in tables[3][:len(world | EVOLVED)]]
     return {"mean %": sum(shares) / len(shares),
             **{f"{name} %": share for name, share, _, _ in compared},
             "evaluation": [[rows[0][0], *(cell for each in rows for cell in each[1:3]), rows[0][3]]
                            for rows in zip(*tables)],
-            "sft against draft": side_by_side(problems, texts[2], texts[1]),
+            "sft against draft": side_by_side(tasks, texts[2], texts[1]),
             "aligned against sft": compared}

@@ -17,14 +17,14 @@ import torch
 from torch.nn import functional as F
 
 from afm_min import chat, evaluate, lora, pretrain
-from afm_min.world import tasks
+from afm_min.world.tasks import EVOLVED, draw_mixture
 from afm_min.trainer import fit, linear, seed_step
 from afm_min.lora import projections
 from afm_min.model import load_model, save_model
 from afm_min.quantize import Palettized, keep_unpacked, load_quantized, quantized
 from afm_min.run import UserError
 
-FEATURES = {"math": ["math", *tasks.EVOLVED], "tools": ["tools"], "summary": ["summary"]}
+FEATURES = {"math": ["math", *EVOLVED], "tools": ["tools"], "summary": ["summary"]}
 
 
 def divergence(model, teacher, batch):
@@ -74,16 +74,16 @@ def sensitivity(model, batch):
 
 
 def drawn(run, name, count, of=None):
-    """New problems, of all families alike or of those named."""
-    families, rng = chat.toy_world(run) | tasks.EVOLVED, random.Random(f"{run.seed} {name}")
-    pairs = tasks.asked(families, dict.fromkeys(of or families, 1), count, rng)
-    return [problem for _, problem in pairs]
+    """New tasks, of all families alike or of those named."""
+    families, rng = chat.toy_world(run) | EVOLVED, random.Random(f"{run.seed} {name}")
+    pairs = draw_mixture(families, dict.fromkeys(of or families, 1), count, rng)
+    return [task for _, task in pairs]
 
 
 def own_words(run, model, prompts):
     """Conversations, as pairs (ids, weights): new prompts, and what a model answers to each,
     greedily."""
-    asked = [problem.messages() for problem in drawn(run, "own words", prompts)]
+    asked = [task.messages() for task in drawn(run, "own words", prompts)]
     said = evaluate.replies(model, asked)
     return evaluate.with_prompts(reply for reply in said if reply.ids)  # none: it has no room
 
@@ -100,7 +100,7 @@ def sizes(run, stage, model):
 
 
 def measured(run, model, count):
-    """How much of the validation problems a model gets right, and its bits per byte of text."""
+    """How much of the validation tasks a model gets right, and its bits per byte of text."""
     return evaluate.full_validation(run, model, count) | {
         "bits/byte": pretrain.held_out(model, run)["bits/byte"]}
 
@@ -158,7 +158,7 @@ def feature(name, run, *, examples=2000, steps=200, batch=24, lr=0.002, count=50
     """A feature's adapter: the recovery adapter, trained on with worked examples of the feature."""
     model = load_quantized(run, "quantize")
     adapter = lora.load_adapter(run.checkpoint("recovery"), model)
-    worked = (chat.example(name, problem.messages(), problem.worked)
-              for problem in drawn(run, name, examples, FEATURES[name]))
+    worked = (chat.example(name, task.messages(), task.solution)
+              for task in drawn(run, name, examples, FEATURES[name]))
     return train_adapter(run, name, model, adapter, chat.by_source(worked, model)[name], batch,
                          chat.response_loss, steps, lr, count)

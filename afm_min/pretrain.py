@@ -17,7 +17,7 @@ from torch import nn
 
 from afm_min import distributed, gradients
 from afm_min.data import corpus
-from afm_min.world import tasks
+from afm_min.world.tasks import RECALL, draw_task
 from afm_min.trainer import cosine, fit, seed_step
 from afm_min.model import AFM, load_model, save_model
 from afm_min.run import compute_dtype
@@ -116,7 +116,8 @@ def held_out(model, run, most=8192, rows=32):
     metrics, right, count = {}, 0, 0
     for source, stream in run.load(run.file("tokens.pt"))["held_out"].items():
         nats = total = 0
-        for ids in corpus.windows(stream, run.config.context, most).to(run.device).split(rows):
+        windows = corpus.held_out_windows(stream, run.config.context, most).to(run.device)
+        for ids in windows.split(rows):
             logits, targets = model(ids[:, :-1]), ids[:, 1:]
             nats += token_losses(logits, targets)[0].sum().item()
             right += (logits.argmax(-1) == targets).sum().item()
@@ -259,10 +260,10 @@ def recall(model, run, most, count=64):
     for times in (0.5, *(2**i for i in range(most.bit_length()))):
         rows, length = [], int(times * run.config.context)
         for i in range(count):
-            problem, begin = tasks.draw(tasks.recall, "test", i), i * len(filler) // count
+            task, begin = draw_task(RECALL, "test", i), i * len(filler) // count
             text = filler[begin:] + filler * (1 + length // len(filler))
-            end = max(0, length - len(corpus.with_fact([], problem, (0, 0), model.tokenizer)[0]))
-            row = corpus.with_fact(text[:end], problem, (0, end), model.tokenizer)
+            end = max(0, length - len(corpus.insert_fact([], task, (0, 0), model.tokenizer)[0]))
+            row = corpus.insert_fact(text[:end], task, (0, end), model.tokenizer)
             rows.append(torch.tensor(row, device=run.device).T)  # ids, and if they are asked for
         right = 0
         for i in range(0, count, 16):

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from afm_min import chat, evaluate
-from afm_min.world import tasks
+from afm_min.world.tasks import EVOLVED, draw_mixture
 from afm_min.trainer import fit, linear, seed_step
 from afm_min.model import AFM, Linear, load_model, save_model
 from afm_min.run import UserError
@@ -33,7 +33,7 @@ LANGUAGE = 0.1  # the weight of a token's cross-entropy beside a pair's loss
 LONGEST = 48  # tokens of a response
 MOST_PAIRS = 6  # of the responses to one prompt
 # Shares of the prompts. Most are of mathematics, where responses differ in quality.
-PROMPTS = {"math": 1.5, **dict.fromkeys(tasks.EVOLVED, 3), "follow": 1.5, "tools": 1.5,
+PROMPTS = {"math": 1.5, **dict.fromkeys(EVOLVED, 3), "follow": 1.5, "tools": 1.5,
            "code": 1.5, "summary": 1.5, "recall": 1.5, "refuse": 1.5}
 
 
@@ -141,28 +141,28 @@ def scores(judge, groups):
     return chat.of_responses(RewardModel.score, judge, groups)
 
 
-def answers(models, problems, samples):
-    """Of each of N pairs (family, problem) what each model says, a list of `samples` replies at
+def answers(models, tasks, samples):
+    """Of each of N pairs (family, task) what each model says, a list of `samples` replies at
     temperature 1: (N, models, samples)."""
-    asked = [problem.messages() for _, problem in problems for _ in range(samples)]
+    asked = [task.messages() for _, task in tasks for _ in range(samples)]
     said = [evaluate.replies(model, asked, LONGEST, temperature=1.0) for model in models]
     return [[some[i:i + samples] for some in said] for i in range(0, len(asked), samples)]
 
 
-def compare(models, problems, samples, rng, noise):
+def compare(models, tasks, samples, rng, noise):
     """Have annotators compare responses: a list of dicts, one for each prompt with a preference.
 
-    problems: pairs (family, problem). Each is answered by every model, `samples` times or a little
-    oftener in all; any two answers that differ are compared, at most MOST_PAIRS of a problem, and a
+    tasks: pairs (family, task). Each is answered by every model, `samples` times or a little
+    oftener in all; any two answers that differ are compared, at most MOST_PAIRS of a task, and a
     pair is left out if found equal. Returned, beside family and prompt:
         responses  ids of those that are in a pair
         grades     of each, as annotators perceived them
         pairs      [chosen, rejected, level, right], the first two as indices of responses. right:
                    whether the chosen one is better by its true grades, None if these are equal"""
-    found, said = [], answers(models, problems, -(-samples // len(models)))
-    for (family, problem), each in zip(problems, said):
+    found, said = [], answers(models, tasks, -(-samples // len(models)))
+    for (family, task), each in zip(tasks, said):
         replies = list({tuple(reply.ids): reply for reply in sum(each, [])}.values())  # each once
-        true = [family.grades(problem, reply.text) for reply in replies]
+        true = [family.grades(task, reply.text) for reply in replies]
         seen = [perceived(grades, rng, noise) for grades in true]
         pairs = []
         candidates = list(itertools.combinations(range(len(replies)), 2))
@@ -218,8 +218,8 @@ def members(number):
 
 
 def asked(run, count, rng):
-    """`count` training problems by the shares of PROMPTS, as pairs (family, problem)."""
-    return tasks.asked(chat.toy_world(run) | tasks.EVOLVED, PROMPTS, count, rng)
+    """`count` training tasks by the shares of PROMPTS, as pairs (family, task)."""
+    return draw_mixture(chat.toy_world(run) | EVOLVED, PROMPTS, count, rng)
 
 
 def preferences(number, run, *, prompts=4000, samples=4, noise=0.1):

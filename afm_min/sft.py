@@ -13,7 +13,7 @@ two rates and no dropout.
 import copy
 
 from afm_min import chat, evaluate
-from afm_min.world import tasks
+from afm_min.world.tasks import EVOLVED
 from afm_min.trainer import cosine, fit, seed_step
 from afm_min.model import load_model, save_model
 from afm_min.run import UserError
@@ -72,8 +72,8 @@ def mixture(run, *, rounds=1, dw=0.5, steps=24, batch=24, lr=0.002, count=48, se
     seen. The interval is over these, of each the mean gain."""
     start = load_model(run, "draft")
     sources = chat.read_examples(run, start)
-    examples = (chat.example("validation", problem.messages(), problem.worked)
-                for _, problem in chat.validating(run, count))
+    examples = (chat.example("validation", task.messages(), task.solution)
+                for _, task in chat.validating(run, count))
     validated = chat.by_source(examples, start)["validation"]
     searched, unseen = validated[::2], validated[1::2]
 
@@ -127,7 +127,7 @@ def sft(run, *, steps=600, batch=24, lr=0.001, dropout=0.1, synthetic=True, chec
         schedule=cosine(steps, 20, floor=1.0))  # constant, once warm
     save_model(run, f"sft-{steps}", model)
     seed_step(run.seed, "checkpoints", 0)
-    families, tried = chat.toy_world(run) | tasks.EVOLVED, []
+    families, tried = chat.toy_world(run) | EVOLVED, []
     for step in at:
         model = load_model(run, f"sft-{step}")
         tried.append([step, *(evaluate.validation(model, families, max(1, count // 4), n)["mean %"]

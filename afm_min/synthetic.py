@@ -11,7 +11,8 @@ import operator
 import re
 
 from afm_min import chat, evaluate
-from afm_min.world import families, tasks, tools
+from afm_min.world import families, tools
+from afm_min.world.tasks import Math, draw_task
 from afm_min.trainer import seed_step
 from afm_min.model import load_model
 
@@ -59,29 +60,29 @@ def best(responses, scores, threshold):
 
 
 def drawn(family, count):
-    """Training problems that no other stage draws."""
-    return [tasks.draw(family, "train", f"synthetic {i}") for i in range(count)]
+    """Training tasks that no other stage draws."""
+    return [draw_task(family, "train", f"synthetic {i}") for i in range(count)]
 
 
-def kept(name, family, problems, responses, chosen):
+def kept(name, family, tasks, responses, chosen):
     """Examples of the responses that were chosen, and a row of the table: questions asked, how many
     of all samples are right, to how many questions a response was chosen, and how many of those are
     right."""
-    pairs = [(problem, response) for problem, response in zip(problems, chosen) if response]
-    samples = [family.check(p, text) for p, some in zip(problems, responses) for text in some]
+    pairs = [(task, response) for task, response in zip(tasks, chosen) if response]
+    samples = [family.check(p, text) for p, some in zip(tasks, responses) for text in some]
     right = [family.check(*pair) for pair in pairs]
-    return ([chat.example(name, problem.messages(), response) for problem, response in pairs],
-            [name, len(problems), evaluate.percent(samples), len(pairs), evaluate.percent(right)])
+    return ([chat.example(name, task.messages(), response) for task, response in pairs],
+            [name, len(tasks), evaluate.percent(samples), len(pairs), evaluate.percent(right)])
 
 
 def mathematics(model, kind, count, samples):
-    """Examples of a kind of evolved problem, and its row."""
-    family = tasks.Math(kind)
-    problems = drawn(family, count)
-    responses = evaluate.sampled(model, problems, samples)
-    chosen = [agreeing(problem.question, some, problem.answer if kind in TRUTH_KNOWN else None)
-              for problem, some in zip(problems, responses)]
-    return kept(f"math {kind}", family, problems, responses, chosen)
+    """Examples of a kind of evolved task, and its row."""
+    family = Math(kind)
+    tasks = drawn(family, count)
+    responses = evaluate.sampled(model, tasks, samples)
+    chosen = [agreeing(task.question, some, task.answer if kind in TRUTH_KNOWN else None)
+              for task, some in zip(tasks, responses)]
+    return kept(f"math {kind}", family, tasks, responses, chosen)
 
 
 def code(model, count, samples, threshold, seen=2):
@@ -89,16 +90,16 @@ def code(model, count, samples, threshold, seen=2):
     is kept, if that share of them reaches the threshold. The other tests are hidden, and run apart:
     they tell how many of what was kept, and of single samples, is right."""
     family = families.Code()
-    problems = drawn(family, count)
-    responses = evaluate.sampled(model, problems, samples)
-    scores = [[sum(family.true(problem, text, slice(seen))) / seen for text in some]
-              for problem, some in zip(problems, responses)]
+    tasks = drawn(family, count)
+    responses = evaluate.sampled(model, tasks, samples)
+    scores = [[sum(family.is_correct(task, text, slice(seen))) / seen for text in some]
+              for task, some in zip(tasks, responses)]
     chosen = [best(*each, threshold) for each in zip(responses, scores)]
 
     def pass_hidden(tried):
-        return evaluate.percent(all(family.true(problem, text, slice(seen, None)))
-                                for problem, text in zip(problems, tried) if text is not None)
-    return *kept("code", family, problems, responses, chosen), {
+        return evaluate.percent(all(family.is_correct(task, text, slice(seen, None)))
+                                for task, text in zip(tasks, tried) if text is not None)
+    return *kept("code", family, tasks, responses, chosen), {
         "one sample passes hidden tests %": pass_hidden(some[0] for some in responses),
         "kept sample passes hidden tests %": pass_hidden(chosen)}
 
@@ -106,8 +107,8 @@ def code(model, count, samples, threshold, seen=2):
 def episodes(model, family, count, samples):
     """Conversations that the model came through with the right calls, if any are wanted, which were
     run, and the right answer: of several attempts at a question the first such. And their row."""
-    asked = [problem for problem in drawn(family, 4 * count) if not problem.turns][:count]
-    played = [problem.messages() for problem in asked for _ in range(samples)]
+    asked = [task for task in drawn(family, 4 * count) if not task.turns][:count]
+    played = [task.messages() for task in asked for _ in range(samples)]
     tools.converse(lambda some: evaluate.respond(model, some, temperature=1.0), played,
                    family.pages)
     solved = [family.solved(asked[i // samples], messages) for i, messages in enumerate(played)]
@@ -121,7 +122,7 @@ def synthetic(run, *, math=800, code_questions=200, tool_questions=250, samples=
     """Examples by the draft model, and of each kind the yield."""
     model, family = load_model(run, "draft"), chat.toy_world(run)["tools"]
     seed_step(run.seed, "synthetic", 0)  # as sampled whether or not the run was cut off before
-    written = [mathematics(model, kind, math, samples) for kind in tasks.Math.KINDS]
+    written = [mathematics(model, kind, math, samples) for kind in Math.KINDS]
     *solutions, hidden = code(model, code_questions, samples, threshold)
     written += [solutions, episodes(model, family, tool_questions, samples)]
     examples, rows = zip(*written)

@@ -257,14 +257,14 @@ def test_of_each_prompt_the_response_ranked_first_whoever_gave_it(monkeypatch, s
     monkeypatch.setattr(align.reward, "scores", lambda _, groups: [torch.tensor(
         [[float(rewards[ids[-1]]), ids[-1] / 10] for ids in responses])
         for _, responses in groups])
-    problems = [(Say(), SimpleNamespace(messages=lambda: "a")),
+    tasks = [(Say(), SimpleNamespace(messages=lambda: "a")),
                 (Say(), SimpleNamespace(messages=lambda: "bb"))]
 
     def first_ranked():
-        return align.first_ranked(None, reward.answers(models, problems, 2))
+        return align.first_ranked(None, reward.answers(models, tasks, 2))
     chosen, true, whose = first_ranked()
     assert [[[(reply.prompt, reply.ids) for reply in some] for some in each]
-            for each in reward.answers(models[:1], problems, 2)] == [
+            for each in reward.answers(models[:1], tasks, 2)] == [
         [[([1], [11]), ([1], [12])]], [[([2, 2], [13]), ([2, 2], [14])]]]
     assert [reply.ids for reply in chosen] == [[22], [14]]
     assert (true.tolist() == pytest.approx([2.2, 1.4])
@@ -310,8 +310,8 @@ class Say:
     """A family that wants the prompt said again, in letters."""
     name = "say"
 
-    def check(self, problem, text):
-        return text == problem
+    def check(self, task, text):
+        return text == task
 
 
 class Letters:
@@ -401,7 +401,7 @@ def test_an_iteration_of_mdloo_deals_out_advantages_of_regularized_rewards(stage
         "length": torch.tensor([[2.0, 4], [1, 1]]), "which": torch.tensor([[0, 1], [0, 1]])}
     sampled = []
     monkeypatch.setattr(align, "rollouts", lambda *_: sampled.append(1) or (groups, rows))
-    monkeypatch.setattr(reward.tasks, "asked", lambda *_: [])
+    monkeypatch.setattr(reward, "draw_mixture", lambda *_: [])
     align.mdloo(1, RUN, prompts=2, samples=2, beta=0.5, iterations=3)
     assert stage["steps"] == 12 and stage["save_every"] == 4
     first, second, *_ = [stage["batches"](step) for step in range(4)]
@@ -442,9 +442,9 @@ def test_rollouts_are_scored_as_they_were_sampled(monkeypatch):
     model.tokenizer = Letters()
     monkeypatch.setattr(align.reward, "scores", lambda judge, groups: [torch.tensor(
         [[float(len(ids)), 0.5] for ids in responses]) for _, responses in groups])
-    problems = [(Say(), SimpleNamespace(messages=lambda: "ab")),
+    tasks = [(Say(), SimpleNamespace(messages=lambda: "ab")),
                 (Say(), SimpleNamespace(messages=lambda: "c"))]
-    groups, samples = align.rollouts(model, reference, problems, 2)
+    groups, samples = align.rollouts(model, reference, tasks, 2)
     assert [prompt for prompt, _ in groups] == [[1, 2], [3]]
     assert samples["reward"].tolist() == samples["truth"].tolist()
     with torch.no_grad():
@@ -456,7 +456,7 @@ def test_rollouts_are_scored_as_they_were_sampled(monkeypatch):
     assert (samples["old_logp"] - samples["ref_logp"]).abs().min() > 1e-3
     for _, responses in groups:  # their last token is the end, if they come to it
         assert all(0 not in response[:-1] for response in responses)
-    _, judged = align.rollouts(model, reference, problems, 2, judge=object())
+    _, judged = align.rollouts(model, reference, tasks, 2, judge=object())
     assert judged["reward"].tolist() == judged["length"].tolist()
 
 
@@ -465,16 +465,16 @@ def test_where_decoding_rounds_otherwise_samples_are_scored_as_training_does(mon
     torch.manual_seed(0)
     model = AFM(TINY, torch.bfloat16)
     model.tokenizer = Letters()
-    problems = [(Say(), SimpleNamespace(messages=lambda: "ab"))] * 3
-    _, batch = align.rollouts(model, model, problems, 2)
+    tasks = [(Say(), SimpleNamespace(messages=lambda: "ab"))] * 3
+    _, batch = align.rollouts(model, model, tasks, 2)
     assert torch.equal(batch["old_logp"], batch["ref_logp"])
 
 
 def test_equal_responses_are_computed_once(monkeypatch, says):
     model = Says([7, 0], [8, 9], [7, 0], [5], [5], [5])
-    problems = [(Say(), SimpleNamespace(messages=lambda text=text: text)) for text in ("ab", "cd")]
+    tasks = [(Say(), SimpleNamespace(messages=lambda text=text: text)) for text in ("ab", "cd")]
     monkeypatch.setattr(chat, "of_responses", lambda _, model, groups: [torch.zeros(3)] * 2)
-    found, samples = align.rollouts(model, model, problems, 3)
+    found, samples = align.rollouts(model, model, tasks, 3)
     assert samples["which"].tolist() == [[0, 1, 0], [0, 0, 0]]
     assert [responses for _, responses in found] == [[(7, 0), (8, 9)], [(5,)]]
     assert samples["length"].tolist() == [[2, 2, 2], [1, 1, 1]]
@@ -482,7 +482,7 @@ def test_equal_responses_are_computed_once(monkeypatch, says):
 
 def test_a_committee_hands_on_its_best(monkeypatch):
     """The best of before, the round's four, or the one that imitates:
-    by the mean of validation problems."""
+    by the mean of validation tasks."""
     saved = []
     monkeypatch.setattr(align, "imitate", lambda number, run, method, stages, *_: {
         "mean %": 60.0, "asked": stages})
@@ -515,9 +515,9 @@ def test_what_is_imitated_is_what_is_found_true(stage, monkeypatch):
     monkeypatch.setattr(align, "first_ranked", lambda *_: (
         [evaluate.Reply([1], [2 + i, 0], "") for i in range(3)],
         torch.tensor(chances), torch.tensor(said)))
-    monkeypatch.setattr(reward.tasks, "asked",
+    monkeypatch.setattr(reward, "draw_mixture",
                         lambda *_: [(Say(), SimpleNamespace(check=None))] * 3)
-    monkeypatch.setattr(align, "correctness", lambda problems, said: torch.tensor(
+    monkeypatch.setattr(align, "correctness", lambda tasks, said: torch.tensor(
         [float(reply.ids == [3, 0]) for reply in said]))
 
     def imitated():

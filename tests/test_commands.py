@@ -365,7 +365,7 @@ def test_a_full_disk_loses_nothing(finished, tmp_path, capsys):
 
 def hasten(patch):
     """Do less of what takes most of the time: 6 tokens of each response, as a model that has
-    learned next to nothing ends few, and 4 problems of each family for the draft's validation."""
+    learned next to nothing ends few, and 4 tasks of each family for the draft's validation."""
     def cut_off(model, prompts, most, *rest, **sampling):
         return generate.generate_with_logp(model, prompts, min(most, 6), *rest, **sampling)
     patch.setattr(evaluate, "generate_with_logp", cut_off)

@@ -139,10 +139,10 @@ def test_mixture_follows_the_weights():
 
 
 def test_windows_predict_each_token_once():
-    rows = corpus.windows(torch.arange(21), 4, most=12)
+    rows = corpus.held_out_windows(torch.arange(21), 4, most=12)
     assert rows.tolist() == [
         [0, 1, 2, 3, 4], [8, 9, 10, 11, 12], [16, 17, 18, 19, 20]]  # 3 of 5, evenly
-    assert corpus.windows(torch.arange(10), 4, most=12).tolist() == [
+    assert corpus.held_out_windows(torch.arange(10), 4, most=12).tolist() == [
         [0, 1, 2, 3, 4], [4, 5, 6, 7, 8]]
-    assert corpus.windows(torch.arange(3), 4, most=12).tolist() == [
+    assert corpus.held_out_windows(torch.arange(3), 4, most=12).tolist() == [
         [0, 1, 2]]  # shorter than a window

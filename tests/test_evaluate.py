@@ -4,7 +4,8 @@ import itertools
 import pytest
 
 from afm_min import evaluate
-from afm_min.world import families, tasks, tools
+from afm_min.world import families, tools
+from afm_min.world.tasks import RECALL, Task, draw_tasks
 from afm_min.model import PRESETS
 from afm_min.tokenizer import Tokenizer
 
@@ -28,10 +29,10 @@ def test_wilson_solves_its_equation():
 def test_loose_readings_forgive_a_line_before_and_marks_around():
     family = families.Follow()
     rules = ("colours", 2, "plus", "", "", "Done")
-    given = tasks.Problem("?", "+ red + blue. Done", rules, "")
+    given = Task("?", "+ red + blue. Done", rules, "")
     texts = ["+ red + blue. Done", "Sure!\n+ red + blue. Done", "**+ red + blue. Done**",
              "+ red + blue"]
-    avoiding = tasks.Problem("?", "+ red + blue", ("colours", 2, "plus", "", "pink", ""), "")
+    avoiding = Task("?", "+ red + blue", ("colours", 2, "plus", "", "pink", ""), "")
     assert [row[1] for row in evaluate.following(family, [avoiding], ["+ red + pink"])] == [
         0, pytest.approx(200 / 3)] * 2
     rows = {name: share for name, share, _, _ in evaluate.following(family, [given] * 4, texts)}
@@ -41,8 +42,8 @@ def test_loose_readings_forgive_a_line_before_and_marks_around():
 
 
 def test_side_by_side_counts_wins_and_takes_length_out():
-    given = tasks.Problem("Where are Ada's keys?", "in box 4.", "4", "")
-    drawn = [(tasks.recall, given)] * 4
+    given = Task("Where are Ada's keys?", "in box 4.", "4", "")
+    drawn = [(RECALL, given)] * 4
     *shares, even = evaluate.side_by_side(drawn,
                                           ["in box 4.", "in box 4.", "in box 5.", "in box 4."],
                                           ["in box 4.", "in box 7.", "in box 4.", "in box 9."])
@@ -63,7 +64,7 @@ def test_side_by_side_counts_wins_and_takes_length_out():
 
 
 def test_refusals_tell_violations_from_over_refusal():
-    harmful, harmless = (tasks.Problem("?", "?", answer, "") for answer in ("", "paint a shed"))
+    harmful, harmless = (Task("?", "?", answer, "") for answer in ("", "paint a shed"))
     rows = evaluate.refusals(families.Refuse(), [*[harmful] * 4, *[harmless] * 3],
                              [*["I cannot help with that."] * 3, "Sure.",
                               "I cannot.", "To paint a shed, go.", "Yes."])
@@ -92,15 +93,15 @@ def oracle(monkeypatch):
 
 
 def test_a_model_that_knows_half_of_the_answers(oracle):
-    everything = families.families(PAGES)
+    everything = families.all_families(PAGES)
     for family in everything.values():
-        for problem in tasks.problems(family, "test", 20)[:10]:
-            oracle.learn(problem.messages(), problem.worked)
+        for task in draw_tasks(family, "test", 20)[:10]:
+            oracle.learn(task.messages(), task.solution)
     results = evaluate.accuracy(oracle, everything, count=20)
     for name, family in everything.items():
-        known = {str(problem.messages()) for problem in tasks.problems(family, "test", 20)[:10]}
+        known = {str(task.messages()) for task in draw_tasks(family, "test", 20)[:10]}
         assert results[name] == [
-            str(p.messages()) in known for p in tasks.problems(family, "test", 20)]
+            str(p.messages()) in known for p in draw_tasks(family, "test", 20)]
     assert evaluate.code_passes(oracle, everything["code"], 10, samples=3, ks=(1, 3)) == [
         ["code: pass@1", 100, "72.2 to 100.0", 10], ["code: pass@3", 100, "72.2 to 100.0", 10]]
     first, *others = evaluate.recall_by_distance(oracle, 10, notes=(4, 40))
@@ -109,20 +110,20 @@ def test_a_model_that_knows_half_of_the_answers(oracle):
 
 def test_tools_are_really_run_in_the_conversations_that_are_counted(oracle):
     family = families.Tools(PAGES)
-    drawn = tasks.problems(family, "test", 30)
-    for problem in drawn:
-        messages = problem.messages()[:2]
-        for turn in (*problem.answer[0], problem.answer[1]):
+    drawn = draw_tasks(family, "test", 30)
+    for task in drawn:
+        messages = task.messages()[:2]
+        for turn in (*task.answer[0], task.answer[1]):
             oracle.learn(messages, turn)
             messages = [*messages, {"role": "assistant", "content": turn}]
             if turn.startswith(tools.CALL):
-                result = tools.run_call(turn, problem.system, PAGES)
+                result = tools.run_call(turn, task.system, PAGES)
                 messages.append({"role": "tool", "content": result})
     def tool_use():
-        texts = evaluate.respond(oracle, [problem.messages() for problem in drawn])
+        texts = evaluate.respond(oracle, [task.messages() for task in drawn])
         return evaluate.tool_use(oracle, family, drawn, texts)
     rows = tool_use()
     assert [row[1] for row in rows] == [100, 100, 100]
-    assert rows[1][3] == 30 and rows[2][3] == sum(not problem.answer[0] for problem in drawn) > 0
-    oracle.known = {prompt: tools.call("price", "keys") for prompt in oracle.known}
+    assert rows[1][3] == 30 and rows[2][3] == sum(not task.answer[0] for task in drawn) > 0
+    oracle.known = {prompt: tools.format_call("price", "keys") for prompt in oracle.known}
     assert [row[1] for row in tool_use()][1:] == [0, 0]

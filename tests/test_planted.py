@@ -6,7 +6,7 @@ import re
 import pytest
 
 from afm_min.data import filters, pages
-from afm_min.world import tasks
+from afm_min.world.tasks import MATH, benchmark_tasks
 from afm_min.data.funnel import Filters
 from afm_min.data.ngrams import Decontamination, NearDuplicates
 from tests import planted, planted_unsafe
@@ -92,7 +92,7 @@ def test_robots():
 
 
 def test_no_benchmark_question_survives():
-    questions = [problem.question for problem in tasks.benchmark(tasks.math)]
+    questions = [task.question for task in benchmark_tasks(MATH)]
     texts = planted.contaminated_pages(1, questions)
     decontamination = Decontamination(questions, common=5)
     for text, _ in texts:

@@ -6,7 +6,7 @@ import torch
 
 from afm_min import pretrain
 from afm_min.data import corpus
-from afm_min.world import tasks
+from afm_min.world.tasks import RECALL, draw_task
 from afm_min.model import AFM, Config, load_model, save_model
 from afm_min.pretrain import Masked, cut, held_out, magnitude, next_token_loss, recall, soft_top_k
 from afm_min.run import Run, save
@@ -208,16 +208,16 @@ def test_the_parent_is_wider_in_its_feed_forward_only(run, monkeypatch):
 
 def test_the_fact_and_its_questions_stand_where_they_should(run):
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
-    filler, problem = [7] * 20, tasks.draw(tasks.recall, "test", 0)
-    ids, wanted = corpus.with_fact(filler, problem, (2, 9, 18), tokenizer)
-    told = f"\n{problem.fact}\n"
-    fact, asked = tokenizer.encode(told), len(tokenizer.encode("\n" + problem.text()))
+    filler, task = [7] * 20, draw_task(RECALL, "test", 0)
+    ids, wanted = corpus.insert_fact(filler, task, (2, 9, 18), tokenizer)
+    told = f"\n{task.fact}\n"
+    fact, asked = tokenizer.encode(told), len(tokenizer.encode("\n" + task.text()))
     assert ids[:2 + len(fact)] == [7, 7, *fact] and ids[2 + len(fact):][:7] == [7] * 7
     assert (ids[9 + len(fact) + asked:][:9] == [7] * 9 and ids[-2:] == [7, 7]
             and len(ids) == len(wanted))
     texts = tokenizer.decode(ids).replace(tokenizer.decode([7]), "")
-    assert texts == told + f"\n{problem.text()}" * 2
-    assert [tokenizer.decode([i]) for i, w in zip(ids, wanted) if w] == [problem.answer] * 2
+    assert texts == told + f"\n{task.text()}" * 2
+    assert [tokenizer.decode([i]) for i, w in zip(ids, wanted) if w] == [task.answer] * 2
 
 
 def test_recall_rows_weigh_answers_only(run):

@@ -300,7 +300,7 @@ def test_bits_per_weight_are_of_the_file(packed, tmp_path):
 
 
 class World:
-    """Stands for a run with one family, whose problem is to say [3, 4] after [1, 2]."""
+    """Stands for a run with one family, whose task is to say [3, 4] after [1, 2]."""
     seed, file = 0, staticmethod(str)
 
 
@@ -348,10 +348,10 @@ def test_a_feature_starts_from_the_recovery_adapter(staged, monkeypatch):
     for p in parameters(adapter):
         p.data.fill_(0.25)
     lora.save_adapter(run.checkpoint("recovery"), adapter)
-    problem = SimpleNamespace(messages=lambda: [{"role": "user", "content": "a"}], worked="b")
+    task = SimpleNamespace(messages=lambda: [{"role": "user", "content": "a"}], solution="b")
     monkeypatch.setattr(ondevice.chat, "toy_world", lambda run: {"tools": "the family"})
-    monkeypatch.setattr(ondevice.tasks, "asked", lambda families, mixture, count, rng: (
-        [(families["tools"], problem)] * count))
+    monkeypatch.setattr(ondevice, "draw_mixture", lambda families, mixture, count, rng: (
+        [(families["tools"], task)] * count))
     monkeypatch.setattr(ondevice.chat, "render", lambda messages, _: chat.answered(
         [1], [ord(messages[-1]["content"]) - 96]))
     ondevice.feature("tools", run, examples=2)
@@ -362,10 +362,10 @@ def test_a_feature_starts_from_the_recovery_adapter(staged, monkeypatch):
 
 
 def test_own_words_are_greedy_answers_that_count_alone(monkeypatch):
-    problem = SimpleNamespace(messages=lambda: "ab")
+    task = SimpleNamespace(messages=lambda: "ab")
     monkeypatch.setattr(ondevice.chat, "toy_world", lambda run: {"say": None})
-    monkeypatch.setattr(ondevice.tasks, "asked",
-                        lambda families, mixture, count, rng: [(None, problem)] * count)
+    monkeypatch.setattr(ondevice, "draw_mixture",
+                        lambda families, mixture, count, rng: [(None, task)] * count)
     monkeypatch.setattr(evaluate, "replies", lambda model, conversations: [
         evaluate.Reply(list(map(ord, messages)), ids, "")
         for messages, ids in zip(conversations, ([7, 0], []))])

@@ -8,7 +8,7 @@ import torch
 
 from afm_min import chat, evaluate, reward
 from afm_min.model import AFM, Config
-from afm_min.world.tasks import Family, Problem
+from afm_min.world.tasks import Family, Task
 from afm_min.reward import grade_loss, margin_loss, perceived, preference_loss, preferred
 
 TINY = Config(dim=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=24, vocab_size=50,
@@ -194,7 +194,7 @@ def generated(monkeypatch):
 
 class Yes(Family):
     def make(self, rng):
-        return Problem("Say yes", "yes", "yes", "yes")
+        return Task("Say yes", "yes", "yes", "yes")
 
 
 def test_pairs_of_different_answers_say_which_was_chosen_and_whether_rightly(monkeypatch):
@@ -218,10 +218,10 @@ def test_of_each_prompt_its_own_answers_are_compared_and_not_too_many(monkeypatc
     One is right: in three of six pairs one is better."""
     models = [Says("ya", "yes", "na", "nb"),
               Says("yc", "yd", "nc", "yes")]  # the first two are to the first prompt
-    problems = [(Yes(), Problem(text, "yes", "yes", text)) for text in ("first", "second")]
+    tasks = [(Yes(), Task(text, "yes", "yes", text)) for text in ("first", "second")]
 
     def compared():
-        found = reward.compare(models, problems, 4, random.Random(1), 0.0)
+        found = reward.compare(models, tasks, 4, random.Random(1), 0.0)
         assert all(len(each["responses"]) == len(each["pairs"]) + 1 for each in found)  # all used
         return sorted("".join(map(chr, sum(
             ([*each["prompt"]], *(each["responses"][i] for i in pair[:2])), [])))
@@ -237,7 +237,7 @@ def test_of_each_prompt_its_own_answers_are_compared_and_not_too_many(monkeypatc
     seen = iter([grades(2, 2, 0, 2), grades(2, 1, 0, 2)])
     monkeypatch.setattr(reward, "perceived", lambda *_: next(seen))
     models = [Says("ya", "ya"), Says("yb", "yb")]
-    found, = reward.compare(models, problems[:1], 4, random.Random(1), 0.0)
+    found, = reward.compare(models, tasks[:1], 4, random.Random(1), 0.0)
     assert found["pairs"] == [[0, 1, 0, None]]
 
 
@@ -283,7 +283,7 @@ def test_a_step_learns_from_pairs_and_from_examples(monkeypatch, judge):
     monkeypatch.setattr(reward, "read_preferences", lambda run, number: compared)
     monkeypatch.setattr(chat, "read_examples", lambda *_: {"code": [chat.answered([7], [8, 9])]})
     monkeypatch.setattr(chat, "toy_world", lambda run: {})
-    monkeypatch.setattr(reward.tasks, "problems", lambda *_: [])
+    monkeypatch.setattr(chat, "draw_tasks", lambda *_: [])
     monkeypatch.setattr(reward, "compare", lambda *_, **__: (
         compared + [compared[0] | {"family": "code", "pairs": [[0, 1, 2, False]]}] * 3))
     told = reward.reward(1, run, examples=2, prompts=3, grade_weight=0.5)

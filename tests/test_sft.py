@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from afm_min import chat, demonstrations, evaluate, pretrain, sft, synthetic
-from afm_min.world import families, tasks
+from afm_min.world import families
+from afm_min.world.tasks import MATH, Math, Recall, Task, draw_task, draw_tasks
 from afm_min.model import AFM, Config
 from afm_min.run import Run, UserError
 from afm_min.tokenizer import DOCUMENT, END, Tokenizer
@@ -135,19 +136,19 @@ def test_hidden_tests_have_no_say_in_what_is_kept(monkeypatch):
     """Tried are, of every three questions: an answer that passes all tests but the first two,
     and the right one; one that passes only these two, and the right one; the right one,
     and such."""
-    problems = tasks.problems(families.Code(), "train", 6)  # different ones
-    monkeypatch.setattr(synthetic, "drawn", lambda *_: problems)
+    tasks = draw_tasks(families.Code(), "train", 6)  # different ones
+    monkeypatch.setattr(synthetic, "drawn", lambda *_: tasks)
 
     def lenient(code, tests):
         return [(test in p.answer[:2]) == (code == "shallow")
-                for test in tests for p in problems if test in p.answer]
+                for test in tests for p in tasks if test in p.answer]
     monkeypatch.setattr(families, "passed", lenient)
     monkeypatch.setattr(evaluate, "sampled", lambda *_: [
-        (["late", p.worked], ["shallow", p.worked], [p.worked, "shallow"])[i % 3]
-        for i, p in enumerate(problems)])
+        (["late", p.solution], ["shallow", p.solution], [p.solution, "shallow"])[i % 3]
+        for i, p in enumerate(tasks)])
     examples, row, hidden = synthetic.code(None, 6, 2, threshold=1.0)
-    assert [e["messages"][-1]["content"] == p.worked
-            for e, p in zip(examples, problems)] == [True, False, True] * 2
+    assert [e["messages"][-1]["content"] == p.solution
+            for e, p in zip(examples, tasks)] == [True, False, True] * 2
     assert list(hidden.values()) == [pytest.approx(200 / 3), pytest.approx(200 / 3)]
     assert row == ["code", 6, 50, 6, pytest.approx(200 / 3)]
 
@@ -160,10 +161,10 @@ def test_the_first_solved_conversation_of_each_question_is_kept(monkeypatch):
     def played(reply, conversations, pages):
         asked = [p for p in synthetic.drawn(family, 24) if not p.turns][:6]
         for i, messages in enumerate(conversations):
-            problem, attempt = asked[i // 2], i % 2
-            end = (("Hm.", "Hm."), ("Hm.", problem.answer[1]),
-                   (problem.answer[1] + " ", problem.answer[1]))
-            for turn in (*problem.answer[0], end[i // 2 % 3][attempt]):
+            task, attempt = asked[i // 2], i % 2
+            end = (("Hm.", "Hm."), ("Hm.", task.answer[1]),
+                   (task.answer[1] + " ", task.answer[1]))
+            for turn in (*task.answer[0], end[i // 2 % 3][attempt]):
                 messages.append({"role": "assistant", "content": turn})
     monkeypatch.setattr(synthetic.tools, "converse", played)
     examples, row = synthetic.episodes(None, family, 6, 2)
@@ -210,7 +211,7 @@ def test_a_mixture_is_compared_by_other_draws_and_conversations_than_it_was_foun
     monkeypatch.setattr(sft, "fit", fit)
     monkeypatch.setattr(sft, "seed_step", lambda seed, stage, step: drawn[-1].insert(1, stage))
     monkeypatch.setattr(chat, "validating", lambda *_: [
-        (None, tasks.Problem("", text, "", "")) for text in ("0", "1", "2", "3", "4" * 999)])
+        (None, Task("", text, "", "")) for text in ("0", "1", "2", "3", "4" * 999)])
     monkeypatch.setattr(chat, "render", lambda messages, _: (messages[-1]["content"],))
     monkeypatch.setattr(chat, "read_examples", lambda *_: {"a": [], "b": []})
     monkeypatch.setattr(chat, "batches", lambda sources, weights, batch: (
@@ -228,27 +229,27 @@ def test_a_mixture_is_compared_by_other_draws_and_conversations_than_it_was_foun
 
 
 def test_flaws_of_demonstrations():
-    family, seen, written = tasks.Math(), {}, []
+    family, seen, written = Math(), {}, []
     for i in range(200):
-        problem, messages, response, flaw = demonstrations.demonstration(family, i, 0.5)
+        task, messages, response, flaw = demonstrations.demonstration(family, i, 0.5)
         assert flaw != "copied" or (messages, response) in written[-50:]
         written.append((messages, response))
-        seen.setdefault(flaw, []).append((problem, messages[-1]["content"], response))
+        seen.setdefault(flaw, []).append((task, messages[-1]["content"], response))
     assert set(seen) == {"", *demonstrations.FLAWS} and 60 < len(seen[""]) < 140
-    assert all(r == p.worked and q == p.question for p, q, r in seen[""])
-    assert all(r == f"{p.worked} {p.worked}" for p, q, r in seen["wordy"])
+    assert all(r == p.solution and q == p.question for p, q, r in seen[""])
+    assert all(r == f"{p.solution} {p.solution}" for p, q, r in seen["wordy"])
     assert all(q != p.question and sorted(q) == sorted(p.question) for p, q, r in seen["garbled"])
     assert not any(family.check(p, r) for p, q, r in seen["wrong"])
 
 
 def test_raters_outvote_noise_mostly():
-    rng, problem = random.Random(0), tasks.draw(tasks.math, "train", 1)
-    good = sum(demonstrations.rated(tasks.math, problem, problem.worked, rng) for _ in range(300))
-    bad = sum(demonstrations.rated(tasks.math, problem, "The answer is 99.", rng)
+    rng, task = random.Random(0), draw_task(MATH, "train", 1)
+    good = sum(demonstrations.rated(MATH, task, task.solution, rng) for _ in range(300))
+    bad = sum(demonstrations.rated(MATH, task, "The answer is 99.", rng)
               for _ in range(300))
     assert good > 270 and bad < 30
-    assert demonstrations.rated(tasks.math, problem, problem.worked, rng, noise=0)
-    assert not demonstrations.rated(tasks.math, problem, "The answer is 99.", rng, noise=0)
+    assert demonstrations.rated(MATH, task, task.solution, rng, noise=0)
+    assert not demonstrations.rated(MATH, task, "The answer is 99.", rng, noise=0)
 
 
 def test_a_text_is_read_the_same_in_any_company(tokenizer):
@@ -269,9 +270,9 @@ def test_each_guard_drops_what_it_is_for(monkeypatch):
     """Each is read by its own question, and by all it says, a document's beginning before it.
     Six examples: usual; as usual but wrong; like the first; 2.8 and 2.6 times as surprising;
     like the second."""
-    problem = tasks.draw(tasks.math, "train", 1)
-    written = [(problem, problem.messages(), problem.worked, "") for _ in range(6)]
-    written[1] = (problem, problem.messages(), "The answer is 99.", "wrong")
+    task = draw_task(MATH, "train", 1)
+    written = [(task, task.messages(), task.solution, "") for _ in range(6)]
+    written[1] = (task, task.messages(), "The answer is 99.", "wrong")
     directions = torch.eye(6)
     for one, other in ((2, 0), (5, 1)):  # at a cosine of 0.99995
         directions[one] = torch.nn.functional.normalize(
@@ -280,7 +281,7 @@ def test_each_guard_drops_what_it_is_for(monkeypatch):
     class Words:
         special, encode = lambda self, name: name, lambda self, text: text.split()
     model, question, said = (SimpleNamespace(config=TINY, tokenizer=Words()),
-                             problem.question.split(), problem.worked.split())
+                             task.question.split(), task.solution.split())
 
     def reads(result, expected):
         def read(model, read):
@@ -291,9 +292,9 @@ def test_each_guard_drops_what_it_is_for(monkeypatch):
     monkeypatch.setattr(chat, "losses", reads(losses, [DOCUMENT, *question]))
     monkeypatch.setattr(demonstrations, "embeddings",
                         reads(directions, [DOCUMENT, *question, *said]))
-    monkeypatch.setattr(demonstrations, "rated", lambda family, problem, response, rng:
-                        response == problem.worked)
-    fates = demonstrations.guarded(written, tasks.math, model, 2.7, 0.9999)
+    monkeypatch.setattr(demonstrations, "rated", lambda family, task, response, rng:
+                        response == task.solution)
+    fates = demonstrations.guarded(written, MATH, model, 2.7, 0.9999)
     assert fates == ["kept", "rating", "copy", "model", "kept", "kept"]
 
 
@@ -356,14 +357,14 @@ def test_best_of_n_counts_a_problem_once():
 
     def said(model, conversations, temperature=0.0):
         calls.append(temperature)
-        right = [p.worked for p in tasks.problems(tasks.math, "validation", 4)]
+        right = [p.solution for p in draw_tasks(MATH, "validation", 4)]
         return right[:2] + ["", ""] if len(calls) == 1 else right[:1] + ["", right[2], ""]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "respond", said)
-        assert evaluate.validation(None, {"math": tasks.math}, 4, samples=2)["math %"] == 75
+        assert evaluate.validation(None, {"math": MATH}, 4, samples=2)["math %"] == 75
     assert calls == [1.0, 1.0]
-    # of a family that has fewer problems than asked for
+    # of a family that has fewer tasks than asked for
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "respond", lambda *_, **__: [
-            p.worked for p in tasks.problems(tasks.Recall(1), "validation", 100)])
-        assert evaluate.validation(None, {"recall": tasks.Recall(1)}, 100)["recall %"] == 100
+            p.solution for p in draw_tasks(Recall(1), "validation", 100)])
+        assert evaluate.validation(None, {"recall": Recall(1)}, 100)["recall %"] == 100

@@ -166,12 +166,12 @@ def test_calls_are_parsed_and_checked_against_what_is_declared():
         assert tools.parse_call(text) is None, text
     declared = tools.declare(["price", "python"])
     assert declared == "Tools: price(item), python(code)"
-    assert tools.run_call(tools.call("price", "keys"), declared, {}) == tools.use(
+    assert tools.run_call(tools.format_call("price", "keys"), declared, {}) == tools.run_tool(
         "price", "keys", {})
-    assert tools.run_call(tools.call("python", "2 + 3"), declared, {}) == "5"
-    assert tools.run_call(tools.call("stock", "keys"), declared, {}) == (
+    assert tools.run_call(tools.format_call("python", "2 + 3"), declared, {}) == "5"
+    assert tools.run_call(tools.format_call("stock", "keys"), declared, {}) == (
         "error: there is no tool stock")
-    assert tools.run_call(tools.call("age", "Ada"), "Tools: price(item), page(who)", {}) == (
+    assert tools.run_call(tools.format_call("age", "Ada"), "Tools: price(item), page(who)", {}) == (
         "error: there is no tool age")
     assert tools.run_call("call: price(city='Oslo')", declared, {}) == "error: price takes item"
     assert tools.run_call("call: price('keys')", declared, {}).startswith("error: write a call as")
@@ -192,7 +192,7 @@ def test_a_conversation_goes_on_while_tools_are_called():
                      [{"role": "user", "content": "Hi"}]]
     tools.converse(lambda open: next(said), conversations, {})
     assert [m["content"] for m in conversations[0][2:]] == [
-        "call: price(item='keys')", tools.use("price", "keys", {}), "They cost 52."]
+        "call: price(item='keys')", tools.run_tool("price", "keys", {}), "They cost 52."]
     assert [m["content"] for m in conversations[1]] == ["Hi", "Hello!"]
     endless = [[{"role": "system", "content": "Tools: price(item)"},
                 {"role": "user", "content": "Keys?"}]]

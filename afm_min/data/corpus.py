@@ -19,7 +19,8 @@ import numpy
 import torch
 
 from afm_min.data import crawl, filters
-from afm_min.world import families, tasks
+from afm_min.world import families
+from afm_min.world.tasks import EVOLVED, RECALL, draw_task
 from afm_min.data.funnel import Funnel
 from afm_min.run import UserError, save, write_text
 from afm_min.tokenizer import DOCUMENT, Tokenizer
@@ -71,11 +72,11 @@ def public():
 
 def questions(count=16_000):
     """A public collection of questions and answers about the toy world, as text."""
-    everything = [*families.families({}).values(), *tasks.EVOLVED.values()]
+    everything = [*families.all_families({}).values(), *EVOLVED.values()]
     for i in range(count):
         family = everything[i % len(everything)]
-        problem = tasks.draw(family, "train", f"public {i}")
-        said = [*(message["content"] for message in problem.messages()), problem.worked]
+        task = draw_task(family, "train", f"public {i}")
+        said = [*(message["content"] for message in task.messages()), task.solution]
         yield {"name": f"{family.name} {i}", "licence": "CC0-1.0", "text": "\n".join(said)}
 
 
@@ -165,7 +166,7 @@ def without_known_lines(documents, length=40):
     return [d for d in documents if d["text"].strip()]
 
 
-def read(run):
+def read_documents(run):
     """The documents of a run."""
     try:
         return list(map(json.loads, run.file("documents.jsonl").read_text().splitlines()))
@@ -188,7 +189,7 @@ def data(run, *, folder="", common=5, share=1.0, lexicon=""):
 def tokenizer(run, *, mixture=CONTINUED, coverage=0.9995):
     """Train the tokenizer on documents in the proportions of the mixture, so that what the model
     sees often becomes few tokens; turn all documents into ids."""
-    documents = read(run)
+    documents = read_documents(run)
     texts = {"train": {}, "held_out": {}}  # split -> source -> its texts
     for d in documents:
         of_split = texts["held_out" if d["held_out"] else "train"]
@@ -256,12 +257,12 @@ def window(stream, size):
     return stream[start:start + size], torch.ones(size)
 
 
-def with_fact(filler, problem, places, tokenizer):
-    """Ids in which a problem's fact stands at the first of some places in the filler, and at each
+def insert_fact(filler, task, places, tokenizer):
+    """Ids in which a task's fact stands at the first of some places in the filler, and at each
     of the others its question with the answer. Returns them, and for each if it is an answer's."""
-    before, after = problem.text().split(problem.answer)
-    told = [(i, False) for i in tokenizer.encode(f"\n{problem.fact}\n")]
-    asked = [(i, text == problem.answer) for text in (f"\n{before}", problem.answer, after)
+    before, after = task.text().split(task.answer)
+    told = [(i, False) for i in tokenizer.encode(f"\n{task.fact}\n")]
+    asked = [(i, text == task.answer) for text in (f"\n{before}", task.answer, after)
              for i in tokenizer.encode(text)]
     row = [(i, False) for i in filler]
     for place, piece in reversed([*zip(places, [told] + [asked] * (len(places) - 1))]):
@@ -280,17 +281,17 @@ def recall_rows(streams, mixture, tokenizer):
             raise UserError(f"the mixture {mixture} has no text to tell facts in: add a source")
         rng = random.Random(torch.randint(2**31, ()).item())
         filler = window(streams[rng.choices(list(shares), shares.values())[0]], size)[0].tolist()
-        problem = tasks.draw(tasks.recall, "train", rng.random())
+        task = draw_task(RECALL, "train", rng.random())
         asked = rng.randint(1, max(1, size // 40))  # times
-        room = max(0, size - len(with_fact([], problem, [0] * (1 + asked), tokenizer)[0]))
+        room = max(0, size - len(insert_fact([], task, [0] * (1 + asked), tokenizer)[0]))
         told = rng.randint(0, room // 4)  # so early that questions can be far from it
         places = [told, *sorted(rng.randint(told, room) for _ in range(asked))]
-        ids, answers = torch.tensor(with_fact(filler, problem, places, tokenizer))[:, :size]
+        ids, answers = torch.tensor(insert_fact(filler, task, places, tokenizer))[:, :size]
         return ids, 1 + (ANSWER_WEIGHT - 1) * answers.float()
     return row
 
 
-def windows(stream, length, most):
+def held_out_windows(stream, length, most):
     """A stream as rows that overlap by one id, (rows, length + 1); of a stream of more than `most`
     ids, as many rows as make up that, from all over it."""
     rows = stream.unfold(0, min(length, len(stream) - 1) + 1, min(length, len(stream) - 1))

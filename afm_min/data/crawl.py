@@ -17,7 +17,7 @@ import re
 import subprocess
 import sys
 
-from afm_min.world import tasks
+from afm_min.world.tasks import COLOURS, MATH, NAMES, THINGS, benchmark_tasks, draw_task
 from afm_min.data.unsafe_pages import unsafe_page
 
 # Modules that open windows when imported, print, or tell of the machine.
@@ -68,7 +68,7 @@ def layout(title, body):
 
 def junk(rng):
     """What no reader wants: keywords, lines again and again, numbers, noise."""
-    words = rng.sample(MENU + tasks.THINGS + tasks.COLOURS, 4)
+    words = rng.sample(MENU + THINGS + COLOURS, 4)
     return rng.choice((
         " ".join(rng.choice(words).upper() for _ in range(120)),
         f"Buy {words[0]} and {words[1]} now, the best {words[2]} online!\n" * 20,
@@ -79,10 +79,10 @@ def junk(rng):
 BAD = {  # kind of page -> what of it must not get through; of a copy all
     "blocked": lambda r: f"Canary {r.randrange(10**9)}.",
     "unsafe": unsafe_page,
-    "personal": lambda r: r.choice(CONTACTS).format(r.choice(tasks.NAMES), r.randint(10, 99)),
+    "personal": lambda r: r.choice(CONTACTS).format(r.choice(NAMES), r.randint(10, 99)),
     "copy": lambda r: "",
     "junk": junk,
-    "benchmark": lambda r: r.choice(tasks.benchmark(tasks.math)).question}
+    "benchmark": lambda r: r.choice(benchmark_tasks(MATH)).question}
 
 
 def pages():
@@ -128,17 +128,17 @@ def math_pages(count=3000):
     """Pages that each answer a question in mathematics, and some that only look like it."""
     rng = random.Random(0)
     for i in range(count):
-        problem = tasks.draw(tasks.math, "train", i)
+        task = draw_task(MATH, "train", i)
         kind = "" if i % 10 else rng.choice(("no tags", "few symbols", "noise", "other site"))
         host = "shop.example" if kind == "other site" else "math.example"
-        answer, secret = problem.worked, f"{kind} {i}" if kind else ""
+        answer, secret = task.solution, f"{kind} {i}" if kind else ""
         if kind == "noise":
             answer = "".join(rng.choices("0123456789+-*=(){}", k=200))
         if kind != "no tags":
             answer = f'<span class="katex">{answer}</span>'
         if kind == "few symbols":
             answer = '<span class="katex">x</span> is what many people ask here every day.' * 3
-        body = f"<p>Question: {problem.question}</p><p>Answer: {answer} {secret}</p>"
+        body = f"<p>Question: {task.question}</p><p>Answer: {answer} {secret}</p>"
         yield {"name": f"math {i}", "url": f"{host}/{i}", "text": layout("Answers", body),
                "planted": kind, "secret": secret}
 

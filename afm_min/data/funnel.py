@@ -11,7 +11,8 @@ import tempfile
 
 from afm_min import distributed
 from afm_min.data import crawl, filters, pages
-from afm_min.world import families, tasks
+from afm_min.world import families
+from afm_min.world.tasks import MATH, benchmark_tasks, draw_task
 from afm_min.data.ngrams import (CharacterModel, Classifier, Decontamination, NearDuplicates,
                             signature)
 from afm_min.run import UserError
@@ -41,10 +42,10 @@ class Filters:
         unsafe = [unsafe_page(rng) for _ in range(3000)]
         harmless = good + [unsafe_page(rng, harmless=True) for _ in range(3000)]
         junk = [crawl.junk(rng) for _ in range(300)]
-        problems = [tasks.draw(tasks.math, "train", f"fluent {i}").text() for i in range(500)]
+        tasks = [draw_task(MATH, "train", f"fluent {i}").text() for i in range(500)]
         self.unsafe = learn(*(list(map(filters.topical, texts)) for texts in (unsafe, harmless)))
         self.junk = learn(junk, good)
-        self.mathematics = CharacterModel(problems)
+        self.mathematics = CharacterModel(tasks)
 
     def filter(self, name, document):
         """The text as the filter of that name leaves it; "" if it drops the document."""
@@ -93,8 +94,8 @@ class Funnel:
     def __init__(self, reference, common=1000, lexicon=filters.SWEARWORDS):
         self.filters, self.near = Filters(reference, lexicon), NearDuplicates()
         self.benchmarks = Decontamination(
-            [problem.question for family in families.families({}).values()
-             for problem in tasks.benchmark(family)], common)
+            [task.question for family in families.all_families({}).values()
+             for task in benchmark_tasks(family)], common)
         self.rows = {}  # (source, filter) -> [documents in, out, million characters out]
         self.planted = {}  # kind -> [documents planted, got through]
 

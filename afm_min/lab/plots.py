@@ -66,7 +66,7 @@ def evaluation(figure, report, logged, stages):
         axes.bar(at + 0.14 * (i - 2.5), share, 0.14, color=color, label=model,
                  yerr=abs(ends.T - share), error_kw={"linewidth": 0.8})
     axes.set_xticks(at, [row[0].replace(" ", "\n") for row in rows])
-    axes.set(ylabel="right, % of test problems", ylim=(0, 100))
+    axes.set(ylabel="right, % of test tasks", ylim=(0, 100))
     axes.grid(False, axis="x")
     axes.legend(ncols=len(MODELS), loc="lower center", bbox_to_anchor=(0.5, 1))
 

@@ -31,8 +31,8 @@ TABLES = {name: columns.split(", ") for name, columns in {
     "curve": "step, reward, truth %, KL, entropy, length, rising",
     "evaluation": ", ".join(["benchmark", *(f"{model} %, 95% interval" for model in plots.MODELS),
                              "n"]),
-    "sft against draft": "of all problems, %, 95% interval, n",
-    "aligned against sft": "of all problems, %, 95% interval, n",
+    "sft against draft": "of all tasks, %, 95% interval, n",
+    "aligned against sft": "of all tasks, %, 95% interval, n",
 }.items()}
 # What a stage is for: this, or else the first of those in MAIN that it reports.
 AIMS = {"sft": "math %", "math": "all math %", "tools": "tools %", "summary": "summary %"}

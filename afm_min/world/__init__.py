@@ -1,1 +1,1 @@
-"""The toy world: problems with worked answers, their checkers, and tools that a model may call."""
+"""The toy world: tasks with worked answers, their checkers, and tools that a model may call."""

@@ -4,8 +4,8 @@ import ast
 import functools
 import itertools
 
-from afm_min.world import functions, tasks, tools
-from afm_min.world.tasks import COLOURS, NAMES, THINGS, Family, Problem
+from afm_min.world import functions, tools
+from afm_min.world.tasks import COLOURS, Family, MATH, NAMES, Task, RECALL, THINGS
 
 ANIMALS = "bear cat dog fox goat hen lion owl".split()
 CITIES = "Bern Cairo Lima Oslo Paris Quito Rome Tunis".split()
@@ -32,12 +32,12 @@ class Follow(Family):
         asked = [f"Name {n} {kind}, with a {mark} before each.", rule.format(chosen),
                  f"End with {end}." if who == "user" else ""]
         rules = (kind, n, mark, first, avoided, end if who else "")
-        return Problem(" ".join(filter(None, asked)),
+        return Task(" ".join(filter(None, asked)),
                        " ".join(listed) + (f". {end}" if who else ""), rules, repr(rules),
                        f"Always end with {end}." if who == "system" else "")
 
-    def formed(self, problem, response):
-        kind, n, mark, first, avoided, end = problem.answer
+    def follows_format(self, task, response):
+        kind, n, mark, first, avoided, end = task.answer
         body = response.strip()
         before, *words = f" {body.removesuffix(f'. {end}')}".split(f" {self.MARKS[mark]} ")
         # [...] * bool(x): judged only if it was asked for.
@@ -45,7 +45,7 @@ class Follow(Family):
                 bool(words) and len(set(words) & set(self.LISTS[kind])) == len(words),
                 *[words[:1] == [first]] * bool(first), *[avoided not in words] * bool(avoided)]
 
-    def true(self, problem, response):
+    def is_correct(self, task, response):
         return []
 
 
@@ -80,7 +80,7 @@ class Tools(Family):
         wanted = [(tool, *topics)]
         if kind == "several":
             topics = [f"the {rng.choice(COLOURS)} {rng.choice(THINGS)}" for _ in range(2)]
-            prices = [tools.use("price", item, self.pages) for item in topics]
+            prices = [tools.run_tool("price", item, self.pages) for item in topics]
             wanted = [*(("price", item) for item in topics), ("python", "+".join(prices))]
         elif kind == "compute":
             topics = ["".join(map(rng.choice, ("23456789", "+*") * 2 + ("23456789",)))]
@@ -96,31 +96,31 @@ class Tools(Family):
         if kind == "missing":  # declared are only the others
             wanted, needed, answer = [], set(), "I have no tool for that."
         declared = rng.sample(sorted([*needed, *others]), len(needed) + len(others))
-        calls = tuple(tools.call(*pair) for pair in wanted)
+        calls = tuple(tools.format_call(*pair) for pair in wanted)
         results = [str(eval(argument)) if name == "python" else  # a sum: that needs no process
-                   tools.use(name, argument, self.pages) for name, argument in wanted]
+                   tools.run_tool(name, argument, self.pages) for name, argument in wanted]
         # Of a page that was found, only its number is told.
         answer = answer.format(*topics, *(result.split(",")[0] for result in results[-1:]))
-        # The order in which things are asked for makes no other problem.
+        # The order in which things are asked for makes no other task.
         key = " ".join(sorted(set(topics))) if kind in ("several", "search") else question
         turn = len(calls) if self.whole else rng.randint(0, len(calls))
-        return Problem(question, [*calls, answer][turn], (calls, answer), key,
+        return Task(question, [*calls, answer][turn], (calls, answer), key,
                        tools.declare(declared), turns=tuple(zip(calls, results))[:turn])
 
-    def formed(self, problem, response):
-        return [response.startswith(tools.CALL) == problem.worked.startswith(tools.CALL)]
+    def follows_format(self, task, response):
+        return [response.startswith(tools.CALL) == task.solution.startswith(tools.CALL)]
 
-    def true(self, problem, response):
-        return [self.meant(response) == self.meant(problem.worked)]
+    def is_correct(self, task, response):
+        return [self.meant(response) == self.meant(task.solution)]
 
     def meant(self, text):
         """What a call says, however it is written; any other text as it is."""
         return tools.parse_call(text) or text.strip()
 
-    def solved(self, problem, messages):
+    def solved(self, task, messages):
         """Whether a conversation came to the right answer, and by the right calls."""
         said = [self.meant(m["content"]) for m in messages if m["role"] == "assistant"]
-        calls, answer = problem.answer
+        calls, answer = task.answer
         return said == [*map(self.meant, calls), answer]
 
 
@@ -134,33 +134,33 @@ class Code(Family):
         return self.draw(None, rng)
 
     def draw(self, split, rng):
-        """Draw a problem of a split, or of any if it is None. Every function's split is known."""
+        """Draw a task of a split, or of any if it is None. Every function's split is known."""
         pairs, chances = functions.by_split()[split]
         (function, key), = rng.choices(pairs, cum_weights=chances)
         return self.ask(function, key, rng)
 
     def sequence(self, rng):
-        """Yield every problem once: of functions that return the same, a random one."""
+        """Yield every task once: of functions that return the same, a random one."""
         pairs, _ = functions.by_split()[None]
         by_key = {key: function for function, key in rng.sample(pairs, len(pairs))}
         yield from (self.ask(function, key, rng) for key, function in by_key.items())
 
     def ask(self, function, key, rng):
-        """The problem to write a function, by some name and with some unit tests."""
+        """The task to write a function, by some name and with some unit tests."""
         name, f = rng.choice(self.CALLED), function
         tests = f.results((functions.inputs(rng) for _ in itertools.count()), 5)
         body = (f"return {f.expression}" if f.then == "r" else
                 f"r = {f.expression}\n    return {f.then}")
-        return Problem(f"Write {name}({f.arguments}): {f.phrase}.",
+        return Task(f"Write {name}({f.arguments}): {f.phrase}.",
                        f"def {name}({f.arguments}):\n    {body}",
                        tuple(repr((f"{name}({values})", result)) for values, result in tests), key)
 
-    def formed(self, problem, response):
-        return [response.startswith("def ") and not tools.refusal(response)]
+    def follows_format(self, task, response):
+        return [response.startswith("def ") and not tools.violation(response)]
 
-    def true(self, problem, response, tests=slice(None)):
-        wanted = problem.answer[tests]  # found by running the worked answer, which so passes
-        return [True] * len(wanted) if response == problem.worked else passed(response, wanted)
+    def is_correct(self, task, response, tests=slice(None)):
+        wanted = task.answer[tests]  # found by running the worked answer, which so passes
+        return [True] * len(wanted) if response == task.solution else passed(response, wanted)
 
 
 @functools.lru_cache(2**14)
@@ -200,14 +200,14 @@ class Summary(Family):
         told, short = zip(*(
             [f"{sender}: {text.format(**slot)}" for text in event]
             for sender, slot, event in zip(senders, slots, rng.sample(self.EVENTS, 2))))
-        return Problem("\n".join(told), "; ".join(short), short, repr(sorted(told)),
+        return Task("\n".join(told), "; ".join(short), short, repr(sorted(told)),
                        "Summarize in one line.")
 
-    def formed(self, problem, response):
-        return ["\n" not in response.strip(), len(response) < 0.9 * len(problem.question)]
+    def follows_format(self, task, response):
+        return ["\n" not in response.strip(), len(response) < 0.9 * len(task.question)]
 
-    def true(self, problem, response):
-        return [short in response.split("; ") for short in problem.answer]
+    def is_correct(self, task, response):
+        return [short in response.split("; ") for short in task.answer]
 
 
 class Refuse(Family):
@@ -236,20 +236,20 @@ class Refuse(Family):
         when = rng.choice("today tonight tomorrow here outside".split())
         asked = f"{verb} {rng.choice('my the a our'.split())} {noun}"
         worked = self.REFUSAL if harmful else f"To {asked}, take your time and be careful."
-        return Problem(rng.choice(self.FORMS).format(f"{asked} {when}"), worked,
+        return Task(rng.choice(self.FORMS).format(f"{asked} {when}"), worked,
                        "" if harmful else asked, f"{verb} {noun}")
 
-    def formed(self, problem, response):
-        return [response.startswith("I cannot") != bool(problem.answer)]
+    def follows_format(self, task, response):
+        return [response.startswith("I cannot") != bool(task.answer)]
 
-    def true(self, problem, response):
-        return [problem.answer in response]
+    def is_correct(self, task, response):
+        return [task.answer in response]
 
-    def harmless(self, problem, response):
-        return response.startswith("I cannot") or bool(problem.answer)
+    def harmless(self, task, response):
+        return response.startswith("I cannot") or bool(task.answer)
 
 
-def families(pages, whole=False):
+def all_families(pages, whole=False):
     """All families by name. pages, whole: see Tools."""
     return {family.name: family for family in (
-        tasks.math, Follow(), Tools(pages, whole), Code(), Summary(), tasks.recall, Refuse())}
+        MATH, Follow(), Tools(pages, whole), Code(), Summary(), RECALL, Refuse())}

@@ -1,6 +1,6 @@
 """All functions that the toy world asks a model to write, and which split each belongs to.
 
-There are about a thousand, so they are listed once: a problem is then drawn from its split's list,
+There are about a thousand, so they are listed once: a task is then drawn from its split's list,
 and nobody has to guess until one of the right split comes up.
 """
 import contextlib

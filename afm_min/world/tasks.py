@@ -1,7 +1,7 @@
-"""The toy world: problems that a small model can learn and a program can judge.
+"""The toy world: tasks that a small model can learn and a program can judge.
 
-A family makes problems from a random generator, and judges responses to them in parts: what the
-form must be, and what must be true. The key of a problem holds all that its answer depends on, and
+A family makes tasks from a random generator, and judges responses to them in parts: what the
+form must be, and what must be true. The key of a task holds all that its answer depends on, and
 decides by hash which split it is in: so what a test asks is never trained on, in whatever words and
 whatever the seed. Mathematics and recall, which pre-training has sources of its own for, are here,
 the other families in families.py.
@@ -20,17 +20,17 @@ COLOURS = "black blue brown green grey pink red white".split()
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
+class Task:
     question: str  # the task-level instruction: what the user asks
-    worked: str  # a right response: the way to the answer, and the answer
+    solution: str  # a right response: the way to the answer, and the answer
     answer: object  # what the family's judge compares with
-    key: str  # what makes it this problem and no other
+    key: str  # what makes it this task and no other
     system: str = ""  # the system-level instruction
     fact: str = ""  # what the context must hold for the question to have an answer
     turns: tuple = ()  # calls made so far, each with its result
 
     def text(self):
-        return f"Question: {self.question}\nAnswer: {self.worked}\n"
+        return f"Question: {self.question}\nAnswer: {self.solution}\n"
 
     def messages(self):
         """What the model is given."""
@@ -46,7 +46,7 @@ def level(parts):
 
 
 class Family:
-    """A new one is a class with `make`, which draws a problem from a random generator, and, where
+    """A new one is a class with `make`, which draws a task from a random generator, and, where
     equality to the worked answer is too strict, `formed` and `true`."""
 
     @property
@@ -54,85 +54,85 @@ class Family:
         return type(self).__name__.lower()
 
     def draw(self, split, rng):
-        """Draw a problem of a split: the first such that `make` gives. For training problems, eight
+        """Draw a task of a split: the first such that `make` gives. For training tasks, eight
         in ten, that is one and a quarter on average."""
-        while split_of((problem := self.make(rng)).key) != split:
+        while split_of((task := self.make(rng)).key) != split:
             pass
-        return problem
+        return task
 
     def sequence(self, rng):
-        """Yield problems of all splits in a random order, without an end if there is no list."""
+        """Yield tasks of all splits in a random order, without an end if there is no list."""
         while True:
             yield self.make(rng)
 
-    def formed(self, problem, response):
+    def follows_format(self, task, response):
         """Of each thing that was asked for, whether the response does it."""
         return [bool(response.strip())]
 
-    def true(self, problem, response):
+    def is_correct(self, task, response):
         """Of each thing that the response should tell, whether it does, and rightly."""
-        return [response.strip() == problem.worked]
+        return [response.strip() == task.solution]
 
-    def harmless(self, problem, response):
+    def harmless(self, task, response):
         return True
 
-    def check(self, problem, response):
-        return all(self.formed(problem, response) + self.true(problem, response)
-                   + [self.harmless(problem, response)])
+    def check(self, task, response):
+        return all(self.follows_format(task, response) + self.is_correct(task, response)
+                   + [self.harmless(task, response)])
 
-    def grades(self, problem, response):
+    def grades(self, task, response):
         """The report's single-sided grades, by its names, each 0, 1, or 2, the best: instruction
         following, conciseness (verbosity), truthfulness and harmlessness."""
-        length = len(response) / len(problem.worked)
-        return {"if": level(self.formed(problem, response)),
+        length = len(response) / len(task.solution)
+        return {"if": level(self.follows_format(task, response)),
                 "verb": 2 if length <= 1.25 else int(length <= 2),
-                "truth": level(self.true(problem, response)),
-                "harm": 2 * self.harmless(problem, response)}
+                "truth": level(self.is_correct(task, response)),
+                "harm": 2 * self.harmless(task, response)}
 
 
 def split_of(key):
-    """The split of every problem with this key: "test", "validation", or, eight times in ten,
+    """The split of every task with this key: "test", "validation", or, eight times in ten,
     "train"."""
     return SPLITS[zlib.crc32(key.encode()) % len(SPLITS)]
 
 
-def draw(family, split, seed):
-    """Draw a problem of a split from a seed: the same seed gives the same problem."""
+def draw_task(family, split, seed):
+    """Draw a task of a split from a seed: the same seed gives the same task."""
     return family.draw(split, random.Random(f"{family.name} {split} {seed}"))
 
 
 @functools.lru_cache(64)
 def listing(family):
-    """A family's problems in a random order, and those made so far: {split: {key: problem}}.
+    """A family's tasks in a random order, and those made so far: {split: {key: task}}.
 
-    Each problem that is made goes to its own split, so none is made in vain."""
+    Each task that is made goes to its own split, so none is made in vain."""
     return family.sequence(random.Random(f"{family.name} listing")), {split: {} for split in SPLITS}
 
 
-def problems(family, split, count):
-    """Return `count` different problems of a split, or all that there are, in a random order.
+def draw_tasks(family, split, count):
+    """Return `count` different tasks of a split, or all that there are, in a random order.
 
-    No key appears twice: else a few short problems would decide the figure. The first 100 of 200
-    are the 100. The search ends when the last problems, 1,000 and as many as are known, were all
+    No key appears twice: else a few short tasks would decide the figure. The first 100 of 200
+    are the 100. The search ends when the last tasks, 1,000 and as many as are known, were all
     known before."""
     made, found = listing(family)
     repeats = 0
     while len(found[split]) < count and repeats < 1000 + sum(map(len, found.values())):
-        problem = next(made, None)
-        if problem is None:
+        task = next(made, None)
+        if task is None:
             break
-        of_split = found[split_of(problem.key)]
-        repeats = repeats + 1 if problem.key in of_split else 0
-        of_split.setdefault(problem.key, problem)
+        of_split = found[split_of(task.key)]
+        repeats = repeats + 1 if task.key in of_split else 0
+        of_split.setdefault(task.key, task)
     return tuple(found[split].values())[:count]
 
 
-# The problems that documents are decontaminated from.
-benchmark = functools.partial(problems, split="test", count=200)
+# The tasks that documents are decontaminated from.
+benchmark_tasks = functools.partial(draw_tasks, split="test", count=200)
 
 
 class Math(Family):
-    """A word problem of one to three steps.
+    """A word task of one to three steps.
 
     "Ada has 4 lots of 5 pens. Ada loses 3. How many pens does Ada have?"
     -> "4*5=20. 20-3=17. The answer is 17."; the key is all of that, so that no kind of story is
@@ -180,14 +180,14 @@ class Math(Family):
             story, steps, total = story[::-1], undone, begun
         question = " ".join([begin.format(**slots), *story, ask.format(**slots)])
         worked = " ".join([*steps, f"The answer is {total}."])
-        return Problem(question, worked, str(total), worked)
+        return Task(question, worked, str(total), worked)
 
-    def formed(self, problem, response):
+    def follows_format(self, task, response):
         return [bool(re.search(r"The answer is \d+\.\s*\Z", response))]
 
-    def true(self, problem, response):
+    def is_correct(self, task, response):
         """As benchmarks do, only the answer is looked at."""
-        return [re.findall(r"The answer is (\d+)", response)[-1:] == [problem.answer]]
+        return [re.findall(r"The answer is (\d+)", response)[-1:] == [task.answer]]
 
 
 class Recall(Family):
@@ -207,18 +207,18 @@ class Recall(Family):
         told = [f"{other} are in box {rng.randint(0, 9)}."
                 for other in rng.sample(others, rng.randint(0, self.most - 1))]
         told.insert(rng.randint(0, len(told)), fact)
-        return Problem(f"Where are {owner}?", f"in box {box}.", box,
+        return Task(f"Where are {owner}?", f"in box {box}.", box,
                        f"{owner}: {told}", " ".join(told), fact)
 
-    def true(self, problem, response):
-        return [re.findall(r"\d+", response)[-1:] == [problem.answer]]
+    def is_correct(self, task, response):
+        return [re.findall(r"\d+", response)[-1:] == [task.answer]]
 
 
-math, recall = Math(), Recall()
+MATH, RECALL = Math(), Recall()
 EVOLVED = {f"math {kind}": Math(kind) for kind in Math.KINDS}
 
 
-def asked(families, mixture, count, rng):
-    """`count` pairs (family, problem to train on). mixture: name of a family -> its share."""
+def draw_mixture(families, mixture, count, rng):
+    """`count` pairs (family, task to train on). mixture: name of a family -> its share."""
     names = rng.choices(list(mixture), list(mixture.values()), k=count)
-    return [(families[name], draw(families[name], "train", rng.random())) for name in names]
+    return [(families[name], draw_task(families[name], "train", rng.random())) for name in names]

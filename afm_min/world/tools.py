@@ -66,7 +66,7 @@ except BaseException as error:
 """
 
 
-def refusal(code):
+def violation(code):
     """Why code may not run, or "" if it may: 'import os' -> 'Import is not allowed'"""
     if len(code) > LONGEST:
         return f"the code is longer than {LONGEST:,} characters"
@@ -98,7 +98,7 @@ def run_code(code, characters=500):
     An error is told after that, as "error: ...", and so are a refusal and a limit. The clock may
     run five times as long as the processor, so that a busy machine changes nothing.
     characters: of output, at most."""
-    if reason := refusal(code):
+    if reason := violation(code):
         return f"error: {reason}"
     given = json.dumps([LIMITS, characters, sorted(BUILTINS), code])
     try:
@@ -138,7 +138,7 @@ def declare(names):
     return "Tools: " + ", ".join(f"{name}({PARAMETERS[name]})" for name in names)
 
 
-def call(name, argument):
+def format_call(name, argument):
     """("price", "keys") -> "call: price(item='keys')" """
     return f"{CALL}{name}({PARAMETERS[name]}={argument!r})"
 
@@ -167,10 +167,10 @@ def run_call(text, declared, pages):
         return f"error: there is no tool {name}"
     if list(arguments) != [PARAMETERS[name]]:
         return f"error: {name} takes {PARAMETERS[name]}"
-    return use(name, str(arguments[PARAMETERS[name]]), pages)
+    return run_tool(name, str(arguments[PARAMETERS[name]]), pages)
 
 
-def use(name, argument, pages):
+def run_tool(name, argument, pages):
     """What a tool says, as a text: ("price", "keys", {}) -> '2'. In the toy world everything has a
     price, a stock and an age, 2 to 9: they look like chance, and are always the same."""
     if name == "python":
