@@ -16,12 +16,13 @@ import textwrap
 
 import torch
 
-from afm_min import chat, lora
+from afm_min import lora
+from afm_min.data import corpus
 from afm_min.world import tools
 from afm_min.generate import stream
 from afm_min.model import load_model
 from afm_min.ondevice import FEATURES
-from afm_min.quantize import QuantizedAFM, load_quantized
+from afm_min.quantize import QuantizedAFM
 from afm_min.run import Run, UserError, choose_device, run_command
 from afm_min.lab.stages import STAGES
 from afm_min.tokenizer import DOCUMENT, END
@@ -109,11 +110,11 @@ def talk(arguments):
     respond, usual = (answer, 0.0) if stage in CONVERSING else (complete, 0.8)
     if arguments.temperature is None:
         arguments.temperature = usual
-    model = load_quantized(run, "quantize") if arguments.quantized else load_model(run, stage)
+    model = load_model(run, "quantize", QuantizedAFM) if arguments.quantized else load_model(run, stage)
     switch = lora.Switch(model, run.checkpoint)
     if arguments.adapter or arguments.quantized and run.checkpoint("recovery").exists():
         use_adapter(switch, arguments.adapter or "recovery")
-    arguments.pages = chat.toy_world(run)["tools"].pages if "search" in arguments.tools else {}
+    arguments.pages = corpus.toy_world(run)["tools"].pages if "search" in arguments.tools else {}
     if arguments.prompt is not None:
         return respond(model, arguments.prompt, arguments)
     with contextlib.suppress(EOFError):

@@ -63,7 +63,7 @@ def train(arguments):
     if not arguments.resume:
         for stage in arguments.stages:
             forget(run, stage)
-            run.partial(stage).unlink(missing_ok=True)
+            run.partial_checkpoint(stage).unlink(missing_ok=True)
     before = run.read_json("report.json")
     alone = distributed.world_size() > 1 or run.device.type != "cpu"
     run_stages(run, {stage: settings_of(stage, given)

@@ -1,63 +1,143 @@
-"""Conversations to train on: which of their tokens the loss counts, and batches of them."""
-import functools
-import json
+"""Conversations: render them as tokens, pack them into batches, sample responses, score them.
+
+Shapes: B conversations or groups, R rows of a batch, T tokens of a row, K responses in a row,
+C model dim, V vocabulary.
+"""
+import typing
 
 import torch
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from afm_min import distributed, pretrain
-from afm_min.data import corpus
-from afm_min.world import families
-from afm_min.world.tasks import EVOLVED, draw_tasks
-from afm_min.run import UserError, write_text
+from afm_min import distributed
+from afm_min.generate import Decoder, generate_with_logp
+from afm_min.model import token_losses
+from afm_min.run import UserError
+from afm_min.tokenizer import END
 
 # Row lengths and token counts are rounded up to multiples of this, so that shapes repeat: on a CPU
-# in bfloat16, PyTorch makes a kernel for each new shape.
+# in bfloat16, PyTorch compiles a kernel for each new shape.
 ROUND = 64
 
 
-@functools.lru_cache(2)  # so that a stage finds the tasks that one before it has drawn
-def toy_world(run, whole=False):
-    """The families, with the run's own web pages to search. whole: see families.Tools."""
-    return families.all_families({d["name"]: d["text"] for d in corpus.read_documents(run)
-                              if d["source"] == "web" and not d["held_out"]}, whole)
-
-
-def validating(run, count):
-    """Pairs (family, task): `count` validation tasks of each family, evolved ones too."""
-    return [(family, task) for family in (toy_world(run) | EVOLVED).values()
-            for task in draw_tasks(family, "validation", count)]
-
+# Examples: dicts {"source", "messages"}, stored as JSON lines.
 
 def example(source, messages, response):
+    """Return an example: a conversation that ends with the assistant's response."""
     return {"source": source, "messages": [*messages, {"role": "assistant", "content": response}]}
 
 
-def write_lines(run, stage, examples):
-    """A line of JSON for each of what a stage has found to train on."""
-    write_text(run.file(f"{stage}.jsonl"), "".join(json.dumps(each) + "\n" for each in examples))
+def render(messages, tokenizer):
+    """Return a conversation's ids and loss mask, two of (T,).
+
+    The mask is 1 for tokens that the assistant produces, its end token included, and 0 elsewhere:
+    <|user|> H i <|end|> <|assistant|> Y o <|end|>
+       0     0 0    0          0       1 1    1"""
+    ids, loss_mask = [], []
+    for message in messages:
+        turn = tokenizer.encode_chat([message])
+        ids += turn
+        loss_mask += [0.0] + [float(message["role"] == "assistant")] * (len(turn) - 1)
+    return torch.tensor(ids), torch.tensor(loss_mask)
 
 
-def read_lines(run, stage):
-    """What `write_lines` wrote."""
-    path = run.file(f"{stage}.jsonl")
-    if not path.exists():
-        raise UserError(f"there is no {path}: run the stage {stage} first")
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def render_response(prompt, response):
+    """Return the ids and loss mask of a prompt and a response, which are lists of ids."""
+    loss_mask = [0.0] * len(prompt) + [1.0] * len(response)
+    return torch.tensor(prompt + response), torch.tensor(loss_mask)
 
 
-def answered(prompt, response):
-    """The pair (ids, weights) of a prompt and a response, both lists of ids."""
-    weights = [0.0] * len(prompt) + [1.0] * len(response)
-    return torch.tensor(prompt + response), torch.tensor(weights)
+def render_examples(examples, model):
+    """Return {source: list of (ids, loss_mask)} of the examples that fit the model's context."""
+    sources = {}
+    for each in examples:
+        ids, loss_mask = render(each["messages"], model.tokenizer)
+        if len(ids) <= model.config.context:
+            sources.setdefault(each["source"], []).append((ids, loss_mask))
+    return sources
 
+
+def read_examples(run, model, synthetic=True):
+    """Return the rendered demonstrations, with the synthetic examples unless left out."""
+    examples = run.read_lines("demonstrations")
+    if synthetic:
+        examples += run.read_lines("synthetic")
+    return render_examples(examples, model)
+
+
+# Batches: several conversations share a row, so that little is padding.
+
+def round_up(length):
+    """5 -> 64, 64 -> 64, 65 -> 128"""
+    return -(-length // ROUND) * ROUND
+
+
+def round_mask(mask):
+    """Set further entries of a bool mask, (R, T), until their number is a multiple of ROUND, if
+    there are enough."""
+    missing = -int(mask.sum()) % ROUND
+    added = (~mask).flatten().nonzero()[:missing, 0]
+    return mask.flatten().index_fill(0, added, True).view(mask.shape)
+
+
+def pack_rows(items, width):
+    """Pack items, tuples of 1-D tensors of equal length, into rows of `width` tokens.
+
+    First fit, longest first. Returns a list with a tensor (R, width) for each entry of the tuples,
+    padded with zeros; segment_start, (R, width), see `AFM.hidden_states`; and the place of each
+    item, a pair (row, column)."""
+    used, places = [], [None] * len(items)  # used: tokens in each row
+    for i in sorted(range(len(items)), key=lambda i: -len(items[i][0])):
+        length = len(items[i][0])
+        with_room = (row for row, taken in enumerate(used) if taken + length <= width)
+        row = next(with_room, len(used))
+        if row == len(used):
+            used.append(0)
+        places[i] = row, used[row]
+        used[row] += length
+    columns = [torch.zeros(len(used), width, dtype=x.dtype) for x in items[0]]
+    segment_start = torch.full((len(used), width), width)
+    for item, (row, start) in zip(items, places):
+        stop = start + len(item[0])
+        segment_start[row, start:stop] = start
+        for column, x in zip(columns, item):
+            column[row, start:stop] = x
+    return columns, segment_start, places
+
+
+def pack(conversations):
+    """Pack pairs (ids, loss_mask) into a batch {"ids", "loss_mask", "segment_start": (R, T + 1)}.
+
+    The model is fed all tokens of a row but the last: T, a multiple of ROUND."""
+    width = 1 + round_up(max(len(ids) for ids, _ in conversations) - 1)
+    (ids, loss_mask), segment_start, _ = pack_rows(conversations, width)
+    return {"ids": ids, "loss_mask": loss_mask, "segment_start": segment_start}
+
+
+def batches(sources, mixture, batch_size):
+    """Return a function from step to a packed batch of `batch_size` random conversations.
+
+    sources: name -> list of (ids, loss_mask). mixture: name -> share of the conversations."""
+    names = [name for name in sources if mixture.get(name, 0) > 0]
+    if not names:
+        raise UserError(f"the mixture {mixture} has no weight for any of the sources "
+                        f"{', '.join(sources)}: give one of them a positive weight")
+    shares = torch.tensor([float(mixture[name]) for name in names])
+
+    def batch(step):
+        numbers = torch.multinomial(shares, batch_size, replacement=True)
+        chosen = [sources[names[i]] for i in numbers]
+        return pack([source[torch.randint(len(source), ())] for source in chosen])
+    return batch
+
+
+# Groups: a prompt with several responses, which share its tokens in one row.
 
 def share_prompt(prompt, responses):
-    """One row in which all responses to a prompt share it: the pair (ids, branch), two of (T,).
+    """Return the ids and branch numbers, two of (T,), of a row in which responses share a prompt.
 
-    Each response is a branch, see `AFM.states`, that begins with the prompt's last token: from that
-    token's state the response's first token is predicted.
+    Each response is a branch, see `AFM.hidden_states`, that starts with the prompt's last token:
+    from that token's state the response's first token is predicted.
         prompt [1, 2, 3], responses [[7, 8], [9]]
         ids     1 2 | 3 7 8 | 3 9
         branch  0 0 | 1 1 1 | 2 2"""
@@ -68,84 +148,15 @@ def share_prompt(prompt, responses):
     return torch.tensor(ids), torch.tensor(branch)
 
 
-def response_mask(branch):
-    """Which tokens but the first of a row belong to a response: (B, T) -> (B, T - 1), bool."""
-    return (branch[:, 1:] > 0) & (branch[:, 1:] == branch[:, :-1])
-
-
-def render(messages, tokenizer):
-    """A conversation's ids, (T,), and of each its weight in the loss, (T,): 1 where the assistant
-    has to say it, its end token included, and 0 elsewhere."""
-    ids, weights = [], []
-    for message in messages:
-        turn = tokenizer.encode_chat([message])
-        ids += turn
-        weights += [0.0] + [float(message["role"] == "assistant")] * (len(turn) - 1)
-    return torch.tensor(ids), torch.tensor(weights)
-
-
-def by_source(examples, model):
-    """Source -> list of pairs (ids, weights), of those examples that fit the model's context."""
-    sources = {}
-    for each in examples:
-        pair = render(each["messages"], model.tokenizer)
-        if len(pair[0]) <= model.config.context:
-            sources.setdefault(each["source"], []).append(pair)
-    return sources
-
-
-def read_examples(run, model, synthetic=True):
-    """The demonstrations, and the model's own examples if wanted: see `by_source`."""
-    stages = ["demonstrations"] + ["synthetic"] * synthetic
-    return by_source([each for stage in stages for each in read_lines(run, stage)], model)
-
-
-def lay_out(items, width):
-    """Put items, tuples of 1-D tensors of one length, into rows of `width` tokens: each into the
-    first row that has room, longer ones first.
-
-    Returns a tensor (R, width) for each of the tuple's entries, filled up with zeros; begin,
-    (R, width), see `AFM.states`; and where each item starts, N pairs (row, column)."""
-    used, starts = [], [None] * len(items)  # used: tokens in each row
-    for i in sorted(range(len(items)), key=lambda i: -len(items[i][0])):
-        length = len(items[i][0])
-        fitting = (row for row, taken in enumerate(used) if taken + length <= width)
-        row = next(fitting, len(used))
-        if row == len(used):
-            used.append(0)
-        starts[i] = row, used[row]
-        used[row] += length
-    columns = [torch.zeros(len(used), width, dtype=x.dtype) for x in items[0]]
-    begin = torch.full((len(used), width), width)
-    for item, (row, start) in zip(items, starts):
-        stop = start + len(item[0])
-        begin[row, start:stop] = start
-        for column, x in zip(columns, item):
-            column[row, start:stop] = x
-    return columns, begin, starts
-
-
-def round_up(length):
-    """5 -> 64, 64 -> 64, 65 -> 128"""
-    return -(-length // ROUND) * ROUND
-
-
-def round_mask(mask):
-    """Add tokens to a mask, (B, T), so that a multiple of ROUND are in it, as far as there are."""
-    missing = -int(mask.sum()) % ROUND
-    added = (~mask).flatten().nonzero()[:missing, 0]
-    return mask.flatten().index_fill(0, added, True).view(mask.shape)
-
-
 def share_prompts(groups):
-    """N pairs (prompt, responses) as a batch {"ids", "branch", "begin": (R, T)} of fewer rows.
+    """Pack groups (prompt, responses) into a batch {"ids", "branch", "segment_start": (R, T)}.
 
-    Responses are numbered 1, 2, ... from the left of a row, across its groups: see `AFM.states`.
-    Returned, too, is the place of each group, N pairs (row, first): its responses are those with
-    the indices first, first + 1, ... in the row."""
-    items = [share_prompt(*group) for group in groups]
+    Responses are numbered 1, 2, ... from the left of a row, across its groups. Also returns the
+    place of each group, (row, first): its responses have the indices first, first + 1, ... among
+    those of the row."""
+    items = [share_prompt(prompt, responses) for prompt, responses in groups]
     width = round_up(max(len(ids) for ids, _ in items))
-    (ids, branch), begin, starts = lay_out(items, width)
+    (ids, branch), segment_start, starts = pack_rows(items, width)
     count, places = [0] * len(ids), [None] * len(groups)  # count: responses in each row so far
     for i in sorted(range(len(groups)), key=starts.__getitem__):  # from the left in each row
         row, start = starts[i]
@@ -153,12 +164,12 @@ def share_prompts(groups):
         of_group[of_group > 0] += count[row]
         places[i] = row, count[row]
         count[row] += len(groups[i][1])
-    return {"ids": ids, "branch": branch, "begin": begin}, places
+    return {"ids": ids, "branch": branch, "segment_start": segment_start}, places
 
 
-def by_row(values, places, fill=0):
-    """Collect N tensors (responses, ...) of groups as (R, K, ...), K the most that a row has;
-    shorter rows end with `fill`. places: as from `share_prompts`."""
+def stack_by_row(values, places, fill=0):
+    """Collect a tensor (responses, ...) for each group as one of (R, K, ...), K the most responses
+    of a row. Shorter rows end with `fill`. places: as from `share_prompts`."""
     rows = {}
     for (row, _), value in sorted(zip(places, values), key=lambda pair: pair[0]):
         rows.setdefault(row, []).append(value)
@@ -166,127 +177,163 @@ def by_row(values, places, fill=0):
 
 
 def unique_responses(responses):
-    """The different responses, in their order, and the index among them of each response.
+    """Return the distinct responses in their order, and each response's index among them.
 
     [[7, 8], [9], [7, 8]] -> [(7, 8), (9,)], [0, 1, 0]"""
-    places = {}
-    index = [places.setdefault(tuple(response), len(places)) for response in responses]
-    return list(places), index
+    numbers = {}  # response -> its index
+    index = [numbers.setdefault(tuple(response), len(numbers)) for response in responses]
+    return list(numbers), index
 
 
-def pack(conversations):
-    """Pairs (ids, weights) as a batch of few rows, {"ids", "weight", "begin": (R, T + 1)}. All
-    tokens but the last are fed to the model: T, a multiple of ROUND."""
-    width = 1 + round_up(max(len(ids) for ids, _ in conversations) - 1)
-    (ids, weight), begin, _ = lay_out(conversations, width)
-    return {"ids": ids, "weight": weight, "begin": begin}
+# Losses and log-probabilities.
 
+def response_logits(model, batch):
+    """Return logits for the next token where the loss mask of that is set, and for a few other
+    tokens (see `round_mask`): (N, V). Also which tokens these are: (R, T), bool.
 
-def batches(sources, mixture, count):
-    """A function from step to a batch of `count` conversations.
-
-    sources: name -> list of pairs (ids, weights). mixture: name -> share of the conversations."""
-    names = [name for name in sources if mixture.get(name, 0) > 0]
-    if not names:
-        raise UserError(f"the mixture {mixture} names none of {', '.join(sources)}")
-    shares = torch.tensor([float(mixture[name]) for name in names])
-
-    def batch(step):
-        drawn = [sources[names[i]] for i in torch.multinomial(shares, count, replacement=True)]
-        return pack([source[torch.randint(len(source), ())] for source in drawn])
-    return batch
-
-
-def said_logits(model, batch):
-    """The logits of the tokens that have weight, and of a few others, (N, V); and which they are,
-    (B, T), bool: ids, weight and begin (B, T + 1), see `pack`. For the others, two thirds of all,
-    none are computed."""
-    said = round_mask(batch["weight"][:, 1:] > 0)
-    states = model.states(batch["ids"][:, :-1], begin=batch["begin"][:, :-1], wanted=said)
-    return model.logits(states), said
+    batch: as from `pack`. About two thirds of all tokens need no logits, so none are computed."""
+    wanted = round_mask(batch["loss_mask"][:, 1:] > 0)
+    states = model.hidden_states(batch["ids"][:, :-1],
+                                 segment_start=batch["segment_start"][:, :-1], wanted=wanted)
+    return model.logits(states), wanted
 
 
 def response_loss(model, batch):
-    """The language-model loss of the tokens that have weight: ids, weight and begin as above."""
-    logits, said = said_logits(model, batch)
-    weight, targets = batch["weight"][:, 1:][said], batch["ids"][:, 1:][said]  # (N,)
-    cross_entropy, z_loss = pretrain.token_losses(logits, targets)
-    return {"loss": (weight * (cross_entropy + z_loss)).sum(), "count": weight.sum()}
+    """Language-model loss of the tokens in the loss mask, for `trainer.backward`. batch: as from
+    `pack`."""
+    logits, wanted = response_logits(model, batch)
+    mask, targets = batch["loss_mask"][:, 1:][wanted], batch["ids"][:, 1:][wanted]  # (N,)
+    cross_entropy, z_loss = token_losses(logits, targets)
+    return {"loss": (mask * (cross_entropy + z_loss)).sum(), "count": mask.sum()}
 
 
-def score_responses(model, ids, branch, begin):
-    """log pi(y|x) of each response, (B, K), K the most that a row has, and the state of its last
-    token, (B, K, C). ids, branch, begin: (B, T), see `share_prompts`."""
-    B, K = len(branch), int(branch.max()) if len(branch) else 0
+def score_responses(model, ids, branch, segment_start):
+    """Return log pi(y|x) of each response, (R, K), and the hidden state of its last token,
+    (R, K, C). ids, branch, segment_start: (R, T), as from `share_prompts`."""
+    R, K = len(branch), int(branch.max()) if len(branch) else 0
     wanted = round_mask(branch > 0)
-    states = model.states(ids, begin, branch, wanted=wanted)  # (N, C)
-    nll, _ = pretrain.token_losses(model.logits(states), ids.roll(-1, 1)[wanted])  # (N,)
-    goes_on = F.pad(response_mask(branch), (0, 1))  # (B, T): the next token is of the response, too
-    predicts, last = goes_on[wanted], ((branch > 0) & ~goes_on)[wanted]  # (N,) each
+    states = model.hidden_states(ids, segment_start, branch, wanted=wanted)  # (N, C)
+    nll, _ = token_losses(model.logits(states), ids.roll(-1, 1)[wanted])  # (N,)
+    # A token predicts the next one of its response, or is the last of it.
+    same_branch = F.pad(branch[:, 1:] == branch[:, :-1], (0, 1))  # (R, T)
+    predicts = ((branch > 0) & same_branch)[wanted]  # (N,)
+    last = ((branch > 0) & ~same_branch)[wanted]
     row, column = wanted.nonzero(as_tuple=True)
-    response = row * K + branch[row, column] - 1  # (N,): which of B * K, if it is of any
-    logp = nll.new_zeros(B * K).index_add(0, response[predicts], -nll[predicts])
-    ends = states.new_zeros(B * K, states.shape[-1]).index_add(0, response[last], states[last])
-    return logp.view(B, K), ends.view(B, K, states.shape[-1])
+    response = row * K + branch[row, column] - 1  # (N,): index among R * K
+    logp = nll.new_zeros(R * K).index_add(0, response[predicts], -nll[predicts])
+    last_states = states.new_zeros(R * K, states.shape[-1]).index_add(0, response[last],
+                                                                      states[last])
+    return logp.view(R, K), last_states.view(R, K, -1)
 
 
-def response_logp(model, ids, branch, begin):
-    """log pi(y|x) of each response, (B, K): see `score_responses`."""
-    return score_responses(model, ids, branch, begin)[0]
+def response_logp(model, ids, branch, segment_start):
+    """Return log pi(y|x) of each response, (R, K): see `score_responses`."""
+    return score_responses(model, ids, branch, segment_start)[0]
 
 
-def by_length(work, lengths, rows):
-    """What work(numbers) says of each of N things, a list: those of like lengths are given to it
-    together, `rows` at a time. Several processes share them."""
+# The same for many conversations: batches of similar length, shared among ranks.
+
+def map_by_length(function, lengths, max_rows):
+    """Return a list of N results. function(numbers) computes those of some items, a list; it is
+    called with up to `max_rows` items of similar length at a time."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
 
-    def worked(some):
-        return [x for i in range(0, len(some), rows) for x in work(some[i:i + rows])]
-    found = dict(zip(order, distributed.split_work(worked, order)))
-    return [found[i] for i in range(len(lengths))]
+    def compute(numbers):
+        chunks = [numbers[i:i + max_rows] for i in range(0, len(numbers), max_rows)]
+        return [result for chunk in chunks for result in function(chunk)]
+    results = dict(zip(order, distributed.split_work(compute, order)))
+    return [results[i] for i in range(len(lengths))]
 
 
 @torch.no_grad()
-def of_each(function, model, conversations, rows=64):
-    """What function(model, ids, weight) says of each of N pairs: (N, ...)."""
-    def work(numbers):
+def map_conversations(function, model, conversations, max_rows=64):
+    """Return function(model, ids, loss_mask) -> (rows, ...) for N pairs: (N, ...)."""
+    def compute(numbers):
         columns = zip(*(conversations[i] for i in numbers))
-        batch = (pad_sequence(column, True).to(model.embedding.device) for column in columns)
+        batch = [pad_sequence(column, True).to(model.embedding.device) for column in columns]
         return function(model, *batch).cpu()
-    return torch.stack(by_length(work, [len(ids) for ids, _ in conversations], rows))
+    lengths = [len(ids) for ids, _ in conversations]
+    return torch.stack(map_by_length(compute, lengths, max_rows))
 
 
-def of_responses(function, model, groups, rows=64, most=4):
-    """function(model, ids, branch, begin) -> (B, K, ...) of each of N groups, pairs (prompt,
-    responses): a list of N tensors (responses, ...).
+@torch.no_grad()
+def map_responses(function, model, groups, max_rows=64, most=4):
+    """Return function(model, ids, branch, segment_start) -> (R, K, ...) for the responses of N
+    groups (prompt, responses): a list of N tensors (responses, ...).
 
-    Equal responses of a group are computed once, and at most `most` share a prompt, as the cost of
-    attention grows with the square of a row."""
-    parts, index = [], []  # groups to compute; of each group, where its responses are: (part, k)
+    Equal responses of a group are computed once. At most `most` responses share a row's copy of
+    the prompt, as the cost of attention grows with the square of the row."""
+    parts = []  # groups of up to `most` distinct responses
+    index = []  # for each group, the place of each of its responses: (part, number in it)
     for prompt, responses in groups:
-        unique, which = unique_responses(responses)
-        index.append([(len(parts) + i // most, i % most) for i in which])
+        unique, numbers = unique_responses(responses)
+        index.append([(len(parts) + i // most, i % most) for i in numbers])
         parts += [(prompt, unique[i:i + most]) for i in range(0, len(unique), most)]
 
-    @torch.no_grad()
-    def work(numbers):
+    def compute(numbers):
         batch, places = share_prompts([parts[i] for i in numbers])
-        values = function(model, **{name: x.to(model.embedding.device)
-                                    for name, x in batch.items()}).cpu()
+        batch = {name: x.to(model.embedding.device) for name, x in batch.items()}
+        values = function(model, **batch).cpu()
         return [values[row, first:first + len(parts[i][1])]
                 for i, (row, first) in zip(numbers, places)]
     lengths = [len(prompt) + sum(map(len, responses)) for prompt, responses in parts]
-    found = by_length(work, lengths, rows)
-    return [torch.stack([found[part][k] for part, k in of_group]) for of_group in index]
+    values = map_by_length(compute, lengths, max_rows)
+    return [torch.stack([values[part][i] for part, i in of_group]) for of_group in index]
 
 
-def losses(model, conversations):
-    """The loss per response token of each of N pairs: (N,)."""
-    def mean(model, ids, weight):
-        weight, targets = weight[:, 1:], ids[:, 1:]  # (B, T)
-        wanted = round_mask(weight > 0)
-        loss, _ = pretrain.token_losses(model.logits(model.states(ids[:, :-1], wanted=wanted)),
-                                        targets[wanted])  # (N,)
+def conversation_losses(model, conversations):
+    """Return the mean loss of the masked tokens of each pair (ids, loss_mask): (N,)."""
+    def mean_loss(model, ids, loss_mask):
+        mask, targets = loss_mask[:, 1:], ids[:, 1:]
+        wanted = round_mask(mask > 0)
+        logits = model.logits(model.hidden_states(ids[:, :-1], wanted=wanted))  # (N, V)
+        loss, _ = token_losses(logits, targets[wanted])
         row, _ = wanted.nonzero(as_tuple=True)
-        return loss.new_zeros(len(ids)).index_add(0, row, loss * weight[wanted]) / weight.sum(1)
-    return of_each(mean, model, conversations)
+        return loss.new_zeros(len(ids)).index_add(0, row, loss * mask[wanted]) / mask.sum(1)
+    return map_conversations(mean_loss, model, conversations)
+
+
+# Sampling.
+
+class Response(typing.NamedTuple):
+    prompt: list  # ids
+    ids: list  # ids that the model produced, its end token included
+    text: str  # the same as text, without the end token
+    logp: float = 0.0  # log-probability of the ids under the distribution they were drawn from
+
+
+def generate_responses(model, conversations, max_new_tokens=64, max_rows=512, temperature=0.0):
+    """Return the model's next Response in each conversation, empty if its prompt does not fit the
+    context. temperature 0 is greedy."""
+    tokenizer, end = model.tokenizer, model.tokenizer.special(END)
+    prompts = [tokenizer.encode_chat(messages, reply=True) for messages in conversations]
+    fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < model.config.context]
+    uniforms = torch.zeros(len(prompts), max_new_tokens)
+    if temperature:
+        uniforms.uniform_()
+    decoder = Decoder(model)
+
+    def compute(numbers):
+        chosen = [fitting[i] for i in numbers]
+        return generate_with_logp(decoder, [prompts[i] for i in chosen], max_new_tokens, end,
+                                  temperature=temperature, uniforms=uniforms[chosen])
+    # Shorter prompts are padded, so those of similar length go together.
+    generated = map_by_length(compute, [len(prompts[i]) for i in fitting], max_rows)
+    responses = [Response(prompt, [], "") for prompt in prompts]
+    for i, (ids, logp) in zip(fitting, generated):
+        text = tokenizer.decode(ids[:-1] if ids[-1:] == [end] else ids)
+        responses[i] = Response(prompts[i], ids, text, logp)
+    return responses
+
+
+def generate_texts(model, conversations, temperature=0.0):
+    """Return the texts alone of `generate_responses`."""
+    return [response.text for response in generate_responses(model, conversations,
+                                                             temperature=temperature)]
+
+
+def sample_texts(model, tasks, samples):
+    """Return a list of `samples` texts at temperature 1 for each task."""
+    prompts = [task.messages() for task in tasks for _ in range(samples)]
+    texts = generate_texts(model, prompts, temperature=1.0)
+    return [texts[i:i + samples] for i in range(0, len(texts), samples)]

@@ -113,7 +113,7 @@ def shard(model):
         fsdp.fully_shard(part, mesh=mesh, reshard_after_forward=True)
         part.set_gradient_divide_factor(1.0)  # gradients are sums: see `trainer.backward`
         part.set_force_sum_reduction_for_comms(True)
-    for method in ("states", "logits"):  # called from outside, as forward is
+    for method in ("hidden_states", "logits"):  # called from outside, as forward is
         fsdp.register_fsdp_forward_method(model, method)
 
 
@@ -130,16 +130,21 @@ def full_state_dict(state, keep=True):
     return {name: x if keep else None for name, x in full}
 
 
-def local_state_dict(state):
-    """Return a state dict, nested or not, with this rank's shard of each sharded tensor."""
-    return {name: local_state_dict(x) if isinstance(x, dict) else
-            x.to_local() if is_sharded(x) else x for name, x in state.items()}
+def save_sharded(state, folder):
+    """Write a nested state dict to a folder, in which each rank writes its shards.
+
+    Raises OSError on every rank if one of them cannot write."""
+    from torch.distributed import checkpoint
+    try:
+        checkpoint.save(state, checkpoint_id=folder)
+    except checkpoint.api.CheckpointException as error:
+        reasons = {str(exception) for exception, _ in error.failures.values()}
+        raise OSError("; ".join(sorted(reasons))) from None
 
 
-def shard_like(parameter, local):
-    """Return this rank's shard of a tensor as a DTensor, if a parameter of its shape is one."""
-    if not is_sharded(parameter):
-        return local
-    tensor = torch.zeros_like(parameter)
-    tensor.to_local().copy_(local)
-    return tensor
+def load_sharded(state, folder):
+    """Replace the values of a nested state dict by those that `save_sharded` wrote.
+
+    The number of ranks may differ from when they were written."""
+    from torch.distributed import checkpoint
+    checkpoint.load(state, checkpoint_id=folder)

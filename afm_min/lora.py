@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from afm_min.model import Linear, normal
+from afm_min.model import Linear, init_matrix
 from afm_min.run import UserError, load, save
 
 
@@ -22,7 +22,7 @@ class LowRank(nn.Module):
 
     def __init__(self, rank, inputs, outputs):
         super().__init__()
-        self.down = nn.Parameter(normal(rank, inputs))
+        self.down = nn.Parameter(init_matrix(rank, inputs))
         self.up = nn.Parameter(torch.zeros(outputs, rank))
 
     def forward(self, x):

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from afm_min import distributed, gradients
+from afm_min import distributed
 from afm_min.run import UserError, compute_dtype, save
 from afm_min.tokenizer import Tokenizer
 
 MASKED = -1e9  # added to the score of a token that may not be seen; a row of -inf would give NaN
+Z_LOSS = 1e-6  # weight of the z-loss, which keeps the softmax's normaliser near 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Config:
     head_dim: int  # D
     hidden: int  # feed-forward units per layer
     vocab_size: int  # V
-    context: int  # tokens it is trained to look at, and the longest sequence it takes
+    context: int  # length of the sequences it is trained on, and the longest one it accepts
     rope_base: float = 500_000.0  # 6,315,089 after context lengthening
     norm_eps: float = 1e-5
 
@@ -35,33 +36,113 @@ class Config:
                             f"and head_dim even; this is {self}")
 
 
-PRESETS = {  # Config(dim, layers, heads, kv_heads, head_dim, hidden, vocab_size, context)
-    "tiny": Config(32, 2, 4, 2, 8, 84, 384, 64),
-    "toy": Config(128, 2, 4, 2, 32, 336, 2048, 128),
-    # As published; the feed-forward's width is from AXLearn's open recipe "honeycrisp".
-    "afm-on-device": Config(3072, 26, 24, 8, 128, 8064, 49_152, 4096),
-    # Pruning takes feed-forward units only, so all else is the same. The width: what makes it 6.4B.
-    "afm-parent": Config(3072, 26, 24, 8, 128, 23_360, 49_152, 4096),
+AFM_SHAPE = {"dim": 3072, "layers": 26, "heads": 24, "kv_heads": 8, "head_dim": 128,
+             "vocab_size": 49_152, "context": 4096}  # as published
+PRESETS = {
+    "tiny": Config(dim=32, layers=2, heads=4, kv_heads=2, head_dim=8, hidden=84, vocab_size=384,
+                   context=64),
+    "toy": Config(dim=128, layers=2, heads=4, kv_heads=2, head_dim=32, hidden=336, vocab_size=2048,
+                  context=128),
+    # The feed-forward's width is from AXLearn's open recipe "honeycrisp".
+    "afm-on-device": Config(**AFM_SHAPE, hidden=8064),
+    # Pruning removes feed-forward units only, so all else is equal. This width makes 6.4B.
+    "afm-parent": Config(**AFM_SHAPE, hidden=23_360),
 }
+
+
+# Three functions with their gradients written out. Autograd would derive the same gradients from
+# F.rms_norm, F.cross_entropy and a line for RoPE, but with three times as many passes over memory,
+# and memory is what a small model on a CPU waits for. The tests compare each with autograd.
+
+class RMSNormFunction(torch.autograd.Function):
+    """y = weight * x / rms(x), over the last dim: x (..., C), weight (C,) -> (..., C).
+
+    With n = x / rms(x) and gradient g of y:
+        dweight = sum of g n over the rows,  dx = (weight g - n mean(weight g n)) / rms(x)"""
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        precise = torch.promote_types(x.dtype, torch.float32)  # for the sum of squares
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=precise)
+        scale = torch.rsqrt(norm ** 2 / x.shape[-1] + eps).to(x.dtype)  # 1 / rms(x): (..., 1)
+        ctx.save_for_backward(x, weight, scale)
+        return (x * scale).mul_(weight)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, scale = ctx.saved_tensors
+        normed = x * scale
+        product = (grad * normed).flatten(0, -2)  # (rows, C)
+        mean = (product @ weight / weight.numel()).view(scale.shape)
+        grad_x = torch.addcmul(normed.mul_(-mean), grad, weight).mul_(scale)
+        return grad_x, product.sum(0), None
+
+
+class RotationFunction(torch.autograd.Function):
+    """RoPE: rotate each pair (x_i, x_{i + D/2}) by an angle. The gradient is rotated back.
+
+    x (..., T, D), cos (T, D), sin (T, D), whose first half is negated: see `rotary_tables`."""
+
+    @staticmethod
+    def forward(ctx, x, cos, sin):
+        ctx.save_for_backward(cos, sin)
+        return (x * cos).addcmul_(x.roll(x.shape[-1] // 2, -1), sin)
+
+    @staticmethod
+    def backward(ctx, grad):
+        cos, sin = ctx.saved_tensors
+        rotated = (grad * cos).addcmul_(grad.roll(grad.shape[-1] // 2, -1), sin, value=-1)
+        return rotated, None, None
+
+
+class CrossEntropyFunction(torch.autograd.Function):
+    """-log p(target) and log Z = logsumexp(logits) of each row: (N, V), (N,) -> two of (N,).
+
+    Their gradients are softmax - onehot(target) and softmax: one softmax serves both."""
+
+    @staticmethod
+    def forward(ctx, logits, targets):
+        log_p = logits.log_softmax(-1)
+        cross_entropy = -log_p.gather(1, targets[:, None])
+        log_z = logits.gather(1, targets[:, None]) + cross_entropy
+        ctx.save_for_backward(log_p, targets)
+        return cross_entropy[:, 0], log_z[:, 0]
+
+    @staticmethod
+    def backward(ctx, grad_cross_entropy, grad_log_z):
+        log_p, targets = ctx.saved_tensors
+        grad = log_p.exp().mul_((grad_cross_entropy + grad_log_z)[:, None])
+        return grad.scatter_add_(1, targets[:, None], -grad_cross_entropy[:, None]), None
+
+
+def token_losses(logits, targets):
+    """Return the cross-entropy and the z-loss, Z_LOSS * logsumexp(logits)^2, of each token.
+
+    In nats: (..., V), (...) -> two of (...)."""
+    cross_entropy, log_z = CrossEntropyFunction.apply(logits.flatten(0, -2), targets.flatten())
+    return cross_entropy.view(targets.shape), Z_LOSS * log_z.view(targets.shape) ** 2
 
 
 class RMSNorm(nn.RMSNorm):
     def forward(self, x):
-        return gradients.RMSNorm.apply(x, self.weight.to(x.dtype), self.eps)
+        return RMSNormFunction.apply(x, self.weight.to(x.dtype), self.eps)
 
 
-def normal(outputs, inputs):
-    """A matrix as training begins with it: std 1/sqrt(fan in)."""
+def init_matrix(outputs, inputs):
+    """Return an untrained matrix (outputs, inputs): normal, with standard deviation
+    1/sqrt(fan in)."""
     return torch.empty(outputs, inputs).normal_(std=inputs ** -0.5)
 
 
 class Linear(nn.Module):
-    """x weight^T, in the precision of x; and an adapter's term, if one is attached."""
+    """x weight^T in the precision of x, plus the term of an adapter if one is attached.
+
+    The weight is cast here and not by autocast, which would also cast what must stay float32."""
 
     def __init__(self, inputs, outputs):
         super().__init__()
         self.inputs, self.outputs = inputs, outputs
-        self.weight = nn.Parameter(normal(outputs, inputs))
+        self.weight = nn.Parameter(init_matrix(outputs, inputs))
         self.adapter = None  # see lora.py
 
     def forward(self, x):
@@ -70,9 +151,9 @@ class Linear(nn.Module):
 
 
 def rotary_tables(length, head_dim, base):
-    """RoPE's angles, position * base^(-2i/D): their cos, and their sin with sign, (2, length, D).
+    """Return cos and signed sin of RoPE's angles, position * base^(-2i/D): (2, length, D).
 
-    The two halves of the head dim are two coordinates: (a, b) -> (a cos - b sin, b cos + a sin)."""
+    Halves of the head dim are the two coordinates: (a, b) -> (a cos - b sin, b cos + a sin)."""
     frequencies = base ** (-torch.arange(0, head_dim, 2) / head_dim)
     angles = torch.outer(torch.arange(length), frequencies)  # (length, D/2)
     cos, sin = angles.cos(), angles.sin()
@@ -80,7 +161,9 @@ def rotary_tables(length, head_dim, base):
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with query/key normalisation."""
+    """Grouped-query attention with query/key normalisation.
+
+    Written out because scaled_dot_product_attention has a slow bfloat16 backward on CPUs."""
 
     def __init__(self, config):
         super().__init__()
@@ -88,21 +171,22 @@ class Attention(nn.Module):
         width, kv_width = config.heads * config.head_dim, config.kv_heads * config.head_dim
         self.query, self.key = Linear(config.dim, width), Linear(config.dim, kv_width)
         self.value, self.output = Linear(config.dim, kv_width), Linear(width, config.dim)
-        self.query_norm, self.key_norm = (RMSNorm(config.head_dim, config.norm_eps)
-                                          for _ in range(2))
+        self.query_norm = RMSNorm(config.head_dim, config.norm_eps)
+        self.key_norm = RMSNorm(config.head_dim, config.norm_eps)
 
     def forward(self, x, rotation, mask):
         """x (B, T, C), rotation 2 x (1 or B, 1, T, D), mask (1 or B, 1, G*T, T) -> (B, T, C)"""
         (B, T, _), K, D = x.shape, self.config.kv_heads, self.config.head_dim
         G = self.config.heads // K
-        # Query heads are grouped with the key/value head they read, so that no key is repeated.
+        # Query heads are grouped by the key/value head they read, so no key is repeated.
         query = self.query(x).view(B, T, K, G, D).permute(0, 2, 3, 1, 4)  # (B, K, G, T, D)
         key = self.key(x).view(B, T, K, D).transpose(1, 2)  # (B, K, T, D)
         value = self.value(x).view(B, T, K, D).transpose(1, 2)
+        cos, sin = rotation
+        query = RotationFunction.apply(self.query_norm(query.contiguous()), cos.unsqueeze(1),
+                                       sin.unsqueeze(1))
         # The scores' factor, 1/sqrt(D), is applied to the keys, which are fewer.
-        of_groups = [table.unsqueeze(1) for table in rotation]  # (1 or B, 1, 1, T, D)
-        query = gradients.Rotation.apply(self.query_norm(query.contiguous()), *of_groups)
-        key = gradients.Rotation.apply(self.key_norm(key.contiguous()), *rotation) / D ** 0.5
+        key = RotationFunction.apply(self.key_norm(key.contiguous()), cos, sin) / D ** 0.5
         scores = query.flatten(2, 3) @ key.transpose(-1, -2)  # (B, K, G*T, T)
         mixed = scores.add_(mask).softmax(-1) @ value  # (B, K, G*T, D)
         mixed = mixed.view(B, K, G, T, D).permute(0, 3, 1, 2, 4)  # (B, T, K, G, D)
@@ -118,7 +202,7 @@ class FeedForward(nn.Module):
         self.down = Linear(config.hidden, config.dim)
 
     def units(self, x):
-        """What the hidden units say: (B, T, C) -> (B, T, hidden)"""
+        """Activations of the hidden units: (B, T, C) -> (B, T, hidden)"""
         return F.silu(self.gate(x)) * self.up(x)
 
     def forward(self, x):
@@ -134,63 +218,67 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.feed_forward_norm = RMSNorm(config.dim, config.norm_eps)
         self.feed_forward = FeedForward(config)
-        self.dropout = 0.0  # of what a block adds, while training: set by fine-tuning
+        self.dropout = 0.0  # on what a block adds to the stream; fine-tuning sets it
 
     def forward(self, x, rotation, mask, wanted=None):
         """(B, T, C) -> (B, T, C), or (N, C) for the N tokens of a mask `wanted`, (B, T)."""
         shape, attended = x.shape, self.attention(self.attention_norm(x), rotation, mask)
-        x = x + self.dropped(attended, shape)
+        x = x + self.drop(attended, shape)
         if wanted is not None:
             x = x[wanted]
-        return x + self.dropped(self.feed_forward(self.feed_forward_norm(x)), shape, wanted)
+        return x + self.drop(self.feed_forward(self.feed_forward_norm(x)), shape, wanted)
 
-    def dropped(self, added, shape, wanted=None):
+    def drop(self, added, shape, wanted=None):
+        """Apply dropout in training. Each rank draws for the rows of all ranks and takes its own,
+        so a row's dropout does not depend on the number of ranks."""
         if not (self.dropout and self.training):
             return added
         ones = added.new_ones(distributed.all_rows(shape[0]), *shape[1:])
-        # Every rank draws for all rows, so a row's dropout does not depend on who has it.
-        kept = distributed.own_rows(F.dropout(ones, self.dropout))
-        return added * (kept if wanted is None else kept[wanted])
+        mask = distributed.own_rows(F.dropout(ones, self.dropout))
+        return added * (mask if wanted is None else mask[wanted])
 
 
 class AFM(nn.Module):
-    """ids (B, T) -> logits (B, T, V), float32. Input and output share one embedding matrix.
+    """ids (B, T) -> logits (B, T, V). Input and output share one embedding matrix.
 
-    dtype: what forward and backward compute in; the parameters are float32 whatever it is."""
+    dtype: precision of forward and backward; the parameters are always float32. Logits are float32
+    numbers, but in a bfloat16 model with the precision of bfloat16."""
 
     def __init__(self, config, dtype=torch.float32):
         super().__init__()
         self.config, self.dtype = config, dtype
-        self.tokenizer = None  # of the run that holds it: see load_model
-        self.embedding = nn.Parameter(normal(config.vocab_size, config.dim))  # as an output layer
+        self.tokenizer = None  # set by load_model
+        self.embedding = nn.Parameter(init_matrix(config.vocab_size, config.dim))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         rotation = rotary_tables(config.context, config.head_dim, config.rope_base)
         self.register_buffer("rotation", rotation, persistent=False)
 
     def forward(self, ids):
-        return self.logits(self.states(ids))
+        return self.logits(self.hidden_states(ids))
 
-    def states(self, ids, begin=None, branch=None, wanted=None):
-        """Final-layer hidden states of each token, normalised: (B, T) -> (B, T, C).
+    def hidden_states(self, ids, segment_start=None, branch=None, wanted=None):
+        """Return the normalised final-layer states of each token, (B, T) -> (B, T, C).
 
-        wanted: (B, T), bool: return the states of these N tokens alone, (N, C). What follows the
-        last attention is then computed for them only.
+        wanted: (B, T), bool: return the states of these N tokens only, (N, C). Then what follows
+        the last attention is computed for them only.
 
-        begin: (B, T), several texts in a row: the index at which the text of each token begins, T
-        for padding. A token sees nothing before its text, and padding sees nothing.
+        segment_start: (B, T), for rows that pack several texts: the index at which the text of each
+        token starts, or T for padding. A token sees nothing before its own text, padding nothing.
 
-        branch: (B, T), several continuations of a prompt in a row: 0 in the prompt, 1, 2, ... in
-        each continuation, which sees the prompt and itself. Positions are as if each stood alone:
-            begin    0 0 0 0 0 0 0 0 8 8 8
-            branch   0 0 0 1 1 2 2 2 0 3 3
-            position 0 1 2 3 4 3 4 5 0 1 2"""
-        mask, positions = self.mask(ids, begin, branch)
+        branch: (B, T), for rows in which several continuations share a prompt: 0 in the prompt,
+        1, 2, ... in the continuations, each of which sees the prompt and itself. Positions are
+        those that each would have alone:
+            segment_start  0 0 0 0 0 0 0 0 8 8 8
+            branch         0 0 0 1 1 2 2 2 0 3 3
+            position       0 1 2 3 4 3 4 5 0 1 2"""
+        mask, positions = self.mask(ids, segment_start, branch)
         length = ids.shape[1]
-        if begin is not None or branch is not None:
+        if segment_start is not None or branch is not None:
             length = int(positions.max()) + 1 if len(ids) else 0
         if length > self.config.context:
-            raise UserError(f"{length} tokens do not fit the context of {self.config.context}")
+            raise UserError(f"a sequence of {length} tokens is longer than the model's context of "
+                            f"{self.config.context}: shorten it")
         rotation = self.rotation[:, positions].unsqueeze(2).to(self.dtype)  # (2, 1 or B, 1, T, D)
         x = self.embed(ids)  # (B, T, C)
         for block in self.blocks[:-1]:
@@ -200,41 +288,44 @@ class AFM(nn.Module):
     def embed(self, ids):
         return F.embedding(ids, self.embedding).to(self.dtype)
 
-    def logits(self, states):
-        """States (..., C) -> logits (..., V), float32."""
-        return F.linear(states, self.embedding.to(self.dtype)).float()
+    def logits(self, hidden_states):
+        """(..., C) -> (..., V)"""
+        return F.linear(hidden_states, self.embedding.to(self.dtype)).float()
 
-    def mask(self, ids, begin, branch):
-        """What each token may not see, as a term of its scores, (1 or B, 1, G*T, T), and each
-        token's position, (1 or B, T): see `states`."""
+    def mask(self, ids, segment_start, branch):
+        """Return the attention bias that hides what each token may not see, (1 or B, 1, G*T, T),
+        and each token's position, (1 or B, T). See `hidden_states`."""
         T = ids.shape[1]
         positions = torch.arange(T, device=ids.device)[None]  # (1, T)
         hidden = positions > positions.mT[None]  # (1, T, T): the future
-        if begin is not None:
-            hidden = hidden | (positions < begin[..., None])  # (B, T, T)
+        if segment_start is not None:
+            hidden = hidden | (positions < segment_start[..., None])  # (B, T, T)
         if branch is not None:
             of_keys, of_queries = branch[:, None], branch[..., None]
             hidden = hidden | (of_keys > 0) & (of_keys != of_queries)
-        if begin is not None or branch is not None:
-            positions = (T - 1 - hidden.sum(-1)).clamp(min=0)  # (B, T): tokens seen, less itself
+        if segment_start is not None or branch is not None:
+            positions = (T - 1 - hidden.sum(-1)).clamp(min=0)  # (B, T): tokens seen before it
         mask = hidden[:, None].to(self.dtype) * MASKED
         return mask.repeat(1, 1, self.config.heads // self.config.kv_heads, 1), positions
 
 
 def save_model(run, stage, model, **more):
-    """Write a finished stage's checkpoint, with more entries if wanted."""
+    """Write a finished stage's checkpoint, with further entries if given."""
     weights = distributed.full_state_dict(model.state_dict(), keep=distributed.rank() == 0)
     save(run.checkpoint(stage), config=dataclasses.asdict(model.config), **more, model=weights,
-         **run.origin(stage))
+         **run.provenance(stage))
 
 
 def load_model(run, stage, kind=AFM, **changes):
-    """The model that a stage ended with, of the class `kind`, with the run's tokenizer, and with
-    `changes` to its config that leave the parameters as they are (context, rope_base). Raises
-    UserError if it was trained with another tokenizer."""
+    """Load the model that a stage ended with, and the run's tokenizer with it.
+
+    kind: its class; quantize.QuantizedAFM also takes the checkpoint's bit widths. changes: to its
+    config, of fields that leave the parameters as they are (context, rope_base). Raises UserError
+    if the checkpoint is missing, damaged, or was trained with another tokenizer."""
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     entries = run.load(run.checkpoint(stage), run.device)
-    model = kind(Config(**entries["config"] | changes), compute_dtype(run.device)).to(run.device)
+    bits = {"bits": entries["bits"]} if "bits" in entries else {}
+    model = kind(Config(**entries["config"] | changes), dtype=compute_dtype(run.device), **bits)
     model.tokenizer = tokenizer
     model.load_state_dict(entries["model"])
-    return model.eval()
+    return model.to(run.device).eval()

@@ -1,14 +1,14 @@
-"""On device (the report's section 5): a packed model, what recovers its accuracy, and its features.
+"""On device (the report's section 5): a quantized model, accuracy recovery, feature adapters.
 
-    quantize              4 bits a weight; 2 where it matters least, until an average is met
-    recovery              an adapter that makes up for what was lost
-    math, tools, summary  features: adapters that start from it, one of which is attached at a time
+    quantize              4 bits a weight, but 2 for projections where that costs least, until an
+                          average is reached
+    recovery              an adapter that recovers the accuracy lost
+    math, tools, summary  features: adapters that start from the recovery adapter
 
-Kept from the report: the frozen packed base, adapters on all projections, rank 16, and features
-that start from the recovery adapter. The report's recovery trains on text and conversations once
-more; here it learns to say what the float model says, with the same probabilities, because what
-alignment has taught is in no set of examples, and because the toy, tuned on conversations, has
-forgotten documents: a quarter of these among the batches cost it 4 to 7 points.
+From the report: the frozen quantized base, adapters on all projections, rank 16, and features that
+start from the recovery adapter. Departures: the recovery adapter learns the float model's
+probabilities on its own responses, while the report's trains on text and conversations once more;
+no set of examples holds what alignment has taught. Features train on the toy world's solutions.
 """
 import os
 import random
@@ -17,37 +17,42 @@ import torch
 from torch.nn import functional as F
 
 from afm_min import chat, evaluate, lora, pretrain
-from afm_min.world.tasks import EVOLVED, draw_mixture
-from afm_min.trainer import fit, linear, seed_step
+from afm_min.data import corpus
 from afm_min.lora import projections
 from afm_min.model import load_model, save_model
-from afm_min.quantize import Palettized, keep_unpacked, load_quantized, quantized
+from afm_min.quantize import Palettized, QuantizedAFM, keep_unpacked, quantize_model
 from afm_min.run import UserError
+from afm_min.trainer import fit, linear, seed_step
+from afm_min.world.tasks import EVOLVED, draw_mixture
 
 FEATURES = {"math": ["math", *EVOLVED], "tools": ["tools"], "summary": ["summary"]}
 
 
-def divergence(model, teacher, batch):
-    """KL(teacher || model) of the tokens that have weight, (N,). batch: see `chat.said_logits`."""
+def token_kl(model, teacher, batch):
+    """Return KL(teacher || model) of each token in the loss mask, (N,). batch: as from
+    `chat.pack`."""
     with torch.no_grad():
-        target = chat.said_logits(teacher, batch)[0].log_softmax(-1)  # (N, V)
-    logits, said = chat.said_logits(model, batch)
+        target = chat.response_logits(teacher, batch)[0].log_softmax(-1)  # (N, V)
+    logits, wanted = chat.response_logits(model, batch)
     kl = F.kl_div(logits.log_softmax(-1), target, log_target=True, reduction="none").sum(-1)
-    return kl[batch["weight"][:, 1:][said] > 0]
+    return kl[batch["loss_mask"][:, 1:][wanted] > 0]
 
+
+# Which projections take how many bits.
 
 def average_bits(model, bits):
-    """Of the projections' weights, without tables and without the embedding."""
+    """Return the average bits of the projections' weights, without LUTs and the embedding."""
     counts = {name: layer.inputs * layer.outputs for name, layer in projections(model).items()}
     return sum(bits[name] * count for name, count in counts.items()) / sum(counts.values())
 
 
-def mixed(model, rises, average):
-    """Name of each projection -> 2 bits or 4, so that they have `average` or less together: those
-    whose loss rises least for each weight come first. rises: name -> rise of the loss. Raises
-    UserError if the average is less than 2."""
+def allocate_bits(model, rises, average):
+    """Return {projection: 4 or 2 bits} with at most the given average.
+
+    rises: {projection: rise of the loss at 2 bits}; those that rise least per weight take 2 bits.
+    Raises UserError if the average is below 2."""
     if average < 2:
-        raise UserError(f"quantize.average={average}: weights take 2 or 4 bits, so give 2 or more")
+        raise UserError(f"quantize.average={average}: weights take 2 or 4 bits; give 2 or more")
     layers = projections(model)
     bits = dict.fromkeys(layers, 4)
     for name in sorted(layers, key=lambda n: rises[n] / (layers[n].inputs * layers[n].outputs)):
@@ -59,106 +64,106 @@ def mixed(model, rises, average):
 
 @torch.no_grad()
 def sensitivity(model, batch):
-    """Name of each projection -> how far 2 bits there, and 4 elsewhere, take the packed model away
-    from the float one, beyond 4 bits everywhere: in mean divergence over a batch."""
+    """Return {projection: rise of the mean KL from the float model}: 2 bits there and 4 elsewhere,
+    compared with 4 everywhere."""
     batch = {name: x.to(model.embedding.device) for name, x in batch.items()}
-    packed, rises = quantized(model, dict.fromkeys(projections(model), 4)), {}
-    least = divergence(packed, model, batch).mean().item()
+    quantized, rises = quantize_model(model, dict.fromkeys(projections(model), 4)), {}
+    kl = token_kl(quantized, model, batch).mean().item()
     for name, layer in projections(model).items():
-        four, two = packed.get_submodule(name), Palettized(layer.inputs, layer.outputs, 2)
-        two.fill(layer.weight)
-        packed.set_submodule(name, two)
-        rises[name] = divergence(packed, model, batch).mean().item() - least
-        packed.set_submodule(name, four)
+        four, two = quantized.get_submodule(name), Palettized(layer.inputs, layer.outputs, 2)
+        two.pack_weight(layer.weight)
+        quantized.set_submodule(name, two)
+        rises[name] = token_kl(quantized, model, batch).mean().item() - kl
+        quantized.set_submodule(name, four)
     return rises
 
 
-def drawn(run, name, count, of=None):
-    """New tasks, of all families alike or of those named."""
-    families, rng = chat.toy_world(run) | EVOLVED, random.Random(f"{run.seed} {name}")
-    pairs = draw_mixture(families, dict.fromkeys(of or families, 1), count, rng)
-    return [task for _, task in pairs]
+def new_tasks(run, name, count, family_names=None):
+    """Return training tasks of the families named, or of all, in equal shares."""
+    families, rng = corpus.toy_world(run) | EVOLVED, random.Random(f"{run.seed} {name}")
+    shares = dict.fromkeys(family_names or families, 1)
+    return [task for _, task in draw_mixture(families, shares, count, rng)]
 
 
-def own_words(run, model, prompts):
-    """Conversations, as pairs (ids, weights): new prompts, and what a model answers to each,
-    greedily."""
-    asked = [task.messages() for task in drawn(run, "own words", prompts)]
-    said = evaluate.replies(model, asked)
-    return evaluate.with_prompts(reply for reply in said if reply.ids)  # none: it has no room
+def own_responses(run, model, prompts):
+    """Return pairs (ids, loss_mask) of new prompts and a model's greedy responses to them."""
+    conversations = [task.messages() for task in new_tasks(run, "own words", prompts)]
+    return [chat.render_response(response.prompt, response.ids)
+            for response in chat.generate_responses(model, conversations) if response.ids]
 
 
 def sizes(run, stage, model):
-    """Bytes of a packed model's file, and bits per weight: of the file over all parameters, and of
-    the projections' codes and tables over their weights, which is what the report speaks of."""
-    layers, size = projections(model).values(), os.path.getsize(run.checkpoint(stage))
+    """Return the size of a quantized model's file, and bits per weight: of the file over all
+    parameters, and of the projections' codes and LUTs over their weights, as the report counts."""
+    layers, file_bytes = projections(model).values(), os.path.getsize(run.checkpoint(stage))
     weights = sum(layer.inputs * layer.outputs for layer in layers)
-    packed = sum(layer.codes.nbytes + layer.tables.nbytes for layer in layers)
-    others = sum(map(torch.numel, (model.embedding, *model.parameters())))  # those of the norms
-    return {"KB": size / 1000, "bits per weight": 8 * size / (weights + others),
-            "bits per projection weight": 8 * packed / weights}
+    packed_bytes = sum(layer.codes.nbytes + layer.luts.nbytes for layer in layers)
+    others = model.embedding.numel() + sum(p.numel() for p in model.parameters())  # the norms
+    return {"KB": file_bytes / 1000, "bits per weight": 8 * file_bytes / (weights + others),
+            "bits per projection weight": 8 * packed_bytes / weights}
 
 
-def measured(run, model, count):
-    """How much of the validation tasks a model gets right, and its bits per byte of text."""
+def validate(run, model, count):
+    """Return validation accuracies, and bits per byte of held-out text."""
     return evaluate.full_validation(run, model, count) | {
         "bits/byte": pretrain.held_out(model, run)["bits/byte"]}
 
 
+# The stages.
+
 def quantize(run, *, average=3.7, choice="sensitivity", calibration=256, start="committee2",
              count=50):
-    """Pack a model. choice: which projections take 2 bits, by "sensitivity" on the model's answers
-    to `calibration` prompts, or at "random", to compare with."""
+    """Quantize a model to an average number of bits. choice: which projections take 2 bits, by
+    "sensitivity" on the model's responses to `calibration` prompts or, for comparison, "random"."""
     model = load_model(run, start)
     if choice == "random":
         rises = {name: random.Random(f"{run.seed} {name}").random() for name in projections(model)}
     elif choice == "sensitivity":
-        rises = sensitivity(model, chat.pack(own_words(run, model, calibration)))
+        rises = sensitivity(model, chat.pack(own_responses(run, model, calibration)))
     else:
-        raise UserError(f"quantize.choice={choice}: it is sensitivity or random")
-    bits = mixed(model, rises, average)
-    packed = quantized(model, bits)
-    save_model(run, "quantize", packed, bits=packed.bits)
-    return sizes(run, "quantize", packed) | measured(run, packed, count) | {
+        raise UserError(f"quantize.choice={choice}: choose sensitivity or random")
+    bits = allocate_bits(model, rises, average)
+    quantized = quantize_model(model, bits)
+    save_model(run, "quantize", quantized, bits=bits)
+    return sizes(run, "quantize", quantized) | validate(run, quantized, count) | {
         "mean % before": evaluate.full_validation(run, model, count)["mean %"],
         "average bits": average_bits(model, bits),
         "bits of projections": [[name, bits[name], rises[name]] for name in bits]}
 
 
-def train_adapter(run, stage, model, adapter, pairs, batch, loss, steps, lr, count):
-    """Train an adapter of a packed model, and nothing else, on conversations, as pairs (ids,
-    weights), `batch` a step. Returns the bytes of its file, and what is `measured` of the model
-    with what is in it."""
+def train_adapter(run, stage, model, adapter, conversations, loss, *, steps, batch_size, lr, count):
+    """Train and save an adapter of a quantized model, on pairs (ids, loss_mask). Returns the size
+    of its file, and the model's validation with the adapter as saved."""
     model.requires_grad_(False)
     lora.attach(model, adapter)
     with keep_unpacked(model):
-        fit(model, chat.batches({stage: pairs}, {stage: 1.0}, batch), loss, steps=steps, lr=lr,
-            schedule=linear(steps, 20), run=run, stage=stage)
+        fit(model, chat.batches({stage: conversations}, {stage: 1.0}, batch_size), loss,
+            steps=steps, lr=lr, schedule=linear(steps, 20), run=run, stage=stage)
     path = run.checkpoint(stage)
-    lora.save_adapter(path, adapter, **run.origin(stage))
+    lora.save_adapter(path, adapter, **run.provenance(stage))
     lora.use(model, lora.load_adapter(path, model).terms)  # in 16 bits, as a feature uses it
-    return {"KB": os.path.getsize(path) / 1000} | measured(run, model, count)
+    return {"KB": os.path.getsize(path) / 1000} | validate(run, model, count)
 
 
-def recovery(run, *, rank=16, prompts=4000, steps=300, batch=24, lr=0.004, start="committee2",
+def recovery(run, *, rank=16, prompts=4000, steps=300, batch_size=24, lr=0.004, start="committee2",
              count=50):
-    """Recover accuracy: an adapter learns to say what the float model says."""
-    teacher, model = load_model(run, start), load_quantized(run, "quantize")
+    """Train the accuracy-recovery adapter to predict what the float model predicts."""
+    teacher, model = load_model(run, start), load_model(run, "quantize", QuantizedAFM)
     seed_step(run.seed, "recovery", 0)
     adapter = lora.create(model, rank)
 
     def loss(model, batch):
-        losses = divergence(model, teacher, batch)
-        return {"loss": losses.sum(), "count": len(losses)}
-    return train_adapter(run, "recovery", model, adapter, own_words(run, teacher, prompts), batch,
-                         loss, steps, lr, count)
+        kl = token_kl(model, teacher, batch)
+        return {"loss": kl.sum(), "count": len(kl)}
+    return train_adapter(run, "recovery", model, adapter, own_responses(run, teacher, prompts),
+                         loss, steps=steps, batch_size=batch_size, lr=lr, count=count)
 
 
-def feature(name, run, *, examples=2000, steps=200, batch=24, lr=0.002, count=50):
-    """A feature's adapter: the recovery adapter, trained on with worked examples of the feature."""
-    model = load_quantized(run, "quantize")
+def feature(name, run, *, examples=2000, steps=200, batch_size=24, lr=0.002, count=50):
+    """Train a feature's adapter: the recovery adapter, trained further on solved tasks."""
+    model = load_model(run, "quantize", QuantizedAFM)
     adapter = lora.load_adapter(run.checkpoint("recovery"), model)
-    worked = (chat.example(name, task.messages(), task.solution)
-              for task in drawn(run, name, examples, FEATURES[name]))
-    return train_adapter(run, name, model, adapter, chat.by_source(worked, model)[name], batch,
-                         chat.response_loss, steps, lr, count)
+    tasks = new_tasks(run, name, examples, FEATURES[name])
+    solved = [chat.example(name, task.messages(), task.solution) for task in tasks]
+    return train_adapter(run, name, model, adapter, chat.render_examples(solved, model)[name],
+                         chat.response_loss, steps=steps, batch_size=batch_size, lr=lr, count=count)

@@ -1,9 +1,11 @@
 """Palettization: weights as codes into small look-up tables (the report's section 5.2).
 
-Every 16 columns of a projection share a table of 2^bits values, found by k-means: 16 values for 4
-bits, 4 for 2. The embedding takes 8 bits, symmetric, and a scale per row, which is a channel of the
-output. Codes stay packed in memory as on disk: a projection is unpacked where it is used, and
-forgotten (in training, only after the backward pass).
+Every 16 columns of a projection share a look-up table (LUT) of 2^bits values, found by k-means: 16
+values at 4 bits, 4 at 2. The embedding takes 8 bits, symmetric, with a scale per row. Codes stay
+packed in memory as on disk: a projection is unpacked where it is used (in training, its backward
+pass keeps the unpacked weight until it is done).
+
+Shapes: G groups of columns, each with N values; k = 2^bits centres.
 """
 import contextlib
 import itertools
@@ -14,149 +16,132 @@ from torch import nn
 from torch.nn import functional as F
 
 from afm_min.lora import projections
-from afm_min.model import AFM, Config, Linear
-from afm_min.run import UserError, compute_dtype
-from afm_min.tokenizer import Tokenizer
+from afm_min.model import AFM, Linear
 
-GROUP = 16  # columns that share a table
-BINS = 256  # which the first centres of k-means are chosen among
-SLICE = 2 ** 20  # codes that are packed or unpacked at a time, so that memory is bounded
-
-
-def cut(rows, width, new):
-    """Rows of integers of `width` bits, at most 64 bits a row -> the same bits, cut into integers
-    of `new` bits."""
-    at, parts = torch.arange(8, device=rows.device), []
-    for part in rows.split(SLICE // 8):
-        words = (part.long() << (width * at[:part.shape[1]])).sum(1, keepdim=True)
-        fields = (words >> (new * at[:part.shape[1] * width // new])) & (2 ** new - 1)
-        parts.append(fields.to(torch.uint8).flatten())
-    return torch.cat(parts)
+GROUP = 16  # columns that share a LUT
+SLICE = 2 ** 20  # codes or values that are processed at a time, so that memory is bounded
 
 
 def pack(codes, bits):
-    """Integers below 2^bits, of any shape -> bytes, in which 8 of them fill `bits` bytes."""
-    return cut(F.pad(codes.flatten(), (0, -codes.numel() % 8)).view(-1, 8), bits, 8)
+    """Pack integers below 2^bits, of any shape, into bytes (M,): every 8 codes fill `bits` bytes.
+
+    Codes a, b, c, ... of 2 bits, highest bit of each byte first:
+        byte 0  d d c c b b a a     byte 1  h h g g f f e e"""
+    code_shifts = bits * torch.arange(8, device=codes.device)
+    byte_shifts = 8 * torch.arange(bits, device=codes.device)
+    padded, parts = F.pad(codes.flatten(), (0, -codes.numel() % 8)).view(-1, 8), []
+    for part in padded.split(SLICE // 8):
+        words = (part.long() << code_shifts).sum(1, keepdim=True)  # 8 codes in a 64-bit integer
+        parts.append((words >> byte_shifts & 255).to(torch.uint8).flatten())
+    return torch.cat(parts)
 
 
 def unpack(packed, bits, shape):
-    """What `pack` was given, of that shape, as bytes."""
-    return cut(packed.view(-1, bits), 8, bits)[:math.prod(shape)].view(shape)
+    """Return the codes that `pack` was given, of that shape, as bytes."""
+    code_shifts = bits * torch.arange(8, device=packed.device)
+    byte_shifts = 8 * torch.arange(bits, device=packed.device)
+    parts = []
+    for part in packed.view(-1, bits).split(SLICE // 8):
+        words = (part.long() << byte_shifts).sum(1, keepdim=True)
+        parts.append((words >> code_shifts & 2 ** bits - 1).to(torch.uint8).flatten())
+    return torch.cat(parts)[:math.prod(shape)].view(shape)
 
 
-def sums_of(values):
-    """Of the first 0, 1, ... N of sorted values (G, N): how many, their sum and squares, together
-    (3, G, N + 1). They give those of any stretch by a subtraction: so a round of k-means costs no
-    more for a million values than for a hundred."""
+def prefix_sums(values):
+    """Prefix sums of (1, x, x^2) over sorted values, so that the moments of any interval are one
+    subtraction: (G, N) -> (3, G, N + 1)."""
     return F.pad(torch.stack((torch.ones_like(values), values, values ** 2)).cumsum(2), (1, 0))
 
 
-def within(sums, cuts):
-    """Ends of stretches (G, K + 1) -> how many values, their sum and squares: 3 of (G, K)."""
-    return sums.gather(2, cuts.expand(3, -1, -1)).diff(dim=2)
+def interval_moments(sums, edges):
+    """Return count, sum and sum of squares of the values between successive edges: (3, G, N + 1),
+    (G, k + 1) -> 3 of (G, k)."""
+    return sums.gather(2, edges.expand(3, -1, -1)).diff(dim=2)
 
 
-def spread(count, total, squares):
-    """Squared distance of some values from their mean."""
+def squared_error(count, total, squares):
+    """Return the summed squared distance of some values from their mean, from their moments."""
     return squares - total ** 2 / count.clamp(min=1)
 
 
-def best_start(values, sums, k):
-    """Centres (G, k) of least error, if only whole bins may share one, by dynamic programming.
+def initial_centres(values, k):
+    """Return k centres, (G, k), at equal quantiles of the cube root of the density of sorted values.
 
     The best centres are as dense as the cube root of the values' density (Panter and Dite, 1951).
-    So are the bins: between two neighbouring values the density is 1 / gap, and so gap^(2/3) is
-    their share of the bins. With no more values than BINS, each has its own, and the centres are
-    the optimum."""
-    size = values.shape[1]
-    dense = F.pad(values.diff(dim=1) ** (2 / 3), (1, 0)).cumsum(1)  # (G, N)
-    edges = torch.searchsorted(dense, dense[:, -1:] * torch.linspace(0, 1, BINS + 1))  # (G, E)
-    edges[:, 0], edges[:, -1] = 0, size
-    if size <= BINS:
-        edges = torch.arange(size + 1).expand(len(values), -1)
-    at = sums.gather(2, edges.expand(3, -1, -1))  # (3, G, E)
-    cost = spread(*(at[:, :, None, :] - at[:, :, :, None])).float()  # (G, E, E): of from, to
-    cost = cost.masked_fill(torch.ones_like(cost[0]).tril(-1).bool(), torch.inf)
-    least, paths = cost[:, 0], edges.new_empty(*edges.shape, 0)
-    for _ in range(k - 1):  # least of so many clusters up to each edge, (G, E); their ends before
-        least, origin = (least[:, :, None] + cost).min(1)
-        origin = origin[:, :, None]
-        paths = torch.cat((paths.gather(1, origin.expand_as(paths)), origin), 2)
-    cuts = F.pad(F.pad(paths[:, -1], (1, 0)), (0, 1), value=edges.shape[1] - 1)  # (G, k + 1)
-    count, total, _ = within(sums, edges.gather(1, cuts))
-    return torch.where(count > 0, total / count, values[:, -1:]).sort(1).values
+    Between two neighbours the density is 1 / gap, so each gap has the mass gap^(2/3)."""
+    mass = F.pad(values.diff(dim=1) ** (2 / 3), (1, 0)).cumsum(1)  # (G, N)
+    quantiles = (torch.arange(k) + 0.5) / k
+    index = torch.searchsorted(mass, mass[:, -1:] * quantiles.to(mass))  # (G, k)
+    return values.gather(1, index.clamp(max=values.shape[1] - 1))
 
 
 def k_means(values, k, rounds=30):
-    """Centres (G, k), ascending, of each of G groups of values (G, N), of least squared error.
+    """Return the centres (G, k), ascending, that Lloyd's algorithm finds for values (G, N).
 
-    By Lloyd's algorithm, from the best start by bins and from a uniform grid: the better of the two
-    counts, so that it is never worse than uniform quantization."""
+    It runs from `initial_centres` and from a uniform grid, and the result with the smaller error
+    counts. So before tables are rounded to float16, no group is worse than uniformly quantized."""
     values = values.sort(1).values.double()
-    sums, low, high = sums_of(values), values[:, :1], values[:, -1:]
+    sums, low, high = prefix_sums(values), values[:, :1], values[:, -1:]
     grid = low + (high - low) * torch.linspace(0, 1, k, dtype=torch.float64)
-    found = []
-    for centres in (best_start(values, sums, k), grid):
+    results = []
+    for centres in (initial_centres(values, k), grid):
         for _ in range(rounds):
-            cuts = torch.searchsorted(values, (centres[:, 1:] + centres[:, :-1]) / 2)
-            cuts = F.pad(F.pad(cuts, (1, 0)), (0, 1), value=values.shape[1])  # (G, k + 1)
-            count, total, squares = within(sums, cuts)
+            edges = torch.searchsorted(values, (centres[:, 1:] + centres[:, :-1]) / 2)
+            edges = F.pad(F.pad(edges, (1, 0)), (0, 1), value=values.shape[1])  # (G, k + 1)
+            count, total, squares = interval_moments(sums, edges)
             centres = torch.where(count > 0, total / count, centres)
-        found.append((spread(count, total, squares).sum(1), centres))
-    (error, centres), (grid_error, from_grid) = found
-    return torch.where((grid_error < error)[:, None], from_grid, centres)
+        results.append((squared_error(count, total, squares).sum(1), centres))
+    (error, centres), (grid_error, grid_centres) = results
+    return torch.where((grid_error < error)[:, None], grid_centres, centres)
 
 
 def palettize(weight, bits):
-    """Codes (outputs, inputs) and tables (groups, 2^bits) of a weight (outputs, inputs): GROUP
-    columns share a table, or as many as are left. Give the transpose to share by rows.
+    """Return codes (outputs, inputs) and LUTs (groups, 2^bits) of a weight (outputs, inputs).
 
-    Some groups at a time, so that memory is bounded: 64, as `best_start` takes BINS^2 numbers for
-    each, or fewer, as they have SLICE values together."""
-    codes, tables = torch.empty(weight.shape, dtype=torch.uint8), []
+    GROUP columns share a LUT, or as many as are left. Pass the transpose to group rows."""
+    codes, luts = torch.empty(weight.shape, dtype=torch.uint8), []
     columns = weight.shape[1]
     whole = columns - columns % GROUP
-    step = GROUP * min(64, max(1, SLICE // (GROUP * len(weight))))
+    step = GROUP * min(64, max(1, SLICE // (GROUP * len(weight))))  # columns at a time
     for start, stop in itertools.pairwise(sorted({*range(0, whole, step), whole, columns})):
-        part = weight[:, start:stop].T.float().cpu()  # (columns of g groups, outputs)
-        values = part.reshape(-(-len(part) // GROUP), -1)  # (g, a group's columns * outputs)
-        tables.append(k_means(values, 2 ** bits).half())  # (g, 2^bits)
-        middles = (tables[-1][:, 1:].float() + tables[-1][:, :-1].float()) / 2
+        part = weight[:, start:stop].T.float().cpu()  # (columns of some groups, outputs)
+        values = part.reshape(-(-len(part) // GROUP), -1)  # (groups, a group's columns * outputs)
+        luts.append(k_means(values, 2 ** bits).half())
+        middles = (luts[-1][:, 1:].float() + luts[-1][:, :-1].float()) / 2
         codes[:, start:stop] = torch.searchsorted(middles, values).view(part.shape).T
-    return codes.to(weight.device), torch.cat(tables).to(weight.device)
+    return codes.to(weight.device), torch.cat(luts).to(weight.device)
 
 
 class Palettized(Linear):
-    """A projection whose weight is packed: codes as bytes, and float16 tables, one per GROUP of
-    columns."""
+    """A projection with packed codes and a float16 LUT for each GROUP of columns."""
 
     def __init__(self, inputs, outputs, bits):
-        nn.Module.__init__(self)  # not Linear's, which makes a weight
+        nn.Module.__init__(self)  # not Linear's, which allocates a weight
         self.inputs, self.outputs, self.bits, self.adapter = inputs, outputs, bits, None
         self.unpacked = None  # the weight, while `keep_unpacked` holds it
-        size = -(-inputs * outputs // 8) * bits
-        self.register_buffer("codes", torch.zeros(size, dtype=torch.uint8))
-        self.register_buffer("tables", torch.zeros(-(-inputs // GROUP), 2 ** bits).half())
+        packed_bytes = -(-inputs * outputs // 8) * bits
+        self.register_buffer("codes", torch.zeros(packed_bytes, dtype=torch.uint8))
+        self.register_buffer("luts", torch.zeros(-(-inputs // GROUP), 2 ** bits).half())
 
-    def fill(self, weight):
-        """Pack a weight, (outputs, inputs)."""
-        codes, self.tables = palettize(weight, self.bits)
+    def pack_weight(self, weight):
+        """Store a weight (outputs, inputs)."""
+        codes, self.luts = palettize(weight, self.bits)
         self.codes = pack(codes, self.bits)
 
     @property
     def weight(self):
-        """Unpacked, (outputs, inputs), float16."""
+        """The unpacked weight, (outputs, inputs), float16."""
         if self.unpacked is not None:
             return self.unpacked
         codes = unpack(self.codes, self.bits, (self.outputs, self.inputs))
-        groups = torch.arange(self.inputs, dtype=torch.int32, device=codes.device) // GROUP
-        return self.tables.flatten()[codes + groups * 2 ** self.bits]
+        group = torch.arange(self.inputs, dtype=torch.int32, device=codes.device) // GROUP
+        return self.luts.flatten()[codes + group * 2 ** self.bits]
 
 
 class QuantizedAFM(AFM):
-    """A model whose projections are palettized, and its embedding in 8 bits.
+    """An AFM with palettized projections and an 8-bit embedding.
 
-    bits: name of a projection, as `lora.projections` has it -> 1 to 8."""
+    bits: name of each projection, see `lora.projections` -> 1 to 8."""
 
     def __init__(self, config, bits, dtype=torch.float32):
         super().__init__(config, dtype)
@@ -170,14 +155,15 @@ class QuantizedAFM(AFM):
     def embed(self, ids):
         return self.embedding[ids].to(self.dtype) * self.scale[ids].to(self.dtype)
 
-    def logits(self, states):
-        return F.linear(states, self.embedding.to(self.dtype)).float() * self.scale[:, 0].float()
+    def logits(self, hidden_states):
+        logits = F.linear(hidden_states, self.embedding.to(self.dtype)).float()
+        return logits * self.scale[:, 0].float()
 
 
 @contextlib.contextmanager
 def keep_unpacked(model):
-    """Hold the weights of a packed model unpacked: what trains its adapters for many steps need not
-    unpack them in each."""
+    """Hold the weights of a quantized model unpacked, while its adapters are trained for many
+    steps."""
     layers = projections(model).values()
     for layer in layers:
         layer.unpacked = layer.weight.to(model.dtype)
@@ -189,26 +175,15 @@ def keep_unpacked(model):
 
 
 @torch.no_grad()
-def quantized(model, bits):
-    """A float model -> the same, packed, without any adapter. bits: as for QuantizedAFM."""
-    packed = QuantizedAFM(model.config, bits, model.dtype).to(model.embedding.device)
+def quantize_model(model, bits):
+    """Return a quantized copy of a float model, without any adapter. bits: see QuantizedAFM."""
+    quantized = QuantizedAFM(model.config, bits, model.dtype).to(model.embedding.device)
     for name, layer in projections(model).items():
-        packed.get_submodule(name).fill(layer.weight)
-    state = {name: x for name, x in model.state_dict().items() if "norm" in name}
-    packed.load_state_dict(packed.state_dict() | state)
-    packed.scale = (model.embedding.abs().amax(1, keepdim=True) / 127).clamp(min=2 ** -14).half()
-    packed.embedding = (model.embedding / packed.scale).round().clamp(-127, 127).to(torch.int8)
-    packed.tokenizer = model.tokenizer
-    return packed.eval()
-
-
-def load_quantized(run, stage):
-    """The packed model that a stage ended with. Raises UserError if that is not packed."""
-    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
-    entries = run.load(run.checkpoint(stage), run.device)
-    if "bits" not in entries:
-        raise UserError(f"{run.checkpoint(stage)} is not quantized")
-    model = QuantizedAFM(Config(**entries["config"]), entries["bits"], compute_dtype(run.device))
-    model.load_state_dict(entries["model"])
-    model.tokenizer = tokenizer
-    return model.to(run.device).eval()
+        quantized.get_submodule(name).pack_weight(layer.weight)
+    norms = {name: x for name, x in model.state_dict().items() if "norm" in name}
+    quantized.load_state_dict(quantized.state_dict() | norms)
+    scale = (model.embedding.abs().amax(1, keepdim=True) / 127).clamp(min=2 ** -14).half()
+    quantized.scale = scale
+    quantized.embedding = (model.embedding / scale).round().clamp(-127, 127).to(torch.int8)
+    quantized.tokenizer = model.tokenizer
+    return quantized.eval()

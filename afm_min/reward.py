@@ -1,18 +1,14 @@
-"""The reward model, and the annotators whose preferences it learns (the report's section 4.3).
+"""The reward model (the report's section 4.3), and the preference data it learns from.
 
-Kept from the report: the language model's last layer at the last token, a linear head for the
-reward, four heads for single-sided grades; soft labels by how much better a response is; the loss
-of the grades as regularisation. Annotators are played by the toy world's graders, with noise.
+From the report: linear head for the reward and four heads for single-sided grades on the last
+layer; soft labels by how much better a response is; the grades' loss as regularisation. Annotators
+are played by the toy world, with noise (world/people.py).
 
-Added here is one input of the heads: how likely the language model finds the whole response.
-Whether a step of arithmetic is right shows when the token that was said is compared with the one
-that was to be expected. A large model has layers left for that comparison; one of two layers needs
-both to expect anything, and heads on its last state alone judge 58% of held-out pairs right. The
-likelihood of the response is that comparison. So the ranking loss reaches the layers below through
-the likelihood alone; the reward is mostly as good as the language model is at the task; and
-training goes on teaching it the responses that were found true.
+Departure: the heads see two more inputs, functions of the log-likelihood that the language model
+gives the response. A model of two layers has none left to compare what was said with what was to
+be expected, and heads on its last state alone rank little better than chance. The likelihood is
+that comparison. So the ranking loss reaches the layers below through the likelihood only.
 """
-import itertools
 import random
 
 import torch
@@ -20,265 +16,255 @@ from torch import nn
 from torch.nn import functional as F
 
 from afm_min import chat, evaluate
-from afm_min.world.tasks import EVOLVED, draw_mixture
-from afm_min.trainer import fit, linear, seed_step
+from afm_min.data import corpus
 from afm_min.model import AFM, Linear, load_model, save_model
 from afm_min.run import UserError
+from afm_min.trainer import fit, linear, seed_step
+from afm_min.world import people
+from afm_min.world.tasks import EVOLVED, draw_mixture
 
-GRADES = {"if": 2, "verb": 1, "truth": 2, "harm": 2}  # and what each of their levels is worth
-TRUTH = list(GRADES).index("truth")
-# The chance that the chosen response is better, from negligibly to significantly better.
+GRADES = list(people.GRADE_WORTH)
+TRUTH = GRADES.index("truth")
+# Probability that the chosen response is better, by level: negligibly to significantly better.
 TARGETS = (0.65, 0.75, 0.85, 0.95)
-LANGUAGE = 0.1  # the weight of a token's cross-entropy beside a pair's loss
-LONGEST = 48  # tokens of a response
-MOST_PAIRS = 6  # of the responses to one prompt
-# Shares of the prompts. Most are of mathematics, where responses differ in quality.
-PROMPTS = {"math": 1.5, **dict.fromkeys(EVOLVED, 3), "follow": 1.5, "tools": 1.5,
-           "code": 1.5, "summary": 1.5, "recall": 1.5, "refuse": 1.5}
+LANGUAGE_WEIGHT = 0.1  # of a token's cross-entropy beside a pair's loss
+MAX_RESPONSE = 48  # tokens
+MAX_PAIRS = 6  # for one prompt
+# Shares of the prompts. Most are mathematics, where responses differ in quality.
+PROMPTS = {"math": 1.5, **dict.fromkeys(EVOLVED, 3), "follow": 1.5, "tools": 1.5, "code": 1.5,
+           "summary": 1.5, "recall": 1.5, "refuse": 1.5}
 
 
 class RewardModel(AFM):
-    """Scores K responses in each row: ids, branch and begin (B, T), see `chat.share_prompts`."""
+    """Scores K responses in each row. ids, branch, segment_start: (R, T), as from
+    `chat.share_prompts`."""
 
     def __init__(self, config, dtype=torch.float32):
         super().__init__(config, dtype)
-        width = config.dim + 2  # a state, and two functions of the response's likelihood
+        width = config.dim + 2  # a hidden state, and two functions of the log-likelihood
         self.reward = Linear(width, 1)
         self.grades = nn.ModuleList(nn.Sequential(Linear(width, config.dim), nn.SiLU(),
                                                   Linear(config.dim, 3)) for _ in GRADES)
         # Untrained, it ranks by likelihood.
         self.reward.weight.data = torch.tensor([[0.0] * config.dim + [1.0, 1.0]])
 
-    def judge_all(self, ids, branch, begin):
-        """Rewards (B, K), logits of the grades (B, K, 4, 3), log-likelihoods (B, K)."""
-        logp, last = chat.score_responses(self, ids, branch, begin)  # (B, K), (B, K, C)
-        # Bounded, or growing slowly: soft labels want rewards a few units apart. Given logp itself,
-        # the heads spent their training on undoing its scale.
-        told = torch.stack((2 * (logp / 2).exp(), -(1 - logp / 2).log()), -1)
-        known = torch.cat((last.detach().float(), told), -1)
-        grades = torch.stack([head(known) for head in self.grades], 2)
-        return self.reward(known)[..., 0], grades, logp
+    def forward(self, ids, branch, segment_start):
+        """Return rewards (R, K), logits of the grades (R, K, 4, 3), log-likelihoods (R, K)."""
+        logp, states = chat.score_responses(self, ids, branch, segment_start)  # (R, K), (R, K, C)
+        # One is bounded and one grows slowly, as soft labels ask for rewards a few units apart.
+        likelihood = torch.stack((2 * (logp / 2).exp(), -(1 - logp / 2).log()), -1)
+        features = torch.cat((states.detach().float(), likelihood), -1)
+        grade_logits = torch.stack([head(features) for head in self.grades], 2)
+        return self.reward(features)[..., 0], grade_logits, logp
 
-    def score(self, ids, branch, begin):
-        """The reward, and the chance that the grade of truth is the best one: (B, K, 2)."""
-        rewards, grades, _ = self.judge_all(ids, branch, begin)
-        return torch.stack((rewards, grades[:, :, TRUTH].softmax(-1)[..., 2]), -1)
+    def score(self, ids, branch, segment_start):
+        """Return the reward, and the probability of the best grade for truth: (R, K, 2)."""
+        rewards, grade_logits, _ = self(ids, branch, segment_start)
+        return torch.stack((rewards, grade_logits[:, :, TRUTH].softmax(-1)[..., 2]), -1)
 
+
+def from_language_model(model):
+    """Return a RewardModel with a language model's weights and untrained heads."""
+    reward_model = RewardModel(model.config, model.dtype).to(model.embedding.device)
+    reward_model.load_state_dict(reward_model.state_dict() | model.state_dict())
+    return reward_model
+
+
+def scores(reward_model, groups):
+    """Return, for each group (prompt, responses), the responses' rewards and probabilities of
+    truth: a list of tensors (responses, 2)."""
+    return chat.map_responses(RewardModel.score, reward_model, groups)
+
+
+# Losses.
 
 def preference_loss(chosen, rejected, target):
-    """-p log sigmoid(r_c - r_r) - (1 - p) log sigmoid(r_r - r_c): rewards and p, all (B,) -> (B,).
+    """-p log sigmoid(r_c - r_r) - (1 - p) log sigmoid(r_r - r_c): rewards and p, all (N,) -> (N,).
 
-    Least at r_c - r_r = log(p / (1 - p)): so p = 0.5 wants equal rewards, and no label is followed
-    further than people are sure of it."""
+    The minimum is at r_c - r_r = log(p / (1 - p)): p = 0.5 asks for equal rewards."""
     margin = chosen - rejected
     return -target * F.logsigmoid(margin) - (1 - target) * F.logsigmoid(-margin)
 
 
 def margin_loss(chosen, rejected, margin):
-    """-log sigmoid(r_c - r_r - margin), to compare with (Llama 2, 2307.09288, section 3.2.2). The
-    margin is the level of the label here: 0 to 3."""
+    """-log sigmoid(r_c - r_r - margin), for comparison (Llama 2, 2307.09288, section 3.2.2). The
+    margin is the level of the label, 0 to 3."""
     return -F.logsigmoid(chosen - rejected - margin)
 
 
 def grade_loss(logits, grades):
-    """Cross-entropy of each response's grades, summed over the four: (B, 4, 3), (B, 4) -> (B,)."""
+    """Cross-entropy summed over the four grades: (N, 4, 3), (N, 4) -> (N,)."""
     return F.cross_entropy(logits.transpose(1, 2), grades, reduction="none").sum(1)
 
 
-def reward_loss(model, batch, labels="soft", grade_weight=0.25):
-    """L_rank + grade_weight * L_regu + LANGUAGE * the cross-entropy of what was found true.
+def chosen_and_rejected(values, pairs):
+    """Select the values of the chosen and of the rejected responses: values (R, K, ...), pairs
+    (R, P, 3) as from `collate` -> two of (N, ...)."""
+    row, column = (pairs[..., 2] >= 0).nonzero(as_tuple=True)
+    chosen, rejected, _ = pairs[row, column].unbind(-1)
+    return values[row, chosen], values[row, rejected]
 
-    batch: as from `collate`. labels: soft, hard (p = 1), or margin."""
-    rewards, logits, logp = model.judge_all(batch["ids"], batch["branch"], batch["begin"])
-    level = batch["pairs"][..., 2]
-    level = level[level >= 0]  # (N,)
-    chosen, rejected = sides(rewards, batch["pairs"])
+
+def reward_loss(model, batch, labels="soft", grade_weight=0.25):
+    """L_rank + grade_weight * L_regu + LANGUAGE_WEIGHT * cross-entropy of responses with the best
+    grade for truth. batch: as from `collate`. labels: soft, hard (p = 1), or margin."""
+    rewards, logits, logp = model(batch["ids"], batch["branch"], batch["segment_start"])
+    pairs = batch["pairs"]
+    level = pairs[..., 2][pairs[..., 2] >= 0]  # (N,)
+    chosen, rejected = chosen_and_rejected(rewards, pairs)
     if labels == "margin":
-        ranked = margin_loss(chosen, rejected, level)
+        loss = margin_loss(chosen, rejected, level).sum()
     else:
         target = torch.tensor(TARGETS, device=level.device)[level] if labels == "soft" else 1.0
-        ranked = preference_loss(chosen, rejected, target)
-    loss = ranked.sum()
-    for of_logits, grades, logp in zip(*(sides(x, batch["pairs"])
-                                         for x in (logits, batch["grades"], logp))):
-        loss = loss + grade_weight * grade_loss(of_logits, grades).sum()
-        loss = loss - LANGUAGE * logp[grades[:, TRUTH] == 2].sum()
+        loss = preference_loss(chosen, rejected, target).sum()
+    both_sides = zip(chosen_and_rejected(logits, pairs),
+                     chosen_and_rejected(batch["grades"], pairs), chosen_and_rejected(logp, pairs))
+    for side_logits, side_grades, side_logp in both_sides:
+        loss = loss + grade_weight * grade_loss(side_logits, side_grades).sum()
+        loss = loss - LANGUAGE_WEIGHT * side_logp[side_grades[:, TRUTH] == 2].sum()
     return {"loss": loss, "ordered": (chosen > rejected).sum(), "count": len(level)}
 
 
-def sides(values, pairs):
-    """Values of the chosen and of the rejected responses of N pairs: values (B, K, ...), pairs
-    (B, P, 3), see `collate`, -> two of (N, ...)."""
-    row, column = (pairs[..., 2] >= 0).nonzero(as_tuple=True)
-    return tuple(values[row, pairs[row, column, side]] for side in (0, 1))
+# Preference data.
+
+def committee_members(round_number):
+    """Return the stages whose models take part in a round."""
+    if round_number == 1:
+        return ["draft", "sft"]
+    return [f"{method}{round_number - 1}" for method in ("rs", "dpo", "ipo", "mdloo", "committee")]
 
 
-def perceived(grades, rng, noise):
-    """Grades, as given by somebody who with the chance `noise` gives a random one."""
-    return {name: rng.randint(0, 2) if rng.random() < noise else grades[name] for name in GRADES}
+def draw_prompts(run, count, rng):
+    """Return `count` training tasks by the shares of PROMPTS, as pairs (family, task)."""
+    return draw_mixture(corpus.toy_world(run) | EVOLVED, PROMPTS, count, rng)
 
 
-def preferred(first, second):
-    """Which of two responses is better by its grades, 0 or 1, and how much, as a level of TARGETS;
-    (None, 0) if they are equal.
-
-    ({"if": 2, "verb": 2, "truth": 0, "harm": 2}, {"if": 2, "verb": 1, "truth": 2, "harm": 2})
-    -> (1, 1): worth 10 and 13, by 3, so slightly better"""
-    gap = sum(worth * (first[name] - second[name]) for name, worth in GRADES.items())
-    return (int(gap < 0), min(abs(gap) // 2, 3)) if gap else (None, 0)
-
-
-def start(model):
-    """The reward model that a language model becomes, its new parts untrained."""
-    judge = RewardModel(model.config, model.dtype).to(model.embedding.device)
-    judge.load_state_dict(judge.state_dict() | model.state_dict())
-    return judge
+def sample_responses(models, tasks, samples):
+    """Sample responses at temperature 1 to each pair (family, task) from each model. Returns lists
+    of Response: (tasks, models, samples)."""
+    prompts = [task.messages() for _, task in tasks for _ in range(samples)]
+    by_model = [chat.generate_responses(model, prompts, MAX_RESPONSE, temperature=1.0)
+                for model in models]
+    return [[responses[i:i + samples] for responses in by_model]
+            for i in range(0, len(prompts), samples)]
 
 
-def scores(judge, groups):
-    """The rewards of the responses in N groups, pairs (prompt, responses), and the chances that
-    they are true: a list of N tensors (responses, 2)."""
-    return chat.of_responses(RewardModel.score, judge, groups)
+def collect_comparisons(models, tasks, samples, rng, noise):
+    """Have annotators compare the models' responses to each pair (family, task).
 
-
-def answers(models, tasks, samples):
-    """Of each of N pairs (family, task) what each model says, a list of `samples` replies at
-    temperature 1: (N, models, samples)."""
-    asked = [task.messages() for _, task in tasks for _ in range(samples)]
-    said = [evaluate.replies(model, asked, LONGEST, temperature=1.0) for model in models]
-    return [[some[i:i + samples] for some in said] for i in range(0, len(asked), samples)]
-
-
-def compare(models, tasks, samples, rng, noise):
-    """Have annotators compare responses: a list of dicts, one for each prompt with a preference.
-
-    tasks: pairs (family, task). Each is answered by every model, `samples` times or a little
-    oftener in all; any two answers that differ are compared, at most MOST_PAIRS of a task, and a
-    pair is left out if found equal. Returned, beside family and prompt:
+    At least `samples` responses are drawn for a task, equally many from each model. Returns a dict
+    for each task with a preference; beside family and prompt it has
         responses  ids of those that are in a pair
-        grades     of each, as annotators perceived them
-        pairs      [chosen, rejected, level, right], the first two as indices of responses. right:
-                   whether the chosen one is better by its true grades, None if these are equal"""
-    found, said = [], answers(models, tasks, -(-samples // len(models)))
-    for (family, task), each in zip(tasks, said):
-        replies = list({tuple(reply.ids): reply for reply in sum(each, [])}.values())  # each once
-        true = [family.grades(task, reply.text) for reply in replies]
-        seen = [perceived(grades, rng, noise) for grades in true]
-        pairs = []
-        candidates = list(itertools.combinations(range(len(replies)), 2))
-        for pair in rng.sample(candidates, min(len(candidates), MOST_PAIRS)):
-            first, level = preferred(*(seen[i] for i in pair))
-            if first is not None:
-                chosen, rejected = pair[first], pair[1 - first]
-                better, _ = preferred(true[chosen], true[rejected])
-                pairs.append([chosen, rejected, level, None if better is None else better == 0])
+        grades     those that annotators gave each of them
+        pairs      [chosen, rejected, level, right], see `people.annotate`"""
+    comparisons = []
+    per_model = -(-samples // len(models))
+    for (family, task), drawn in zip(tasks, sample_responses(models, tasks, per_model)):
+        responses = list({tuple(r.ids): r for r in sum(drawn, [])}.values())  # distinct
+        true_grades = [family.grades(task, response.text) for response in responses]
+        grades, pairs = people.annotate(true_grades, rng, noise, MAX_PAIRS)
         used = sorted({i for chosen, rejected, *_ in pairs for i in (chosen, rejected)})
         if pairs:
-            found.append({
-                "family": family.name, "prompt": replies[0].prompt,
-                "responses": [replies[i].ids for i in used],
-                "grades": [list(seen[i].values()) for i in used],
-                "pairs": [[used.index(chosen), used.index(rejected), *rest]
-                          for chosen, rejected, *rest in pairs]})
-    return found
+            comparisons.append({
+                "family": family.name, "prompt": responses[0].prompt,
+                "responses": [responses[i].ids for i in used],
+                "grades": [list(grades[i].values()) for i in used],
+                "pairs": [[used.index(chosen), used.index(rejected), level, right]
+                          for chosen, rejected, level, right in pairs]})
+    return comparisons
 
 
-def groups(compared):
-    """What `compare` found as pairs (prompt, responses)."""
-    return [(each["prompt"], each["responses"]) for each in compared]
+def groups_of(comparisons):
+    """Return the groups (prompt, responses) of comparisons."""
+    return [(each["prompt"], each["responses"]) for each in comparisons]
 
 
-def collate(compared, **values):
-    """A batch of what `compare` found: ids, branch and begin (B, T), see `chat.share_prompts`;
-    grades (B, K, 4); pairs (B, P, 3) of chosen, rejected and level, filled up with -1; and other
-    values of each prompt's responses, lists of tensors (responses, ...), as (B, K, ...)."""
-    batch, places = chat.share_prompts(groups(compared))
-    values["grades"] = [torch.tensor(each["grades"]) for each in compared]
-    batch |= {name: chat.by_row(of_prompts, places) for name, of_prompts in values.items()}
+def collate(comparisons, **values):
+    """Return a batch of comparisons: ids, branch, segment_start (R, T), see `chat.share_prompts`;
+    grades (R, K, 4); pairs (R, P, 3) of chosen, rejected and level, padded with -1. Other values,
+    for each comparison a tensor (responses, ...), become (R, K, ...)."""
+    batch, places = chat.share_prompts(groups_of(comparisons))
+    values["grades"] = [torch.tensor(each["grades"]) for each in comparisons]
+    batch |= {name: chat.stack_by_row(value, places) for name, value in values.items()}
     pairs = [torch.tensor([[first + chosen, first + rejected, level]
                            for chosen, rejected, level, _ in each["pairs"]])
-             for each, (_, first) in zip(compared, places)]
-    return batch | {"pairs": chat.by_row(pairs, places, fill=-1)}
+             for each, (_, first) in zip(comparisons, places)]
+    return batch | {"pairs": chat.stack_by_row(pairs, places, fill=-1)}
 
 
-def judged(judge, compared):
-    """Family -> of each of its pairs, whether the reward model finds the better response better."""
+def ranking_results(reward_model, comparisons):
+    """Return {family: list of bools}: whether each pair is ranked as by its true grades."""
     results = {}
-    for each, score in zip(compared, scores(judge, groups(compared))):
+    for each, score in zip(comparisons, scores(reward_model, groups_of(comparisons))):
         for chosen, rejected, _, right in each["pairs"]:
-            first = bool(score[chosen, 0] > score[rejected, 0])
-            results.setdefault(each["family"], []).append(first == right)
+            chosen_first = bool(score[chosen, 0] > score[rejected, 0])
+            results.setdefault(each["family"], []).append(chosen_first == right)
     return results
 
 
-def members(number):
-    """The committee at the beginning of a round: whose responses are compared."""
-    methods = ("rs", "dpo", "ipo", "mdloo", "committee")
-    return [f"{method}{number - 1}" for method in methods] if number > 1 else ["draft", "sft"]
+# The stages.
 
-
-def asked(run, count, rng):
-    """`count` training tasks by the shares of PROMPTS, as pairs (family, task)."""
-    return draw_mixture(chat.toy_world(run) | EVOLVED, PROMPTS, count, rng)
-
-
-def preferences(number, run, *, prompts=4000, samples=4, noise=0.1):
-    """What annotators prefer of the committee's responses. noise: how often a grade is random."""
-    stage = f"preferences{number}"
-    models = [load_model(run, name) for name in members(number)]
+def preferences(round_number, run, *, prompts=4000, samples=4, noise=0.1):
+    """Collect annotators' preferences among the committee's responses. noise: probability that a
+    grade is random."""
+    stage = f"preferences{round_number}"
+    models = [load_model(run, name) for name in committee_members(round_number)]
     seed_step(run.seed, stage, 0)
     rng = random.Random(f"{run.seed} {stage}")
-    compared = compare(models, asked(run, prompts, rng), samples, rng, noise)
-    chat.write_lines(run, stage, compared)
-    right = [right for each in compared for *_, right in each["pairs"]]
-    return {"pairs": len(right),
-            "labels right %": evaluate.percent(x for x in right if x is not None)}
+    comparisons = collect_comparisons(models, draw_prompts(run, prompts, rng), samples, rng, noise)
+    run.write_lines(stage, comparisons)
+    rights = [right for each in comparisons for *_, right in each["pairs"]]
+    return {"pairs": len(rights),
+            "labels right %": evaluate.percent(x for x in rights if x is not None)}
 
 
-def read_preferences(run, number):
-    """What annotators compared in a round, see `compare`: at least one pair."""
-    stage = f"preferences{number}"
-    compared = chat.read_lines(run, stage)
-    if not compared:
-        raise UserError(f"{run.file(stage)}.jsonl holds no pairs, as no two responses differed in "
+def read_preferences(run, round_number):
+    """Return the comparisons of a round. Raises UserError if there are none."""
+    stage = f"preferences{round_number}"
+    comparisons = run.read_lines(stage)
+    if not comparisons:
+        raise UserError(f"{run.file(stage)}.jsonl has 0 pairs, as no two responses differed in "
                         f"quality: raise {stage}.prompts")
-    return compared
+    return comparisons
 
 
-def reward(number, run, *, steps=320, prompts=32, lr=0.002, labels="soft", grade_weight=0.25,
-           examples=16, held_out=60):
-    """The reward model of a round, from the one before or the first policy, and the preferences of
-    all rounds so far.
+def reward(round_number, run, *, steps=320, prompts=32, lr=0.002, labels="soft",
+           grade_weight=0.25, examples=16, held_out=60):
+    """Train the reward model of a round on the preferences of all rounds so far, starting from that
+    of the round before, or from the first policy.
 
-    prompts: in each batch, with all their pairs. examples: those for fine-tuning in each batch,
-    from which the language model learns, too: taught what was chosen alone, it forgets what is
-    seldom compared. held_out: new prompts of each family, to which 8 responses or a few more are
-    compared without noise. (Pairs of one prompt are alike, so that the intervals are rather
-    narrow.)"""
-    stage, models = f"reward{number}", [load_model(run, name) for name in members(number)]
+    prompts: in each batch, with all their pairs. examples: conversations in each batch on which its
+    language model is trained, too, so that it does not forget families that are seldom compared.
+    held_out: new prompts of each family for the test, with 8 responses or a few more compared
+    without noise. (Pairs of one prompt are alike, so the intervals are rather narrow.)"""
+    stage = f"reward{round_number}"
+    models = [load_model(run, name) for name in committee_members(round_number)]
     seed_step(run.seed, f"{stage} heads", 0)
-    judge = (start(models[-1]) if number == 1
-             else load_model(run, f"reward{number - 1}", RewardModel))
-    compared = [each for n in range(1, number + 1) for each in read_preferences(run, n)]
+    model = (from_language_model(models[-1]) if round_number == 1
+             else load_model(run, f"reward{round_number - 1}", RewardModel))
+    comparisons = [each for n in range(1, round_number + 1) for each in read_preferences(run, n)]
     sources = chat.read_examples(run, models[-1])
-    shown = chat.batches(sources, dict.fromkeys(sources, 1.0), examples)
+    example_batches = chat.batches(sources, dict.fromkeys(sources, 1.0), examples)
 
-    def draw(step):
-        drawn = collate([compared[i] for i in torch.randint(len(compared), (prompts,)).tolist()])
-        return drawn | {f"shown {name}": x for name, x in shown(step).items()}
+    def batches(step):
+        numbers = torch.randint(len(comparisons), (prompts,)).tolist()
+        batch = collate([comparisons[i] for i in numbers])
+        return batch | {f"example {name}": x for name, x in example_batches(step).items()}
 
     def loss(model, batch):
         sums = reward_loss(model, batch, labels, grade_weight)
-        said = {name: batch[f"shown {name}"] for name in ("ids", "weight", "begin")}
-        return sums | {"loss": sums["loss"] + LANGUAGE * chat.response_loss(model, said)["loss"]}
-    fit(judge, draw, loss, steps=steps, lr=lr, schedule=linear(steps, 20), run=run, stage=stage,
+        example_batch = {name: batch[f"example {name}"]
+                         for name in ("ids", "loss_mask", "segment_start")}
+        language_loss = chat.response_loss(model, example_batch)["loss"]
+        return sums | {"loss": sums["loss"] + LANGUAGE_WEIGHT * language_loss}
+    fit(model, batches, loss, steps=steps, lr=lr, schedule=linear(steps, 20), run=run, stage=stage,
         unit="pairs")
-    save_model(run, stage, judge)
+    save_model(run, stage, model)
     seed_step(run.seed, f"{stage} held out", 0)
-    new = compare(models, chat.validating(run, held_out), 8, random.Random(0), noise=0.0)
-    results = judged(judge, new)
-    rows = [evaluate.row(f"reward: {name}", some) for name, some in results.items()]
+    tasks = evaluate.validation_tasks(run, held_out)
+    results = ranking_results(model, collect_comparisons(models, tasks, 8, random.Random(0), 0.0))
+    rows = [evaluate.row(f"reward: {name}", ranked) for name, ranked in results.items()]
     return {"mean %": sum(row[1] for row in rows) / max(1, len(rows)),
             "all pairs %": evaluate.percent(sum(results.values(), [])),
             "all math %": evaluate.percent(results.get("math", [])),
-            f"pairs judged right, round {number}": rows}
+            f"pairs judged right, round {round_number}": rows}

@@ -21,6 +21,7 @@ import json
 import os
 import pathlib
 import pickle
+import shutil
 import sys
 
 import torch
@@ -81,7 +82,7 @@ def compute_dtype(device):
 
 
 @contextlib.contextmanager
-def replacing(path, each=False):
+def atomic_write(path, each=False):
     """Yield a binary file that takes the place of `path` once the block has ended without error.
 
     each: of several processes each writes a file of its own. What one cannot write, all tell."""
@@ -109,13 +110,13 @@ def replacing(path, each=False):
 
 def write_text(path, text):
     """Write a file in UTF-8, whole or not at all."""
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(text.encode())
 
 
 def save(path, each=False, **entries):
     """Write a checkpoint: tensors, numbers, strings, and lists and dicts of them."""
-    with replacing(path, each) as file:
+    with atomic_write(path, each) as file:
         torch.save({"format": FORMAT, **entries}, file)
 
 
@@ -157,23 +158,25 @@ class Run:
     def checkpoint(self, stage):
         return self.file(f"{stage}.pt")
 
-    def partial(self, stage):
+    def partial_checkpoint(self, stage):
         """Where an unfinished stage keeps its state."""
         return self.file(f"{stage}.part.pt")
 
-    def share_count(self):
-        """In how many shares, one for each process, the state of an unfinished stage is kept."""
-        return distributed.world_size() if self.shard else 0
+    def shards(self, stage, step):
+        """Folder of an unfinished stage's sharded state after a step."""
+        return self.file(f"{stage}-{self.fingerprint}-{step}.shards")
 
-    def share(self, stage, step):
-        """Where this process keeps its share."""
-        return self.file(f"{stage}-{self.fingerprint}-{step}.{distributed.rank()}.pt")
+    def remove_shards(self, stage, except_step=None):
+        """Remove the folders of a stage's sharded states, except that of one step."""
+        for folder in self.path.glob(f"{stage}-*.shards"):
+            if distributed.rank() == 0 and folder != self.shards(stage, except_step):
+                shutil.rmtree(folder)
 
     def tokenizer_hash(self):
         """Names the run's tokenizer by its file's content: 16 hex digits."""
         return hashlib.sha256(self.file("tokenizer.json").read_bytes()).hexdigest()[:16]
 
-    def origin(self, stage):
+    def provenance(self, stage):
         """What every checkpoint says of where it comes from."""
         return {"stage": stage, "settings": self.settings, "fingerprint": self.fingerprint,
                 "tokenizer": self.tokenizer_hash()}
@@ -209,6 +212,17 @@ class Run:
     def write_json(self, name, content):
         write_text(self.file(name), json.dumps(content, indent=1) + "\n")
 
+    def write_lines(self, stage, rows):
+        """Write a stage's rows as JSON lines to `stage`.jsonl."""
+        write_text(self.file(f"{stage}.jsonl"), "".join(json.dumps(row) + "\n" for row in rows))
+
+    def read_lines(self, stage):
+        """Return the rows that a stage wrote. Raises UserError if there is no such file."""
+        path = self.file(f"{stage}.jsonl")
+        if not path.exists():
+            raise UserError(f"there is no {path}: run the stage {stage} first")
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
     def log(self, **row):
         """Append one row to metrics.jsonl."""
         if distributed.rank() > 0:
@@ -220,7 +234,7 @@ class Run:
             raise UserError(f"cannot write {self.file('metrics.jsonl')}: {error.strerror}; make "
                             "room, then call again with --resume") from None
 
-    def logged(self, stage=None):
+    def read_log(self, stage=None):
         """The rows of metrics.jsonl, of a stage or of all, one after the other."""
         if self.file("metrics.jsonl").exists():
             for line in self.file("metrics.jsonl").read_text().splitlines():
@@ -229,8 +243,8 @@ class Run:
                     if stage in (None, row["stage"]):
                         yield row
 
-    def forget(self, stage, after):
+    def truncate_log(self, stage, after):
         """Drop a stage's rows later than step `after`: they are about to be written again."""
         with self.locked():
-            kept = [row for row in self.logged() if row["stage"] != stage or row["step"] <= after]
+            kept = [row for row in self.read_log() if row["stage"] != stage or row["step"] <= after]
             write_text(self.file("metrics.jsonl"), "".join(json.dumps(row) + "\n" for row in kept))

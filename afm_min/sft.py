@@ -1,139 +1,307 @@
-"""Supervised fine-tuning (the report's section 4.2): from a model of text to one that answers.
+"""Supervised fine-tuning (the report's sections 4.1 and 4.2): from a model of text to an assistant.
 
-    draft      a first model of the demonstrations alone, which can write examples of its own
-    mixture    how much of each source to train on, found by perturbation
-    sft        the draft trained on with all of it, and the best of its checkpoints
+    demonstrations  conversations that people write, and the filters that drop careless ones
+    draft           a first model, trained on the demonstrations alone
+    synthetic       examples that the draft generates, of which the right ones are selected
+    mixture         weights of all sources, found by perturbation
+    sft             the draft trained further with these weights; the best checkpoint is kept
 
-Kept from the report: loss on the response only, a constant learning rate and dropout 0.1 in sft,
-the search for the mixture, and the choice of a checkpoint by greedy accuracy and by the best of
-several samples. Found here: at a high rate formats and copying are learned fast, but arithmetic
-only once it falls; and dropout in that fast phase costs the tools up to 18 points. So the draft has
-two rates and no dropout.
+From the report: loss on responses only, filters by ratings, by a model and by similarity, synthetic
+data by evolution and self-consistency or execution, the mixture search, a constant learning rate,
+dropout 0.1 in sft, and the choice of a checkpoint by greedy accuracy and best-of-4 accuracy.
+Departures: questions for synthetic data come from the toy world, as a model of this size invents
+none; the draft has two learning rates and no dropout, since arithmetic is learned only at the
+lower rate; the checkers instead of a reward model pick the best of 4.
 """
+import collections
 import copy
+import random
+
+import torch
+from torch import nn
 
 from afm_min import chat, evaluate
-from afm_min.world.tasks import EVOLVED
-from afm_min.trainer import cosine, fit, seed_step
+from afm_min.data import corpus
 from afm_min.model import load_model, save_model
-from afm_min.run import UserError
+from afm_min.tokenizer import DOCUMENT
+from afm_min.trainer import cosine, fit, seed_step
+from afm_min.world import families, people, tools
+from afm_min.world.tasks import EVOLVED, Math, draw_task
 
-# Shares of the draft's conversations: most to what needs most of them to reach nine in ten. With
-# more, summaries and recall hardly get better, and mathematics only in the slow phase.
+# The draft's mixture: most of what takes longest to learn.
 MIXTURE = {"math": 1.6, "follow": 3.2, "tools": 2.8, "code": 2.6, "summary": 0.4, "recall": 0.2,
            "refuse": 1.2}
 
+OUTCOMES = ("rating", "model", "copy", "kept")  # the filter that drops an example, or "kept"
 
-def draft(run, *, steps=1200, fast=960, batch=32, lr=0.005, slow=0.25, mixture=MIXTURE):
-    """A first model, tuned on the demonstrations alone: `fast` steps at the full rate, the others
-    at `slow` of it."""
+
+# Demonstrations.
+
+def embeddings(model, conversations):
+    """Return the mean hidden state of each pair (ids, loss_mask), scaled to length 1: (N, C)."""
+    def embed(model, ids, loss_mask):
+        states = model.hidden_states(ids[:, :-1]) * loss_mask[:, 1:, None]  # (B, T, C)
+        return nn.functional.normalize(states.sum(1).float())
+    return chat.map_conversations(embed, model, conversations)
+
+
+def filter_demonstrations(written, family, model, unlikely, similar):
+    """Return, for each Demonstration, the name of the first filter that drops it, or "kept"."""
+    rng, tokenizer = random.Random(f"raters {family.name}"), model.tokenizer
+
+    def as_document(lines):
+        ids = [tokenizer.special(DOCUMENT), *tokenizer.encode("\n".join(lines))]
+        return chat.render_response([], ids[:model.config.context])
+    questions = [as_document([m["content"] for m in d.messages if m["role"] == "user"])
+                 for d in written]
+    whole = [as_document([*(m["content"] for m in d.messages), d.response]) for d in written]
+    losses, vectors = chat.conversation_losses(model, questions), embeddings(model, whole)
+    outcomes = ["rating" if not people.well_rated(family.grades(d.task, d.response), rng) else
+                "model" if loss > unlikely * losses.median() else "kept"
+                for d, loss in zip(written, losses)]
+    kept = torch.tensor([outcome == "kept" for outcome in outcomes])
+    copies = ((vectors @ vectors.T).tril(-1) > similar)[:, kept].any(1)  # of an earlier kept one
+    return ["copy" if outcome == "kept" and copied else outcome
+            for outcome, copied in zip(outcomes, copies)]
+
+
+def demonstrations(run, *, count=2000, evolved=100, flawed=0.15, unlikely=2.4, similar=0.9999):
+    """Write `count` demonstrations of each family and `evolved` of each kind of evolved
+    mathematics, and drop, in this order: what raters find bad; questions whose loss under the base
+    model is above `unlikely` times their family's median; and those whose embedding has a cosine
+    above `similar` to that of an earlier one."""
+    model, examples = load_model(run, "lengthening"), []
+    numbers, known = collections.Counter(), set()  # numbers: of examples by (flaw, outcome)
+    counts = dict.fromkeys(corpus.toy_world(run, whole=True).values(), count)
+    for family, n in (counts | dict.fromkeys(EVOLVED.values(), evolved)).items():
+        written = [people.write_demonstration(family, i, flawed) for i in range(n)]
+        outcomes = filter_demonstrations(written, family, model, unlikely, similar)
+        for d, outcome in zip(written, outcomes):
+            text = f"{d.messages} {d.response}"
+            numbers["copied" if text in known else d.flaw, outcome] += 1
+            known.add(text)
+            if outcome == "kept":
+                examples.append(chat.example(family.name, d.messages, d.response))
+    run.write_lines("demonstrations", examples)
+    table = []
+    for flaw in ("", *people.FLAWS):
+        row = [numbers[flaw, outcome] for outcome in OUTCOMES]
+        table.append([flaw or "none", sum(row), *row])
+    return {"examples": len(examples), "guards": table}
+
+
+# Synthetic data: the draft's own responses, of which the right ones are selected.
+
+TRUTH_KNOWN = ("rephrased", "reversed")  # as in the report, other evolved problems have no answer
+
+
+def majority_vote(answers):
+    """Return the answer that three quarters of them share, or None.
+
+    ["7", "7", "9", "7"] -> "7"; ["7", "9"] -> None"""
+    if not answers:
+        return None
+    (answer, count), = collections.Counter(answers).most_common(1)
+    return answer if 4 * count >= 3 * len(answers) else None
+
+
+def select_by_answer(family, question, responses, truth=None):
+    """Return the first response whose verified answer is the truth, or, if that is unknown, the
+    majority's answer (self-consistency). None if there is none."""
+    answers = [family.verified_answer(question, response) for response in responses]
+    wanted = truth or majority_vote([answer for answer in answers if answer])
+    for answer, response in zip(answers, responses):
+        if answer and answer == wanted:
+            return response
+    return None
+
+
+def select_by_score(responses, scores, threshold):
+    """Return the first response with the highest score, or None if that is below the threshold."""
+    best = max(scores)
+    return responses[scores.index(best)] if best >= threshold else None
+
+
+def new_tasks(family, count):
+    """Return training tasks that no other stage draws."""
+    return [draw_task(family, "train", f"synthetic {i}") for i in range(count)]
+
+
+def yield_of(name, family, tasks, samples, selected):
+    """Return examples of the selected responses, and a row of the table: questions, percentage of
+    all samples that are right, number selected, percentage of these that are right."""
+    chosen = [(task, response) for task, response in zip(tasks, selected) if response]
+    right_samples = [family.check(task, text)
+                     for task, texts in zip(tasks, samples) for text in texts]
+    right = [family.check(task, response) for task, response in chosen]
+    return ([chat.example(name, task.messages(), response) for task, response in chosen],
+            [name, len(tasks), evaluate.percent(right_samples), len(chosen),
+             evaluate.percent(right)])
+
+
+def synthetic_math(model, kind, count, samples):
+    """Examples of one kind of evolved mathematics, and their row."""
+    family = Math(kind)
+    tasks = new_tasks(family, count)
+    texts = chat.sample_texts(model, tasks, samples)
+    selected = [select_by_answer(family, task.question, responses,
+                                 task.answer if kind in TRUTH_KNOWN else None)
+                for task, responses in zip(tasks, texts)]
+    return yield_of(f"math {kind}", family, tasks, texts, selected)
+
+
+def synthetic_code(model, count, samples, threshold, seen=2):
+    """Examples of code selected by execution: the sample that passes most of the first `seen` unit
+    tests, if it passes at least the share `threshold` of them. Also returns their row, and how many
+    single and selected samples pass the other, hidden tests."""
+    family = families.Code()
+    tasks = new_tasks(family, count)
+    texts = chat.sample_texts(model, tasks, samples)
+    selected = []
+    for task, responses in zip(tasks, texts):
+        scores = [sum(family.is_correct(task, text, slice(seen))) / seen for text in responses]
+        selected.append(select_by_score(responses, scores, threshold))
+
+    def pass_hidden(responses):
+        return evaluate.percent(all(family.is_correct(task, text, slice(seen, None)))
+                                for task, text in zip(tasks, responses) if text is not None)
+    return *yield_of("code", family, tasks, texts, selected), {
+        "one sample passes hidden tests %": pass_hidden([responses[0] for responses in texts]),
+        "kept sample passes hidden tests %": pass_hidden(selected)}
+
+
+def synthetic_tool_use(model, family, count, samples):
+    """Examples of whole conversations, and their row: for each question the first of `samples`
+    attempts that makes the right calls, which are executed, and gives the right answer."""
+    tasks = [task for task in new_tasks(family, 4 * count) if not task.turns][:count]
+    attempts = [task.messages() for task in tasks for _ in range(samples)]
+    tools.converse(lambda waiting: chat.generate_texts(model, waiting, temperature=1.0), attempts,
+                   family.pages)
+    solved = [family.solved(tasks[i // samples], messages) for i, messages in enumerate(attempts)]
+    first = {i // samples: attempts[i] for i in reversed(range(len(attempts))) if solved[i]}
+    examples = [chat.example("tools", messages[:-1], messages[-1]["content"])
+                for messages in first.values()]
+    return examples, ["tools", len(tasks), evaluate.percent(solved), len(first),
+                      100.0 * bool(first)]
+
+
+def synthetic(run, *, math=800, code_questions=200, tool_questions=250, samples=4, threshold=1.0):
+    """Generate examples with the draft model, and report the yield of each kind."""
+    model, family = load_model(run, "draft"), corpus.toy_world(run)["tools"]
+    seed_step(run.seed, "synthetic", 0)  # so a resumed run samples the same
+    results = [synthetic_math(model, kind, math, samples) for kind in Math.KINDS]
+    *code, hidden_tests = synthetic_code(model, code_questions, samples, threshold)
+    results += [code, synthetic_tool_use(model, family, tool_questions, samples)]
+    examples = [each for of_kind, _ in results for each in of_kind]
+    run.write_lines("synthetic", examples)
+    return {"examples": len(examples), **hidden_tests, "yields": [row for _, row in results]}
+
+
+# Fine-tuning.
+
+def draft(run, *, steps=1200, fast=960, batch_size=32, lr=0.005, slow=0.25, mixture=MIXTURE):
+    """Fine-tune the base model on the demonstrations: `fast` steps at the full learning rate, the
+    others at `slow` of it."""
     model = load_model(run, "lengthening")
-    sources = chat.read_examples(run, model, synthetic=False)
-
-    def schedule(step):
-        return min((step + 1) / 20, slow if step >= fast else 1.0)
-    fit(model, chat.batches(sources, mixture, batch), chat.response_loss, steps=steps, lr=lr,
-        schedule=schedule, run=run, stage="draft")
+    batches = chat.batches(chat.read_examples(run, model, synthetic=False), mixture, batch_size)
+    fit(model, batches, chat.response_loss, steps=steps, lr=lr, run=run, stage="draft",
+        schedule=lambda step: min((step + 1) / 20, slow if step >= fast else 1.0))
     save_model(run, "draft", model)
-    return evaluate.validation(model, chat.toy_world(run))
+    return evaluate.validation(model, corpus.toy_world(run))
 
 
-def ascend(score, judge, weights, rounds, dw):
-    """Find weights by the report's perturbation: each is tried at (1 + dw) and (1 - dw) of itself,
-    which gives its slope, the difference of their scores; then each moves by a factor of (1 + dw)
-    to the power of its slope over the steepest. If the judge finds that no better than before, all
-    stay where they were and dw is halved.
+def ascend(score, accept_score, weights, rounds, dw):
+    """Find weights that raise a score, by the report's perturbation.
 
-    score, judge: weights -> a number to be raised; the judge's may cost more. Returns the weights,
-    and the trace: a row [round, name, weight, score with more, score with less] for each trial, and
-    after each round [round, "all", dw, the judge's of the move, and of before]."""
-    trace, at = [], judge(weights)
+    In a round each weight is tried at (1 + dw) and (1 - dw) times its value; its slope is the
+    difference of the scores. Then each is multiplied by (1 + dw) to the power of its slope over the
+    steepest one. If that does not raise `accept_score`, which may be more precise, the weights stay
+    as they were and dw is halved.
+
+    Returns the weights, and the trace: a row [round, name, weight, score with more, with less] for
+    each trial, and after each round [round, "all", dw, accept_score after, before]."""
+    trace, current = [], accept_score(weights)
     for number in range(1, rounds + 1):
         slopes = {}
         for name, weight in weights.items():
-            more, less = (score(weights | {name: weight * (1 + sign * dw)}) for sign in (1, -1))
+            more = score(weights | {name: weight * (1 + dw)})
+            less = score(weights | {name: weight * (1 - dw)})
             slopes[name] = more - less
             trace.append([number, name, weight, more, less])
         steepest = max(map(abs, slopes.values())) or 1.0
         moved = {name: w * (1 + dw) ** (slopes[name] / steepest) for name, w in weights.items()}
-        after = judge(moved)
-        trace.append([number, "all", dw, after, at])
-        weights, at, dw = (moved, after, dw) if after > at else (weights, at, dw / 2)
+        after = accept_score(moved)
+        trace.append([number, "all", dw, after, current])
+        if after > current:
+            weights, current = moved, after
+        else:
+            dw /= 2
     return weights, trace
 
 
-def mixture(run, *, rounds=1, dw=0.5, steps=24, batch=24, lr=0.002, count=48, seeds=2, longer=2):
-    """Weights of all sources, found from equal ones: they are to lower the mean loss of the draft,
-    trained a little with them, on validation conversations.
+def mixture(run, *, rounds=1, dw=0.5, steps=24, batch_size=24, lr=0.002, count=48, seeds=2,
+            longer=2):
+    """Find the weights of all sources, from equal ones, that give the lowest mean loss on
+    validation conversations after a little training of the draft.
 
-    Slopes come from runs of a few steps, all with the same draws. What such luck suggests is mostly
-    no better with others: so a move is judged by `seeds` runs `longer` times as long, and what was
-    found is compared with equal weights in as many more, on conversations that the search has not
-    seen. The interval is over these, of each the mean gain."""
-    start = load_model(run, "draft")
-    sources = chat.read_examples(run, start)
-    examples = (chat.example("validation", task.messages(), task.solution)
-                for _, task in chat.validating(run, count))
-    validated = chat.by_source(examples, start)["validation"]
-    searched, unseen = validated[::2], validated[1::2]
+    Trials are one short run with one seed. A move is accepted by `seeds` runs `longer` times as
+    long. The result is compared with equal weights by as many more runs, on conversations that the
+    search has not seen; the interval is over these."""
+    model = load_model(run, "draft")
+    sources = chat.read_examples(run, model)
+    examples = [chat.example("validation", task.messages(), task.solution)
+                for _, task in evaluate.validation_tasks(run, count)]
+    conversations = chat.render_examples(examples, model)["validation"]
 
-    def trained(weights, conversations, draws, steps):
-        """The loss of each conversation, (N,), the mean over runs with these draws."""
-        losses = 0
-        for number in draws:
-            model, draw = copy.deepcopy(start), chat.batches(sources, weights, batch)
+    searched, unseen, equal = conversations[::2], conversations[1::2], dict.fromkeys(sources, 1.0)
+    accept_seeds, test_seeds = range(1, 1 + seeds), range(1 + seeds, 1 + 2 * seeds)
 
-            def seeded(step):
-                seed_step(run.seed, f"mixture {number}", step)
-                return draw(step)
-            fit(model, seeded, chat.response_loss, steps=steps, lr=lr, quiet=True)
-            losses += chat.losses(model, conversations) / len(draws)
-        return losses
-
-    def score(weights):
-        return -trained(weights, searched, [0], steps).mean().item()
-
-    def judge(weights):
-        return -trained(weights, searched, range(1, 1 + seeds), longer * steps).mean().item()
-    equal = dict.fromkeys(sources, 1.0)
-    found, trace = ascend(score, judge, equal, rounds, dw)
-    before, after = (trained(weights, unseen, range(1 + seeds, 1 + 2 * seeds), longer * steps)
-                     for weights in (equal, found))
-    gains = before - after  # (N,)
-    half = 1.96 * gains.std().item() / len(gains) ** 0.5
-    run.write_json("mixture.json", found)
-    return {"gain over equal weights, nats": gains.mean().item(), "interval": f"+-{half:.4f}",
-            "weights": list(map(list, found.items())), "trace": trace}
+    def losses(weights, conversations, seeds, steps):  # (N,), the mean over seeds
+        total = 0
+        for seed in seeds:
+            trained = copy.deepcopy(model)
+            fit(trained, chat.batches(sources, weights, batch_size), chat.response_loss,
+                steps=steps, lr=lr, quiet=True,
+                on_step=lambda step: seed_step(run.seed, f"mixture {seed}", step))
+            total += chat.conversation_losses(trained, conversations) / len(seeds)
+        return total
+    weights, trace = ascend(
+        lambda weights: -losses(weights, searched, [0], steps).mean().item(),
+        lambda weights: -losses(weights, searched, accept_seeds, longer * steps).mean().item(),
+        equal, rounds, dw)
+    gains = (losses(equal, unseen, test_seeds, longer * steps)
+             - losses(weights, unseen, test_seeds, longer * steps))  # (N,)
+    half_width = 1.96 * gains.std().item() / len(gains) ** 0.5
+    run.write_json("mixture.json", weights)
+    return {"gain over equal weights, nats": gains.mean().item(),
+            "interval": f"+-{half_width:.4f}", "weights": list(map(list, weights.items())),
+            "trace": trace}
 
 
-def sft(run, *, steps=600, batch=24, lr=0.001, dropout=0.1, synthetic=True, checkpoints=2,
+def sft(run, *, steps=600, batch_size=24, lr=0.001, dropout=0.1, synthetic=True, checkpoints=2,
         count=40):
-    """The draft trained on, with the mixture that was found. Of some checkpoints on the way the one
-    is kept that has the highest sum of two validation accuracies: greedy, and of the best of 4
-    samples, as the checkers pick it. synthetic: whether the model's own examples are in it."""
-    model, found = load_model(run, "draft"), run.read_json("mixture.json")
-    if not found:
-        raise UserError(f"there is no {run.file('mixture.json')}: run the stage mixture first")
-    draw = chat.batches(chat.read_examples(run, model, synthetic), found, batch)
-    at = sorted({steps * (i + 1) // checkpoints for i in range(checkpoints)} - {0})
+    """Fine-tune the draft with the mixture found, and keep the checkpoint with the highest sum of
+    two validation accuracies: greedy, and best of 4 samples. synthetic: use synthetic data too."""
+    model, weights = load_model(run, "draft"), run.read_json("mixture.json")
+    batches = chat.batches(chat.read_examples(run, model, synthetic), weights, batch_size)
+    candidates = sorted({steps * (i + 1) // checkpoints for i in range(checkpoints)} - {0})
     for block in model.blocks:
         block.dropout = dropout
 
-    def watched(step):
-        if step in at:
+    def save_candidate(step):
+        if step in candidates:
             save_model(run, f"sft-{step}", model)
-        return draw(step)
-    fit(model, watched, chat.response_loss, steps=steps, lr=lr, run=run, stage="sft",
-        schedule=cosine(steps, 20, floor=1.0))  # constant, once warm
-    save_model(run, f"sft-{steps}", model)
+    fit(model, batches, chat.response_loss, steps=steps, lr=lr, run=run, stage="sft",
+        schedule=cosine(steps, 20, floor=1.0),  # constant after the warm-up
+        on_step=save_candidate)
+    save_candidate(steps)
     seed_step(run.seed, "checkpoints", 0)
-    families, tried = chat.toy_world(run) | EVOLVED, []
-    for step in at:
+    world, table = corpus.toy_world(run) | EVOLVED, []
+    for step in candidates:
         model = load_model(run, f"sft-{step}")
-        tried.append([step, *(evaluate.validation(model, families, max(1, count // 4), n)["mean %"]
-                              for n in (1, 4))])
-    chosen = max(tried, key=lambda row: row[1] + row[2])[0]
-    model = load_model(run, f"sft-{chosen}")
+        table.append([step] + [evaluate.validation(model, world, max(1, count // 4), n)["mean %"]
+                               for n in (1, 4)])
+    best, _, _ = max(table, key=lambda row: row[1] + row[2])
+    model = load_model(run, f"sft-{best}")
     save_model(run, "sft", model)
-    shares = evaluate.validation(model, families, count)
-    return {"checkpoint": chosen, "checkpoints": tried} | shares
+    return {"checkpoint": best, "checkpoints": table} | evaluate.validation(model, world, count)

@@ -1,4 +1,4 @@
-"""One optimizer, one schedule, one loop. A training stage gives it batches and a loss."""
+"""One optimizer, two schedules, one loop. A training stage supplies batches and a loss."""
 import collections
 import math
 import sys
@@ -19,12 +19,15 @@ class AdaStar(torch.optim.Optimizer):
         v <- 0.95 v + 0.05 (g^2 + 1e-30)        v^ = v / (1 - 0.95^t)
         u = g / sqrt(v^)                        u <- u / max(1, rms(u)), rms over the tensor
         m <- 0.95 m + 0.05 u                    no bias correction
-        p <- p - s (lr scale m + decay p)       decay is not scaled by lr
+        p <- p - s (lr scale m + weight_decay p)     weight decay is not scaled by lr
     scale: muParam (simple), see `parameter_groups`."""
     SKIP_NORM, CLIP_NORM, MEMORY = 100.0, 1.0, 0.95
 
-    def __init__(self, groups, lr, decay=0.0):
-        super().__init__(groups, {"lr": lr, "decay": decay, "scale": 1.0})
+    def __init__(self, groups, lr, weight_decay=0.0):
+        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay, "scale": 1.0})
+        for p in (p for group in self.param_groups for p in group["params"]):
+            self.state[p] = {"t": torch.zeros(()), "v": torch.zeros_like(p),
+                             "m": torch.zeros_like(p)}
 
     @torch.no_grad()
     def step(self, factor=1.0):
@@ -32,27 +35,27 @@ class AdaStar(torch.optim.Optimizer):
         trained = [(p, group) for group in self.param_groups for p in group["params"]
                    if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p, _ in trained]).item()
-        if not norm < self.SKIP_NORM:  # so put, a norm that is NaN is skipped, too
+        if not norm < self.SKIP_NORM:  # `not <` also catches NaN
             return norm
         clip = self.CLIP_NORM / max(norm, self.CLIP_NORM)
         for p, group in trained:
             state = self.state[p]
-            if not state:
-                state.update(t=0, v=torch.zeros_like(p), m=torch.zeros_like(p))
             state["t"] += 1
             g, v, m = p.grad * clip, state["v"], state["m"]
             v.lerp_(g.square().add_(1e-30), 1 - self.MEMORY)
-            u = g / (v / (1 - self.MEMORY ** state["t"])).sqrt_()
+            u = g / (v / (1 - self.MEMORY ** state["t"].item())).sqrt_()
             u /= (torch.linalg.vector_norm(u) / math.sqrt(u.numel())).clamp(min=1.0)
             m.lerp_(u, 1 - self.MEMORY)
-            p.mul_(1 - factor * group["decay"])
+            p.mul_(1 - factor * group["weight_decay"])
             p.add_(m, alpha=-factor * group["lr"] * group["scale"])
         return norm
 
 
 def parameter_groups(model):
-    """muParam (simple): attention and feed-forward matrices take 768 / model dim of the learning
-    rate in models wider than 768, so that a rate found on a small model holds for a large one."""
+    """Split a model's trainable parameters into two groups by muParam (simple).
+
+    In models wider than 768, the matrices of attention and feed-forward take 768 / dim of the
+    learning rate. So a rate found on a small model also suits a large one."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices = [p for name, p in trained if p.dim() == 2 and name != "embedding"]
     others = [p for name, p in trained if p.dim() != 2 or name == "embedding"]
@@ -70,18 +73,18 @@ def cosine(steps, warmup=0, floor=0.0):
 
 
 def linear(steps, warmup):
-    """Schedule: 1, 1 - 1/steps, ..., 1/steps, and the first `warmup` of these times 1/warmup,
-    2/warmup, ..., 1."""
+    """Schedule: 1, 1 - 1/steps, ..., 1/steps; the first `warmup` factors are also multiplied by
+    1/warmup, 2/warmup, ..., 1."""
     return lambda step: min((step + 1) / warmup, 1.0) * (1 - step / steps)
 
 
 class Progress:
-    """The line that tells how far a stage is: redrawn on a terminal, every 5 seconds in a log."""
-    plain = False  # as in a log, on a terminal too
+    """The progress line of a stage: redrawn on a terminal, printed every 5 seconds in a log."""
+    plain = False  # True: print as in a log, on a terminal too
 
     def __init__(self, stage, steps, unit):
         self.stage, self.steps, self.unit, self.loss = stage, steps, unit, None
-        self.begun = self.shown = time.perf_counter()
+        self.started = self.shown = time.perf_counter()
         self.done = self.count = 0  # steps and units since then
         self.live = sys.stdout.isatty() and not self.plain
 
@@ -91,7 +94,7 @@ class Progress:
         now, last = time.perf_counter(), step == self.steps
         if now - self.shown < (0.1 if self.live else 5) and not last:
             return
-        self.shown, seconds = now, now - self.begun
+        self.shown, seconds = now, now - self.started
         left = round(seconds / self.done * (self.steps - step))
         line = (f"{self.stage:10} step {step:5}/{self.steps}  loss {self.loss:.3f}  "
                 f"{self.count / seconds:7,.0f} {self.unit}/s  {left // 60}:{left % 60:02} left")
@@ -102,109 +105,137 @@ class Progress:
 
 
 def seed_step(seed, stage, step):
-    """Seed all of a step's randomness: it comes out the same whatever ran before it."""
+    """Seed torch's generator from these three, so a step is the same whatever ran before it."""
     torch.manual_seed(zlib.crc32(f"{seed} {stage} {step}".encode()))
 
 
-def backward(model, batch, loss, micro_batch=None):
+def backward(model, batch, loss, micro_batch_size=None):
     """Leave in .grad the gradient of the batch's mean loss; return the mean of all metrics.
 
-    loss(model, batch) returns sums: {"loss": tensor, "count": what to divide by, others to report}.
-    Sums are added up and the division comes last. So nothing changes if the batch is cut into
-    micro-batches, or if of several processes each takes every n-th row of these."""
+    loss(model, batch) returns sums: {"loss": tensor, "count": divisor, other metrics}. Sums are
+    added up first and divided by the total count last. So, up to rounding, the result is the same
+    if the batch is cut into micro-batches of `micro_batch_size` rows, or if each rank takes some
+    of their rows. (Dropout draws anew for each micro-batch.)"""
     rows = len(next(iter(batch.values())))
-    pieces = math.ceil(rows / (distributed.world_size() * (micro_batch or rows)))
+    micro_batches = math.ceil(rows / (distributed.world_size() * (micro_batch_size or rows)))
     sums = collections.Counter()
     model.zero_grad(set_to_none=True)
-    for i in range(pieces):
-        piece = {name: t[i * len(t) // pieces:(i + 1) * len(t) // pieces]
-                 for name, t in batch.items()}
-        distributed.total_rows = len(next(iter(piece.values())))
-        part = loss(model, {name: distributed.own_rows(t) for name, t in piece.items()})
-        part["loss"].backward()
-        sums.update({name: torch.as_tensor(x).item() for name, x in part.items()})
+    for i in range(micro_batches):
+        part = {name: x[i * len(x) // micro_batches:(i + 1) * len(x) // micro_batches]
+                for name, x in batch.items()}
+        distributed.total_rows = len(next(iter(part.values())))
+        metrics = loss(model, {name: distributed.own_rows(x) for name, x in part.items()})
+        metrics["loss"].backward()
+        sums.update({name: torch.as_tensor(x).item() for name, x in metrics.items()})
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     distributed.all_reduce_sum(gradients)
-    parts = distributed.all_gather_object(sums)
-    sums = {name: sum(part[name] for part in parts) for name in sums}
-    count = sums.pop("count")
+    rank_sums = distributed.all_gather_object(sums)
+    totals = {name: sum(each[name] for each in rank_sums) for name in sums}
+    count = totals.pop("count")
     for gradient in gradients:
         gradient /= count
-    return {name: x / count for name, x in sums.items()} | {"count": count}
+    return {name: x / count for name, x in totals.items()} | {"count": count}
 
 
-def fit(model, batches, loss, *, steps, lr, schedule=lambda step: 1.0, decay=0.0,
-        micro_batch=None, run=None, stage="fit", save_every=50, quiet=False, unit="tokens"):
-    """Train: seed, batch, gradient, update, log, save, in this order, `steps` times.
+class Trainer:
+    """Updates a model step by step. `fit` is the usual loop around it; MDLOO writes its own.
 
-    batches: step -> dict of tensors with a row per example; rollouts of `model` itself in RL.
-    loss: see `backward`; unit: of its count. schedule: step -> factor of the learning rate.
-    With a run, the state is saved every `save_every` steps, and training goes on from what is
-    saved: a run that was killed ends with the very weights of one that was not."""
-    device, step = model.embedding.device, 0
-    if run and run.shard:
-        distributed.shard(model)
-    optimizer = AdaStar(parameter_groups(model), lr, decay)
-    if run:
-        step = resume(run, stage, model, optimizer)
-        run.forget(stage, after=step)
-    progress, skipped = Progress(stage, steps, unit), 0
-    model.train()
-    while step < steps:
-        seed_step(run.seed if run else 0, stage, step)
-        batch = {name: tensor.to(device) for name, tensor in batches(step).items()}
-        metrics = backward(model, batch, loss, micro_batch)
-        if not math.isfinite(metrics["loss"]):
-            raise UserError(f"{stage}: the loss of step {step + 1} is {metrics['loss']}: a lower "
-                            "learning rate may help")
-        factor = schedule(step)
-        norm = optimizer.step(factor)
-        skipped = 0 if norm < optimizer.SKIP_NORM else skipped + 1
-        if skipped == 20:
-            raise UserError(f"{stage}: 20 steps in a row were skipped, as their gradients had "
-                            f"norms of {optimizer.SKIP_NORM:g} or more, lastly {norm:.0f}: it "
-                            "learns nothing; scale its loss down")
-        step += 1
-        if not quiet:
-            progress.update(step, metrics["loss"], metrics["count"])
+    loss: see `backward`. schedule: step -> factor of the learning rate. unit: of the loss's count,
+    for the progress line. With a run, the state is saved every `save_every` steps, and a new
+    Trainer resumes from it: a run that was killed ends with exactly the weights of one that was
+    not."""
+
+    def __init__(self, model, loss, *, steps, lr, schedule=lambda step: 1.0, weight_decay=0.0,
+                 micro_batch_size=None, run=None, stage="fit", save_every=50, quiet=False,
+                 unit="tokens"):
+        self.model, self.loss, self.steps, self.lr, self.schedule = model, loss, steps, lr, schedule
+        self.micro_batch_size, self.run, self.stage = micro_batch_size, run, stage
+        self.save_every, self.quiet, self.step, self.skipped = save_every, quiet, 0, 0
+        if run and run.shard:
+            distributed.shard(model)
+        self.optimizer = AdaStar(parameter_groups(model), lr, weight_decay)
         if run:
-            run.log(stage=stage, step=step, lr=lr * factor, norm=norm, **metrics)
-            if step % save_every == 0 or step == steps:
-                save_state(run, stage, model, optimizer, step)
+            self.step = resume(run, stage, model, self.optimizer)
+            run.truncate_log(stage, after=self.step)
+        self.progress = Progress(stage, steps, unit)
+        model.train()
+
+    def seed(self):
+        """Seed the randomness of the current step: of drawing its batch, and of dropout."""
+        seed_step(self.run.seed if self.run else 0, self.stage, self.step)
+
+    def update(self, batch):
+        """Take one step: gradient, update, log, save, in this order.
+
+        batch: dict of tensors with a row per example. Raises UserError if the loss is not finite,
+        or after 20 steps in a row whose gradients were too large."""
+        batch = {name: x.to(self.model.embedding.device) for name, x in batch.items()}
+        metrics = backward(self.model, batch, self.loss, self.micro_batch_size)
+        if not math.isfinite(metrics["loss"]):
+            raise UserError(f"{self.stage}: the loss of step {self.step + 1} is {metrics['loss']}, "
+                            "not a finite number: try a lower learning rate")
+        factor = self.schedule(self.step)
+        norm = self.optimizer.step(factor)
+        self.skipped = 0 if norm < AdaStar.SKIP_NORM else self.skipped + 1
+        if self.skipped == 20:
+            raise UserError(f"{self.stage}: 20 steps in a row were skipped, the last with a "
+                            f"gradient norm of {norm:.0f}; norms must be below "
+                            f"{AdaStar.SKIP_NORM:g}: scale the loss down")
+        self.step += 1
+        if not self.quiet:
+            self.progress.update(self.step, metrics["loss"], metrics["count"])
+        if self.run:
+            self.run.log(stage=self.stage, step=self.step, lr=self.lr * factor, norm=norm,
+                         **metrics)
+            if self.step % self.save_every == 0 or self.step == self.steps:
+                save_state(self.run, self.stage, self.model, self.optimizer, self.step)
+
+
+def fit(model, batches, loss, *, on_step=None, **settings):
+    """Train a model for settings["steps"] steps. settings: see `Trainer`.
+
+    batches: step -> batch. on_step: called with each step's number before its batch is drawn."""
+    trainer = Trainer(model, loss, **settings)
+    while trainer.step < trainer.steps:
+        trainer.seed()
+        if on_step:
+            on_step(trainer.step)
+        trainer.update(batches(trainer.step))
     model.eval()
 
 
 def save_state(run, stage, model, optimizer, step):
-    """Save what to go on from. Of a sharded model each process has a file with its share, which
-    counts as soon as the one that all read names its step: a kill leaves no mixture of two."""
-    state = {"model": distributed.local_state_dict(model.state_dict()),
-             "optimizer": distributed.local_state_dict(optimizer.state_dict())}
+    """Save what `resume` needs. A sharded model's state goes to a folder of its own, to which each
+    rank writes its shards; it counts once the stage's partial checkpoint names its step."""
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     if run.shard:
-        save(run.share(stage, step), each=True, **state)
+        try:
+            distributed.save_sharded(state, run.shards(stage, step))
+        except OSError as error:
+            raise UserError(f"cannot write {run.shards(stage, step)}: {error}; make room, then "
+                            "call again with --resume") from None
         state = {}
-    save(run.partial(stage), step=step, shares=run.share_count(), **run.origin(stage), **state)
-    for path in run.path.glob(run.share(stage, "*").name):
-        if path != run.share(stage, step):  # of an earlier step, or one that a kill came before
-            path.unlink()
+    save(run.partial_checkpoint(stage), step=step, sharded=run.shard, **run.provenance(stage),
+         **state)
+    run.remove_shards(stage, except_step=step)
 
 
 def resume(run, stage, model, optimizer):
-    """Put in what a stage that was cut off has saved; return how many steps were done: 0 if there
-    is nothing, or if it began otherwise, with other settings or from another model."""
-    path, device = run.partial(stage), model.embedding.device
-    saved = load(path, device) if path.exists() else {}
-    if any(saved.get(name) != value for name, value in run.origin(stage).items()):
+    """Load the saved state of an unfinished stage. Returns the number of steps done: 0 if there is
+    no state, or if it was saved with other settings or from other inputs."""
+    path = run.partial_checkpoint(stage)
+    saved = load(path, model.embedding.device) if path.exists() else {}
+    if any(saved.get(name) != value for name, value in run.provenance(stage).items()):
         return 0
-    if saved.get("shares", 0) != run.share_count():
-        way = f"by {saved['shares']} processes with" if saved["shares"] else "without"
-        raise UserError(f"{path} was saved {way} --shard: go on so, or delete it to begin anew")
+    if saved["sharded"] != run.shard:
+        raise UserError(f"{path} was saved {'with' if saved['sharded'] else 'without'} --shard: "
+                        "resume in the same way")
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     if run.shard:
-        saved |= load(run.share(stage, saved["step"]), device)
-    for name, x in distributed.local_state_dict(model.state_dict()).items():
-        x.copy_(saved["model"][name])
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for i, state in saved["optimizer"]["state"].items():
-        state.update({m: distributed.shard_like(parameters[i], state[m]) for m in ("v", "m")})
-    optimizer.load_state_dict(saved["optimizer"])
-    print(f"{stage}: going on from step {saved['step']}")
+        distributed.load_sharded(state, run.shards(stage, saved["step"]))
+    else:
+        state = saved
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    print(f"{stage}: resuming after step {saved['step']}")
     return saved["step"]

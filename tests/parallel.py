@@ -38,7 +38,7 @@ def outcome(run):
     for steps in (TEXT_STEPS // 2, TEXT_STEPS):  # the second goes on from what the first has saved
         torch.manual_seed(steps)  # with what the second begins must not count
         model = AFM(CONFIG)
-        fit(model, windows, next_token_loss, steps=steps, lr=0.01, micro_batch=2, run=run,
+        fit(model, windows, next_token_loss, steps=steps, lr=0.01, micro_batch_size=2, run=run,
             stage="text", save_every=TEXT_STEPS // 2, quiet=True)
     for block in model.blocks:
         block.dropout = 0.1
@@ -60,14 +60,14 @@ def outcome(run):
     with torch.no_grad():
         decoded = decoder(ids[:2, :1], generate.Cache(decoder, 2, 1))
     files = [run.file(f"chat--{CHAT_STEPS}.{i}.pt")
-             for i in range(run.share_count())] or [run.partial("chat")]
+             for i in range(run.share_count())] or [run.partial_checkpoint("chat")]
     shares = [torch.load(path)["optimizer"]["state"][0]["v"] for path in files]  # by rows
     return {
-        "losses": [row["loss"] for row in run.logged()], "said": [reply.ids for reply in said],
+        "losses": [row["loss"] for row in run.read_log()], "said": [reply.ids for reply in said],
         "decoded": decoded[:, -1].tolist(), "margin": margin,
         "logp": [reply.logp for reply in said],
         "each": chat.losses(model, conversations).tolist(),
-        "rows": len(list(run.logged())), "saved": sorted(path.name for path in run.path.iterdir()),
+        "rows": len(list(run.read_log())), "saved": sorted(path.name for path in run.path.iterdir()),
         "weights": {name: x.tolist() for name, x in
                     distributed.full_state_dict(model.state_dict()).items()},
         "state": torch.cat(shares).tolist(), "bytes": [share.nbytes for share in shares]}

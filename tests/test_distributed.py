@@ -9,7 +9,7 @@ import torch.distributed.run
 
 from afm_min import distributed
 from afm_min.lab import stages
-from afm_min.run import Run, UserError, replacing, save
+from afm_min.run import Run, UserError, atomic_write, save
 from tests import parallel
 from tests.launch import FORKS, Launched
 
@@ -91,13 +91,13 @@ def test_a_process_that_does_not_write_takes_nothing_away(tmp_path, monkeypatch)
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     taken = []
     monkeypatch.setattr(pathlib.Path, "unlink", lambda path, **_: taken.append(path))
-    with pytest.raises(UserError, match="cannot write .*: no room"), replacing(tmp_path / "a.pt"):
+    with pytest.raises(UserError, match="cannot write .*: no room"), atomic_write(tmp_path / "a.pt"):
         raise RuntimeError
     assert taken == []
 
 
 def test_what_is_broken_off_leaves_no_file(tmp_path):
-    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "a.pt"):
+    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "a.pt"):
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
 

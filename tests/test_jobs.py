@@ -71,7 +71,7 @@ def test_side_by_side_ends_as_one_after_the_other(tmp_path):
     for stage in ("dpo1", "ipo1"):
         models = [run.load(run.checkpoint(stage))["model"] for run in runs]
         assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
-        rows = [[row for row in run.logged() if row["stage"] == stage] for run in runs]
+        rows = [[row for row in run.read_log() if row["stage"] == stage] for run in runs]
         assert rows[0] == rows[1] and len(rows[0]) == 3
     reports = [run.read_json("report.json") for run in runs]
     assert list(reports[0]) and set(reports[0]) == set(reports[1]) > {"dpo1", "ipo1"}
@@ -109,7 +109,7 @@ def test_they_end_with_the_process_that_started_them(tmp_path):
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     run, children = Run(tmp_path), set()
     try:
-        while len({row["stage"] for row in run.logged()}) < 2:  # both are at work
+        while len({row["stage"] for row in run.read_log()}) < 2:  # both are at work
             assert parent.poll() is None
             time.sleep(0.1)
         children = {pid for pid, of in running().items() if of == parent.pid}

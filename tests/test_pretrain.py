@@ -139,7 +139,7 @@ def test_held_out_of_a_uniform_model(run):
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     ids = [0, *tokenizer.encode("é") * 16, 0, *tokenizer.encode("é") * 15]
     save(run.file("tokens.pt"), held_out={"a": torch.tensor(ids, dtype=torch.int32)},
-         **run.origin("tokenizer"))
+         **run.provenance("tokenizer"))
     model = AFM(run.config)
     model.tokenizer = tokenizer
     torch.nn.init.zeros_(model.embedding)
@@ -244,7 +244,7 @@ def test_weights_count_in_the_loss():
 
 
 def test_recall_of_a_model_that_copies_and_of_one_that_does_not(run):
-    save(run.file("tokens.pt"), held_out={"a": torch.full((400,), 7)}, **run.origin("tokenizer"))
+    save(run.file("tokens.pt"), held_out={"a": torch.full((400,), 7)}, **run.provenance("tokenizer"))
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
 
     class Copies(torch.nn.Module):
@@ -273,7 +273,7 @@ def test_recall_of_a_model_that_copies_and_of_one_that_does_not(run):
 def test_each_fact_to_recall_has_text_of_its_own_before_the_question(run):
     """One text for all of them made the measure a matter of luck."""
     streams = {"b": torch.arange(2000, 2010), "a": torch.arange(1000, 1400)}  # the longest is taken
-    save(run.file("tokens.pt"), held_out=streams, **run.origin("tokenizer"))
+    save(run.file("tokens.pt"), held_out=streams, **run.provenance("tokenizer"))
     run.config, seen = Config(**{**SMALL.__dict__, "context": 256}), []
 
     def model(ids):

@@ -207,7 +207,7 @@ def test_saved_it_is_as_small_as_in_memory(packed, tmp_path):
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(UserError, match="damaged"):
         quantize.load_quantized(run, "quantize")
-    save(path, model={}, **run.origin("quantize"))
+    save(path, model={}, **run.provenance("quantize"))
     with pytest.raises(UserError, match="is not quantized"):
         quantize.load_quantized(run, "quantize")
 

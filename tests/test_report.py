@@ -58,7 +58,7 @@ def painted(run, what, *rest):
     """The axes of a picture."""
     figure = pytest.importorskip("matplotlib.figure").Figure()
     logged = {}
-    for each in run.logged():
+    for each in run.read_log():
         logged.setdefault(each["stage"], []).append(each)
     what(figure, run.read_json("report.json"), logged, *rest)
     return figure.axes

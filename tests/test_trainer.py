@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from afm_min import distributed
 from afm_min.trainer import AdaStar, backward, cosine, fit, linear, parameter_groups, seed_step
 from afm_min.model import AFM, Config
 from afm_min.pretrain import Z_LOSS, next_token_loss, token_losses
@@ -17,7 +18,7 @@ SMALL = Config(dim=12, layers=1, heads=2, kv_heads=1, head_dim=4, hidden=20, voc
 
 def test_adastar_three_steps_by_hand():
     p = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-    optimizer = AdaStar([{"params": [p], "scale": 0.5}], lr=0.1, decay=0.01)
+    optimizer = AdaStar([{"params": [p], "scale": 0.5}], lr=0.1, weight_decay=0.01)
 
     # Step 1, s = 1, g = (0.6, 0): norm 0.6, no clip. v = 0.05 g^2, so v^ = g^2 and u = (1, 0).
     # rms(u) = sqrt(1/2) < 1: u stays. m = 0.05 u = (0.05, 0), not corrected for its bias.
@@ -99,8 +100,8 @@ def test_next_token_loss_predicts_the_next_token():
     assert sums["loss"].item() == pytest.approx(plain.item(), rel=1e-3)  # z-loss is the rest
 
 
-@pytest.mark.parametrize("micro_batch", [1, 2, 5, 8])
-def test_micro_batches_change_nothing(micro_batch):
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 5, 8])
+def test_micro_batches_change_nothing(micro_batch_size):
     # The rows count differently: a division per micro-batch would weigh them wrongly.
     torch.manual_seed(0)
     model, batch = AFM(SMALL), {"ids": torch.randint(50, (8, 9)), "weight": torch.arange(8.0)}
@@ -114,7 +115,7 @@ def test_micro_batches_change_nothing(micro_batch):
     sums = loss(model, batch)
     gradients = torch.autograd.grad(sums["loss"] / sums["count"], list(model.parameters()))
     whole = backward(model, batch, loss)
-    parts = backward(model, batch, loss, micro_batch)
+    parts = backward(model, batch, loss, micro_batch_size)
     assert parts == pytest.approx(whole) and parts["twice"] == pytest.approx(2 * parts["loss"])
     for p, gradient in zip(model.parameters(), gradients):
         torch.testing.assert_close(p.grad, gradient, atol=1e-6, rtol=1e-4)
@@ -163,21 +164,32 @@ def test_a_state_that_began_otherwise_is_not_gone_on_with(tmp_path, capsys):
     for changed in ({}, {"settings": {"lr": 1.0}}, {"fingerprint": "another model"}):
         vars(run).update(changed)
         train(3, run)
-        assert "going on" not in capsys.readouterr().out
+        assert "resuming" not in capsys.readouterr().out
     train(4, run)
-    assert "going on from step 3" in capsys.readouterr().out
+    assert "resuming after step 3" in capsys.readouterr().out
 
 
-def test_a_state_is_gone_on_with_by_as_many_processes(tmp_path, monkeypatch):
+def test_a_whole_state_is_not_resumed_as_a_sharded_one(tmp_path, monkeypatch):
     (tmp_path / "tokenizer.json").write_text("any")
     run = Run(tmp_path)
     train(3, run)
-    before = run.partial("test").read_bytes()
-    monkeypatch.setattr(run, "share_count", lambda: 2)
-    with pytest.raises(UserError,
-                       match="test.part.pt was saved without --shard: go on so, or delete it"):
+    before = run.partial_checkpoint("test").read_bytes()
+    monkeypatch.setattr(distributed, "shard", lambda model: None)
+    run.shard = True
+    with pytest.raises(UserError, match="test.part.pt was saved without --shard: resume in the"):
         train(4, run)
-    assert run.partial("test").read_bytes() == before
+    assert run.partial_checkpoint("test").read_bytes() == before
+
+
+def test_on_step_is_called_before_each_batch_is_drawn():
+    calls = []
+
+    def batches(step):
+        calls.append(("batch", step))
+        return {"ids": torch.zeros(1, 9, dtype=torch.long)}
+    fit(AFM(SMALL), batches, next_token_loss, steps=2, lr=0.01, quiet=True,
+        on_step=lambda step: calls.append(("hook", step)))
+    assert calls == [("hook", 0), ("batch", 0), ("hook", 1), ("batch", 1)]
 
 
 def test_a_loss_that_is_no_number_stops_the_stage():
@@ -205,7 +217,7 @@ def test_a_training_that_skips_every_step_does_not_pass_for_one():
         fit(Model(), lambda step: {"x": torch.tensor([float(step)])}, loss, steps=steps, lr=0.1,
             quiet=True)
     train(19)
-    with pytest.raises(UserError, match="20 steps in a row were skipped.* lastly 200"):
+    with pytest.raises(UserError, match="20 steps in a row were skipped.* gradient norm of 200"):
         train(20)
     train(40, lambda model, batch: {
         "loss": (200.0 if batch["x"] % 20 else 2.0) * model.embedding.sum(), "count": 1})

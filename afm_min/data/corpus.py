@@ -174,6 +174,13 @@ def read_documents(run):
         raise UserError(f"{run.path} holds no documents: run the stage data first") from None
 
 
+@functools.lru_cache(2)  # so that a stage finds the tasks that one before it has drawn
+def toy_world(run, whole=False):
+    """The families, with the run's own web pages to search. whole: see families.Tools."""
+    return families.all_families({d["name"]: d["text"] for d in read_documents(run)
+                                  if d["source"] == "web" and not d["held_out"]}, whole)
+
+
 def data(run, *, folder="", common=5, share=1.0, lexicon=""):
     """Collect the documents: from `folder`, or those that CPython carries, through the funnel. Of
     these a share is enough for a trial. lexicon: a file of more words that no page may hold, one a
@@ -199,7 +206,7 @@ def tokenizer(run, *, mixture=CONTINUED, coverage=0.9995):
     trained.save(run.file("tokenizer.json"))
     streams = {split: {source: pack(found, trained) for source, found in sources.items()}
                for split, sources in texts.items()}  # ids (N,) instead of texts
-    save(run.file("tokens.pt"), **streams, **run.origin("tokenizer"))
+    save(run.file("tokens.pt"), **streams, **run.provenance("tokenizer"))
     tokens = sum(len(ids) for split in streams.values() for ids in split.values())
     return {"vocabulary": trained.vocab_size,
             "characters per token": sum(len(d["text"]) for d in documents) / tokens}
@@ -223,7 +230,7 @@ def pack(texts, tokenizer):
 
 
 def mixture_batches(streams, weights, rows, length):
-    """A function from step to batch, {"ids": (rows, length + 1), "weight": as ids, of each token in
+    """A function from step to batch, {"ids": (rows, length + 1), "loss_weights": as ids, of each token in
     the loss}: windows drawn from the streams.
 
     streams: source -> ids (N,), or a function from a length to a row of ids and one of weights.
@@ -246,7 +253,7 @@ def mixture_batches(streams, weights, rows, length):
     def batch(step):
         drawn = [draws[i](length + 1) for i in torch.multinomial(shares, rows, replacement=True)]
         ids, weight = map(torch.stack, zip(*drawn))
-        return {"ids": ids.long(), "weight": weight}
+        return {"ids": ids.long(), "loss_weights": weight}
 
     return batch
 

@@ -31,8 +31,8 @@ import regex
 import torch
 
 from afm_min import lora
-from afm_min.model import Linear, RMSNorm, load_model
-from afm_min.quantize import load_quantized
+from afm_min.model import AFM, Linear, RMSNorm, load_model
+from afm_min.quantize import QuantizedAFM
 from afm_min.run import Run, UserError, run_command
 from afm_min.lab.stages import STAGES
 from afm_min.tokenizer import BYTES, DOCUMENT, END, SPECIALS, Tokenizer
@@ -152,7 +152,7 @@ def write(out, files):
                 (new / name).parent.mkdir(parents=True, exist_ok=True)
                 (new / name).write_bytes(content if isinstance(content, bytes) else
                                          json.dumps(content, indent=1).encode())
-            os.sync()  # the bytes before the name, as in run.replacing
+            os.sync()  # the bytes before the name, as in run.atomic_write
             os.replace(new, out)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from None
@@ -169,7 +169,7 @@ def export(arguments):
         raise UserError(f"--stage {stage}: {run.path} has models of {', '.join(trained) or 'none'}")
     if names and stage != "quantize":
         raise UserError(f"--stage {stage}: adapters are for the packed model, so leave it out")
-    model = (load_quantized if stage == "quantize" else load_model)(run, stage)
+    model = load_model(run, stage, QuantizedAFM if stage == "quantize" else AFM)
     files = files_of(model, tokenizer)
     for name in names:
         files |= adapter_files(name, lora.load_adapter(run.checkpoint(name), model))

@@ -6,7 +6,7 @@ import logging
 
 import numpy
 
-from afm_min.run import replacing
+from afm_min.run import atomic_write
 
 LOSS_OF = {"reward": "of a pair", "dpo": "of a pair", "ipo": "of a pair",
            "recovery": "divergence of a token"}  # and all others: of a token
@@ -81,7 +81,7 @@ def pictures(run):
         return ("Pictures: pip install matplotlib, then python -m afm_min report --run DIR, DIR "
                 "being this folder.\n\n")
     report, logged, text = run.read_json("report.json"), {}, ""
-    for row in run.logged():
+    for row in run.read_log():
         if row["stage"] in report:
             logged.setdefault(row["stage"], []).append(row)
     rounds = [stage for stage in logged if "KL" in logged[stage][0]]
@@ -93,7 +93,7 @@ def pictures(run):
             if stages:
                 figure = matplotlib.figure.Figure((11, height), layout="constrained")
                 paint(figure, report, logged, stages)
-                with replacing(run.file(f"{paint.__name__}.png")) as file:
+                with atomic_write(run.file(f"{paint.__name__}.png")) as file:
                     figure.savefig(file)
                 text += f"![{paint.__name__}]({paint.__name__}.png)\n\n"
     return text

@@ -20,8 +20,7 @@ import time
 
 import torch
 
-from afm_min import (align, demonstrations, distributed, evaluate, ondevice, pretrain, reward,
-                     sft, synthetic, trainer)
+from afm_min import (align, distributed, evaluate, ondevice, pretrain, reward, sft, trainer)
 from afm_min.data import corpus
 from afm_min.run import UserError
 
@@ -34,9 +33,9 @@ STAGES = {function.__name__: Stage(function, needs.split()) for function, needs 
     (pretrain.core, "prune"),
     (pretrain.continued, "core"),
     (pretrain.lengthening, "continued"),
-    (demonstrations.demonstrations, "lengthening"),
+    (sft.demonstrations, "lengthening"),
     (sft.draft, "demonstrations"),
-    (synthetic.synthetic, "draft"),
+    (sft.synthetic, "draft"),
     (sft.mixture, "synthetic"),
     (sft.sft, "mixture"))}
 ROUNDS = 2  # of alignment
@@ -156,8 +155,9 @@ def run_stage(run, stage, settings):
            "metrics": metrics}
     with run.locked():
         run.write_json("report.json", run.read_json("report.json") | {stage: row})
-    for path in [run.partial(stage), *run.path.glob(f"{stage}-*.pt")]:  # what it resumes from
+    for path in [run.partial_checkpoint(stage), *run.path.glob(f"{stage}-*.pt")]:  # what it resumes from
         path.unlink(missing_ok=True)
+    run.remove_shards(stage)
     print(f"{stage}: {seconds} s: {describe(metrics)}", flush=True)
 
 

@@ -8,6 +8,7 @@ the other families in families.py.
 """
 import dataclasses
 import functools
+import operator
 import random
 import re
 import zlib
@@ -16,6 +17,7 @@ import zlib
 SPLITS = ("test", "validation") + ("train",) * 8  # by the hash of the key
 NAMES = "Ada Ben Eva Finn Iris Kim Leo Mia".split()
 THINGS = "books coins eggs keys nuts pens rings shells".split()
+OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 COLOURS = "black blue brown green grey pink red white".split()
 
 
@@ -188,6 +190,24 @@ class Math(Family):
     def is_correct(self, task, response):
         """As benchmarks do, only the answer is looked at."""
         return [re.findall(r"The answer is (\d+)", response)[-1:] == [task.answer]]
+
+
+    def verified_answer(self, question, response):
+        """Return the answer of a worked solution, or None unless each step is true, starts from the
+        result of the one before, and together they use exactly the numbers of the question. (Many
+        wrong solutions reach the right answer by chance.)
+
+        ("Ada has 4 pens. Ada buys 3. ..", "4+3=7. The answer is 7.") -> "7" """
+        match = re.fullmatch(r"((?:\d+[-+*]\d+=\d+\. )+)The answer is (\d+)\.", response)
+        if not match:
+            return None
+        steps = re.findall(r"(\d+)(.)(\d+)=(\d+)", match[1])
+        lefts, _, rights, results = zip(*steps)
+        connected = (*lefts[1:], match[2]) == results
+        true = all(OPERATORS[sign](int(left), int(right)) == int(result)
+                   for left, sign, right, result in steps)
+        same_numbers = sorted([lefts[0], *rights]) == sorted(re.findall(r"\d+", question))
+        return match[2] if connected and true and same_numbers else None
 
 
 class Recall(Family):
