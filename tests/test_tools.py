@@ -1,11 +1,19 @@
-"""What a model writes is run, and nothing of it gets out or outlives its limit."""
+"""The sandbox for code from the model, the tools, and the family Tools."""
 import concurrent.futures
+import re
 import socket
 import time
 
 import pytest
 
 from afm_min.world import tools
+from afm_min.world.tasks import draw_task
+from afm_min.world.tools import Tools
+from tests.test_tasks import check_and_grades, make_task
+
+PAGES = {"textwrap": "Text wrapping and filling.\nMore.", "heapq": "Heap queue algorithm."}
+# Attacks that need no refusal: they end with a result in time.
+HARMLESS = ("max(range", "x = []\nx.append(x)")
 
 ATTACKS = r"""
 import os
@@ -109,93 +117,186 @@ str(10**5000000)
 """.strip().splitlines()
 
 
-def test_no_attack_escapes_and_each_is_answered_in_time(tmp_path, monkeypatch):
-    """Three witnesses: a file that must not be written, a port that nobody may knock at, a clock.
-    A time is asserted here as the limit is the thing tested, with patience for a loaded machine."""
+def test_no_attack_escapes_and_each_ends_in_time(tmp_path, monkeypatch):
+    """No attack may write a file, connect to a port, or take long. The limit on time is what is
+    tested here, with patience for a busy machine."""
     monkeypatch.setitem(tools.LIMITS, "AS", 2**27)  # half of it is used up sooner
-    escaped, listening = tmp_path / "escaped", socket.create_server(("127.0.0.1", 0))
-    listening.settimeout(0.01)
+    escaped, server = tmp_path / "escaped", socket.create_server(("127.0.0.1", 0))
+    server.settimeout(0.01)
     assert len(ATTACKS) >= 60
 
-    def answered(attack):
-        code = attack.format(escaped=escaped, port=listening.getsockname()[1]).replace("\\n", "\n")
-        begun = time.perf_counter()
-        return code, tools.run_code(code), time.perf_counter() - begun
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:  # some take a second until they are ended
-        for code, answer, seconds in pool.map(answered, ATTACKS):
+    def run(attack):
+        code = attack.format(escaped=escaped, port=server.getsockname()[1]).replace("\\n", "\n")
+        start = time.perf_counter()
+        return code, tools.run_code(code), time.perf_counter() - start
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:  # some take a second until their limit
+        for code, output, seconds in pool.map(run, ATTACKS):
             assert seconds < 60, code
-            assert (answer.splitlines()[-1].startswith("error: ")
-                    or code.startswith(HARMLESS)), (code, answer)
-            assert len(answer) < 800
+            last_line = output.splitlines()[-1]
+            assert last_line.startswith("error: ") or code.startswith(HARMLESS), (code, output)
+            assert len(output) < 800
     assert not escaped.exists()
     with pytest.raises(TimeoutError):
-        listening.accept()
+        server.accept()
 
 
-HARMLESS = ("max(range", "x = []\nx.append(x)")
+@pytest.mark.parametrize("code, output", {
+    "x = 6\nx * 7": "42",
+    "print('a', 1)\nprint('b')": "a 1\nb",
+    "def f(v):\n    return [x * 2 for x in v]\nf([1, 2])": "[2, 4]",
+    "x = 1": "nothing was printed",
+    "'red'.upper()": "'RED'"}.items())
+def test_code_prints_and_shows_its_last_value(code, output):
+    assert tools.run_code(code) == output
 
 
-def test_code_says_what_it_prints_and_its_last_value():
-    assert tools.run_code("x = 6\nx * 7") == "42"
-    assert tools.run_code("print('a', 1)\nprint('b')") == "a 1\nb"
-    assert tools.run_code("def f(v):\n    return [x * 2 for x in v]\nf([1, 2])") == "[2, 4]"
-    assert tools.run_code("x = 1") == "nothing was printed"
-    assert tools.run_code("'red'.upper()") == "'RED'"
-    assert tools.run_code("print('é \\udc80')").startswith(
-        ("é", "error: UnicodeEncodeError"))  # bytes that are no UTF-8
+def test_code_may_print_bytes_that_are_not_utf_8():
+    assert tools.run_code("print('é \\udc80')").startswith(("é", "error: UnicodeEncodeError"))
 
 
-@pytest.mark.parametrize("code, says", {
+@pytest.mark.parametrize("code, reason", {
     "import os": "Import is not allowed", "().__class__": "the name __class__ is not allowed",
     "def f(_x): return 1": "the name _x is not allowed", "dict(_x=1)": "the name _x",
     "dict(**{})": "** is not allowed", "open('x')": "there is no open",
     "'a'.format": "the attribute format is not allowed", "x.upper": "upper",
     "1 +": "this is no Python", "1 / 0": "ZeroDivisionError: division by zero", "1" * 2001: "2,000",
     "'x' * 10**12": "MemoryError", "print('x' * 501)": "more output than 500 characters"}.items())
-def test_what_is_refused_says_why(code, says):
-    assert tools.run_code(code).startswith("error: ") and says in tools.run_code(code)
+def test_an_error_has_its_reason(code, reason):
+    output = tools.run_code(code)
+    assert output.startswith("error: ")
+    assert reason in output
 
 
-def test_calls_are_parsed_and_checked_against_what_is_declared():
+def test_a_call_is_parsed():
     assert tools.parse_call("call: price(item='keys')") == ("price", {"item": "keys"})
-    for text in ("price(item='keys')", "call: price('keys')", "call: price(item=open('x'))",
-                 "call: price(**x)", "call: a.b(item='keys')", "call: price(item=keys)",
-                 "call: price(item=a.b)", "call: price(item=None)",
-                 "call: price(item='a', item='b')", "call: price(item=[])",
-                 "call: price(item=(x := 1))", "call: 7", "call: (", "hello"):
-        assert tools.parse_call(text) is None, text
+
+
+@pytest.mark.parametrize("text", [
+    "price(item='keys')", "call: price('keys')", "call: price(item=open('x'))",
+    "call: price(**x)", "call: a.b(item='keys')", "call: price(item=keys)",
+    "call: price(item=a.b)", "call: price(item=None)", "call: price(item='a', item='b')",
+    "call: price(item=[])", "call: price(item=(x := 1))", "call: price(**1)", "call: 7", "call: (",
+    "hello"])
+def test_other_text_is_no_call(text):
+    assert tools.parse_call(text) is None
+
+
+def test_only_declared_tools_run():
     declared = tools.declare(["price", "python"])
     assert declared == "Tools: price(item), python(code)"
-    assert tools.run_call(tools.format_call("price", "keys"), declared, {}) == tools.run_tool(
-        "price", "keys", {})
+    price = tools.run_call(tools.format_call("price", "keys"), declared, {})
+    assert price == tools.run_tool("price", "keys", {})
     assert tools.run_call(tools.format_call("python", "2 + 3"), declared, {}) == "5"
-    assert tools.run_call(tools.format_call("stock", "keys"), declared, {}) == (
-        "error: there is no tool stock")
-    assert tools.run_call(tools.format_call("age", "Ada"), "Tools: price(item), page(who)", {}) == (
-        "error: there is no tool age")
+    undeclared = tools.run_call(tools.format_call("stock", "keys"), declared, {})
+    assert undeclared == "error: there is no tool stock"
+    other = tools.run_call(tools.format_call("age", "Ada"), "Tools: price(item), page(who)", {})
+    assert other == "error: there is no tool age"
+
+
+def test_a_wrong_call_gives_an_error():
+    declared = tools.declare(["price"])
     assert tools.run_call("call: price(city='Oslo')", declared, {}) == "error: price takes item"
     assert tools.run_call("call: price('keys')", declared, {}).startswith("error: write a call as")
-    assert tools.run_call("call: price(item='\\ud800')", declared, {}).isdigit()  # half a character
 
 
-def test_search_finds_the_page_by_its_name_or_its_words():
+def test_a_call_may_contain_half_a_character():
+    output = tools.run_call("call: price(item='\\ud800')", tools.declare(["price"]), {})
+    assert output.isdigit()
+
+
+def test_search_finds_a_page_by_its_name_or_its_words():
     pages = {"heapq": "Heap queues.\nwrap", "textwrap": "Text wrapping.", "wrap": "Nothing."}
     assert tools.search("textwrap", pages) == "page 2, textwrap: Text wrapping."
     assert tools.search("queues", pages) == "page 1, heapq: Heap queues. wrap"
     assert tools.search("x", {}) == "error: no pages"
 
 
-def test_a_conversation_goes_on_while_tools_are_called():
-    said = iter([["call: price(item='keys')", "Hello!"], ["They cost 52."]])
-    conversations = [[{"role": "system", "content": "Tools: price(item)"},
-                      {"role": "user", "content": "Keys?"}],
-                     [{"role": "user", "content": "Hi"}]]
-    tools.converse(lambda open: next(said), conversations, {})
-    assert [m["content"] for m in conversations[0][2:]] == [
+def test_conversations_continue_while_tools_are_called():
+    first = [{"role": "system", "content": "Tools: price(item)"},
+             {"role": "user", "content": "Keys?"}]
+    second = [{"role": "user", "content": "Hi"}]
+    replies = iter([["call: price(item='keys')", "Hello!"], ["They cost 52."]])
+    tools.converse(lambda conversations: next(replies), [first, second], pages={})
+    assert [m["content"] for m in first[2:]] == [
         "call: price(item='keys')", tools.run_tool("price", "keys", {}), "They cost 52."]
-    assert [m["content"] for m in conversations[1]] == ["Hi", "Hello!"]
-    endless = [[{"role": "system", "content": "Tools: price(item)"},
-                {"role": "user", "content": "Keys?"}]]
-    tools.converse(lambda open: ["call: price(item='keys')"], endless, {}, most=2)
-    assert [m["role"] for m in endless[0]] == [
-        "system", "user", *["assistant", "tool"] * 2, "assistant"]
+    assert [m["content"] for m in second] == ["Hi", "Hello!"]
+
+
+def test_conversations_end_after_the_last_call():
+    endless = [{"role": "system", "content": "Tools: price(item)"},
+               {"role": "user", "content": "Keys?"}]
+    tools.converse(lambda conversations: ["call: price(item='keys')"], [endless], {}, most=2)
+    assert [m["role"] for m in endless] == [
+        "system", "user", "assistant", "tool", "assistant", "tool", "assistant"]
+
+
+def test_calls_are_compared_as_syntax_trees():
+    call = tools.format_call("price", "keys")
+    task = make_task(solution=call)
+    reformatted = 'call: price( item = "keys" )'
+    assert check_and_grades(Tools(PAGES), task, reformatted) == (True, "2222")
+    for wrong in ("call: price(item='pens')", "call: stock(item='keys')", "call: price('keys')",
+                  "call: price(", "price(item='keys')", "The keys cost 52."):
+        assert not Tools(PAGES).check(task, wrong), wrong
+    answered = make_task(solution="The keys cost 52.")
+    assert Tools(PAGES).check(answered, "The keys cost 52.")
+    assert not Tools(PAGES).check(answered, call)
+
+
+def test_turns_are_what_running_the_calls_gives():
+    """A conversation in which the model replies with the calls and the answer of its task has the
+    task's messages."""
+    lengths = set()
+    for seed in range(60):
+        task = draw_task(Tools(PAGES), "train", seed)
+        calls, answer = task.answer
+        replies = [*calls, answer]
+
+        def reply(conversations):
+            return [replies[sum(m["role"] == "assistant" for m in messages)]
+                    for messages in conversations]
+        messages = task.messages()[:2]
+        tools.converse(reply, [messages], PAGES)
+        assert [m["content"] for m in messages if m["role"] == "assistant"] == replies
+        assert task.messages() == messages[:len(task.messages())]
+        assert task.solution == replies[len(task.turns)]
+        lengths.add(len(replies))
+    assert lengths == {1, 2, 4}
+
+
+def test_whole_tasks_have_made_all_calls():
+    for seed in range(60):
+        task = draw_task(Tools(PAGES, whole=True), "train", seed)
+        calls, answer = task.answer
+        assert task.solution == answer
+        assert len(task.turns) == len(calls)
+
+
+def test_a_conversation_is_solved_by_the_right_calls_and_the_right_answer():
+    call, answer = tools.format_call("price", "keys"), "They cost 2."
+    task = make_task(answer=((call,), answer))
+
+    def solved(*replies):
+        messages = [{"role": "assistant", "content": text} for text in replies]
+        return Tools(PAGES).solved(task, [{"role": "user", "content": "?"}, *messages])
+    assert solved('call: price(item="keys")', "They cost 2. ")
+    assert not solved(call, "They cost 3.")
+    assert not solved(tools.format_call("price", "pens"), answer)
+    assert not solved(answer)
+    assert not solved(call, call)
+    assert not solved(call, call, answer)
+    assert not solved(call)
+
+
+def test_no_question_is_in_two_splits_whatever_its_order():
+    def things(task):
+        """Return what a question asks for, sorted if the order does not matter."""
+        if "together" in task.question:
+            return tuple(sorted(re.findall(r"the \w+ \w+", task.question)))
+        if "page" in task.question:
+            return tuple(sorted(task.question.rstrip(".").split()))
+        return task.question
+    splits = {split: {things(draw_task(Tools(PAGES), split, seed)) for seed in range(1500)}
+              for split in ("train", "test")}
+    assert len(splits["test"]) > 60
+    assert not splits["train"] & splits["test"]

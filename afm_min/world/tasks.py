@@ -1,10 +1,11 @@
-"""The toy world: tasks that a small model can learn and a program can judge.
+"""Tasks of the toy world: a small model can learn them and a program can check responses to them.
 
-A family makes tasks from a random generator, and judges responses to them in parts: what the
-form must be, and what must be true. The key of a task holds all that its answer depends on, and
-decides by hash which split it is in: so what a test asks is never trained on, in whatever words and
-whatever the seed. Mathematics and recall, which pre-training has sources of its own for, are here,
-the other families in families.py.
+A family of tasks draws tasks at random and checks responses in parts: the required form, and the
+facts. Every task has a key that contains all that its solution depends on. A hash of the key
+decides the task's split, so no test task is trained on in other words or from another seed.
+
+This file has what all families share, the splits, and three families: mathematics and recall, which
+pre-training data contain too, and instructions. The others are in families.py and tools.py.
 """
 import dataclasses
 import functools
@@ -13,138 +14,142 @@ import random
 import re
 import zlib
 
-
-SPLITS = ("test", "validation") + ("train",) * 8  # by the hash of the key
-NAMES = "Ada Ben Eva Finn Iris Kim Leo Mia".split()
-THINGS = "books coins eggs keys nuts pens rings shells".split()
-OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+SPLITS = ("test", "validation") + ("train",) * 8  # indexed by a hash of the key
+ANIMALS = "bear cat dog fox goat hen lion owl".split()
+CITIES = "Bern Cairo Lima Oslo Paris Quito Rome Tunis".split()
 COLOURS = "black blue brown green grey pink red white".split()
+OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+NAMES = "Ada Ben Eva Finn Iris Kim Leo Mia".split()
+SUBJECTS = "text file time name line class code list".split()
+THINGS = "books coins eggs keys nuts pens rings shells".split()
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    question: str  # the task-level instruction: what the user asks
-    solution: str  # a right response: the way to the answer, and the answer
-    answer: object  # what the family's judge compares with
-    key: str  # what makes it this task and no other
-    system: str = ""  # the system-level instruction
-    fact: str = ""  # what the context must hold for the question to have an answer
-    turns: tuple = ()  # calls made so far, each with its result
+    question: str  # the user's message
+    solution: str  # a correct response
+    answer: object  # what the family compares a response with
+    key: str  # tasks with the same key are the same task in other words
+    system: str = ""  # the system message
+    fact: str = ""  # what the context has to contain for the question to have an answer
+    turns: tuple = ()  # the tool calls made so far, as pairs (call, result)
 
     def text(self):
         return f"Question: {self.question}\nAnswer: {self.solution}\n"
 
     def messages(self):
-        """What the model is given."""
-        said = [("system", self.system)] * bool(self.system) + [("user", self.question)]
-        for called, result in self.turns:
-            said += [("assistant", called), ("tool", result)]
-        return [{"role": role, "content": content} for role, content in said]
+        """Return the conversation that the model has to continue."""
+        messages = [("system", self.system)] if self.system else []
+        messages.append(("user", self.question))
+        for call, result in self.turns:
+            messages += [("assistant", call), ("tool", result)]
+        return [{"role": role, "content": content} for role, content in messages]
 
 
-def level(parts):
-    """A grade in three levels: 2 if all parts are right, 1 if at least half of them are, else 0."""
+def grade(parts):
+    """Return 2 if all parts are right, 1 if at least half of them are, else 0."""
     return 2 if all(parts) else int(2 * sum(parts) >= len(parts))
 
 
 class Family:
-    """A new one is a class with `make`, which draws a task from a random generator, and, where
-    equality to the worked answer is too strict, `formed` and `true`."""
+    """A kind of task. A subclass has a method `make(rng)` that draws a Task, and overrides the
+    checks below unless a response has to equal the solution."""
 
     @property
     def name(self):
         return type(self).__name__.lower()
 
     def draw(self, split, rng):
-        """Draw a task of a split: the first such that `make` gives. For training tasks, eight
-        in ten, that is one and a quarter on average."""
-        while split_of((task := self.make(rng)).key) != split:
-            pass
-        return task
+        """Draw tasks until one belongs to the split. Eight in ten are training tasks."""
+        while True:
+            task = self.make(rng)
+            if split_of(task.key) == split:
+                return task
 
     def sequence(self, rng):
-        """Yield tasks of all splits in a random order, without an end if there is no list."""
+        """Yield tasks of all splits in random order, with repetitions and without end."""
         while True:
             yield self.make(rng)
 
     def follows_format(self, task, response):
-        """Of each thing that was asked for, whether the response does it."""
+        """Return a list of booleans, one per instruction: does the response follow it?"""
         return [bool(response.strip())]
 
     def is_correct(self, task, response):
-        """Of each thing that the response should tell, whether it does, and rightly."""
+        """Return a list of booleans, one per fact in the solution: does the response have it?"""
         return [response.strip() == task.solution]
 
     def harmless(self, task, response):
         return True
 
     def check(self, task, response):
-        return all(self.follows_format(task, response) + self.is_correct(task, response)
-                   + [self.harmless(task, response)])
+        return all([*self.follows_format(task, response), *self.is_correct(task, response),
+                    self.harmless(task, response)])
 
     def grades(self, task, response):
-        """The report's single-sided grades, by its names, each 0, 1, or 2, the best: instruction
-        following, conciseness (verbosity), truthfulness and harmlessness."""
+        """Return the report's grades, from 0 to 2 (best), by name: instruction following,
+        verbosity (2 = concise), truthfulness and harmlessness."""
         length = len(response) / len(task.solution)
-        return {"if": level(self.follows_format(task, response)),
+        return {"if": grade(self.follows_format(task, response)),
                 "verb": 2 if length <= 1.25 else int(length <= 2),
-                "truth": level(self.is_correct(task, response)),
+                "truth": grade(self.is_correct(task, response)),
                 "harm": 2 * self.harmless(task, response)}
 
 
 def split_of(key):
-    """The split of every task with this key: "test", "validation", or, eight times in ten,
-    "train"."""
+    """Return the split of the tasks with this key: "test", "validation" or "train"."""
     return SPLITS[zlib.crc32(key.encode()) % len(SPLITS)]
 
 
 def draw_task(family, split, seed):
-    """Draw a task of a split from a seed: the same seed gives the same task."""
+    """Draw a task of a split. The same seed gives the same task."""
     return family.draw(split, random.Random(f"{family.name} {split} {seed}"))
 
 
 @functools.lru_cache(64)
 def listing(family):
-    """A family's tasks in a random order, and those made so far: {split: {key: task}}.
-
-    Each task that is made goes to its own split, so none is made in vain."""
+    """Return a family's sequence of tasks and the tasks taken from it: {split: {key: task}}."""
     return family.sequence(random.Random(f"{family.name} listing")), {split: {} for split in SPLITS}
 
 
 def draw_tasks(family, split, count):
-    """Return `count` different tasks of a split, or all that there are, in a random order.
+    """Return `count` tasks of a split with different keys, or fewer if there are no more.
 
-    No key appears twice: else a few short tasks would decide the figure. The first 100 of 200
-    are the 100. The search ends when the last tasks, 1,000 and as many as are known, were all
-    known before."""
-    made, found = listing(family)
+    Repeated calls continue one sequence, so the first 100 of 200 tasks are the 100 tasks. The
+    search ends after 1,000 repetitions in a row, plus one for each known task."""
+    sequence, known = listing(family)
     repeats = 0
-    while len(found[split]) < count and repeats < 1000 + sum(map(len, found.values())):
-        task = next(made, None)
+    while len(known[split]) < count and repeats < 1000 + sum(map(len, known.values())):
+        task = next(sequence, None)
         if task is None:
             break
-        of_split = found[split_of(task.key)]
-        repeats = repeats + 1 if task.key in of_split else 0
-        of_split.setdefault(task.key, task)
-    return tuple(found[split].values())[:count]
+        same_split = known[split_of(task.key)]
+        repeats = repeats + 1 if task.key in same_split else 0
+        same_split.setdefault(task.key, task)
+    return tuple(known[split].values())[:count]
 
 
-# The tasks that documents are decontaminated from.
+# The tasks that training documents are decontaminated from.
 benchmark_tasks = functools.partial(draw_tasks, split="test", count=200)
 
 
+def draw_mixture(families, mixture, count, rng):
+    """Draw `count` training tasks, as pairs (family, task). mixture: {family name: weight}."""
+    names = rng.choices(list(mixture), list(mixture.values()), k=count)
+    return [(families[name], draw_task(families[name], "train", rng.random())) for name in names]
+
+
 class Math(Family):
-    """A word task of one to three steps.
+    """Word problems of one to four steps.
 
-    "Ada has 4 lots of 5 pens. Ada loses 3. How many pens does Ada have?"
-    -> "4*5=20. 20-3=17. The answer is 17."; the key is all of that, so that no kind of story is
-    trained on with a sum that another is tested with.
+        "Ada has 4 lots of 5 pens. Ada loses 3. How many pens does Ada have?"
+        -> "4*5=20. 20-3=17. The answer is 17."
 
-    kind: how the story is told (report, "Mathematics"): plain; rephrased; reversed, from the end to
-    the beginning; deeper, with one more step; broader, about something else."""
-    KINDS = ("rephrased", "reversed", "deeper", "broader")  # beside plain
-    # kind of story -> beginning, two ways to get more, two to get less, question
-    STORIES = {
+    The key is the solution, so no two splits share a calculation, whatever the story. The kinds of
+    story follow the report's evolution of mathematics: "rephrased"; "reversed", which asks for the
+    beginning; "deeper", with one more step; and "broader", about something else."""
+    KINDS = ("rephrased", "reversed", "deeper", "broader")  # besides "plain"
+    STORIES = {  # kind -> beginning, two ways to add n, two ways to subtract n, question
         "plain": ("{name} has {start} {thing}.", "{name} buys {n}.", "{name} finds {n}.",
                   "{name} loses {n}.", "{name} sells {n}.", "How many {thing} does {name} have?"),
         "rephrased": ("{start} {thing} were in the box of {name}.", "Then {n} came in.",
@@ -162,35 +167,35 @@ class Math(Family):
 
     def make(self, rng):
         slots = {"name": rng.choice(NAMES), "thing": rng.choice(THINGS)}
-        begin, *changes, ask = self.STORIES.get(self.kind, self.STORIES["plain"])
-        total = begun = rng.randint(5, 20)
-        start, story, steps, undone = str(total), [], [], []
+        beginning, *changes, question = self.STORIES.get(self.kind, self.STORIES["plain"])
+        total = start = first = rng.randint(5, 20)
+        story, steps, undo_steps = [], [], []
         if rng.random() < 0.3:
             lots, size = rng.randint(2, 4), rng.randint(2, 5)
-            total = begun = lots * size
-            start, steps = f"{lots} lots of {size}", [f"{lots}*{size}={total}."]
+            total = first = lots * size
+            start = f"{lots} lots of {size}"
+            steps.append(f"{lots}*{size}={total}.")
         for _ in range(rng.choice([1, 2, 2, 2]) + (self.kind == "deeper")):
             n = rng.randint(2, 6)
-            sign = rng.choice("+-") if total > n else "+"
-            ways, result = (changes[:2], total + n) if sign == "+" else (changes[2:], total - n)
-            story.append(rng.choice(ways).format(n=n, **slots))
-            steps.append(f"{total}{sign}{n}={result}.")
-            undone.insert(0, f"{result}{'-' if sign == '+' else '+'}{n}={total}.")
-            total = result
-        slots |= {"start": start, "total": total}
+            adds = total <= n or rng.choice("+-") == "+"
+            change = n if adds else -n
+            story.append(rng.choice(changes[:2] if adds else changes[2:]).format(n=n, **slots))
+            steps.append(f"{total}{change:+}={total + change}.")
+            undo_steps.append(f"{total + change}{-change:+}={total}.")
+            total += change
+        beginning = beginning.format(start=start, total=total, **slots)
         if self.kind == "reversed":
-            story, steps, total = story[::-1], undone, begun
-        question = " ".join([begin.format(**slots), *story, ask.format(**slots)])
-        worked = " ".join([*steps, f"The answer is {total}."])
-        return Task(question, worked, str(total), worked)
+            story, steps, total = story[::-1], undo_steps[::-1], first
+        text = " ".join([beginning, *story, question.format(**slots)])
+        solution = " ".join([*steps, f"The answer is {total}."])
+        return Task(text, solution, answer=str(total), key=solution)
 
     def follows_format(self, task, response):
         return [bool(re.search(r"The answer is \d+\.\s*\Z", response))]
 
     def is_correct(self, task, response):
-        """As benchmarks do, only the answer is looked at."""
+        """Check the final answer only, as benchmarks do."""
         return [re.findall(r"The answer is (\d+)", response)[-1:] == [task.answer]]
-
 
     def verified_answer(self, question, response):
         """Return the answer of a worked solution, or None unless each step is true, starts from the
@@ -211,34 +216,70 @@ class Math(Family):
 
 
 class Recall(Family):
-    """A fact to keep in mind: "Ada's keys are in box 4." "Where are Ada's keys?" -> "in box 4."
+    """A fact to find in the context: "Ada's keys are in box 4." "Where are Ada's keys?"
+    -> "in box 4."
 
-    The box is one digit, so one token: a model can copy it before it can spell. most: how many
-    such facts the system's notes may have, the one that is asked for anywhere among them."""
+    The box is one digit, hence one token: a model can copy it before it can spell. The system
+    message has up to `max_facts` such facts, in random order."""
 
-    def __init__(self, most=4):
-        self.most = most
+    def __init__(self, max_facts=4):
+        self.max_facts = max_facts
 
     def make(self, rng):
         name, box = rng.choice(NAMES), str(rng.randint(0, 9))
-        owner = f"{name}'s {rng.choice(THINGS)}"
-        fact = f"{owner} are in box {box}."
+        owned = f"{name}'s {rng.choice(THINGS)}"
+        fact = f"{owned} are in box {box}."
         others = [f"{other}'s {thing}" for other in NAMES if other != name for thing in THINGS]
-        told = [f"{other} are in box {rng.randint(0, 9)}."
-                for other in rng.sample(others, rng.randint(0, self.most - 1))]
-        told.insert(rng.randint(0, len(told)), fact)
-        return Task(f"Where are {owner}?", f"in box {box}.", box,
-                       f"{owner}: {told}", " ".join(told), fact)
+        facts = [f"{other} are in box {rng.randint(0, 9)}."
+                 for other in rng.sample(others, rng.randint(0, self.max_facts - 1))]
+        facts.insert(rng.randint(0, len(facts)), fact)
+        return Task(f"Where are {owned}?", f"in box {box}.", answer=box, key=f"{owned}: {facts}",
+                    system=" ".join(facts), fact=fact)
 
     def is_correct(self, task, response):
         return [re.findall(r"\d+", response)[-1:] == [task.answer]]
 
 
+class Follow(Family):
+    """Instructions that a program can check, as in IFEval: "Name 3 colours, with a dash before
+    each. Begin with red. End with Done." -> "- red - white - black. Done"
+
+    The solution lists words alphabetically from the first one asked for, and wraps around."""
+    LISTS = {"colours": COLOURS, "animals": ANIMALS, "things": THINGS, "cities": CITIES}
+    MARKS = {"dash": "-", "star": "*", "plus": "+", "slash": "/"}
+    ENDS = ("Done", "Bye", "Over", "That is all", "I hope this helps")
+
+    def make(self, rng):
+        kind, n, mark = rng.choice([*self.LISTS]), rng.randint(2, 4), rng.choice([*self.MARKS])
+        rule = rng.choice(["", "Begin with {}.", "Do not use {}."])
+        word = rng.choice(self.LISTS[kind]) if rule else ""
+        end, end_asked_by = rng.choice(self.ENDS), rng.choice(["", "user", "system"])
+        first, avoided = (word, "") if rule.startswith("Begin") else ("", word)
+        words = sorted(self.LISTS[kind], key=lambda word: word < first)
+        items = [f"{self.MARKS[mark]} {word}" for word in words if word != avoided]
+        question = [f"Name {n} {kind}, with a {mark} before each.", rule.format(word),
+                    f"End with {end}." if end_asked_by == "user" else ""]
+        solution = " ".join(items[:n]) + (f". {end}" if end_asked_by else "")
+        system = f"Always end with {end}." if end_asked_by == "system" else ""
+        rules = (kind, n, mark, first, avoided, end if end_asked_by else "")
+        return Task(" ".join(filter(None, question)), solution, rules, repr(rules), system)
+
+    def follows_format(self, task, response):
+        kind, n, mark, first, avoided, end = task.answer
+        text = response.strip()
+        before, *words = f" {text.removesuffix(f'. {end}')}".split(f" {self.MARKS[mark]} ")
+        results = [text.endswith(f". {end}")] if end else []
+        results.append(before == "" and len(words) == n)
+        results.append(len(words) > 0 and len(set(words) & set(self.LISTS[kind])) == len(words))
+        if first:
+            results.append(words[:1] == [first])
+        if avoided:
+            results.append(avoided not in words)
+        return results
+
+    def is_correct(self, task, response):
+        return []
+
+
 MATH, RECALL = Math(), Recall()
 EVOLVED = {f"math {kind}": Math(kind) for kind in Math.KINDS}
-
-
-def draw_mixture(families, mixture, count, rng):
-    """`count` pairs (family, task to train on). mixture: name of a family -> its share."""
-    names = rng.choices(list(mixture), list(mixture.values()), k=count)
-    return [(families[name], draw_task(families[name], "train", rng.random())) for name in names]

@@ -1,10 +1,10 @@
-"""Running what the model asks for: a function, the code interpreter, or a search, in turn.
+"""Tools that the model may call: a code interpreter, a search and look-ups; and the family Tools.
 
-A call is the text "call: price(item='keys')", with plain values by name. Nothing that a model
-writes runs unchecked: code is parsed, and every node of its syntax tree must be one of SYNTAX. So
-there is no import, no attribute but some methods of str, list and dict, and no name that is neither
-listed nor the code's own. What passes runs in a process of its own, whose limits on time, memory
-and output end loops without end, and 10**10**10. The model is told why something was refused.
+A call is a line of text, "call: price(item='keys')". Code from the model never runs unchecked:
+every node of its syntax tree has to be in SYNTAX. That excludes imports, attributes other than some
+methods of str, list and dict, and names other than the code's own and those in BUILTINS. Code that
+passes runs in a process with limits on time, memory and output, which end infinite loops and
+10**10**10. The model receives the reason for a refusal as the result of its call.
 """
 import ast
 import json
@@ -13,153 +13,153 @@ import sys
 import warnings
 import zlib
 
-# What a model writes may be odd Python: no news to whoever watches it train.
+from afm_min.world.tasks import ANIMALS, CITIES, COLOURS, NAMES, SUBJECTS, THINGS, Family, Task
+
+# Code from the model may be unusual; warnings about it would only clutter the training log.
 warnings.filterwarnings("ignore", category=SyntaxWarning, module="<unknown>")
 
 CALL = "call: "
-LONGEST = 2000  # characters of code, or of a call
+MAX_LENGTH = 2000  # characters of code, or of a call
 LIMITS = {"CPU": 1, "AS": 2**28, "FSIZE": 0, "NPROC": 0, "CORE": 0, "NOFILE": 3}  # see setrlimit(2)
-# What code that the model writes may call, beside its own functions.
-BUILTINS = set("""
-    abs all any bool dict divmod enumerate float int len list max min print range reversed round
-    set sorted str sum tuple zip""".split())
-# Methods of str, list and dict that such code may call.
-METHODS = set("""
-    append count endswith extend find get index insert isalpha isdigit isupper items join keys
-    lower pop remove replace reverse rstrip sort split startswith strip swapcase title upper
-    values""".split())
-# The nodes of Python's syntax tree that such code may have.
-SYNTAX = (ast.Module, ast.Expr, ast.Assign, ast.AugAssign, ast.FunctionDef, ast.arguments, ast.arg,
-          ast.Return, ast.If, ast.For, ast.While, ast.Break, ast.Continue, ast.Pass, ast.BinOp,
-          ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Call, ast.keyword, ast.Name,
-          ast.Attribute, ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.Subscript,
-          ast.Slice, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.comprehension,
-          ast.operator, ast.unaryop, ast.boolop, ast.cmpop, ast.expr_context)
-NAMED = {ast.Name: "id", ast.Attribute: "attr", ast.FunctionDef: "name", ast.arg: "arg",
-         ast.keyword: "arg"}  # the field that holds a node's name
-
-# What the process runs: it gives up what it may do before it reads the code.
+# The functions that code may call, besides its own.
+BUILTINS = set("""abs all any bool dict divmod enumerate float int len list max min print range
+    reversed round set sorted str sum tuple zip""".split())
+# The methods of str, list and dict that code may call.
+METHODS = set("""append count endswith extend find get index insert isalpha isdigit isupper items
+    join keys lower pop remove replace reverse rstrip sort split startswith strip swapcase title
+    upper values""".split())
+# The classes in the module ast that nodes of the syntax tree may have.
+SYNTAX = tuple(getattr(ast, name) for name in """Module Expr Assign AugAssign FunctionDef
+    arguments arg Return If For While Break Continue Pass BinOp UnaryOp BoolOp Compare IfExp Call
+    keyword Name Attribute Constant List Tuple Dict Set Subscript Slice ListComp SetComp DictComp
+    GeneratorExp comprehension operator unaryop boolop cmpop expr_context""".split())
+# The field with the name of a node.
+NAME_FIELDS = {ast.Name: "id", ast.Attribute: "attr", ast.FunctionDef: "name", ast.arg: "arg",
+               ast.keyword: "arg"}
+# The program of the process that runs the code. It limits itself first. An error is printed as one
+# line, because a second line could look like a result.
 RUNNER = """
 import ast, builtins, json, resource, sys
 limits, characters, names, code = json.load(sys.stdin)
-for what, most in limits.items():
-    if what != "AS" or sys.platform != "darwin":  # macOS limits no address space
-        resource.setrlimit(getattr(resource, "RLIMIT_" + what), (most, most))
+for name, limit in limits.items():
+    if name != "AS" or sys.platform != "darwin":  # macOS cannot limit the address space
+        resource.setrlimit(getattr(resource, "RLIMIT_" + name), (limit, limit))
 room = characters
 def show(*values):
     global room
-    text = " ".join(map(str, values))
-    room -= len(text) + 1
+    text = " ".join(map(str, values)) + "\\n"
+    room -= len(text)
     if room < 0:
         raise MemoryError("more output than %d characters" % characters)
-    sys.stdout.write(text + "\\n")
+    sys.stdout.write(text)
 sys.displayhook = lambda value: value is None or show(repr(value))
 scope = {"__builtins__": {name: getattr(builtins, name) for name in names} | {"print": show}}
 try:
     tree = ast.parse(code)
     last = [tree.body.pop()] if tree.body and isinstance(tree.body[-1], ast.Expr) else []
     exec(compile(tree, "code", "exec"), scope)
-    exec(compile(ast.Interactive(last), "code", "single"), scope)  # shows what it gives
+    exec(compile(ast.Interactive(last), "code", "single"), scope)  # shows the last expression
 except BaseException as error:
-    # In one line: a second one would pass for a result.
     sys.stdout.write("error: %s: %s" % (type(error).__name__, " ".join(str(error).split())[:200]))
 """
 
 
 def violation(code):
-    """Why code may not run, or "" if it may: 'import os' -> 'Import is not allowed'"""
-    if len(code) > LONGEST:
-        return f"the code is longer than {LONGEST:,} characters"
+    """Return why code may not run, or "" if it may: 'import os' -> 'Import is not allowed'"""
+    if len(code) > MAX_LENGTH:
+        return f"the code is longer than {MAX_LENGTH:,} characters"
     try:
-        nodes = [(node, getattr(node, NAMED.get(type(node), ""), None) or "")
-                 for node in ast.walk(ast.parse(code))]
+        nodes = list(ast.walk(ast.parse(code)))
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         return f"this is no Python: {getattr(error, 'msg', type(error).__name__)}"
-    called = {id(node.func) for node, _ in nodes if isinstance(node, ast.Call)}
-    own = {name for node, name in nodes if isinstance(node, (ast.FunctionDef, ast.arg))
-           or isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    for node, name in nodes:
+    called = {node.func for node in nodes if isinstance(node, ast.Call)}
+    stored = [node for node in nodes if isinstance(node, (ast.FunctionDef, ast.arg))
+              or isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+    known = BUILTINS | {getattr(node, NAME_FIELDS[type(node)]) for node in stored}
+    for node in nodes:
+        name = getattr(node, NAME_FIELDS.get(type(node), ""), None) or ""
         if not isinstance(node, SYNTAX):
             return f"{type(node).__name__} is not allowed"
         if isinstance(node, ast.keyword) and not name:
             return "** is not allowed"
         if name.startswith("_"):
             return f"the name {name} is not allowed"
-        if isinstance(node, ast.Attribute) and (name not in METHODS or id(node) not in called):
+        if isinstance(node, ast.Attribute) and (name not in METHODS or node not in called):
             return f"the attribute {name} is not allowed"
-        if isinstance(node, ast.Name) and name not in BUILTINS | own:
+        if isinstance(node, ast.Name) and name not in known:
             return f"there is no {name}"
     return ""
 
 
 def run_code(code, characters=500):
-    """What code prints, and the value of the expression it ends in: 'x = 6\\nx * 7' -> '42'
+    """Return what code prints, and the value of its last expression: 'x = 6\\nx * 7' -> '42'
 
-    An error is told after that, as "error: ...", and so are a refusal and a limit. The clock may
-    run five times as long as the processor, so that a busy machine changes nothing.
-    characters: of output, at most."""
+    An exception, a refusal or an exceeded limit gives "error: ...". The limit on real time is five
+    times that on processor time, so that a busy machine does not change the result.
+
+    characters: maximum length of the output."""
     if reason := violation(code):
         return f"error: {reason}"
-    given = json.dumps([LIMITS, characters, sorted(BUILTINS), code])
     try:
-        done = subprocess.run([sys.executable, "-I", "-S", "-c", RUNNER], capture_output=True,
-                              input=given, env={}, cwd="/", encoding="utf-8", errors="replace",
-                              timeout=5 * LIMITS["CPU"])
+        process = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", RUNNER], capture_output=True, env={}, cwd="/",
+            input=json.dumps([LIMITS, characters, sorted(BUILTINS), code]), encoding="utf-8",
+            errors="replace", timeout=5 * LIMITS["CPU"])
     except subprocess.TimeoutExpired:
         return f"error: more than {LIMITS['CPU']} s"
-    if done.returncode < 0:  # killed
+    if process.returncode < 0:  # killed by a signal
         return f"error: more than {LIMITS['CPU']} s, or {LIMITS['AS'] >> 20} MB"
-    if done.returncode:
-        return f"error: {(done.stderr.strip() or 'it broke off').splitlines()[-1]}"
-    return done.stdout.strip() or "nothing was printed"
+    if process.returncode:
+        return f"error: {(process.stderr.strip() or 'it broke off').splitlines()[-1]}"
+    return process.stdout.strip() or "nothing was printed"
 
 
 def search(query, pages):
-    """Number, name and first characters of that page, of {name: text}, whose first 2,000 hold most
-    of the query's words; one that is the page's name counts for nine more.
-        search("wrap", {"re": "", "textwrap": "Text wraps."}) -> 'page 2, textwrap: Text wraps.'
-    """
+    """Return the number, name and beginning of the page with the highest score: one point for each
+    word of the query in its first 2,000 characters, nine for each that is its name.
+        search("wrap", {"re": "", "textwrap": "Text wraps."}) -> 'page 2, textwrap: Text wraps.' """
     if not pages:
         return "error: no pages"
-    words, starts = query.lower().split(), [text[:2000].lower() for text in pages.values()]
-    scores = [sum(9 * (word == name.lower()) + (word in start) for word in words)
-              for name, start in zip(pages, starts)]
-    best = scores.index(max(scores))
-    name, text = list(pages.items())[best]
-    return f"page {best + 1}, {name}: {' '.join(text[:40].split())}"
+
+    def score(page):
+        name, start = page[0].lower(), page[1][:2000].lower()
+        return sum(9 * (word == name) + (word in start) for word in query.lower().split())
+    name, text = max(pages.items(), key=score)
+    return f"page {list(pages).index(name) + 1}, {name}: {' '.join(text[:40].split())}"
 
 
 PARAMETERS = {"price": "item", "stock": "item", "weather": "place", "age": "who", "python": "code",
-              "search": "query"}  # tool -> the one thing that it wants to know
+              "search": "query"}  # tool -> its parameter
 
 
 def declare(names):
-    """["price", "python"] -> 'Tools: price(item), python(code)', for the system's message"""
+    """Declare tools in a system message: ["price", "age"] -> 'Tools: price(item), age(who)'"""
     return "Tools: " + ", ".join(f"{name}({PARAMETERS[name]})" for name in names)
 
 
 def format_call(name, argument):
-    """("price", "keys") -> "call: price(item='keys')" """
+    """Write a call: "price", "keys" -> "call: price(item='keys')" """
     return f"{CALL}{name}({PARAMETERS[name]}={argument!r})"
 
 
 def parse_call(text):
-    """"call: price(item='keys')" -> ("price", {"item": "keys"}); None if it is no call.
+    """Read a call: "call: price(item='keys')" -> ("price", {"item": "keys"})
 
-    Arguments are given by name, each once, and are strings or numbers as they stand."""
+    Return None if it is not a call with distinct named arguments that are strings or numbers."""
+    if not text.startswith(CALL):
+        return None
     try:
-        node = ast.parse(text[len(CALL):][:LONGEST].strip(), mode="eval").body
-        arguments = {each.arg: ast.literal_eval(each.value) for each in node.keywords}
-        good = (text.startswith(CALL) and not node.args and None not in arguments
-                and len(arguments) == len(node.keywords)
-                and all(type(value) in (str, int, float) for value in arguments.values()))
-        return (node.func.id, arguments) if good else None
+        call = ast.parse(text[len(CALL):][:MAX_LENGTH].strip(), mode="eval").body
+        arguments = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+        plain = all(type(value) in (str, int, float) for value in arguments.values())
+        distinct = None not in arguments and len(arguments) == len(call.keywords)
+        return (call.func.id, arguments) if plain and distinct and not call.args else None
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError, AttributeError):
         return None
 
 
 def run_call(text, declared, pages):
-    """Do a call of a tool that is declared: what it says, as a text. declared: see `declare`."""
+    """Run a call and return its result, or an error. declared: the tools, as from `declare`."""
     name, arguments = parse_call(text) or (None, {})
     if name is None:
         return "error: write a call as call: name(argument='value')"
@@ -171,8 +171,9 @@ def run_call(text, declared, pages):
 
 
 def run_tool(name, argument, pages):
-    """What a tool says, as a text: ("price", "keys", {}) -> '2'. In the toy world everything has a
-    price, a stock and an age, 2 to 9: they look like chance, and are always the same."""
+    """Run a tool and return its result: "price", "keys" -> '2'
+
+    Everything in the toy world has a price, a stock and an age from 2 to 9, given by a hash."""
     if name == "python":
         return run_code(argument)
     if name == "search":
@@ -183,17 +184,110 @@ def run_tool(name, argument, pages):
 
 
 def converse(reply, conversations, pages, most=4):
-    """Play conversations on, side by side: the model's turn and, as long as that is a call, what
-    the tool says and the model's turn again. A call beyond `most` is left unanswered.
+    """Continue conversations (lists of messages) in place, all at once: the model replies, and as
+    long as its reply is a call, the result is appended and it replies again. A call after `most`
+    others is not run.
 
-    reply: a list of conversations -> the model's text for each. Conversations, which are lists of
-    messages, grow in place."""
-    for done in range(most + 1):
-        waiting = [c for c in conversations if c[-1]["role"] != "assistant"]
-        for messages, text in zip(waiting, reply(waiting) if waiting else []):
+    reply: a function from a list of conversations to the model's next text for each."""
+    for calls in range(most + 1):
+        waiting = [messages for messages in conversations if messages[-1]["role"] != "assistant"]
+        texts = reply(waiting) if waiting else []
+        for messages, text in zip(waiting, texts):
             messages.append({"role": "assistant", "content": text})
-            if text.startswith(CALL) and done < most:
-                declared = " ".join(line for message in messages if message["role"] == "system"
-                                    for line in message["content"].splitlines()
-                                    if line.startswith("Tools: "))
-                messages.append({"role": "tool", "content": run_call(text, declared, pages)})
+            if text.startswith(CALL) and calls < most:
+                system = "\n".join(m["content"] for m in messages if m["role"] == "system")
+                declared = [line for line in system.splitlines() if line.startswith("Tools: ")]
+                result = run_call(text, " ".join(declared), pages)
+                messages.append({"role": "tool", "content": result})
+
+
+class Tools(Family):
+    """Questions that need one tool, several in turn, or none. Others are declared, too.
+
+        "What do the red keys of Ada cost?"
+        -> "call: price(item='the red keys of Ada')", "4" -> "They cost 4."
+
+    A task's turns are the calls made so far. Its solution is the next call, or the answer. Calls
+    are compared as syntax trees, as in the Berkeley Function Calling Leaderboard.
+
+    pages: {name: text}, for the search. whole: make all calls, as in a conversation to train on,
+    not a random number of them."""
+    LOOKUPS = [  # tool, question, answer with the argument {0} and the result {1}, argument
+        ("price", "What do {} cost?", "They cost {1}.", "the {colour} {thing} of {name}"),
+        ("stock", "How many of {} are there?", "There are {1}.", "the {colour} {thing} of {name}"),
+        ("weather", "How is the weather in {}?", "There is {1} in {0}.", "{city} at {hour}"),
+        ("age", "How old is {}?", "It is {1}.", "the {colour} {animal} of {name}")]
+
+    def __init__(self, pages, whole=False):
+        self.pages, self.whole = pages, whole
+
+    def make(self, rng):
+        kinds = ["one", "one", "several", "compute", "none", "missing", "missing"]
+        kind = rng.choice(kinds + ["search"] if self.pages else kinds)
+        question, answer, turns, key = self.one(rng)  # drawn for every kind
+        if kind not in ("one", "missing"):
+            question, answer, turns, key = getattr(self, kind)(rng)
+        needed = {parse_call(call)[0] for call, _ in turns}
+        others = rng.sample(sorted(set(PARAMETERS) - needed), rng.randint(1, 3))
+        if kind == "missing":  # the needed tool is not declared
+            answer, turns, needed = "I have no tool for that.", [], set()
+        declared = rng.sample(sorted([*needed, *others]), len(needed) + len(others))
+        calls = tuple(call for call, _ in turns)
+        made = len(calls) if self.whole else rng.randint(0, len(calls))
+        return Task(question, [*calls, answer][made], (calls, answer), key, declare(declared),
+                    turns=tuple(turns[:made]))
+
+    def turn(self, tool, argument):
+        """Return a call and its result. The formulas here are safe to evaluate."""
+        result = eval(argument) if tool == "python" else run_tool(tool, argument, self.pages)
+        return format_call(tool, argument), str(result)
+
+    # The kinds of questions. Each method returns the question, the answer, the turns between them,
+    # and the key. Where the order of what is asked for does not matter, the key is sorted.
+
+    def one(self, rng):
+        tool, question, answer, about = rng.choice(self.LOOKUPS)
+        about = about.format(colour=rng.choice(COLOURS), thing=rng.choice(THINGS),
+                             city=rng.choice(CITIES), animal=rng.choice(ANIMALS),
+                             name=rng.choice(NAMES), hour=rng.choice("23456789"))
+        turn, question = self.turn(tool, about), question.format(about)
+        return question, answer.format(about, turn[1]), [turn], question
+
+    def several(self, rng):
+        items = [f"the {rng.choice(COLOURS)} {rng.choice(THINGS)}" for _ in range(2)]
+        turns = [self.turn("price", item) for item in items]
+        turns.append(self.turn("python", "+".join(price for _, price in turns)))
+        return ("What do {} and {} cost together?".format(*items),
+                f"Together they cost {turns[-1][1]}.", turns, " ".join(sorted(set(items))))
+
+    def compute(self, rng):
+        formula = "".join(map(rng.choice, ["23456789", "+*", "23456789", "+*", "23456789"]))
+        turn, question = self.turn("python", formula), f"What is {formula}?"
+        return question, f"It is {turn[1]}.", [turn], question
+
+    def search(self, rng):
+        words = rng.sample(SUBJECTS, 2)
+        query = " ".join(words)
+        turn = self.turn("search", query)
+        page = turn[1].split(",")[0]  # "page 2, textwrap: Text wraps." -> "page 2"
+        return f"Find a page about {query}.", f"See {page}.", [turn], " ".join(sorted(words))
+
+    def none(self, rng):
+        names = "{}, {} and {}".format(*rng.sample(NAMES, 3))
+        return f"Say hello to {names}.", f"Hello, {names}!", [], f"Say hello to {names}."
+
+    def follows_format(self, task, response):
+        return [response.startswith(CALL) == task.solution.startswith(CALL)]
+
+    def is_correct(self, task, response):
+        return [self.parse(response) == self.parse(task.solution)]
+
+    def parse(self, text):
+        """Return a call's tool and arguments, or other text stripped."""
+        return parse_call(text) or text.strip()
+
+    def solved(self, task, messages):
+        """Check that a conversation has the right calls and the right answer."""
+        calls, answer = task.answer
+        replies = [self.parse(m["content"]) for m in messages if m["role"] == "assistant"]
+        return replies == [*map(self.parse, calls), answer]
