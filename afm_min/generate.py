@@ -28,16 +28,16 @@ class Cache:
         dtype = torch.float32 if device.type == "cpu" else decoder.dtype
         self.keys, self.values = torch.empty(shape, device=device, dtype=dtype)
         self.position = 0
-        self.padding = torch.as_tensor(padding, device=device).expand(rows)
+        self.padding = torch.as_tensor(padding, device=device).expand(rows).view(-1, 1, 1, 1, 1)
 
     def bias(self, length):
-        """Return what to add to the attention scores of the next `length` tokens, (R, 1, T, S).
+        """Return what to add to the attention scores of the next `length` tokens, (R, 1, 1, T, S).
 
         It is MASKED (M) for later tokens and for padding, else 0. For two tokens from position 1
         on, in a row with padding 1: [[M, 0, M], [M, 0, 0]]"""
         keys = torch.arange(self.position + length, device=self.keys.device)  # (S,)
         queries = keys[self.position:, None]  # (T, 1)
-        hidden = (keys > queries) | (keys < self.padding[:, None, None, None])
+        hidden = (keys > queries) | (keys < self.padding)  # (R, 1, 1, T, S)
         return hidden.to(self.keys.dtype) * MASKED
 
     def select(self, rows):
@@ -116,7 +116,7 @@ class Decoder:
         (R, T), H, K, D = ids.shape, config.heads, config.kv_heads, config.head_dim
         G, start, stop = H // K, cache.position, cache.position + T
         cos, sin = self.rotation[:, start:stop, None].to(dtype)  # (T, 1, D) each
-        bias = cache.bias(T).repeat(1, 1, G, 1)  # (R, 1, G*T, S)
+        bias = cache.bias(T)
         x = F.embedding(ids, self.embedding).view(R * T, -1)
         for i, layer in enumerate(self.layers):
             qkv = (normalize(x, eps) @ layer["qkv"]).view(R, T, H + 2 * K, D)
@@ -130,7 +130,8 @@ class Decoder:
                 break
             key, value = cache.keys[i, :, :, :stop], cache.values[i, :, :, :stop]  # (R, K, S, D)
             scores = query.reshape(R, K, G * T, D).to(key.dtype) @ key.mT  # (R, K, G*T, S)
-            mixed = ((scores + bias).softmax(-1) @ value).view(R, K, G, T, D)
+            scores.view(R, K, G, T, stop).add_(bias)
+            mixed = (scores.softmax(-1) @ value).view(R, K, G, T, D)
             mixed = mixed.permute(0, 3, 1, 2, 4).reshape(R * T, H * D).to(dtype)
             x = torch.addmm(x, mixed, layer["output"])
             gate, up = (normalize(x, eps) @ layer["gate_up"]).chunk(2, -1)

@@ -75,9 +75,10 @@ def compute_dtype(device):
     """Return bfloat16 if the device multiplies it faster than float32, else float32.
 
     The parameters stay float32 and are cast where they are used: mixed precision, as reported."""
-    if torch.device(device).type == "cuda":
+    kind, fast = torch.device(device).type, False
+    if kind == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:  # ATEN_CPU_CAPABILITY=avx2 makes a newer processor compute like an older one
+    if kind == "cpu":  # ATEN_CPU_CAPABILITY=avx2 makes a newer processor compute like an older one
         has, used = torch.cpu.get_capabilities(), torch.backends.cpu.get_cpu_capability()
         fast = used == "AVX512" and (has.get("avx512_bf16") or has.get("amx_bf16"))
     return torch.bfloat16 if fast else torch.float32
@@ -209,8 +210,8 @@ class Run:
         try:
             return json.loads(path.read_text()) if path.exists() else {}
         except ValueError:
-            raise UserError(f"{path} is not valid JSON: restore it, or start a new run with "
-                            "another --out") from None
+            raise UserError(f"{path} is damaged, not valid JSON: restore it, or start a new run "
+                            "with another --out") from None
 
     def write_json(self, name, content):
         """Write a JSON file of the run."""

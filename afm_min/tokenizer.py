@@ -55,6 +55,8 @@ def split(text):
 
 
 class Tokenizer:
+    """A vocabulary of byte strings, and the merges that spell a text with it."""
+
     def __init__(self, characters, merges, pattern=PATTERN):
         """characters: a str of distinct ones. merges: pairs of ids, in the order learned."""
         self.pattern = pattern
@@ -69,6 +71,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self):
+        """Return the number of ids."""
         return len(self.vocab)
 
     def special(self, name):
@@ -76,6 +79,7 @@ class Tokenizer:
         return SPECIALS.index(name)
 
     def add_merge(self, left, right):
+        """Add a token: the concatenation of two others, given by their ids."""
         self.merges[left, right] = len(self.vocab)
         self.vocab.append(self.vocab[left] + self.vocab[right])
 
@@ -119,8 +123,7 @@ class Tokenizer:
                             "pair, which is no character: read the text as UTF-8") from None
 
     def decode(self, ids):
-        """Return the text of a list of ids. Invalid UTF-8, which a model may emit, becomes
-        U+FFFD."""
+        """Return the text of a list of ids. A model may emit invalid UTF-8: it becomes U+FFFD."""
         return b"".join([self.vocab[i] for i in ids]).decode("utf-8", errors="replace")
 
     def encode_chat(self, messages, reply=False):
@@ -138,12 +141,14 @@ class Tokenizer:
         return ids + [self.special(ASSISTANT)] if reply else ids
 
     def save(self, path):
+        """Write a JSON file."""
         write_text(path, json.dumps({
             "pattern": self.pattern, "characters": "".join(self.characters),
             "merges": list(self.merges)}))
 
     @classmethod
     def load(cls, path):
+        """Read a file that `save` wrote. Raises UserError if it is missing or damaged."""
         try:
             with open(path, encoding="utf-8") as file:
                 return cls(**json.load(file))
@@ -159,7 +164,7 @@ class Tokenizer:
 
         coverage: share of the text's characters that become base symbols; the rarest are spelled in
         bytes. The vocabulary is smaller than `vocab_size` if the text has no more pairs to merge.
-        Raises UserError if `vocab_size` is less than the special tokens, bytes and digits need."""
+        Raises UserError as `check_vocab_size` does."""
         check_vocab_size(vocab_size)
         chunks = collections.Counter()
         for text in texts:
@@ -170,6 +175,7 @@ class Tokenizer:
 
 
 def check_vocab_size(vocab_size):
+    """Raise UserError if `vocab_size` has no room for special tokens, bytes and digits."""
     least = BYTES.stop + len(DIGITS)
     if vocab_size < least:
         raise UserError(f"a vocabulary of {vocab_size} is too small: {len(SPECIALS)} special "

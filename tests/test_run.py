@@ -95,7 +95,7 @@ def test_json_files(run):
     run.write_json("report.json", {"core": [1, 2.5]})
     assert run.read_json("report.json") == {"core": [1, 2.5]}
     run.file("report.json").write_text('{"core": [1,')
-    with pytest.raises(UserError, match="report.json is not valid JSON"):
+    with pytest.raises(UserError, match="report.json is damaged, not valid JSON"):
         run.read_json("report.json")
 
 
@@ -184,3 +184,4 @@ def test_a_cpu_computes_in_bfloat16_if_it_has_instructions_for_it(monkeypatch, u
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: used)
     assert compute_dtype("cpu") == expected
+    assert compute_dtype("mps") == torch.float32
