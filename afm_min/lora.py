@@ -96,7 +96,7 @@ def load_adapter(path, model):
     """Read an adapter for a model. Raises UserError if the file is damaged or for another base."""
     entries = load(path, model.embedding.device)
     if "modules" not in entries:
-        raise UserError(f"{path} holds a model, not an adapter: choose an adapter's file")
+        raise UserError(f"{path} is a model, not an adapter: choose an adapter's file")
     check_base(path, entries["base"], model)
     adapter = create(model, entries["rank"])
     try:
