@@ -111,7 +111,7 @@ def talk(arguments):
     if arguments.temperature is None:
         arguments.temperature = usual
     model = load_model(run, "quantize", QuantizedAFM) if arguments.quantized else load_model(run, stage)
-    switch = lora.Switch(model, run.checkpoint)
+    switch = lora.AdapterCache(model, run.checkpoint)
     if arguments.adapter or arguments.quantized and run.checkpoint("recovery").exists():
         use_adapter(switch, arguments.adapter or "recovery")
     arguments.pages = corpus.toy_world(run)["tools"].pages if "search" in arguments.tools else {}

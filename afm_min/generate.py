@@ -1,11 +1,11 @@
-"""Generate text: a key/value cache, and a batched decoding loop that computes prompts once.
+"""Generate text with a key/value cache and a batched decoding loop.
 
-Decoding a token takes little arithmetic and many small operations, so their number decides the
-speed. `Decoder` computes what `AFM.forward` does with fewer and larger ones: one matrix for query,
-key and value, one for gate and up, weights cast once, no autograd.
+Decoding one token takes little arithmetic but many small operations, so their number decides the
+speed. `Decoder` computes the same as `AFM.forward` with fewer and larger operations: one matrix for
+query, key and value, one for gate and up, weights cast once, no autograd.
 
-Shapes: R rows computed, T tokens fed, S tokens attended to, C model dim, H query heads,
-K key/value heads, G = H / K, D head dim, V vocabulary.
+Shapes: B prompts, P distinct prompts, R rows computed, T tokens fed, S tokens attended to,
+C model dim, H query heads, K key/value heads, G = H / K, D head dim, V vocabulary.
 """
 import torch
 from torch.nn import functional as F
@@ -16,34 +16,41 @@ from afm_min.run import UserError
 
 
 class Cache:
-    """Rotated keys and values of the tokens so far, and the next token's position.
+    """Keys and values of the tokens so far, and the position of the next token.
 
-    On a CPU they are float32: in bfloat16, every new length costs a new kernel there."""
+    Keys are stored after rotation. On a CPU the cache is float32, as PyTorch would build a new
+    bfloat16 kernel for every length."""
 
-    def __init__(self, decoder, rows, size):
+    def __init__(self, decoder, rows, size, padding=0):
+        """padding: number of padding tokens at the left of each row, (R,), or of all rows."""
         config, device = decoder.config, decoder.embedding.device
         shape = (2, config.layers, rows, config.kv_heads, size, config.head_dim)
         dtype = torch.float32 if device.type == "cpu" else decoder.dtype
         self.keys, self.values = torch.empty(shape, device=device, dtype=dtype)
         self.position = 0
+        self.padding = torch.as_tensor(padding, device=device).expand(rows).view(-1, 1, 1, 1, 1)
 
-    def append(self, layer, key, value):
-        """Store one layer's new key and value (R, K, T, D); return all so far, (R, K, S, D)."""
-        end = self.position + key.shape[2]
-        self.keys[layer, :, :, self.position:end] = key
-        self.values[layer, :, :, self.position:end] = value
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+    def bias(self, length):
+        """Return what to add to the attention scores of the next `length` tokens, (R, 1, 1, T, S).
+
+        It is MASKED (M) for later tokens and for padding, else 0. For two tokens from position 1
+        on, in a row with padding 1: [[M, 0, M], [M, 0, 0]]"""
+        keys = torch.arange(self.position + length, device=self.keys.device)  # (S,)
+        queries = keys[self.position:, None]  # (T, 1)
+        hidden = (keys > queries) | (keys < self.padding)  # (R, 1, 1, T, S)
+        return hidden.to(self.keys.dtype) * MASKED
 
     def select(self, rows):
         """Keep these rows only: a mask, or indices, which may repeat."""
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        self.padding = self.padding[rows]
 
 
 def normalize(x, eps):
-    """x / rms(x) / sqrt(N) over the last dim, of size N: sqrt(N) is left to the caller's weights.
+    """x / rms(x) / sqrt(N) over the last dim, of size N. The caller's weights include sqrt(N).
 
-    sqrt(sum x^2 + N eps) is the length of (|x|, sqrt(N eps)): two operations where F.rms_norm has
-    six on a CPU."""
+    sqrt(sum x^2 + N eps) is the length of the vector (|x|, sqrt(N eps)). Computing it so takes
+    fewer operations than F.rms_norm does on a CPU."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
     return x / length.hypot(length.new_tensor((x.shape[-1] * eps) ** 0.5)).to(x.dtype)
 
@@ -51,62 +58,65 @@ def normalize(x, eps):
 class Decoder:
     """A copy of a model's weights for generation, in the model's compute precision.
 
-    Packed weights are unpacked, adapters merged, sharded tensors put together, and the norms'
-    weights multiplied into the matrices behind them. So later changes of the model have no effect,
-    and of several processes each may generate for as long as it needs."""
+    Packed weights are unpacked, adapters merged, shards gathered, and the norms' weights multiplied
+    into the matrices that follow them. Later changes of the model have no effect. Once they have a
+    Decoder, ranks need not generate in step."""
 
     @torch.no_grad()
     def __init__(self, model):
         self.config, self.dtype, self.rotation = model.config, model.dtype, model.rotation
         config = model.config
         embedding = distributed.full_tensor(model.embedding.detach())
-        if hasattr(model, "scale"):  # a packed model's, of each row
+        if hasattr(model, "scale"):  # a packed model has a scale for each row
             embedding = embedding.float() * model.scale.float()
         self.embedding = embedding.to(model.dtype, copy=True)  # (V, C)
         self.norm = self.scale(model.norm).to(model.dtype)
         self.layers = []
         for block in model.blocks:
             attention, feed_forward = block.attention, block.feed_forward
-            head_norms = [self.scale(attention.query_norm).expand(config.heads, -1),
-                          # The scores' factor, 1/sqrt(D), is applied to the keys.
-                          self.scale(attention.key_norm).expand(config.kv_heads, -1)
-                          / config.head_dim ** 0.5]
+            query_norm = self.scale(attention.query_norm).expand(config.heads, -1)
+            key_norm = self.scale(attention.key_norm).expand(config.kv_heads, -1)
+            key_norm = key_norm / config.head_dim ** 0.5  # so that the scores need no factor
             self.layers.append({
                 "qkv": self.fuse(block.attention_norm, attention.query, attention.key,
                                  attention.value),
-                "head_norms": torch.cat(head_norms).to(model.dtype),  # (H + K, D)
+                "head_norms": torch.cat((query_norm, key_norm)).to(model.dtype),  # (H + K, D)
                 "output": self.fuse(None, attention.output),
                 "gate_up": self.fuse(block.feed_forward_norm, feed_forward.gate, feed_forward.up),
                 "down": self.fuse(None, feed_forward.down)})
 
     def scale(self, norm):
-        """A norm's weight, (N,), times sqrt(N): see `normalize`."""
+        """Return a norm's weight, (N,), times sqrt(N): see `normalize`."""
         weight = distributed.full_tensor(norm.weight.detach())
         return weight * len(weight) ** 0.5
 
     def fuse(self, norm, *projections):
-        """One matrix (inputs, all outputs) of projections that read the same, normalised input."""
+        """Return one matrix, (inputs, all outputs), for projections of the same normalised input.
+
+        norm: the norm before them, or None."""
         weights = []
         for projection in projections:
             weight = distributed.full_tensor(projection.weight.detach()).float()
             if projection.adapter is not None:
-                weight = weight + projection.adapter.up @ projection.adapter.down
+                weight = weight + projection.adapter.B @ projection.adapter.A
             weights.append(weight)
         fused = torch.cat(weights)
-        return (fused if norm is None else fused * self.scale(norm)).to(self.dtype).T
+        if norm is not None:
+            fused = fused * self.scale(norm)
+        return fused.to(self.dtype).T
 
-    def __call__(self, ids, cache, bias=None, fill=False):
-        """Final-layer hidden states of new tokens, (R, T) -> (R, T, C).
+    def __call__(self, ids, cache, fill=False):
+        """Return the final-layer hidden states of new tokens: (R, T) -> (R, T, C).
 
-        Appends their keys and values to the cache; with fill it does only that, and returns None.
-        bias: added to the scores, (R, 1, T, S), which must mask later tokens; None masks nothing,
-        for one token at a time."""
+        Appends their keys and values to the cache. With fill it does only that: it returns None.
+
+        Attention is written out, because for the large batches of rollouts this is faster on a CPU
+        than F.scaled_dot_product_attention."""
         config, eps, dtype = self.config, self.config.norm_eps, self.dtype
         (R, T), H, K, D = ids.shape, config.heads, config.kv_heads, config.head_dim
         G, start, stop = H // K, cache.position, cache.position + T
         cos, sin = self.rotation[:, start:stop, None].to(dtype)  # (T, 1, D) each
-        if bias is not None and T > 1:
-            bias = bias.repeat(1, 1, G, 1)  # (R, 1, G*T, S)
+        bias = cache.bias(T)
         x = F.embedding(ids, self.embedding).view(R * T, -1)
         for i, layer in enumerate(self.layers):
             qkv = (normalize(x, eps) @ layer["qkv"]).view(R, T, H + 2 * K, D)
@@ -114,13 +124,13 @@ class Decoder:
             normed = normalize(qkv[:, :, :H + K], eps) * layer["head_norms"]
             rotated = (normed * cos).addcmul_(normed.roll(D // 2, -1), sin)
             query = rotated[:, :, :H].view(R, T, K, G, D).permute(0, 2, 3, 1, 4)
-            key, value = cache.append(i, rotated[:, :, H:].transpose(1, 2),
-                                      qkv[:, :, H + K:].transpose(1, 2))  # (R, K, S, D)
+            cache.keys[i, :, :, start:stop] = rotated[:, :, H:].transpose(1, 2)
+            cache.values[i, :, :, start:stop] = qkv[:, :, H + K:].transpose(1, 2)
             if fill and layer is self.layers[-1]:
                 break
+            key, value = cache.keys[i, :, :, :stop], cache.values[i, :, :, :stop]  # (R, K, S, D)
             scores = query.reshape(R, K, G * T, D).to(key.dtype) @ key.mT  # (R, K, G*T, S)
-            if bias is not None:
-                scores += bias
+            scores.view(R, K, G, T, stop).add_(bias)
             mixed = (scores.softmax(-1) @ value).view(R, K, G, T, D)
             mixed = mixed.permute(0, 3, 1, 2, 4).reshape(R * T, H * D).to(dtype)
             x = torch.addmm(x, mixed, layer["output"])
@@ -129,122 +139,108 @@ class Decoder:
         cache.position = stop
         return None if fill else (normalize(x, eps) * self.norm).view(R, T, -1)
 
-    def logits(self, states):
-        """States (..., C) -> logits (..., V), float32."""
-        return F.linear(states, self.embedding).float()
+    def logits(self, hidden_states):
+        """(..., C) -> (..., V), computed in the compute precision, then cast to float32."""
+        return F.linear(hidden_states, self.embedding).float()
 
 
-def padding_bias(padding, size, dtype):
-    """Return a bias that masks the padding at the left of each row, or None if there is none.
+def prefill(decoder, prompts, max_new_tokens):
+    """Feed all tokens but the last of B prompts, each distinct prompt once.
 
-    padding (R,), the number of its tokens, -> (R, 1, 1, size).
-
-    padding [0, 2], size 4 -> [[0, 0, 0, 0], [MASKED, MASKED, 0, 0]]"""
-    if not padding.any():
-        return None
-    hidden = torch.arange(size, device=padding.device) < padding[:, None]
-    return (hidden * MASKED).to(dtype)[:, None, None]
-
-
-def prefill(decoder, prompts, cache, padding):
-    """Fill the cache with prompts, ids (P, T), that `padding` tokens, (P,), stand before."""
-    length = prompts.shape[1]
-    future = torch.ones(length, length, dtype=torch.bool, device=prompts.device).triu(1)
-    before = torch.arange(length, device=prompts.device) < padding[:, None]  # (P, T)
-    bias = ((future | before[:, None]) * MASKED).to(cache.keys.dtype)[:, None]  # (P, 1, T, T)
-    decoder(prompts, cache, bias, fill=True)
+    Prompts are padded on the left, so that all rows continue at the same position. Returns the
+    cache, with room for new tokens up to the model's context, and the last token of each prompt."""
+    indices = {}  # prompt -> its index among the distinct ones
+    copies = [indices.setdefault(tuple(prompt), len(indices)) for prompt in prompts]  # B indices
+    longest = max(map(len, prompts))
+    padding = torch.tensor([longest - len(prompt) for prompt in indices])  # (P,)
+    padded = [(0,) * (longest - len(prompt)) + prompt for prompt in indices]
+    ids = torch.tensor(padded, device=decoder.embedding.device)  # (P, T)
+    size = min(longest + max_new_tokens, decoder.config.context)
+    cache = Cache(decoder, len(ids), size, padding)
+    if longest > 1:
+        decoder(ids[:, :-1], cache, fill=True)
+    cache.select(copies)
+    return cache, ids[copies, -1]
 
 
 @torch.no_grad()
 def stream(model, prompts, max_new_tokens, stop=-1, temperature=1.0, top_p=1.0, uniforms=None):
-    """Yield the next id of every row and its log-probability, two of (B,), step by step.
+    """Yield the next id of every row and its log-probability, two tensors (B,), step by step.
 
-    Ends after max_new_tokens, when the context is full, or when all rows have produced the id
-    `stop`; a row repeats `stop`, with log-probability 0, from then on.
+    Ends after max_new_tokens, when the longest row fills the context, or when all rows have
+    produced the id `stop`. A finished row repeats `stop`, with log-probability 0. The first step
+    raises UserError if a prompt is empty or too long.
 
-    model: an AFM, or a `Decoder` of one, to make that only once. prompts: B lists of ids, of any
-    lengths. temperature 0 is greedy. top_p < 1 draws from the
-    likeliest ids that hold this probability together: for conversations only, as training must
-    score the very distribution it sampled. uniforms: (B, max_new_tokens), the random numbers in
-    0 to 1 that choose the ids; with the same ones a row is the same whoever is beside it. As
-    shorter prompts are padded, the longest decides when the context is full. The first step raises
-    UserError if a prompt is empty or too long."""
+    model: an AFM or a `Decoder`, which can be made once for several calls. prompts: B lists of ids,
+    of any lengths. temperature: 0 is greedy. top_p: below 1, sample from the likeliest ids that
+    together have this probability; not for training, which must score the distribution that was
+    sampled. uniforms: (B, max_new_tokens), random numbers in [0, 1) that choose the ids.
+
+    In float32, with the same uniforms, a row is the same up to rounding whichever rows are beside
+    it. In bfloat16 it can differ more: padding shifts its positions, so its rotary embeddings are
+    rounded differently."""
     decoder = model if isinstance(model, Decoder) else Decoder(model)
-    config, longest = decoder.config, max(map(len, prompts))
-    if not all(prompts) or longest > config.context - 1:
-        raise UserError(f"a prompt has {longest if all(prompts) else 0} tokens: it must have 1 to "
-                        f"{config.context - 1}, one less than the model's context")
-    device = decoder.embedding.device
+    context, lengths = decoder.config.context, list(map(len, prompts))
+    if min(lengths) < 1 or max(lengths) > context - 1:
+        raise UserError(f"a prompt has {max(lengths) if min(lengths) else 0} tokens: it must have "
+                        f"1 to {context - 1}, one less than the model's context; shorten it")
     if uniforms is None:
         uniforms = torch.rand(len(prompts), max_new_tokens)
-    unique = {}  # prompt -> its index
-    copies = torch.tensor([unique.setdefault(tuple(prompt), len(unique)) for prompt in prompts],
-                          device=device)  # (B,)
-    padding = torch.tensor([longest - len(prompt) for prompt in unique], device=device)
-    ids = torch.tensor([(0,) * (longest - len(prompt)) + prompt for prompt in unique],
-                       device=device)
-
-    # Prefill: every prompt once, however many rows continue it.
-    size = min(longest + max_new_tokens, config.context)
-    cache = Cache(decoder, len(unique), size)
-    if longest > 1:
-        prefill(decoder, ids[:, :-1], cache, padding)
-    cache.select(copies)
-    bias = padding_bias(padding[copies], size, cache.keys.dtype)
-
-    # Decode. `rows` are the R of B rows still computed, `following` what they are fed next.
-    rows = torch.arange(len(prompts), device=device)
-    following, running = ids[copies, -1], rows >= 0  # running: has not produced `stop`
-    while running.any() and cache.position < size - 1:
-        step = cache.position + 1 - longest
-        visible = None if bias is None else bias[..., :cache.position + 1]
-        states = decoder(following[:, None], cache, visible)[:, 0]  # (R, C)
-        drawn, logp = sample(decoder.logits(states), uniforms[:, step].to(device)[rows],
-                             temperature, top_p)
-        following = drawn.where(running, stop)
-        yield (following.new_full(copies.shape, stop).scatter(0, rows, following),
-               logp.new_zeros(copies.shape).scatter(0, rows, logp * running))
-        running = following != stop
-        if 2 * running.sum() <= len(rows):  # an optimisation: drop the rows that have stopped
-            cache.select(running)
-            bias = None if bias is None else bias[running]
-            rows, following, running = rows[running], following[running], running[running]
+    cache, next_ids = prefill(decoder, prompts, max_new_tokens)
+    B, uniforms = len(prompts), uniforms.to(next_ids.device)
+    rows = torch.arange(B, device=next_ids.device)  # (R,): the rows computed, at first all B
+    active = rows >= 0  # (R,): which of them have not produced `stop`, at first all
+    for step in range(min(max_new_tokens, context - max(lengths))):
+        if not active.any():
+            return
+        hidden_states = decoder(next_ids[:, None], cache)[:, 0]  # (R, C)
+        sampled, logp = sample(decoder.logits(hidden_states), uniforms[rows, step], temperature,
+                               top_p)
+        next_ids = sampled.where(active, stop)
+        yield (next_ids.new_full((B,), stop).scatter(0, rows, next_ids),
+               logp.new_zeros(B).scatter(0, rows, logp * active))
+        active = next_ids != stop
+        # Compaction, an optimisation: once half of the rows have finished, stop computing them.
+        if 2 * active.sum() <= len(rows):
+            cache.select(active)
+            rows, next_ids, active = rows[active], next_ids[active], active[active]
 
 
 def generate(model, prompts, max_new_tokens, stop=-1, **sampling):
-    """Return the new ids of every row, B lists that end with the id `stop` or where `stream` does.
+    """Return the new ids of every row: B lists, each cut after its first `stop`.
 
-    prompts, sampling: as for `stream`."""
+    sampling: as for `stream`."""
     return [ids for ids, _ in generate_with_logp(model, prompts, max_new_tokens, stop, **sampling)]
 
 
 def generate_with_logp(model, prompts, max_new_tokens, stop=-1, **sampling):
-    """Return B pairs: the new ids of a row, as `generate`, and the log-probability of all of them
-    under the distribution they were drawn from."""
+    """Return B pairs: the new ids of a row, as `generate` does, and the sum of their
+    log-probabilities under the distribution that they were sampled from."""
     steps = list(stream(model, prompts, max_new_tokens, stop, **sampling))
     if not steps:
         return [([], 0.0) for _ in prompts]
-    rows = torch.stack([ids for ids, _ in steps], 1).tolist()
-    logps = torch.stack([logp for _, logp in steps], 1).sum(1).tolist()
-    rows = [row[:row.index(stop) + 1] if stop in row else row for row in rows]
-    return list(zip(rows, logps))
+    ids, logp = (torch.stack(columns, 1) for columns in zip(*steps))  # (B, T) each
+    rows = [row[:row.index(stop) + 1] if stop in row else row for row in ids.tolist()]
+    return list(zip(rows, logp.sum(1).tolist()))
 
 
 def sample(logits, uniforms, temperature=1.0, top_p=1.0):
-    """Draw an id from each row by a random number in 0 to 1: (R, V), (R,) -> two of (R,).
+    """Sample an id from each row with a random number in [0, 1): (R, V), (R,) -> two of (R,).
 
-    Returns the ids and their log-probabilities under the distribution they are drawn from."""
+    Returns the ids and their log-probabilities under the distribution that they are sampled from.
+
+    Inverts the cumulative distribution. torch.multinomial is slower, and draws its own random
+    numbers, so a row would depend on the rows before it."""
     if temperature == 0:
         return logits.argmax(-1), logits.new_zeros(len(logits))
     probabilities = (logits if temperature == 1 else logits / temperature).softmax(-1)
     if top_p < 1:
         ordered, order = probabilities.sort(descending=True)
-        likelier = ordered.cumsum(-1) - ordered  # the probability of all that come before
+        likelier = ordered.cumsum(-1) - ordered  # total probability of the ids before each
         probabilities = probabilities.scatter(-1, order, ordered.where(likelier < top_p, 0.0))
         probabilities /= probabilities.sum(-1, keepdim=True)
-    # Invert the cumulative distribution: many times as fast as torch.multinomial.
     cumulative = probabilities.cumsum(-1)
     points = uniforms[:, None] * cumulative[:, -1:]
     ids = torch.searchsorted(cumulative, points, right=True)  # (R, 1)
-    ids = ids.clamp(max=logits.shape[1] - 1)  # of a row of NaN, the search finds no place
+    ids = ids.clamp(max=logits.shape[1] - 1)  # in a row of NaN, the search finds no place
     return ids[:, 0], probabilities.gather(1, ids)[:, 0].log()

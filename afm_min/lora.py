@@ -1,9 +1,9 @@
-"""Low-rank adapters: what a feature adds to a frozen base model (the report's section 5.1).
+"""LoRA adapters: what a feature adds to a frozen base model (the report's section 5.1).
 
-An adapter gives each projection W of attention and feed-forward, (outputs, inputs), a term of low
-rank: W x + up (down x), where down is (rank, inputs) and up (outputs, rank). `up` begins as zeros,
-so that a new adapter changes nothing. The base never changes: it is shared by all adapters, one of
-which is attached at a time.
+An adapter gives each projection W, (outputs, inputs), of attention and feed-forward a low-rank
+term: W x + B (A x), with A (rank, inputs) and B (outputs, rank). B starts as zeros, so a new
+adapter changes nothing. The base never changes. All adapters share it, and one at a time is
+attached. `generate.Decoder` merges an attached adapter into its own copy of the weights.
 """
 import collections
 import functools
@@ -16,31 +16,30 @@ from torch.nn import functional as F
 from afm_min.model import Linear, init_matrix
 from afm_min.run import UserError, load, save
 
+# base: `base_id` of the model that it was made for. modules: name of a projection -> LoRA.
+Adapter = collections.namedtuple("Adapter", "base rank modules")
 
-class LowRank(nn.Module):
-    """The term of one projection."""
+
+class LoRA(nn.Module):
+    """The low-rank term of one projection: x -> B (A x)."""
 
     def __init__(self, rank, inputs, outputs):
         super().__init__()
-        self.down = nn.Parameter(init_matrix(rank, inputs))
-        self.up = nn.Parameter(torch.zeros(outputs, rank))
+        self.A = nn.Parameter(init_matrix(rank, inputs))
+        self.B = nn.Parameter(torch.zeros(outputs, rank))
 
     def forward(self, x):
-        return F.linear(F.linear(x, self.down.to(x.dtype)), self.up.to(x.dtype))
-
-
-# base: `identity` of the model that it was made for. terms: name of a projection -> LowRank.
-Adapter = collections.namedtuple("Adapter", "base rank terms")
+        return F.linear(F.linear(x, self.A.to(x.dtype)), self.B.to(x.dtype))
 
 
 def projections(model):
-    """Name -> each matrix of attention and feed-forward."""
+    """Return the matrices of attention and feed-forward: {name: Linear}."""
     return {name: layer for name, layer in model.named_modules()
             if name.startswith("blocks.") and isinstance(layer, Linear)}
 
 
-def identity(model):
-    """Names a base by its weights, whatever adapter is attached: 16 hex digits."""
+def base_id(model):
+    """Return a hash, 16 hex digits, of a model's weights without those of an adapter."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         if ".adapter." not in name:
@@ -49,84 +48,78 @@ def identity(model):
 
 
 def create(model, rank):
-    """A new adapter of a model, which changes nothing yet. Any rank from 1; 8, 16 and 32 are what
-    the report offers."""
-    return Adapter(identity(model), rank, {
-        name: LowRank(rank, layer.inputs, layer.outputs).to(model.embedding.device)
+    """Return a new adapter for a model. The report offers ranks 8, 16 and 32."""
+    return Adapter(base_id(model), rank, {
+        name: LoRA(rank, layer.inputs, layer.outputs).to(model.embedding.device)
         for name, layer in projections(model).items()})
 
 
-def check_base(what, base, model):
-    """Raise UserError if what was made for a base is to be used with another."""
-    if base != identity(model):
-        raise UserError(f"{what} was made for the base {base}, not {identity(model)}: "
+def check_base(name, base, model):
+    """Raise UserError if an adapter's base is not this model. name: the adapter's, for messages."""
+    if base != base_id(model):
+        raise UserError(f"{name} was made for the base {base}, but this model is {base_id(model)}: "
                         "train it again")
 
 
 def attach(model, adapter):
-    """Let a model use an adapter. Raises UserError, and changes nothing, if it has one already, or
-    is not the base that the adapter was made for: all its weights are read for that."""
+    """Attach an adapter to a model.
+
+    Raises UserError, and changes nothing, if the model has one already, or is not the base that the
+    adapter was made for. To check this, all weights are read."""
     if any(layer.adapter for layer in projections(model).values()):
         raise UserError("the model has an adapter already: detach it first")
     check_base("the adapter", adapter.base, model)
-    use(model, adapter.terms)
+    use(model, adapter.modules)
 
 
-def use(model, terms):
-    """Set the terms of all projections, name -> LowRank, unchecked; those not named get none."""
+def use(model, modules):
+    """Set the LoRA of every projection, unchecked. A projection without one in `modules` gets None.
+
+    modules: {name of a projection: LoRA}"""
     for name, layer in projections(model).items():
-        layer.adapter = terms.get(name)
+        layer.adapter = modules.get(name)
 
 
 def detach(model):
-    """Leave the base as it was."""
+    """Remove the adapter of a model. Its base is unchanged."""
     use(model, {})
 
 
-@torch.no_grad()
-def merge(model):
-    """Add an attached adapter to the base's own weights. The model is another base then, with no
-    adapter and no extra cost. Raises UserError if its weights are packed."""
-    layers = [layer for layer in projections(model).values() if layer.adapter]
-    if not all(isinstance(layer.weight, nn.Parameter) for layer in layers):
-        raise UserError("a quantized model cannot take in an adapter, but the float model can")
-    for layer in layers:
-        layer.weight += layer.adapter.up @ layer.adapter.down
-        layer.adapter = None
-
-
-def save_adapter(path, adapter, **origin):
-    """Write an adapter, its values in 16 bits."""
-    save(path, base=adapter.base, rank=adapter.rank, terms={
-        name: [x.detach().half() for x in (term.down, term.up)]
-        for name, term in adapter.terms.items()}, **origin)
+def save_adapter(path, adapter, **provenance):
+    """Write an adapter in 16 bits."""
+    weights = {name: {key: x.half() for key, x in module.state_dict().items()}
+               for name, module in adapter.modules.items()}
+    save(path, base=adapter.base, rank=adapter.rank, modules=weights, **provenance)
 
 
 def load_adapter(path, model):
-    """Read an adapter of a model. Raises UserError if the file is damaged, or of another base."""
+    """Read an adapter for a model. Raises UserError if the file is damaged or for another base."""
     entries = load(path, model.embedding.device)
-    if "terms" not in entries:
-        raise UserError(f"{path} is a model, not an adapter")
+    if "modules" not in entries:
+        raise UserError(f"{path} is a model, not an adapter: choose an adapter's file")
     check_base(path, entries["base"], model)
-    adapter, values = create(model, entries["rank"]), entries["terms"]
-    shapes = {name: [term.down.shape, term.up.shape] for name, term in adapter.terms.items()}
-    if shapes != {name: [x.shape for x in pair] for name, pair in values.items()}:
-        raise UserError(f"{path} does not hold terms of rank {adapter.rank} for this model: train "
-                        "it again")
-    for name, term in adapter.terms.items():
-        term.down.data, term.up.data = (x.float() for x in values[name])
+    adapter = create(model, entries["rank"])
+    try:
+        for name, module in adapter.modules.items():
+            module.load_state_dict(entries["modules"][name])
+    except (KeyError, RuntimeError):
+        raise UserError(f"{path} does not hold a LoRA of rank {adapter.rank} for each projection "
+                        "of this model: train it again") from None
     return adapter
 
 
-class Switch:
-    """The adapters of a model that stays as it is, at files `path(name)`: one is in use at a time,
-    and the last `keep` of them stay in memory, so that what is used in turn is read once."""
+class AdapterCache:
+    """The adapters of one base model, in files path(name). The last `keep` ones used stay in
+    memory, so switching between them reads no file.
+
+    The base must not change, as it is only checked when a file is read."""
 
     def __init__(self, model, path, keep=4):
         self.model, self.path = model, path
         self.load = functools.lru_cache(keep)(lambda name: load_adapter(path(name), model))
 
     def use(self, name):
-        """Attach the adapter of this name, or with None go back to the base. What was in use stays
-        so if that fails."""
-        use(self.model, self.load(name).terms if name else {})
+        """Attach the adapter of this name, or none if it is None.
+
+        If loading fails, the adapter attached before stays."""
+        use(self.model, self.load(name).modules if name else {})

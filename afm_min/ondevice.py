@@ -141,7 +141,7 @@ def train_adapter(run, stage, model, adapter, conversations, loss, *, steps, bat
             steps=steps, lr=lr, schedule=linear(steps, 20), run=run, stage=stage)
     path = run.checkpoint(stage)
     lora.save_adapter(path, adapter, **run.provenance(stage))
-    lora.use(model, lora.load_adapter(path, model).terms)  # in 16 bits, as a feature uses it
+    lora.use(model, lora.load_adapter(path, model).modules)  # in 16 bits, as a feature uses it
     return {"KB": os.path.getsize(path) / 1000} | validate(run, model, count)
 
 

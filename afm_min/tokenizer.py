@@ -2,15 +2,16 @@
 
 The base symbols are the characters seen in training, each digit alone, and the 256 bytes. A
 character outside the vocabulary is spelled in its UTF-8 bytes, so nothing is ever unknown and
-decode(encode(text)) == text. No Unicode normalisation.
+decode(encode(text)) == text. There is no Unicode normalisation.
 
     >>> tokenizer = Tokenizer.train(["low lower lowest"], vocab_size=300)
     >>> [tokenizer.decode([i]) for i in tokenizer.encode("low lowest 42")]
     ['low', ' lowest', ' ', '4', '2']
 
-In order of id, a vocabulary holds special tokens, bytes, characters, and a token per merge.
+The ids are, in this order: special tokens, bytes, characters, and one token for each merge.
 """
 import collections
+import functools
 import heapq
 import itertools
 import json
@@ -25,12 +26,13 @@ DOCUMENT, SYSTEM, USER, ASSISTANT, TOOL, END = SPECIALS = (
 BYTES = range(len(SPECIALS), len(SPECIALS) + 256)  # the id of byte b is BYTES[b]
 DIGITS = "0123456789"
 
-# Merges never cross the border of a chunk: a word, or a run of punctuation, with the space before
-# it; one digit; a run of white space. A chunk has 16 characters at most (as SentencePiece's longest
-# piece has), so encoding one has a bounded cost: a megabyte of one letter is as cheap as prose.
+# Merges never cross the border of a chunk: a word or a run of punctuation, with the space before
+# it; one digit; a run of white space. A chunk has at most 16 characters, like SentencePiece's
+# longest piece, so the cost of encoding one is bounded, even in a text of one repeated letter.
 PATTERN = r" ?[^\W\d]{1,15}|\d| ?[^\s\w]{1,15}|\s{1,16}(?!\S)|\s{1,16}"
 
-# The same for ASCII text and Python's own `re`, which splits it twice as fast as `regex` does.
+# The same for ASCII text. Python's own `re` splits faster than `regex`, but its \w differs on other
+# text: for example, it lacks combining marks.
 ASCII_PATTERN = r" ?[A-Za-z_]{1,15}|[0-9]| ?[^\s\w]{1,15}|\s{1,16}(?!\S)|\s{1,16}"
 
 # A text is split in blocks of about 1,024 characters, so one "é" slows down its own block only. A
@@ -52,115 +54,101 @@ def split(text):
         for block in split_blocks(text))
 
 
-class Cache(dict):
-    """Map a chunk to its ids, and compute them when the chunk is first looked up.
-
-    A full cache is emptied, so its memory is bounded. Frequent chunks soon return to it."""
-
-    def __init__(self, merge_chunk):
-        super().__init__()
-        self.merge_chunk = merge_chunk
-
-    def __missing__(self, chunk):
-        if len(self) >= CACHE_SIZE:
-            self.clear()
-        self[chunk] = ids = tuple(self.merge_chunk(chunk))
-        return ids
-
-
 class Tokenizer:
+    """A vocabulary of byte strings, and the merges that spell a text with it."""
+
     def __init__(self, characters, merges, pattern=PATTERN):
         """characters: a str of distinct ones. merges: pairs of ids, in the order learned."""
         self.pattern = pattern
         self.characters = {c: BYTES.stop + i for i, c in enumerate(characters)}  # -> id
         self.vocab = [special.encode() for special in SPECIALS]  # id -> the bytes it stands for
         self.vocab += [bytes([b]) for b in range(256)] + [c.encode() for c in characters]
-        self.merges = {}  # chr(left id) + chr(right id) -> merged id; a lower one is merged first
-        self.ranks = [{} for _ in self.vocab]  # the same: ranks[left id][right id] -> merged id
+        self.merges = {}  # (left id, right id) -> id of the merged token
         for left, right in merges:
-            self.add_merge(chr(left) + chr(right))
+            self.add_merge(left, right)
         self.split = split if pattern == PATTERN else regex.compile(pattern).findall
-        self.cache = Cache(self.merge_chunk)
+        self.encode_chunk = functools.lru_cache(CACHE_SIZE)(self.merge_chunk)
 
     @property
     def vocab_size(self):
+        """Return the number of ids."""
         return len(self.vocab)
 
     def special(self, name):
         """'<|end|>' -> 5"""
         return SPECIALS.index(name)
 
-    def add_merge(self, pair):
-        left, right = map(ord, pair)
-        self.merges[pair] = self.ranks[left][right] = len(self.vocab)
-        self.ranks.append({})
+    def add_merge(self, left, right):
+        """Add a token: the concatenation of two others, given by their ids."""
+        self.merges[left, right] = len(self.vocab)
         self.vocab.append(self.vocab[left] + self.vocab[right])
 
     def spell(self, chunk):
-        """Return the ids of a chunk before any merge: '7é' -> [269, 300], or if é is not in the
-        vocabulary, [269, 201, 175]: its two bytes."""
-        ids = list(map(self.characters.get, chunk))
-        if None in ids:
-            ids = []
-            for c in chunk:
-                known = c in self.characters
-                ids += [self.characters[c]] if known else [BYTES[b] for b in c.encode()]
+        """Return the ids of a chunk before any merge: '7é' -> [269, 300], or, if é is not in the
+        vocabulary, [269, 201, 175] with its two bytes."""
+        ids = []
+        for c in chunk:
+            known = c in self.characters
+            ids += [self.characters[c]] if known else [BYTES[b] for b in c.encode()]
         return ids
 
     def merge_chunk(self, chunk):
-        """Return the ids of a chunk: of all merges that apply do the one learned first, until none
-        does. A merge changes the pairs on its two sides, so only those are looked up again."""
-        ids, ranks, never = self.spell(chunk), self.ranks, len(self.vocab)
-        merged = [ranks[left].get(right, never) for left, right in zip(ids, ids[1:])]
+        """Return the ids of a chunk: of all merges that apply, do the one learned first, until none
+        applies. A merge changes the pairs on its two sides, so only these are looked up again."""
+        ids, merges, never = self.spell(chunk), self.merges, len(self.vocab)
+        merged = [merges.get(pair, never) for pair in zip(ids, ids[1:])]
         while merged and (new := min(merged)) < never:
             i = merged.index(new)
             ids[i] = new
             del ids[i + 1], merged[i]
             if i > 0:
-                merged[i - 1] = ranks[ids[i - 1]].get(new, never)
+                merged[i - 1] = merges.get((ids[i - 1], new), never)
             if i < len(merged):
-                merged[i] = ranks[new].get(ids[i + 1], never)
+                merged[i] = merges.get((new, ids[i + 1]), never)
         return ids
 
     def encode(self, text, specials=False):
-        """str -> list of ids. '<|end|>' in a text is text like any other, unless `specials` is set.
+        """Return the ids of a text, a list.
 
+        specials: read '<|end|>' as the special token; without it, it is text like any other.
         Raises UserError for a lone surrogate, which UTF-8 cannot hold."""
         if specials:
             parts = regex.split("(" + "|".join(map(regex.escape, SPECIALS)) + ")", text)
             return [i for part in parts
                     for i in ([self.special(part)] if part in SPECIALS else self.encode(part))]
         try:
-            encoded = map(self.cache.__getitem__, self.split(text))
-            return list(itertools.chain.from_iterable(encoded))
+            return list(itertools.chain.from_iterable(map(self.encode_chunk, self.split(text))))
         except UnicodeEncodeError as error:
-            raise UserError(f"the text holds {error.object[error.start]!a}, half of a surrogate "
-                            "pair: it was not read as UTF-8") from None
+            raise UserError(f"the text contains {error.object[error.start]!a}, half of a surrogate "
+                            "pair, which is no character: read the text as UTF-8") from None
 
     def decode(self, ids):
-        """list of ids -> str. Bytes that are no UTF-8, which a model may emit, become U+FFFD."""
+        """Return the text of a list of ids. A model may emit invalid UTF-8: it becomes U+FFFD."""
         return b"".join([self.vocab[i] for i in ids]).decode("utf-8", errors="replace")
 
     def encode_chat(self, messages, reply=False):
         """[{"role": "user", "content": "Hi"}, ...] -> ids of '<|user|>Hi<|end|>...'
 
-        `reply` adds <|assistant|>, which asks the model for its turn. A content cannot forge a
-        turn: what looks like a special token in it stays text."""
+        reply: append <|assistant|>, after which a model answers. A content cannot forge a turn: a
+        special token in it is encoded as text."""
         ids = []
         for message in messages:
-            role, said = message["role"], self.encode(message["content"])
-            if role not in ("system", "user", "assistant", "tool"):
-                raise UserError(f"there is no role {role!r}: use system, user, assistant or tool")
-            ids += [self.special(f"<|{role}|>"), *said, self.special(END)]
-        return ids + [self.special(ASSISTANT)] * reply
+            role = f"<|{message['role']}|>"
+            if role not in (SYSTEM, USER, ASSISTANT, TOOL):
+                raise UserError(f"there is no role {message['role']!r}: use system, user, "
+                                "assistant or tool")
+            ids += [self.special(role), *self.encode(message["content"]), self.special(END)]
+        return ids + [self.special(ASSISTANT)] if reply else ids
 
     def save(self, path):
+        """Write a JSON file."""
         write_text(path, json.dumps({
             "pattern": self.pattern, "characters": "".join(self.characters),
-            "merges": [[ord(left), ord(right)] for left, right in self.merges]}))
+            "merges": list(self.merges)}))
 
     @classmethod
     def load(cls, path):
+        """Read a file that `save` wrote. Raises UserError if it is missing or damaged."""
         try:
             with open(path, encoding="utf-8") as file:
                 return cls(**json.load(file))
@@ -174,9 +162,9 @@ class Tokenizer:
     def train(cls, texts, vocab_size, coverage=0.9995):
         """Learn characters, then merges, from an iterable of str.
 
-        coverage: share of the text's characters that become base symbols; the rarest are left to
-        their bytes. The vocabulary comes out smaller if the text has no more pairs to merge.
-        Raises UserError if `vocab_size` cannot hold special tokens, bytes and digits."""
+        coverage: share of the text's characters that become base symbols; the rarest are spelled in
+        bytes. The vocabulary is smaller than `vocab_size` if the text has no more pairs to merge.
+        Raises UserError as `check_vocab_size` does."""
         check_vocab_size(vocab_size)
         chunks = collections.Counter()
         for text in texts:
@@ -187,44 +175,51 @@ class Tokenizer:
 
 
 def check_vocab_size(vocab_size):
+    """Raise UserError if `vocab_size` has no room for special tokens, bytes and digits."""
     least = BYTES.stop + len(DIGITS)
     if vocab_size < least:
         raise UserError(f"a vocabulary of {vocab_size} is too small: {len(SPECIALS)} special "
                         f"tokens, 256 bytes and {len(DIGITS)} digits need {least}")
 
 
-def pairs(word):
-    """The pairs of neighbours: 'abc' -> 'ab', 'bc'"""
-    return map(str.__add__, word, word[1:])
-
-
 def frequent_characters(chunks, coverage, room):
-    """The digits, then the most frequent characters, until `coverage` of the text is reached."""
-    counts = collections.defaultdict(int)
+    """Return the digits, then the most frequent characters until `coverage` of the text is reached.
+
+    chunks: {chunk: count}. room: the most characters to return."""
+    counts = collections.Counter()
     for chunk, count in chunks.items():
         for c in chunk:
             counts[c] += count
-    kept, covered, total = DIGITS, sum(counts[digit] for digit in DIGITS), sum(counts.values())
+    characters, covered, total = DIGITS, sum(counts[digit] for digit in DIGITS), counts.total()
     for c in sorted(counts.keys() - DIGITS, key=lambda c: (-counts[c], c)):
-        if covered >= coverage * total or len(kept) == room:
+        if covered >= coverage * total or len(characters) == room:
             break
-        kept += c
+        characters += c
         covered += counts[c]
-    return kept
+    return characters
 
 
 def learn_merges(tokenizer, chunks, vocab_size):
-    """Merge the most frequent pair of neighbours (of equals, the lowest ids) until there are
-    `vocab_size` tokens, or no more pairs.
+    """Merge the most frequent pair of neighbours until there are `vocab_size` tokens or no more
+    pairs. Among equally frequent pairs, the one with the lowest ids is merged.
 
-    A text has few distinct chunks, and a merge touches few of those. So: count each chunk once,
-    know for every pair the words it occurs in, and after a merge count anew only what is next to
-    the new token. The heap is lazy: an entry whose count is out of date goes back with the true
-    one when it comes up. The cost grows with the distinct chunks, not with their repetitions."""
+    For example, the chunks {"low": 5, "lot": 2, " low": 1}:
+
+        pair counts                        merge     words then
+        lo 8, ow 6, ot 2, " l" 1           lo        lo-w 5, lo-t 2, " "-lo-w 1
+        lo-w 6, lo-t 2, " "-lo 1           lo-w      low 5, lo-t 2, " "-low 1
+        lo-t 2, " "-low 1                  lo-t      low 5, lot 2, " "-low 1
+
+    A text has few distinct chunks, and a merge changes few of them. So each distinct chunk is
+    counted once, every pair knows the words it occurs in, and after a merge only the pairs next to
+    the new token are counted again. Above, merging lo adds lo-w with 5 + 1 and lo-t with 2, and
+    takes the same numbers from ow and ot. The heap is lazy: an entry whose count has fallen since
+    is pushed back with the current count when it is popped. The cost grows with the number of
+    distinct chunks, not with their repetitions."""
     words, frequency = spell_words(tokenizer, chunks), list(chunks.values())
-    where = collections.defaultdict(list)  # pair -> the index of a word, once per occurrence
+    where = collections.defaultdict(list)  # pair -> indices of words, one per occurrence
     for w, word in enumerate(words):
-        for pair in pairs(word[1:-1]):
+        for pair in map(str.__add__, word[1:-2], word[2:-1]):  # 'abc' -> 'ab', 'bc'
             where[pair].append(w)
     counts = {pair: sum([frequency[w] for w in places])  # pair -> occurrences in the text
               for pair, places in where.items() if EDGE not in pair}
@@ -237,39 +232,38 @@ def learn_merges(tokenizer, chunks, vocab_size):
                 heapq.heappush(heap, (-counts[pair], pair))
             continue
         (left, right), new = pair, chr(tokenizer.vocab_size)
-        tokenizer.add_merge(pair)
+        tokenizer.add_merge(ord(left), ord(right))
         for new_pair, places in replace_pair(words, where.pop(pair), pair, new).items():
             if EDGE not in new_pair:
                 where[new_pair] = tuple(places)  # the garbage collector skips a tuple of ints
                 counts[new_pair] = count = sum([frequency[w] for w in places])
                 heapq.heappush(heap, (-count, new_pair))
-                before, after = new_pair  # and the pair that stood here had right, or left, as new
+                before, after = new_pair  # the pair that was here had right, or left, for new
                 old_pair = (right if before == new else before) + (left if after == new else after)
                 counts[old_pair] -= count
 
 
 def spell_words(tokenizer, chunks):
-    """Return each chunk as a str of one character per token, chr(id), for str's own methods.
+    """Return each chunk as a str with one character per token, chr(id), for str's fast methods.
 
-    EDGE is at both ends, so every token has neighbours, and stands for the characters outside the
-    vocabulary, so none is merged: 'aé' -> EDGE + chr(272) + EDGE + EDGE, if é is one of those."""
-    token = collections.defaultdict(lambda: EDGE)
-    for c, i in tokenizer.characters.items():
-        token[ord(c)] = chr(i)
-    return [f"{EDGE}{chunk.translate(token)}{EDGE}" for chunk in chunks]
+    EDGE is at both ends, so every token has neighbours. EDGE also replaces the characters outside
+    the vocabulary, so they are never merged. If é is one: 'aé' -> EDGE + chr(272) + EDGE + EDGE."""
+    tokens = collections.defaultdict(lambda: EDGE)
+    tokens.update({ord(c): chr(i) for c, i in tokenizer.characters.items()})
+    return [f"{EDGE}{chunk.translate(tokens)}{EDGE}" for chunk in chunks]
 
 
 def replace_pair(words, places, pair, new):
-    """Replace a pair by `new` in the words at `places`, the indices of words, once per occurrence.
-    Return the pairs that this makes, each with such indices.
+    """Replace a pair by the token `new` in the words at `places`: indices, one per occurrence.
 
-    With EDGE as '.': words ['.xaby.'], pair 'ab', new 'N' -> ['.xNy.'], {'xN': [0], 'Ny': [0]}"""
+    Returns the pairs that arise: {pair: indices, one per occurrence}. With EDGE as '.':
+    words ['.xaby.'], pair 'ab', new 'N' -> words ['.xNy.'], returns {'xN': [0], 'Ny': [0]}"""
     new_pairs = collections.defaultdict(list)
     for w in places:
         if pair in words[w]:  # else another merge has used up its tokens
             before, after = words[w].split(pair, 1)
             words[w] = before + new + after
             new_pairs[before[-1] + new].append(w)
-            if after[:2] != pair:  # else the next iteration replaces that, too, and adds new + new
+            if after[:2] != pair:  # else the next iteration replaces it, too, and adds new + new
                 new_pairs[new + after[0]].append(w)
     return new_pairs

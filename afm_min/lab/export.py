@@ -105,7 +105,7 @@ def describe_tokenizer(tokenizer):
         "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
         "model": {"type": "BPE", "byte_fallback": True,
                   "vocab": {name: i for i, name in enumerate(names)},
-                  "merges": [[names[ord(token)] for token in pair] for pair in tokenizer.merges]}}
+                  "merges": [[names[token] for token in pair] for pair in tokenizer.merges]}}
 
 
 def files_of(model, tokenizer):
@@ -128,14 +128,14 @@ def adapter_files(name, adapter):
     """Name -> content of each file of an adapter, in a folder of its name; values in 16 bits, as
     they were saved."""
     terms = {f"base_model.model.{renamed(layer)}.lora_{letter}.weight": values.detach().half()
-             for layer, term in adapter.terms.items()
+             for layer, term in adapter.modules.items()
              for letter, values in (("A", term.down), ("B", term.up))}
     return {
         f"{name}/adapter_model.safetensors": tensors_to_bytes(terms, {"format": "pt"}),
         f"{name}/adapter_config.json": {
             "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": None,
             "r": adapter.rank, "lora_alpha": adapter.rank,  # their quotient scales the term: 1
-            "target_modules": sorted({renamed(layer).split(".")[-1] for layer in adapter.terms})}}
+            "target_modules": sorted({renamed(layer).split(".")[-1] for layer in adapter.modules})}}
 
 
 def write(out, files):
