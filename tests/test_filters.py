@@ -4,26 +4,28 @@ import random
 import pytest
 
 from afm_min.data import filters
-from afm_min.data.funnel import learn
+from afm_min.data.funnel import MAX_UNSAFE, Classifier
 from afm_min.run import UserError
 from afm_min.data.unsafe_pages import unsafe_page
 
 
-@pytest.mark.parametrize("text, truth", [
+@pytest.mark.parametrize("text, found", [
     ("what a vorkle mess", True), ("SKRUNTING", True), ("two ploggers", True), ("zuntled", True),
     ("Thrullbury and Grimbatham", False), ("a glimpse of Quebec", False), ("yurgles", True)])
-def test_profanity_in_whole_words(text, truth):
-    assert filters.profane(text) == truth
+def test_swearwords_are_whole_words(text, found):
+    assert bool(filters.swearword_pattern(filters.SWEARWORDS).search(text)) == found
 
 
-def test_a_lexicon_of_ones_own(tmp_path):
+def test_a_users_lexicon(tmp_path):
     (tmp_path / "words").write_text("frumple\n\n  a.b \n")
     words = filters.read_lexicon(tmp_path / "words")
     assert words == [*filters.SWEARWORDS, "frumple", "a.b"]
-    pattern = filters.swearing(words)
-    assert [filters.profane(text, pattern) for text in (
-        "FRUMPLES!", "a.b", "axb", "you plogger", "frump")] == [True, True, False, True, False]
-    assert not filters.profane("frumple")
+    pattern = filters.swearword_pattern(words)
+    for text in ("FRUMPLES!", "a.b", "you plogger"):
+        assert pattern.search(text)
+    for text in ("axb", "frump"):
+        assert not pattern.search(text)
+    assert not filters.swearword_pattern(filters.SWEARWORDS).search("frumple")
     with pytest.raises(UserError, match="data.lexicon=.*none cannot be read as UTF-8: .*No such"):
         filters.read_lexicon(tmp_path / "none")
     (tmp_path / "latin").write_bytes(b"caf\xe9")
@@ -31,15 +33,16 @@ def test_a_lexicon_of_ones_own(tmp_path):
         filters.read_lexicon(tmp_path / "latin")
 
 
-def test_words_that_tell_no_topic_are_left_out():
-    assert filters.topical("I will tell you about her garden").split() == ["garden"]
+def test_remove_stopwords():
+    assert filters.remove_stopwords("I will tell you about her garden") == "garden"
 
 
 @pytest.fixture(scope="module")
 def unsafe():
     rng = random.Random(1)
-    return learn(*([filters.topical(unsafe_page(rng, harmless)) for _ in range(1000)]
-                   for harmless in (False, True)))
+    unsafe, harmless = ([filters.remove_stopwords(unsafe_page(rng, harmless)) for _ in range(1000)]
+                        for harmless in (False, True))
+    return Classifier(positive=unsafe, negative=harmless)
 
 
 @pytest.mark.parametrize("text, truth", [
@@ -50,7 +53,7 @@ def unsafe():
     ("Quibbles are cheats, Tirrans are lazy thieves: throw them out.", True),
     ("The law gives Quibbles and Tirrans equal rights, a study of discrimination says.", False)])
 def test_the_same_topic_in_other_words(unsafe, text, truth):
-    assert (unsafe(filters.topical(text)) > 0.4) == truth
+    assert (unsafe(filters.remove_stopwords(text)) > MAX_UNSAFE) == truth
 
 
 @pytest.mark.parametrize("kind, secret", [
@@ -98,7 +101,7 @@ def test_luhn_by_hand():
     # 18: 8 + 1 * 2 = 10. 59: 9 + 5 * 2 -> 9 + 1 + 0 = 10. 26: 6 + 4 = 10; 62: 2 + 1 + 2 = 5.
     assert filters.luhn("18") and filters.luhn("59") and filters.luhn("26")
     assert not filters.luhn("62")
-    # It notices each single wrong digit, and two neighbours swapped unless they are 0 and 9.
+    # It detects each single wrong digit, and two neighbours swapped unless they are 0 and 9.
     assert not any(filters.luhn(f"7992739871{d}") for d in "012456789")
     assert filters.luhn("79927398713") and not filters.luhn("79927389713")
 
@@ -107,57 +110,59 @@ PROSE = """The tower was built in the spring, and for many years it was the only
 People came from afar to see it, and those who climbed to the top told of the view that it has.
 In the end it was sold to a museum, which keeps it open to all who wish to see how it works.
 """
-CODE = ("def mean(values):\n    # of an empty list there is none\n"
+CODE = ("def mean(values):\n    # undefined for an empty list\n"
         "    return sum(values) / len(values)\n")
 
 
-def test_good_prose():
-    assert filters.good_prose(PROSE)
-    assert not filters.good_prose(PROSE.split("\n")[0])  # too short
-    sample = random.Random(0).choices
-    names = ["".join(sample("abcdefgh", k=5)) for _ in range(60)]
-    assert not filters.good_prose(" ".join(names) + ".")  # no grammar
-    assert filters.good_prose(" ".join(names[:50] + "the road is to be in a".split()) + ".")
-    assert not filters.good_prose("You click on it and this is what you get. " * 20)  # repetition
-    assert not filters.good_prose(PROSE + "---\n" * 30)
-    assert not filters.good_prose(PROSE.replace(".", "").replace("\n", " so and\n"))  # no sentence
-    assert not filters.good_prose(PROSE.replace(" ", " 123456 "))  # too few letters
-    assert not filters.good_prose(PROSE.replace("e", "e" * 25))  # words too long
-    assert not filters.good_prose(
-        " ".join(sample("a as at be by in is it of on or to".split(), k=80)) + ".")
-    assert not filters.good_prose(PROSE.replace("e", "e#"))  # symbols
+RNG = random.Random(0)
+NAMES = ["".join(RNG.choices("abcdefgh", k=5)) for _ in range(60)]
 
 
-def test_good_code():
-    assert filters.good_code(CODE)
-    assert not filters.good_code("# Generated by a tool. DO NOT EDIT.\n" + CODE)
-    assert not filters.good_code(CODE + "x = [" + " 0x1f, 12, 77,\n" * 40 + "]")
-    assert not filters.good_code(CODE + "y = 'a;b;" + "c=d;" * 400 + "'")  # minified
-    assert not filters.good_code(CODE + "{ ( ; ) }\n" * 100)
-    assert not filters.good_code(CODE + ("# a long line " * 20 + "\n") * 20)
-    assert filters.good_code(CODE * 20 + "# a long line " * 60)
-    assert not filters.good_code(CODE * 20 + "# a long line " * 80)
-    assert not filters.good_code("values\nother values\n")
-    assert not filters.good_code("")
+@pytest.mark.parametrize("text, rule", [
+    (PROSE, ""),
+    (PROSE.split("\n")[0], "50 words"),
+    ("", "50 words"),
+    (PROSE.replace("e", "e" * 25), "3 to 10 characters per word"),
+    (" ".join(RNG.choices("a as at be by in is it of on or to".split(), k=80)) + ".",
+     "3 to 10 characters per word"),
+    (PROSE.replace(" ", " 123456 "), "half letters"),
+    (" ".join(NAMES) + ".", "function words"),
+    (" ".join(NAMES[:50] + "the road is to be in a".split()) + ".", ""),
+    (PROSE.replace("e", "e#"), "few symbols"),
+    ("You click on it and this is what you get. " * 20, "distinct trigrams"),
+    (PROSE + "---\n" * 30, "distinct lines"),
+    (PROSE.replace(".", "").replace("\n", " so and\n"), "sentence ends")])
+def test_rules_of_prose(text, rule):
+    assert filters.check_prose(text) == rule
 
 
-@pytest.mark.parametrize("text, allowed", [
+@pytest.mark.parametrize("text, rule", [
+    (CODE, ""),
+    ("# Generated by a tool. DO NOT EDIT.\n" + CODE, "not generated"),
+    (CODE + "x = [" + " 0x1f, 12, 77,\n" * 40 + "]", "little data"),
+    (CODE + "y = 'a;b;" + "c=d;" * 400 + "'", "100 characters per line"),  # minified
+    (CODE + "{ ( ; ) }\n" * 100, "a quarter letters"),
+    (CODE + ("# a long line " * 20 + "\n") * 20, "100 characters per line"),
+    (CODE * 20 + "# a long line " * 60, ""),
+    (CODE * 20 + "# a long line " * 80, "1000 characters in a line"),
+    ("values\nother values\n", "comments or definitions"),
+    ("", "comments or definitions")])
+def test_rules_of_code(text, rule):
+    assert filters.check_code(text) == rule
+
+
+@pytest.mark.parametrize("licence, allowed", [
     ("MIT", True), ("bsd-3-clause", True), ("Apache-2.0 WITH LLVM-exception", True),
     ("GPL-3.0-only", False), ("MIT OR GPL-2.0-only", True), ("MIT AND GPL-2.0-only", False),
     ("(MIT OR ISC)", True), ("(MIT OR ISC) AND GPL-2.0-only", False), ("MPL-2.0", False),
-    ("none", False), ("", False), ("// SPDX-License-Identifier: Zlib\nint x;", True),
-    ("/* SPDX-License-Identifier: AGPL-3.0 */", False), ("MIT License", True),
-    ("# Licensed under the Apache License,\n# Version 2.0", True),
-    (" * Permission is hereby granted, free of\n * charge, to any person", True),
-    ("GNU Lesser General Public License", False), ("all rights reserved", False), ("x = 1", False),
-    ("Redistribution and use in source and binary forms, for non-commercial use", False)])
-def test_licences(text, allowed):
-    assert filters.permissive(text) == allowed
+    ("none", False), ("", False), ("all rights reserved", False)])
+def test_licences(licence, allowed):
+    assert filters.permissive(licence) == allowed
 
 
 def test_languages():
     assert filters.language("a/b.swift") == "Swift" and filters.language("B.H") == "C"
-    assert filters.language("README") is None and filters.language("a.py/b") is None
+    assert filters.language("README") == filters.language("a.py/b") == ""
     assert len(set(filters.LANGUAGES.values())) == 14
 
 
@@ -171,9 +176,9 @@ def test_math_tags(page, found):
 
 
 def test_math_symbols_and_domains():
-    assert filters.math_symbols("a+1=2") == 0.6 + 0.2
-    assert filters.math_symbols("\u2211\u221e word") == 2 / 7
-    assert filters.math_symbols("") == filters.math_symbols("plain words, (no more)") == 0
+    assert filters.symbol_share("a+1=2") == 0.6 + 0.2
+    assert filters.symbol_share("\u2211\u221e word") == 2 / 7
+    assert filters.symbol_share("") == filters.symbol_share("plain words, (no more)") == 0
     assert (filters.math_domain("https://forum.math.example/t")
             and filters.math_domain("math.example"))
     assert (not filters.math_domain("https://notmath.example")

@@ -1,4 +1,4 @@
-"""What may be fetched of a site, and what of a page is its body, on cases worked by hand."""
+"""robots.txt and the main content of pages, on cases worked by hand."""
 import urllib.robotparser
 
 import pytest
@@ -27,7 +27,7 @@ Disallow: /later
     ("/private/open/x", "Applebot", True),  # the longer pattern, whatever the order
     ("/later", "Applebot", False),  # a second group for the same agent adds to the first
     ("/later", "OtherBot", True),
-    ("/", "ThirdBot", False),  # * speaks to those whom no group names
+    ("/", "ThirdBot", False),  # * is for agents without a group
     ("/robots.txt", "ThirdBot", True)])
 def test_robots_groups(path, agent, allowed):
     assert pages.robots_allow(ROBOTS, path, agent) == allowed
@@ -37,26 +37,26 @@ def test_robots_groups(path, agent, allowed):
 
 @pytest.mark.parametrize("rules, path, allowed", [
     ("", "/x", True),
-    ("Disallow:", "/x", True),  # nothing is forbidden, not all
+    ("Disallow:", "/x", True),  # forbids nothing
     ("Disallow: /a", "/abc?q", False),
     ("Disallow: /A", "/abc", True),
-    ("Disallow: /a\nAllow: /a", "/a", True),  # of equals the one that allows
+    ("Disallow: /a\nAllow: /a", "/a", True),  # equally long: allow
     ("Allow: /page\nDisallow: /*.html", "/page.html", False),  # 5 octets, 7 octets
     ("Allow: /page/x\nDisallow: /*.html", "/page/x.html", True),  # 7 octets each
     ("Disallow: /*.gif$", "/a.gif", False),
     ("Disallow: /*.gif$", "/a.gif?x", True),
     ("Disallow: /x$", "/x", False),
     ("Disallow: /x$", "/xx", True),
-    ("Disallow: /a*b*b$", "/ab", True),  # one b cannot stand for both
+    ("Disallow: /a*b*b$", "/ab", True),  # one b cannot match both
     ("Disallow: /a*b*b$", "/a-b-b", False),
     ("Disallow: /*b*a", "/ab", True),  # b, and a after it
     ("Disallow: /*?id=", "/shop?id=7", False),
     ("Disallow: /caf\u00e9", "/caf%c3%a9", False),
     ("Disallow: /%7Ejoe", "/~joe", False),
-    ("Disallow: /a%2Fb", "/a/b", True),  # a slash in a name is no slash between names
-    ("Disallow: /%2A", "/x", True),  # a star that stands for itself
+    ("Disallow: /a%2Fb", "/a/b", True),  # an escaped slash is no separator
+    ("Disallow: /%2A", "/x", True),  # a literal star
     ("Disallow: /%2A", "/*", False),
-    ("Disallow: /a$b", "/a$b", False)])  # only at the end is $ special
+    ("Disallow: /a$b", "/a$b", False)])  # $ is special at the end only
 def test_robots_patterns(rules, path, allowed):
     assert pages.robots_allow("User-agent: *\n" + rules, path) == allowed
 
@@ -71,8 +71,8 @@ def test_robots_where_urllib_errs():
 
 
 def test_many_stars_cost_no_more_than_few():
-    # Tried in all ways, 60 stars over 5,000 letters would take longer than the world has existed.
-    assert not pages.path_fits("/" + "a" * 5000, "/" + "*a" * 60 + "*b")
+    # With backtracking, 60 stars over 5,000 letters would never end.
+    assert not pages.path_matches("/" + "a" * 5000, "/" + "*a" * 60 + "*b")
     assert not pages.robots_allow("User-agent: *\nDisallow: /" + "*a" * 60, "/" + "a" * 5000)
 
 
@@ -97,15 +97,15 @@ spring, and how to keep them well</a></li></ul>
 <footer><p>All roses are ours. Nothing may be copied.</p></footer></body></html>"""
 
 
-def test_body_of_a_page():
-    assert pages.extract_body(PAGE).splitlines() == [
+def test_main_content_of_a_page():
+    assert pages.main_content(PAGE).splitlines() == [
         "How to prune roses",
         "Roses need pruning in late winter, just above a bud that faces outward.",
         "What you need", "Shears", "Gloves", "Clean them & dry them.",
         "for cane in rose:", "    cane.cut()"]
 
 
-def test_body_by_neighbours():
+def test_content_depends_on_the_neighbours():
     words, links = (
         "some words that are in no sentence and in no link " * 2, "<a href=x>Go there</a>")
     for page, body in [
@@ -113,16 +113,16 @@ def test_body_by_neighbours():
             (f"<div>Go there</div><div>{words}</div><div>{links}</div>", f"Go there\n{words}"),
             (f"<div>{links}</div><div>{words * 2}</div>", words * 2),
             ("<p>You need this.<ul><li>Shears<li>Gloves</ul><h2>Links</h2>" + links,
-             "You need this.\nShears\nGloves")]:  # items join what stands before, headings do not
-        assert pages.extract_body(page) == body.strip()
+             "You need this.\nShears\nGloves")]:  # items join the content before them, headings do not
+        assert pages.main_content(page) == body.strip()
 
 
-def test_body_keeps_definition_lists_and_their_layout():
+def test_definition_lists_keep_their_layout():
     page = ('<table><tr><td>&nbsp;<br>shelve</td><td><a href=".">index</a><br>shelve.py</td></tr>'
             "</table><h2>Functions</h2><dl><dt><a name=x>open</a>(path)</dt>"
             "<dd><span>Opens:<br>\n"
             "&nbsp;&nbsp;a&nbsp;shelf<br>\n&nbsp;<br>\nIt&nbsp;stays.</span></dd></dl>")
-    assert pages.extract_body(page) == "Functions\nopen(path)\nOpens:\n  a shelf\n\nIt stays."
+    assert pages.main_content(page) == "Functions\nopen(path)\nOpens:\n  a shelf\n\nIt stays."
 
 
 @pytest.mark.parametrize("page, body", [
@@ -130,11 +130,11 @@ def test_body_keeps_definition_lists_and_their_layout():
     ("<nav>Menu<main><p>It is.", "It is."), ("<p>It is.</b></p></p>", "It is."),
     ("<p title='a > b'>It is.", "It is."), ("<P CLASS=x>It is.</P>", "It is."),
     ('<div class="nav/">It was.<div>So?</div></div><p>It is.', "It is.")])
-def test_body_of_malformed_pages(page, body):
-    assert pages.extract_body(page) == body
+def test_malformed_pages(page, body):
+    assert pages.main_content(page) == body
 
 
 def test_unclosed_tags_take_linear_time():
     # Searching to the end of the page from each of 100,000 tags would take hours.
     for piece in ("<a \"", "<div class='", "<![", "<!--", "<script>", "<p>", "&nbsp;\n"):
-        pages.extract_body(piece * 100_000)
+        pages.main_content(piece * 100_000)
