@@ -1,4 +1,4 @@
-"""The funnel on the toy crawl, whose bad pages are known; the n-gram methods against plain Python."""
+"""The funnel on the toy crawl, whose bad pages are known, and the n-gram methods."""
 import math
 import random
 import subprocess
@@ -54,7 +54,7 @@ def test_good_pages_get_through(collected):
     ("safety", {"text": "Let the dough rise for an hour."}, ""),
     ("quality", {"text": "Too short."}, "50 words"),
     ("licence", {"licence": "GPL-3.0-only"}, "not permissive"),
-    ("language", {"name": "table.csv"}, "unknown language"),
+    ("language", {"name": "table.csv"}, "unknown suffix"),
     ("code quality", {"text": "values"}, "comments or definitions"),
     ("math tags", {"text": "<p>x + y"}, "no tags"),
     ("domain", {"url": "shop.example/1"}, "other domain")])
@@ -224,8 +224,8 @@ def test_classifier_learns_from_the_order_of_words():
     rng = random.Random(2)
 
     def texts(phrase):
-        return [" ".join(word for _ in range(5) for word in (*phrase, *rng.choices(VOCABULARY, k=3)))
-                for _ in range(50)]
+        return [" ".join(word for _ in range(5)
+                         for word in (*phrase, *rng.choices(VOCABULARY, k=3))) for _ in range(50)]
 
     classifier = Classifier(positive=texts(["not", "good", "but", "bad"]),
                             negative=texts(["not", "bad", "but", "good"]))

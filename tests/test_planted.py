@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from afm_min.data import filters, pages
+from afm_min.data import filters, safety
 from afm_min.data.funnel import Decontamination, Funnel, NearDuplicates, signature
 from afm_min.world.tasks import MATH, benchmark_tasks
 from tests.helpers import planted, planted_unsafe
@@ -27,15 +27,15 @@ def recall_and_precision(pairs):
 def test_personal_data():
     texts, spans = planted.pii_pages(1, 2000), collections.Counter()
     for text, expected in texts:
-        found = collections.Counter(text[start:end] for _, start, end in filters.find_pii(text))
+        found = collections.Counter(text[start:end] for _, start, end in safety.find_pii(text))
         wanted = collections.Counter(string for _, string in expected)
         spans.update(right=(found & wanted).total(), found=found.total(), wanted=wanted.total())
-    pairs = [(bool(expected), bool(filters.find_pii(text))) for text, expected in texts]
+    pairs = [(bool(expected), bool(safety.find_pii(text))) for text, expected in texts]
     print("pages: recall, precision", *recall_and_precision(pairs), "pieces:", spans)
     assert min(recall_and_precision(pairs)) >= 0.95
     assert spans["right"] >= 0.95 * max(spans["found"], spans["wanted"])
     left = [string for text, expected in texts for _, string in expected
-            if string in filters.remove_pii(text)]
+            if string in safety.remove_pii(text)]
     assert len(left) <= 0.05 * spans["wanted"]
 
 
@@ -76,7 +76,7 @@ def test_near_duplicates():
 def test_main_content():
     kept = collections.Counter()
     for page, body, navigation in planted.html_pages(1, 400):
-        text = set(re.findall(r"\w+", pages.main_content(page).lower()))
+        text = set(re.findall(r"\w+", filters.main_content(page).lower()))
         kept.update(body=sum(w.lower() in text for w in body),
                     navigation=sum(w.lower() in text for w in navigation),
                     all_body=len(body), all_navigation=len(navigation))
@@ -87,7 +87,7 @@ def test_main_content():
 
 
 def test_robots():
-    wrong = [case for case in planted.robots_cases() if pages.robots_allow(*case[:2]) != case[2]]
+    wrong = [case for case in planted.robots_cases() if filters.robots_allow(*case[:2]) != case[2]]
     assert not wrong
 
 

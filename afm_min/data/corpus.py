@@ -14,7 +14,7 @@ import re
 
 import torch
 
-from afm_min.data import filters
+from afm_min.data import safety
 from afm_min.data.funnel import Funnel
 from afm_min.data.sources import SOURCES
 from afm_min.run import UserError, save, write_text
@@ -72,7 +72,7 @@ def collect(folder, common, share=1.0, lexicon=""):
         documents = read_sources({"user": lambda: user_files(pathlib.Path(folder))})
         funnel = None
     else:
-        swearwords = filters.read_lexicon(lexicon) if lexicon else filters.SWEARWORDS
+        swearwords = safety.read_lexicon(lexicon) if lexicon else safety.SWEARWORDS
         funnel = Funnel(pydoc_data.topics.topics.values(), common, swearwords)
         documents = funnel.run(d for d in read_sources(SOURCES)
                                if digest(d["topic"]) < share * SHARES.get(d["source"], 1))

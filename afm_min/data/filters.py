@@ -1,145 +1,182 @@
-"""The rules that decide which text is fit to train on: small functions that can be tried alone.
+"""Rules for pages and files, as small functions that can be tried alone: robots.txt, main content,
+quality, licences, programming languages and mathematics.
 
-They follow the section on data of AFM's report: is a text safe, private, well written, licensed,
-mathematical. The report names these steps but not their rules. Thresholds, words and patterns are
-ours, or those of the source that a function cites. A `check_` function returns the name of the
-first rule that a text breaks, or ''.
+The report on AFM names these steps but not their rules. Thresholds, words and patterns are ours,
+or those of the source that is cited. A `check_` function returns the name of the first rule that a
+text breaks, or ''.
 """
-import ipaddress
-import pathlib
+import collections
+import html.parser
 import re
-import urllib.parse
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
-from afm_min.run import UserError
-
-
-# Safety
-
-# The swearwords are made up, so that no reader of this file meets real ones. The setting
-# data.lexicon adds a list of words for a real crawl.
-SWEARWORDS = """
-    bloddock crombit drabnak fnarge glimp grimbat plogger queb skrunt smoggit snargle thrull trozzle
-    vorkle yurgle zuntle""".split()
-# Stop words: they do not depend on the topic of a text.
-STOPWORDS = set("""
-    a about after again all already also am an and any anyone anything are as ask at back be
-    because been before being best better between but by call can come could d day days did do
-    does don during each eat end ending ends even every everybody everyone everything feel few
-    first for friend from get give go going good got great had happen has have he her here herself
-    him himself his home house how i if in into is it just keep know last let life like little
-    lives ll look lose losing lost m make man many may me might month more most much must my need
-    never new next night no nobody not nothing now of off old on one or other our out over own
-    part people please put re really reason s said same say says see she should so some someone
-    something start stop street such t take tell than that the their them then there these they
-    thing things think this those three through time to today told tomorrow tonight too two under
-    until up us ve very wait want was watch way we week well were what when where which while who
-    why will with without woman work world would year years yet you your yourself""".split())
+import regex
 
 
-def swearword_pattern(words):
-    """Return a pattern for these words as whole words, with the usual endings: "ploggers" matches
-    plogger, but "Thrullbury" and "glimpse" match nothing."""
-    alternatives = "|".join(map(re.escape, words))
-    return re.compile(rf"\b(?:{alternatives})(?:e?s|e?d|ers?|ing?|t?y)?\b", re.I)
+# robots.txt
+
+def robots_allow(robots, path, agent="Applebot"):
+    """Return True if a robots.txt lets `agent` fetch `path` (which includes a query).
+
+    ('User-agent: *\\nDisallow: /a\\nAllow: /a/*.html$', '/a/b.html') -> True
+
+    The longest pattern that matches decides; among equally long ones, one that allows. All groups
+    of an agent add up. Group * is for agents without a group. (urllib.robotparser takes the first
+    match instead, and supports neither * nor $ in patterns.)"""
+    entries = re.findall(r"(?im)^[ \t\ufeff]*(user-agent|allow|disallow)[ \t]*:([^#\n]*)",
+                         robots.replace("\r", "\n"))
+    groups = collections.defaultdict(list)  # agent -> rules of each of its groups
+    rules = []  # (pattern, allows) of the current group
+    for key, value in entries:
+        if key.lower() == "user-agent":
+            if rules:  # a new group begins
+                rules = []
+            groups[value.strip().lower()].append(rules)
+        else:
+            rules.append((normalize_path(value.strip(), "*$"), key.lower() == "allow"))
+    path = normalize_path(path)
+    matching = [(len(pattern), allows) for rules in groups.get(agent.lower()) or groups["*"]
+                for pattern, allows in rules if path_matches(path, pattern)]
+    return path == "/robots.txt" or max([(0, True), *matching])[1]
 
 
-def read_lexicon(path):
-    """Return SWEARWORDS and the words in a file, one a line."""
-    try:
-        lines = pathlib.Path(path).read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"data.lexicon={path} cannot be read as UTF-8: {error}") from None
-    return SWEARWORDS + [line.strip() for line in lines if line.strip()]
+def normalize_path(path, wildcards=""):
+    """Return the one spelling of a path: ('/caf\u00e9/%7ea*', '*') -> '/caf%C3%A9/~a*'"""
+    path = quote(path, safe="/?%" + wildcards)
+    return re.sub("%[0-9A-Fa-f]{2}", lambda code: quote(unquote_to_bytes(code[0]), safe=""), path)
 
 
-def remove_stopwords(text):
-    """'I will tell you about her garden' -> 'garden': the input of the safety classifier."""
-    words = re.findall(r"\w+", text.lower())
-    return " ".join(word for word in words if word not in STOPWORDS)
+def path_matches(path, pattern):
+    """('/abcd', '/a*c') -> True; ('/abcd', '/a*c$') -> False
+
+    The text between two stars is best matched where it first occurs. The atomic groups (?>) forbid
+    backtracking, so many stars cost no more than few. '^' occurs in no normalized path, and marks
+    the start."""
+    pattern = "^" + (pattern[:-1] if pattern.endswith("$") else pattern + "*").replace("$", "%24")
+    *pieces, last = map(regex.escape, pattern.split("*"))
+    first_matches = "".join(f"(?>.*?{piece})" for piece in pieces)
+    return bool(regex.fullmatch(f"{first_matches}.*{last}", "^" + path))
 
 
-# Personal data
+# Main content
 
-def is_public(address):
-    """'8.8.8.8' -> True; '192.168.0.1' and '300.1.1.1' -> False"""
-    try:
-        return ipaddress.ip_address(address).is_global
-    except ValueError:
-        return False
+CONTAINERS = set("aside div footer form header nav ol section table ul".split())
+BOILERPLATE_TAGS = set("""
+    aside button footer form header nav noscript script style svg template title""".split())
+# Tags that end a block of text.
+BLOCK_TAGS = CONTAINERS | BOILERPLATE_TAGS | set("""
+    address article blockquote body dd details dl dt figcaption figure h1 h2 h3 h4 h5 h6 head hr
+    label li main p pre summary td th tr""".split())
+# Classes and ids of boilerplate. Reader views of browsers use these, Boilerpipe does not.
+BOILERPLATE_NAMES = re.compile(
+    r"(?<![a-z])(?<!has-)(?<!with-)(?:ad|ads|advert|banner|comment|comments|consent|cookie|cookies|"
+    r"footer|menu|nav|navbar|popup|promo|related|share|sidebar|social)(?![a-z])", re.I)
+# How short blocks of boilerplate text begin.
+BOILERPLATE_TEXT = re.compile(
+    r"(?:.{0,99}\baccept (all )?cookies|copyright|\(c\)|©|all rights reserved|"
+    r"advertisement|leave a comment|read more|related stories|share this)(?!\w)", re.I)
+MAX_LINK_DENSITY = 1 / 3
 
-
-def luhn(digits):
-    """'79927398713' -> True: double every other digit from the right; the sum of all digits must be
-    a multiple of 10."""
-    doubled = [str(int(digit) * (1 + i % 2)) for i, digit in enumerate(reversed(digits))]
-    return sum(map(int, "".join(doubled))) % 10 == 0
-
-
-def iban(code):
-    """'GB82WEST12345698765432' -> True: move the first 4 characters to the end and read A as 10 to
-    Z as 35; the number modulo 97 must be 1."""
-    return int("".join(str(int(c, 36)) for c in code[4:] + code[:4])) % 97 == 1
-
-
-def dni(code):
-    """'12345678Z' -> True: the letter encodes the number modulo 23. X, Y or Z begins the number of
-    a foreigner."""
-    number = int(code[:-1].translate(str.maketrans("XYZ", "012")))
-    return "TRWAGMYFPDXBNJZSQVHLCKE"[number % 23] == code[-1]
+# link_density: share of the words that are inside links; 1 for short boilerplate text
+Block = collections.namedtuple("Block", "tag text words link_density", defaults=("", "", 0, 0.0))
 
 
-# Kind of personal data -> its pattern (re.X: blanks are ignored, [ ] matches a space). The first
-# kind that matches takes the text.
-PII_PATTERNS = {
-    "iban": r"\b [A-Z]{2} \d\d (?:[ ]?[A-Z\d]{4}){2,7} (?:[ ]?[A-Z\d]{1,3})? \b",
-    "email": r"""(?<![\w.+%-]) [\w.+%-]+ (?:
-        (?: @ | \s? [\[({] \s? at \s? [\])}] \s?)
-        (?: [\w-]+ (?: \. | \s? [\[({] \s? dot \s? [\])}] \s?))+ (?! (?: png | jpe?g | gif | svg |
-        webp | css | js | ts | json | py | html? | txt | md | zip | pdf | xml | ya?ml | exe | tgz |
-        mp[34]) \b) [A-Za-z]{2,} (?![\w(]|\.\w)
-        | [ ]at[ ] (?:[\w-]+[ ]dot[ ])+ (?:com|edu|gov|net|org) \b)""",
-    "card": r"""\b (?<![.-]) (?= (?:[ -]?\d){13,19} (?![ -]?\d))
-        (?:4\d|5[0-8]|2[2-7]|3[04-9]|6\d) \d\d (?:[ -]?\d{4,6}){2,3} (?:[ -]?\d{1,4})?
-        (?![\w-]|\.\d)""",
-    "national id of Spain": r"\b (?<!-) [\dXYZ]\d{7}-?[A-Z] (?![\w-])",
-    "national id of America or Britain": r"""\b (?<!-) (?:
-        (?!000|666|9) \d{3} ([ -]) (?!00)\d\d \1 (?!0000)\d{4}
-        | (?!BG|GB|NK|KN|TN|NT|ZZ) [A-CEGHJ-PR-TW-Z] [A-CEGHJ-NPR-TW-Z] (?:[ ]?\d\d){3} [ ]?[A-D])
-        (?![\w-])""",
-    "ip": r"""(?<![\w.:]) (?: \d{1,3} (?:\.\d{1,3}){3} (?!\w|\.\d)
-        | [23] [\da-fA-F]{3} (?: :[\da-fA-F]{0,4}){2,7} (?![\w:]))""",
-    "phone": r"""(?<![\w.+-]) (?: \+[1-9] (?= (?:\D{0,2}\d){8,14} (?!\d)) \d{0,2}
-        (?: [ .-]? (?:\d{1,4} | \(\d{1,4}\))){2,6}
-        | (?: 1[ .-])? (?: \([2-9]\d\d\)[ ]? | [2-9]\d\d[ .-]) [2-9]\d\d [ .-] \d{4})
-        (?![\w-]|\.\d)"""}
-PII_CHECKS = {"iban": iban, "card": luhn, "national id of Spain": dni, "ip": is_public}
-# Words before four numbers that are no address: "version 1.2.3.4".
-VERSION = re.compile(r"""(?: \w/ | (?<![^\W_]) (?: version\w* | v | (?: release | build |
-    firmware | rev | revision | section | clause | chapter | figure | table | oid | kernel |
-    paragraph | appendix )s?)) [\s:='"#.v]* \Z""", re.I | re.X)
+def main_content(page):
+    """Return the text of a page without menus, lists of links, banners, forms and footers.
+
+    '<ul><li><a href=/>Home</a></ul><h1>News</h1><p>It is out.' -> 'News\\nIt is out.'
+
+    Blocks that `is_content` rejects are still kept beside content: paragraphs and list items after
+    it, and any block (such as a heading) before it."""
+    blocks, edge = BlockParser(page).blocks, [Block()]
+    keep = list(map(is_content, edge + blocks, blocks, blocks[1:] + edge))
+    text_like = [block.link_density <= MAX_LINK_DENSITY for block in blocks]
+    for i in range(1, len(blocks)):
+        if keep[i - 1] and text_like[i] and blocks[i].tag in ("p", "li"):
+            keep[i] = True
+    for i in reversed(range(len(blocks) - 1)):
+        if keep[i + 1] and text_like[i]:
+            keep[i] = True
+    return "\n".join(block.text for block, kept in zip(blocks, keep) if kept)
 
 
-def find_pii(text):
-    """Find personally identifiable information: 'write to me@mail.org' -> [('email', 9, 20)]
-
-    Kinds: email, phone, card, iban, ip (public ones), national id (American, British, Spanish)."""
-    spans = []
-    for kind, pattern in PII_PATTERNS.items():
-        for match in re.finditer(pattern, text, re.ASCII | re.X):
-            start, end = match.span()
-            is_version = kind == "ip" and VERSION.search(text, max(0, start - 20), start)
-            check = PII_CHECKS.get(kind, bool)
-            if not is_version and check(re.sub("[ -]", "", match[0])):
-                spans.append((kind.split(" of ")[0], start, end))
-                text = text[:start] + "\0" * (end - start) + text[end:]  # hide it from later kinds
-    return sorted(spans, key=lambda span: span[1])
+def is_content(previous, block, following):
+    """Classify a block by the decision tree of the paper. Here a full sentence in a <p> and all of
+    <pre>, <dt> and <dd> are content, too. A block next to a list of links must be longer."""
+    sentence = block.tag == "p" and re.search(r"[.!?:](?:\s|$)", block.text)
+    beside_links = previous.link_density > 5 / 9 and following.words <= 17
+    is_long = block.words > (40 if beside_links else 16)
+    return block.link_density <= MAX_LINK_DENSITY and bool(
+        block.tag in ("pre", "dt", "dd") or sentence or is_long)
 
 
-def remove_pii(text):
-    """'write to me@mail.org' -> 'write to [email]'"""
-    for kind, start, end in reversed(find_pii(text)):
-        text = f"{text[:start]}[{kind}]{text[end:]}"
-    return text
+class BlockParser(html.parser.HTMLParser):
+    """Collect the text blocks of a page, in order, without those inside boilerplate elements.
+
+    BlockParser('<p>One <a href=x>two</a>').blocks -> [Block('p', 'One two', 2, 0.5)]
+
+    An element is boilerplate by its tag, or by a class or id such as "sidebar"; but a <header>
+    inside an article is kept, as it contains the title. A boilerplate element that is never closed
+    ends where <main> or <body> begins."""
+
+    def __init__(self, page):
+        super().__init__()
+        # The open block: its tag, pieces of text, number of words, and how many are inside links.
+        self.tag, self.parts, self.words, self.linked_words = "", [], 0, 0
+        self.blocks, self.in_link, self.in_article = [], False, False
+        self.boilerplate = []  # tag of the open boilerplate element, once for each nested same tag
+        # html.parser raises on '<![x]>' and takes quadratic time for unclosed tags. So remove
+        # declarations and comments first, and escape each < that begins no tag.
+        page = re.sub(r"(?s)<!--.*?(?:-->|\Z)|<[!?][^<>]*>?", "", page)
+        self.feed(re.sub(r"<(?!/?[A-Za-z][^<>]*>)", "&lt;", page) + "<p>")  # <p> ends the last
+
+    def handle_starttag(self, tag, attributes):
+        if self.boilerplate and tag not in ("body", "main"):
+            if tag in self.boilerplate:
+                self.boilerplate.append(tag)
+            return
+        attributes, self.boilerplate = dict(attributes), []
+        if tag == "br":
+            self.parts.append("\n")
+        elif tag == "a":
+            self.in_link = "href" in attributes
+        elif tag in BLOCK_TAGS:
+            self.end_block(tag)
+        if tag in ("article", "main"):
+            self.in_article = True
+        named = BOILERPLATE_NAMES.search(f"{attributes.get('class')} {attributes.get('id')}")
+        title = tag == "header" and self.in_article
+        if tag in CONTAINERS and named or tag in BOILERPLATE_TAGS and not title:
+            self.boilerplate = [tag]
+
+    def handle_endtag(self, tag):
+        if tag in self.boilerplate:
+            self.boilerplate.pop()
+        elif tag in BLOCK_TAGS and not self.boilerplate:
+            self.end_block("")
+            if tag in ("article", "main"):
+                self.in_article = False
+        if tag == "a":
+            self.in_link = False
+
+    def handle_data(self, text):
+        if self.boilerplate:
+            return
+        self.words += len(text.split())
+        if self.in_link:
+            self.linked_words += len(text.split())
+        # Line ends of the source count in <pre> only. \xa0 (&nbsp;) is a space that must stay.
+        old, new = " \xa0" if self.tag == "pre" else "\n "
+        self.parts.append(text.expandtabs().replace(old, new))
+
+    def end_block(self, next_tag):
+        if self.words:
+            text = re.sub("[ \t\r\f]+", " ", "".join(self.parts))
+            text = re.sub("[ \xa0]*\n ?", "\n", text).strip(" \n").replace("\xa0", " ").rstrip()
+            boilerplate = self.words <= 40 and BOILERPLATE_TEXT.match(text)
+            density = 1.0 if boilerplate else self.linked_words / self.words
+            self.blocks.append(Block(self.tag, text, self.words, density))
+        self.parts, self.words, self.linked_words, self.tag = [], 0, 0, next_tag
 
 
 # Quality
@@ -193,16 +230,17 @@ def check_code(text):
         "comments or definitions": readable})
 
 
+# Code
+
 # SPDX identifiers, in lower case, of permissive licences.
 PERMISSIVE = set("""
     0bsd apache-2.0 blueoak-1.0.0 bsd-2-clause bsd-3-clause bsl-1.0 cc0-1.0 isc mit mit-0 ncsa
     postgresql psf-2.0 python-2.0 unlicense zlib""".split())
-LANGUAGES = {  # suffix -> programming language
-    ".c": "C", ".h": "C", ".cs": "C#", ".cpp": "C++", ".cc": "C++", ".cxx": "C++", ".hpp": "C++",
-    ".hh": "C++", ".go": "Go", ".java": "Java", ".js": "JavaScript", ".jsx": "JavaScript",
-    ".mjs": "JavaScript", ".kt": "Kotlin", ".m": "Objective-C", ".mm": "Objective-C",
-    ".php": "PHP", ".py": "Python", ".rb": "Ruby", ".rs": "Rust", ".swift": "Swift",
-    ".ts": "TypeScript", ".tsx": "TypeScript"}
+# C, C#, C++, Go, Java, JavaScript, Kotlin, Objective-C, PHP, Python, Ruby, Rust, Swift, TypeScript:
+# 14 languages, as in the report.
+CODE_SUFFIXES = tuple("""
+    .c .h .cs .cpp .cc .cxx .hpp .hh .go .java .js .jsx .mjs .kt .m .mm .php .py .rb .rs .swift .ts
+    .tsx""".split())
 
 
 def permissive(licence):
@@ -215,9 +253,9 @@ def permissive(licence):
     return all(choices) if "(" in expression else any(choices)  # nested: all must be permissive
 
 
-def language(path):
-    """'src/main.swift' -> 'Swift'; 'README' -> ''"""
-    return LANGUAGES.get(pathlib.PurePath(path).suffix.lower(), "")
+def is_code(path):
+    """'src/main.swift' -> True; 'README' -> False"""
+    return path.lower().endswith(CODE_SUFFIXES)
 
 
 # Mathematics
@@ -246,5 +284,5 @@ def symbol_share(text):
 
 def math_domain(url):
     """'https://forum.math.example/t/1' -> True: the host is in MATH_DOMAINS or a subdomain."""
-    host = urllib.parse.urlsplit(url if "//" in url else "//" + url).hostname or ""
+    host = urlsplit(url if "//" in url else "//" + url).hostname or ""
     return ("." + host).endswith(tuple("." + domain for domain in MATH_DOMAINS))

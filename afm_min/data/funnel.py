@@ -14,9 +14,8 @@ import re
 
 import numpy
 
-from afm_min.data import filters, sources
-from afm_min.data.filters import remove_stopwords
-from afm_min.data.pages import main_content, robots_allow
+from afm_min.data import filters, safety, sources
+from afm_min.data.safety import remove_stopwords
 from afm_min.data.unsafe_pages import unsafe_page
 from afm_min.world import families
 from afm_min.world.tasks import MATH, benchmark_tasks, draw_task
@@ -223,7 +222,7 @@ class Funnel:
     (well-written texts), and from pages that we generate; tests/helpers has fairer test pages.
     common: occurrences that make an n-gram common usage. The report's 1,000 is for a real web."""
 
-    def __init__(self, reference, common=1000, swearwords=filters.SWEARWORDS):
+    def __init__(self, reference, common=1000, swearwords=safety.SWEARWORDS):
         rng = random.Random(0)
         good = [text[:1000] for text in reference]
         unsafe = [unsafe_page(rng) for _ in range(3000)]
@@ -232,7 +231,7 @@ class Funnel:
         fluent = [draw_task(MATH, "train", f"fluent {i}").text() for i in range(500)]
         questions = [task.question for family in families.all_families({}).values()
                      for task in benchmark_tasks(family)]
-        self.swearword = filters.swearword_pattern(swearwords)
+        self.swearword = safety.swearword_pattern(swearwords)
         self.unsafe = Classifier([*map(remove_stopwords, unsafe)],
                                  [*map(remove_stopwords, harmless)])
         self.junk = Classifier(junk, good)
@@ -243,13 +242,13 @@ class Funnel:
         self.planted = {}  # kind -> [documents planted, got through]
         self.filters = {  # name -> function that returns the rule that drops a document, or ""
             "robots.txt": lambda d: "" if allowed(d["url"]) else "disallowed",
-            "main content": lambda d: edit(d, main_content),
+            "main content": lambda d: edit(d, filters.main_content),
             "safety": lambda d: self.check_safety(d["text"]),
-            "personal data": lambda d: edit(d, filters.remove_pii),
+            "personal data": lambda d: edit(d, safety.remove_pii),
             "near-duplicates": lambda d: "seen" if self.near.seen(signature(d["text"])) else "",
             "quality": lambda d: self.check_quality(d["text"]),
             "licence": lambda d: "" if filters.permissive(d["licence"]) else "not permissive",
-            "language": lambda d: "" if filters.language(d["name"]) else "unknown language",
+            "language": lambda d: "" if filters.is_code(d["name"]) else "unknown suffix",
             "code quality": lambda d: filters.check_code(d["text"]),
             "math tags": lambda d: "" if filters.has_math_tags(d["text"]) else "no tags",
             "symbols": lambda d: "" if filters.symbol_share(d["text"]) > MIN_SYMBOLS else "few",
@@ -301,7 +300,7 @@ class Funnel:
 def allowed(url):
     """'docs.example/drafts/7' -> False"""
     host, slash, path = url.partition("/")
-    return robots_allow(sources.ROBOTS.get(host, ""), slash + path)
+    return filters.robots_allow(sources.ROBOTS.get(host, ""), slash + path)
 
 
 def edit(document, function):
