@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 import regex
 
 
-# robots.txt
+# robots.txt (RFC 9309)
 
 def robots_allow(robots, path, agent="Applebot"):
     """Return True if a robots.txt lets `agent` fetch `path` (which includes a query).
@@ -58,7 +58,8 @@ def path_matches(path, pattern):
     return bool(regex.fullmatch(f"{first_matches}.*{last}", "^" + path))
 
 
-# Main content
+# Main content, found as in Boilerpipe (Kohlschuetter et al. 2010): cut a page into blocks, then
+# classify each by its length, its link density and its neighbours.
 
 CONTAINERS = set("aside div footer form header nav ol section table ul".split())
 BOILERPLATE_TAGS = set("""
@@ -187,7 +188,8 @@ FUNCTION_WORDS = set("""
 
 
 def first_broken(rules):
-    """{'not empty': True, 'short': False} -> 'short': the first rule that does not hold, or ''"""
+    """Return the first rule that does not hold: {'50 words': True, 'few symbols': False} -> 'few
+    symbols'. Return '' if all hold."""
     return next((rule for rule, holds in rules.items() if not holds), "")
 
 

@@ -27,8 +27,7 @@ import sysconfig
 
 from afm_min.data.unsafe_pages import unsafe_page
 from afm_min.world import families
-from afm_min.world.tasks import (COLOURS, EVOLVED, MATH, NAMES, THINGS, benchmark_tasks,
-                                 draw_task)
+from afm_min.world.tasks import COLOURS, EVOLVED, MATH, NAMES, THINGS, benchmark_tasks, draw_task
 
 # Web pages
 
@@ -39,11 +38,10 @@ PLANTED = 40  # pages of each kind
 ROBOTS = {  # host -> its robots.txt
     "docs.example": "User-agent: *\nDisallow: /drafts/",
     "forum.example": """
-        User-agent: Applebot
-        Disallow: /members
         User-agent: *
         Disallow: /
-        User-agent: applebot
+        User-agent: Applebot
+        Disallow: /members
         Disallow: /*?session=
         Disallow: /*.print$
         Allow: /members/rules"""}
@@ -59,9 +57,8 @@ class Page(pydoc.HTMLDoc):
     """pydoc's HTML without what differs between machines: paths, and values other than numbers."""
 
     def docother(self, object, name=None, mod=None, *rest):
-        if isinstance(object, (int, float)):
-            return super().docother(object, name, mod, *rest)
-        return name or ""
+        is_number = isinstance(object, (int, float))
+        return super().docother(object, name, mod, *rest) if is_number else name or ""
 
     def filelink(self, url, path):
         return pathlib.Path(path).name
@@ -111,7 +108,7 @@ CANARIES = {  # kind of bad page -> function that draws its canary
     "blocked": lambda rng: f"Canary {rng.randrange(10**9)}.",
     "unsafe": unsafe_page,
     "personal": lambda rng: rng.choice(CONTACTS).format(rng.choice(NAMES), rng.randint(10, 99)),
-    "copy": lambda rng: "",  # the whole page is the canary
+    "copy": lambda rng: "",  # occurs in any text: no copy of a page may get through
     "junk": junk,
     "benchmark": lambda rng: rng.choice(benchmark_tasks(MATH)).question}
 
