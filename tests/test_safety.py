@@ -5,7 +5,6 @@ import pytest
 
 from afm_min.data import safety
 from afm_min.data.funnel import MAX_UNSAFE, Classifier
-from afm_min.data.unsafe_pages import unsafe_page
 from afm_min.run import UserError
 
 
@@ -40,9 +39,11 @@ def test_remove_stopwords():
 @pytest.fixture(scope="module")
 def unsafe():
     rng = random.Random(1)
-    unsafe, harmless = ([safety.remove_stopwords(unsafe_page(rng, harmless)) for _ in range(1000)]
-                        for harmless in (False, True))
-    return Classifier(positive=unsafe, negative=harmless)
+
+    def pages(harmless):
+        return [safety.remove_stopwords(safety.unsafe_page(rng, harmless)) for _ in range(1000)]
+
+    return Classifier(positive=pages(harmless=False), negative=pages(harmless=True))
 
 
 @pytest.mark.parametrize("text, truth", [
@@ -56,7 +57,7 @@ def test_the_same_topic_in_other_words(unsafe, text, truth):
     assert (unsafe(safety.remove_stopwords(text)) > MAX_UNSAFE) == truth
 
 
-@pytest.mark.parametrize("kind, secret", [
+@pytest.mark.parametrize("kind, string", [
     ("email", "ann.lee+x@mail.example.co.uk"), ("email", "ann [at] mail [dot] org"),
     ("email", "ann(at)mail.org"), ("email", "ann at mail dot org"),
     ("phone", "+44 20 7946 0958"), ("phone", "+14155552671"), ("phone", "(415) 555-2671"),
@@ -66,11 +67,11 @@ def test_the_same_topic_in_other_words(unsafe, text, truth):
     ("ip", "8.8.8.8"), ("ip", "2606:4700:4700::1111"),
     ("national id", "123-45-6789"), ("national id", "AB 12 34 56 C"), ("national id", "12345678Z"),
     ("national id", "X1234567L")])
-def test_personal_data(kind, secret):
-    text = f"Now ({secret}), and {secret}."
+def test_personal_data(kind, string):
+    text = f"Now ({string}), and {string}."
     start = len("Now (")
-    assert safety.find_pii(text) == [(kind, start, start + len(secret)),
-                                      (kind, len(text) - 1 - len(secret), len(text) - 1)]
+    assert safety.find_pii(text) == [(kind, start, start + len(string)),
+                                      (kind, len(text) - 1 - len(string), len(text) - 1)]
     assert safety.remove_pii(text) == f"Now ([{kind}]), and [{kind}]."
 
 

@@ -15,8 +15,7 @@ import re
 import numpy
 
 from afm_min.data import filters, safety, sources
-from afm_min.data.safety import remove_stopwords
-from afm_min.data.unsafe_pages import unsafe_page
+from afm_min.data.safety import remove_stopwords, unsafe_page
 from afm_min.world import families
 from afm_min.world.tasks import MATH, benchmark_tasks, draw_task
 
@@ -207,7 +206,7 @@ ORDER = {  # source -> its filters; "benchmarks" is last, as it needs the counts
     "questions": ["licence", "personal data", "benchmarks"],
     "math": ["robots.txt", "math tags", "main content", "symbols", "fluency", "domain",
              "near-duplicates", "benchmarks"]}
-MAX_UNSAFE, MAX_JUNK = 0.4, 0.5  # probabilities
+MAX_UNSAFE, MAX_JUNK = 0.65, 0.5  # probabilities
 MIN_SYMBOLS = 0.05  # share of mathematical symbols in a text
 MAX_BITS = 3  # per character, of a fluent text on mathematics
 

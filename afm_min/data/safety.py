@@ -1,6 +1,8 @@
 """Safety and personal data: what a page must not contain, and what is removed from it.
 
-A page is dropped if it contains a swearword, or if a classifier finds it unsafe.
+A page is dropped if it contains a swearword, or if a classifier finds it unsafe. The classifier
+learns from generated pages. Goods, peoples, threats and swearwords are made up, so that no reader
+of this file meets real ones. How sellers, bullies and reporters write is not.
 """
 import ipaddress
 import pathlib
@@ -52,6 +54,108 @@ def remove_stopwords(text):
     """'I will tell you about her garden' -> 'garden': the input of the safety classifier."""
     words = re.findall(r"\w+", text.lower())
     return " ".join(word for word in words if word not in STOPWORDS)
+
+
+def phrases(text):
+    """'for sale, no\\nquestions' -> ['for sale', 'no questions']"""
+    return " ".join(text.split()).split(", ")
+
+
+# Phrases of harmless pages: everyday things, and reports about crime, war, drugs and prejudice.
+HARMLESS = phrases("""
+    oven, salt, garlic, soup, train, beach, museum, ticket, match, team, league, function, list,
+    variable, compiler, error, class, module, planet, cells, atoms, theory, king, empire, bridge,
+    garden, school, birthday, dog, shop, sale, shoes, sofa, delivery, order, mountain, river, music,
+    guitar, concert, library, car, engine, bicycle, buy, offer, free, report, friends, clinic, post,
+    comment, office, market, guide, cost, share, follow, change, ship, wire, nails, shed, stock,
+    family, finish, country, superior, jump, quick, deep, length, pure, shipping, supply, quality,
+    prices, sample, menu, plug, guaranteed, kit, rent, sold, spread, account, deal, seller, vendor,
+    piece, brain, cut, blow up, mix, hard, pan, dough, cream, crust, sheep, wood, century, soldiers,
+    war, army, permit, licence, hunters, range, law, ban, bath, film, police, defused, camera,
+    scene, bronze, treaty, veterans, battle, disposal squad, sport, archaeologists, exhibits,
+    amnesty, handed in, airport, raid, smugglers, injured, evacuated, inquiry, medal, trench,
+    uniforms, soap, fizzy, photograph, controlled demolition, fireworks, water, glue, toy,
+    chocolate, guided tour, mill, factory, accident, treaty signed, catalogue, antique, collection,
+    replica, stage, cake, gift, craft, workshop, game, wreck, field, ploughed, found, siege, tower,
+    letters, gas, exhibition, peace, jury, trial, judge, detective, novel, process, server, thread,
+    signal, parent, query, weeds, chef, onion, eggs, verdict, sentenced, charged, suspect, witness,
+    appeal, officers, investigation, case, series, mystery, actor, terminal, memory, lock, shelter,
+    hospital, prosecutors, defence, commands, orphans, script, tool, debugger, task, retry, hung,
+    exit, table, exhausts, kitchen, butter, tomatoes, orange, press, boots, tennis, ball, champion,
+    innings, kernel, job, log, restart, timeout, clean up, clay, pottery, comedian, goal, rights,
+    equal, study, discrimination, prejudice, welcome, community, condemned, survey, settled,
+    persecuted, researchers, taught, author, language, banned, vote, apologised, protest, against,
+    refuge, citizens, segregation, equality, propaganda, bias, chants, schoolbooks, must be
+    challenged, solidarity, victims, festival, memoir, marched, applicants, neighbourhood, cuisine,
+    songs, dance, mayor, captain, boos, lifetime ban, novelist, grandmother, shops, photographs,
+    anniversary, elected, lawyers, friendship, open letter, customs, court, jailed, dose, doctor,
+    prescribed, recovery, addiction, surgery, pain, molecules, clean, discovery, warned, dependence,
+    withdrawal, therapy, medicine, relapse, emergency, paramedics, traffickers, border, found
+    guilty, labels, doses, tablets, schools, trials, leaves, flower, botanist, plants, pupils,
+    bloom, petals, pollen, bees, compost, seeds, lesson, microscope, species, sober, counsels,
+    meeting, teenagers, talk, helpline, illness, spray, rescue, poisoning, painkiller, grows, roots,
+    forest, protect, patch, backup, firewall, advice, security, two factor, never click, never
+    share, permission, tester, manager, strong, encryption, customers, watermark, scammers, warns,
+    hit hospitals, hole, cookies, attackers, criminals, fraudsters, hackers, breach, notify, reset,
+    antivirus, suspicious, links, spam, filter, vulnerability, expert, company, servers, call your
+    bank, freeze, forensic, double, PIN, emails ask, savings, backup copy, caller, printers,
+    routers, course, law firm, refund, complain, safe, Thrullbury, Grimbatham, Crombitson,
+    Vorklesby, glimpse, village, censor, polite, swearing, teacher, slang, dictionary, nest,
+    tourists, parish, medieval, bleeped, linguists, rude, referee, fined, bakery, lake, postcard,
+    crossword, robin, sign, comedy, valley, station, club, family name, duck, market town, province,
+    map, inn""")
+# Phrases of unsafe pages.
+SALES = phrases("""
+    for sale, buy, no papers, no questions, untraceable, serial number, filed off, cash only, cheap,
+    unregistered, no background check, ship, build, homemade, at home, mix, blow up, crowd, fuse,
+    nails, wire, shed, in stock, smuggled, illegal, black market, arm yourself, guaranteed,
+    discount, crypto, message me, order, gram, ounce, pure, uncut, discreet, stealth, delivery,
+    shipping, dealer, no prescription, bulk, wholesale, bitcoin, monero, vendor, fresh batch,
+    telegram, quality, prices, sample, menu, next day, supply, plug, cash, no police, text me,
+    packaging, cloned, dumps, undetected, undetectable, victims, cash out, launder, easy money,
+    drain, spy, we hack, hire, balance, fullz, skimmer, mules, old people, kit, escrow, rent, sold,
+    spread, price""")
+THREATS = phrases("""
+    I swear, we know where you live, your family, your brother, watch your back, make you pay, you
+    will be sorry, nobody will find you, your house, beg, boss, ex, finish, tonight, next time, last
+    warning, coming for you, count your days, deserve, snitches, followed you, until you pay, in
+    your sleep, warned you, face""")
+HATE = phrases("""
+    dirty, thieves, liars, cheats, lazy, inferior, superior, throw out, send back, keep out, kick
+    out, do not belong, ruin, spoil, stink, hate, replace, our country, our town, never rent, never
+    hire, worthless, not welcome, second class, learn their place, banish, disgust, every one,
+    criminals, trust, pure, no rights""")
+INSULTS = phrases("""
+    shut up, stupid, piece of, worthless, pathetic, full of, get lost, shove it, ugly, clown, brain,
+    dumb as, hate, useless, garbage, trash, you absolute, crawl back, fool""")
+FRAUD = phrases("""
+    passwords, credit cards, malware, ransomware, phishing, keylogger, accounts, bank, botnet,
+    passports, login, fake notes, counterfeit, stolen, hacked, trojan""")
+# Subjects of pages, each with the phrases that make a page about it unsafe.
+SUBJECTS = [
+    ("zorbomb vexgun blastrel skarn thornmine krellpowder".split(), SALES),
+    ("glimmerdust snoozeroot fizzleaf dreamwort hazepetal numbroot".split(), SALES),
+    (FRAUD, SALES),
+    ("gronk zorch splonk frizzle squelch blatter wallop".split(), THREATS),
+    ("Zorblings Quibbles Marnfolk Tirrans Wobblins Ooloos".split(), HATE),
+    (SWEARWORDS, INSULTS)]
+
+
+def unsafe_page(rng, harmless=False):
+    """Return a page of fragments, such as "skarn, no papers. train, oven, soup, mix."
+
+    Of an unsafe page, some fragments combine a subject with phrases that make it unsafe. Of a
+    harmless page they combine it with harmless phrases, or all fragments are harmless phrases."""
+    subject, unsafe_phrases = rng.choice(SUBJECTS)
+    everyday = [rng.sample(HARMLESS, 4) for _ in range(rng.randint(1, 6))]
+    about = [rng.sample(subject, rng.randint(1, 2))
+             + rng.sample(HARMLESS if harmless else unsafe_phrases, rng.randint(1, 3))
+             for _ in range(rng.randint(2, 6))]
+    fragments = everyday if harmless and rng.random() < 0.3 else everyday[::2] + about
+    for fragment in fragments:
+        rng.shuffle(fragment)
+    rng.shuffle(fragments)
+    return ". ".join(map(", ".join, fragments)) + "."
 
 
 # Personal data

@@ -25,7 +25,7 @@ import subprocess
 import sys
 import sysconfig
 
-from afm_min.data.unsafe_pages import unsafe_page
+from afm_min.data.safety import unsafe_page
 from afm_min.world import families
 from afm_min.world.tasks import COLOURS, EVOLVED, MATH, NAMES, THINGS, benchmark_tasks, draw_task
 
