@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from afm_min import lora
-from afm_min.data import corpus, crawl
+from afm_min.data import corpus, sources
 from afm_min.trainer import AdaStar, backward, parameter_groups
 from afm_min.data.funnel import Funnel
 from afm_min.generate import generate, sample
@@ -228,8 +228,8 @@ def on_device():
 
 def tokenizer():
     text = "\n".join(path.read_text(encoding="utf-8")
-                     for path in sorted(corpus.STDLIB.rglob("*.py"))
-                     if not corpus.LEFT_OUT & set(path.parts))
+                     for path in sorted(sources.STDLIB.rglob("*.py"))
+                     if not sources.EXCLUDED & set(path.parts))
     known, new = text[:5_000_000], text[5_000_000:6_000_000]
     trained = Tokenizer.train([known], 4096)
     trained.encode(known[:1_000_000])
@@ -255,7 +255,7 @@ def funnel(counts=(2_500, 10_000, 40_000), size=2000):
             while len(body) < size:
                 body += f"<p>{rng.choice(sentences)}</p>"
             yield {"source": "web", "name": str(i), "url": f"docs.example/{i}",
-                   "text": crawl.layout("Page", body)}
+                   "text": sources.layout("Page", body)}
 
     print(f"Funnel, pages of {size:,} characters:")
     for count in counts:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from afm_min.data import corpus, crawl
+from afm_min.data import corpus, sources
 
 
 def pytest_collection_finish(session):
@@ -19,23 +19,23 @@ def pytest_collection_finish(session):
 
 def some_code():
     """What is planted, what that is copied from, and a fifth of the other code."""
-    copied = {f"{name}.py" for name in crawl.COPIED}
-    return (document for i, document in enumerate(corpus.code())
+    copied = {f"{name}.py" for name in sources.COPIED}
+    return (document for i, document in enumerate(sources.code())
             if i % 5 == 0 or document.get("planted") or document["name"] in copied)
 
 
 @pytest.fixture(scope="session")
 def collected():
     """About a tenth of the default documents, of each source, and the funnel they came through."""
-    reference = crawl.reference
+    reference = sources.reference
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crawl, "PLANTED", 20)
-        patch.setattr(crawl, "reference", lambda: (  # the first pages, without the largest
+        patch.setattr(sources, "PLANTED", 20)
+        patch.setattr(sources, "reference", lambda: (  # the first pages, without the largest
             page for page in itertools.islice(reference(), 80)
             if len(page[1]) < 20_000 or page[0] == "json"))
         patch.setattr(corpus, "SOURCES", corpus.SOURCES | {
             "code": some_code,
-            "public": lambda: itertools.islice(corpus.public(), 100),
-            "math": functools.partial(crawl.math_pages, 600),
-            "questions": functools.partial(corpus.questions, 2000)})
+            "public": lambda: itertools.islice(sources.public(), 100),
+            "math": functools.partial(sources.math, 600),
+            "questions": functools.partial(sources.questions, 2000)})
         return corpus.collect("", 2)

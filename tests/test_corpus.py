@@ -1,11 +1,11 @@
-"""Documents: what is read, what is held out, how it is packed and mixed."""
-import itertools
+"""Documents: what is read and held out, and how text is packed and mixed."""
+import functools
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from afm_min.data import corpus, crawl
+from afm_min.data import corpus
 from afm_min.run import UserError
 from afm_min.tokenizer import Tokenizer
 
@@ -15,61 +15,64 @@ def documents(collected):
     return collected[0]
 
 
-def test_every_source_gives_text(documents):
-    """So much in the tenth that is looked at here; "licensed" is whole."""
-    for source, megabytes in (
-            ("web", 0.15), ("licensed", 0.3), ("code", 0.4), ("public", 0.4), ("math", 0.02)):
-        texts = [d["text"] for d in documents if d["source"] == source]
-        assert len(texts) > 20 and sum(map(len, texts)) > megabytes * 1e6
-    assert all(d["text"].strip() for d in documents)
+@pytest.mark.parametrize("source, megabytes", [
+    ("web", 0.15), ("licensed", 0.3), ("code", 0.4), ("public", 0.4), ("math", 0.02)])
+def test_every_source_yields_text(documents, source, megabytes):
+    """The sizes are for the tenth that the tests read; "licensed" is complete."""
+    texts = [d["text"] for d in documents if d["source"] == source]
+    assert len(texts) > 20
+    assert sum(map(len, texts)) > megabytes * 1e6
 
 
-def test_pages_are_text_and_tell_nothing_of_this_machine(documents):
+def test_pages_become_text_that_does_not_depend_on_the_machine(documents):
     pages = {d["name"]: d["text"] for d in documents if d["source"] == "web"}
     assert "JSON (JavaScript Object Notation)" in pages["json"]
     for name, text in pages.items():
+        assert text.strip(), name
         assert "<td" not in text and "\xa0" not in text and "&nbsp" not in text, name
         assert " at 0x" not in text and "environ({'" not in text, name
 
 
-def test_the_crawl_is_the_same_every_time(monkeypatch):
-    reference = crawl.reference
-    monkeypatch.setattr(crawl, "reference", lambda: itertools.islice(reference(), 20))
-    first, again = zip(*((a["text"], b["text"]) for a, b in zip(
-        crawl.pages(), crawl.pages(), strict=True)))  # both are rendered at the same time
-    assert len(first) > 20 and first == again
-
-
 def test_tokenizer_sees_sources_in_the_proportions_of_the_mixture():
     texts = {"a": ["x" * 10] * 300, "b": ["y" * 20] * 300, "c": ["z"]}
-    text = "".join(corpus.proportioned(texts, {"a": 3, "b": 1, "d": 5}))
-    assert text.count("x") / text.count("y") == pytest.approx(3, rel=0.1) and "z" not in text
+    text = "".join(corpus.in_proportion(texts, {"a": 3, "b": 1, "d": 5}))
+    assert text.count("x") / text.count("y") == pytest.approx(3, rel=0.1)
+    assert "z" not in text
     assert len(text) == pytest.approx(9001, rel=0.1)
-    assert list(corpus.proportioned(texts, {})) == []
+    assert list(corpus.in_proportion(texts, {})) == []
 
 
-def test_split_is_by_topic(documents):
+def test_the_split_is_by_topic(documents):
     held_out = {d["topic"] for d in documents if d["held_out"]}
     assert not held_out & {d["topic"] for d in documents if not d["held_out"]}
     for source in corpus.SOURCES:
         topics = {d["topic"] for d in documents if d["source"] == source}
         assert 0.04 < len(topics & held_out) / len(topics) < 0.15
-    assert corpus.topic("web", "decimal") == corpus.topic("code", "_pydecimal.py") == "decimal"
+
+
+def test_topics():
+    assert corpus.topic("web", "decimal") == "decimal"
+    assert corpus.topic("code", "_pydecimal.py") == "decimal"
     assert corpus.topic("code", "_py_abc.py") == "abc"
     assert corpus.topic("web", "json") == corpus.topic("code", "json/decoder.py")
     assert corpus.topic("public", "torch/a.py") != corpus.topic("public", "torch/b.py")
 
 
-def test_held_out_lines_are_not_known_from_training(documents):
+def test_held_out_lines_are_not_in_the_training_text(documents):
     known = {line for d in documents if not d["held_out"]
              for line in d["text"].splitlines() if len(line) >= 40}
     new = [line for d in documents if d["held_out"] for line in d["text"].splitlines()]
-    assert len(new) > 1000 and not known & set(new)
-    long = "A line of more than forty characters, in two documents."
-    train, test = (
-        {"held_out": False, "text": f"{long}\nx"}, {"held_out": True, "text": f"{long}\r\nx\nnew"})
-    assert corpus.without_known_lines([train, test, {"held_out": True, "text": long}]) == [
-        {"held_out": False, "text": f"{long}\nx"}, {"held_out": True, "text": "x\nnew"}]
+    assert len(new) > 1000
+    assert not known & set(new)
+
+
+def test_remove_known_lines():
+    line = "A line of more than forty characters, in two documents."
+    train = {"held_out": False, "text": f"{line}\nx"}
+    partly_known = {"held_out": True, "text": f"{line}\r\nx\nnew"}
+    known = {"held_out": True, "text": line}
+    assert corpus.remove_known_lines([train, partly_known, known]) == [
+        {"held_out": False, "text": f"{line}\nx"}, {"held_out": True, "text": "x\nnew"}]
 
 
 def test_a_share_of_the_topics(monkeypatch):
@@ -77,72 +80,80 @@ def test_a_share_of_the_topics(monkeypatch):
     monkeypatch.setattr(corpus, "SHARES", {"half": 0.5})
     monkeypatch.setattr(corpus, "SOURCES", {source: lambda: (
         {"name": str(i), "text": "Some text."} for i in range(4000)) for source in ("half", "all")})
-    counts = []
-    for share in (1.0, 0.25):
-        documents, _ = corpus.collect("", 5, share)
-        counts += [sum(d["source"] == source for d in documents) for source in ("half", "all")]
-    assert counts[1] == 4000 and counts[0] == pytest.approx(2000, abs=150)
-    assert counts[2:] == [pytest.approx(500, abs=100), pytest.approx(1000, abs=130)]
+
+    def count(share):
+        documents, _ = corpus.collect("", common=5, share=share)
+        return [sum(d["source"] == source for d in documents) for source in ("half", "all")]
+
+    assert count(1.0) == [pytest.approx(2000, abs=150), 4000]
+    assert count(0.25) == [pytest.approx(500, abs=100), pytest.approx(1000, abs=130)]
     for share in (0.0, 1.5):
         with pytest.raises(UserError, match=f"data.share={share}: it is a share of all topics"):
-            corpus.collect("", 5, share)
+            corpus.collect("", common=5, share=share)
 
 
 def test_user_files(tmp_path):
+    collect = functools.partial(corpus.collect, common=5)
     with pytest.raises(UserError, match="no such folder"):
-        corpus.collect(tmp_path / "none", 5)
+        collect(tmp_path / "none")
     with pytest.raises(UserError, match="needs text to train on"):
-        corpus.collect(tmp_path, 5)
+        collect(tmp_path)
     (tmp_path / "small.txt").write_text("One small file.")
     with pytest.raises(UserError, match="needs text to train on"):
-        corpus.collect(tmp_path, 5)
+        collect(tmp_path)
     text = "".join(f"Line {i} of a large file.\r\n" for i in range(10_000))
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "large.txt").write_bytes(text.encode())
-    documents, funnel = corpus.collect(tmp_path, 5)
+    documents, funnel = collect(tmp_path)
     assert funnel is None
     assert "".join(d["text"] for d in documents if d["name"].startswith("sub")) == text
     assert {d["held_out"] for d in documents} == {True, False}
     with pytest.raises(UserError, match="passes no filter"):
-        corpus.collect(tmp_path, 5, lexicon="words")
+        collect(tmp_path, lexicon="words")
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
     with pytest.raises(UserError, match=r"latin.txt is not UTF-8 \(see byte 3\)"):
-        corpus.collect(tmp_path, 5)
+        collect(tmp_path)
 
 
-def test_pack_opens_each_document():
+def test_pack_begins_each_document_with_a_token():
     tokenizer = Tokenizer.train(["ab"], 272 + 3)
     a, b, ab = (tokenizer.encode(text)[0] for text in ("a", "b", "ab"))
-    assert corpus.pack(["ab", "b"], tokenizer).tolist() == [0, ab, 0, b] and a != b
+    assert a != b
+    assert corpus.pack(["ab", "b"], tokenizer).tolist() == [0, ab, 0, b]
 
 
-def test_mixture_follows_the_weights():
-    # Ids tell the source. Of 4000 rows 3/4 must be from a; the standard deviation of the share
-    # is 0.007.
+def test_the_mixture_follows_the_weights():
+    # The ids show the source. 3/4 of the 4000 rows must be from a; the standard deviation of the
+    # share is 0.007.
     streams = {"a": torch.arange(100), "b": torch.arange(100, 130), "unused": torch.arange(5)}
     torch.manual_seed(0)
     batch = corpus.mixture_batches(streams, {"a": 3, "b": 1}, 4000, 8)(0)
     ids = batch["ids"]
-    assert batch["weight"].shape == ids.shape and (batch["weight"] == 1).all()
     assert ids.shape == (4000, 9) and ids.dtype == torch.int64
+    assert batch["loss_weights"].shape == ids.shape
+    assert (batch["loss_weights"] == 1).all()
     assert (ids.diff() == 1).all()  # each row is a window
     assert (ids[:, 0] < 100).float().mean().item() == pytest.approx(0.75, abs=0.035)
     first = ids[ids[:, 0] < 100][:, 0]
     assert first.min() == 0 and first.max() == 100 - 9  # every window can be drawn
-    with pytest.raises(UserError, match="source unused has 5 tokens"):
-        corpus.mixture_batches(streams, {"unused": 1}, 2, 8)
-    for rows, weights in ((0, {"a": 1}), (2, {"a": "x"})):
-        with pytest.raises(UserError, match="weights must be numbers"):
-            corpus.mixture_batches(streams, weights, rows, 8)
+
+
+def test_mixtures_that_cannot_be_drawn():
+    streams = {"a": torch.arange(100), "short": torch.arange(5)}
+    with pytest.raises(UserError, match="source short has 5 tokens"):
+        corpus.mixture_batches(streams, {"short": 1}, 2, 8)
+    with pytest.raises(UserError, match="there must be at least one"):
+        corpus.mixture_batches(streams, {"a": 1}, 0, 8)
+    with pytest.raises(UserError, match="weights must be numbers"):
+        corpus.mixture_batches(streams, {"a": "x"}, 2, 8)
     with pytest.raises(UserError, match="names none of the sources"):
         corpus.mixture_batches(streams, {"c": 1}, 2, 8)
 
 
 def test_windows_predict_each_token_once():
-    rows = corpus.held_out_windows(torch.arange(21), 4, most=12)
-    assert rows.tolist() == [
-        [0, 1, 2, 3, 4], [8, 9, 10, 11, 12], [16, 17, 18, 19, 20]]  # 3 of 5, evenly
-    assert corpus.held_out_windows(torch.arange(10), 4, most=12).tolist() == [
+    assert corpus.held_out_windows(torch.arange(10), 4, 12).tolist() == [
         [0, 1, 2, 3, 4], [4, 5, 6, 7, 8]]
-    assert corpus.held_out_windows(torch.arange(3), 4, most=12).tolist() == [
+    assert corpus.held_out_windows(torch.arange(21), 4, 12).tolist() == [
+        [0, 1, 2, 3, 4], [8, 9, 10, 11, 12], [16, 17, 18, 19, 20]]  # 3 of 5, evenly spaced
+    assert corpus.held_out_windows(torch.arange(3), 4, 12).tolist() == [
         [0, 1, 2]]  # shorter than a window

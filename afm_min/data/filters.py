@@ -1,191 +1,245 @@
-"""What makes crawled text fit to train on: small functions, each to be tried alone.
+"""Rules for pages and files, as small functions that can be tried alone: robots.txt, main content,
+quality, licences, programming languages and mathematics.
 
-They follow the report's section on data: is a text decent, is it private, is it well written, may
-it be used, is it about mathematics. The report names these steps but not their rules: thresholds,
-words and patterns are ours, or those of the source that a function names. What finds the text of a
-page is in pages.py, what counts or learns in ngrams.py.
+The report on AFM names these steps but not their rules. Thresholds, words and patterns are ours,
+or those of the source that is cited. A `check_` function returns the name of the first rule that a
+text breaks, or ''.
 """
-import ipaddress
-import pathlib
+import collections
+import html.parser
 import re
-import urllib.parse
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
-from afm_min.run import UserError
-
-
-# Is it decent, and is it private?
-
-# What no page may hold. These are made up, as readers of this file need no real ones: a list for a
-# real crawl is the setting data.lexicon.
-SWEARWORDS = """
-    bloddock crombit drabnak fnarge glimp grimbat plogger queb skrunt smoggit snargle thrull trozzle
-    vorkle yurgle zuntle""".split()
+import regex
 
 
-def swearing(words):
-    """A pattern that finds any of these words, with the usual endings."""
-    listed = "|".join(map(re.escape, words))
-    return re.compile(rf"\b(?:{listed})(?:e?s|e?d|ers?|ing?|t?y)?\b", re.I)
+# robots.txt (RFC 9309)
+
+def robots_allow(robots, path, agent="Applebot"):
+    """Return True if a robots.txt lets `agent` fetch `path` (which includes a query).
+
+    ('User-agent: *\\nDisallow: /a\\nAllow: /a/*.html$', '/a/b.html') -> True
+
+    The longest pattern that matches decides; among equally long ones, one that allows. All groups
+    of an agent add up. Group * is for agents without a group. (urllib.robotparser takes the first
+    match instead, and supports neither * nor $ in patterns.)"""
+    entries = re.findall(r"(?im)^[ \t\ufeff]*(user-agent|allow|disallow)[ \t]*:([^#\n]*)",
+                         robots.replace("\r", "\n"))
+    groups = collections.defaultdict(list)  # agent -> rules of each of its groups
+    rules = []  # (pattern, allows) of the current group
+    for key, value in entries:
+        if key.lower() == "user-agent":
+            if rules:  # a new group begins
+                rules = []
+            groups[value.strip().lower()].append(rules)
+        else:
+            rules.append((normalize_path(value.strip(), "*$"), key.lower() == "allow"))
+    path = normalize_path(path)
+    matching = [(len(pattern), allows) for rules in groups.get(agent.lower()) or groups["*"]
+                for pattern, allows in rules if path_matches(path, pattern)]
+    return path == "/robots.txt" or max([(0, True), *matching])[1]
 
 
-PROFANE = swearing(SWEARWORDS)
-# Words that tell nothing of what a text is about.
-STOP = set("""
-    a about after again all already also am an and any anyone anything are as ask at back be
-    because been before being best better between but by call can come could d day days did do
-    does don during each eat end ending ends even every everybody everyone everything feel few
-    first for friend from get give go going good got great had happen has have he her here herself
-    him himself his home house how i if in into is it just keep know last let life like little
-    lives ll look lose losing lost m make man many may me might month more most much must my need
-    never new next night no nobody not nothing now of off old on one or other our out over own
-    part people please put re really reason s said same say says see she should so some someone
-    something start stop street such t take tell than that the their them then there these they
-    thing things think this those three through time to today told tomorrow tonight too two under
-    until up us ve very wait want was watch way we week well were what when where which while who
-    why will with without woman work world would year years yet you your yourself""".split())
+def normalize_path(path, wildcards=""):
+    """Return the one spelling of a path: ('/caf\u00e9/%7ea*', '*') -> '/caf%C3%A9/~a*'"""
+    path = quote(path, safe="/?%" + wildcards)
+    return re.sub("%[0-9A-Fa-f]{2}", lambda code: quote(unquote_to_bytes(code[0]), safe=""), path)
 
 
-def profane(text, pattern=PROFANE):
-    """Whether a swearword stands in it as a whole word: Thrullbury passes, and so does glimpse."""
-    return bool(pattern.search(text))
+def path_matches(path, pattern):
+    """('/abcd', '/a*c') -> True; ('/abcd', '/a*c$') -> False
+
+    The text between two stars is best matched where it first occurs. The atomic groups (?>) forbid
+    backtracking, so many stars cost no more than few. '^' occurs in no normalized path, and marks
+    the start."""
+    pattern = "^" + (pattern[:-1] if pattern.endswith("$") else pattern + "*").replace("$", "%24")
+    *pieces, last = map(regex.escape, pattern.split("*"))
+    first_matches = "".join(f"(?>.*?{piece})" for piece in pieces)
+    return bool(regex.fullmatch(f"{first_matches}.*{last}", "^" + path))
 
 
-def read_lexicon(path):
-    """SWEARWORDS and the words of a file, one a line. Raises UserError if it cannot be read."""
-    try:
-        lines = pathlib.Path(path).read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"data.lexicon={path} cannot be read as UTF-8: {error}") from None
-    return SWEARWORDS + [line.strip() for line in lines if line.strip()]
+# Main content, found as in Boilerpipe (Kohlschuetter et al. 2010): cut a page into blocks, then
+# classify each by its length, its link density and its neighbours.
+
+CONTAINERS = set("aside div footer form header nav ol section table ul".split())
+BOILERPLATE_TAGS = set("""
+    aside button footer form header nav noscript script style svg template title""".split())
+# Tags that end a block of text.
+BLOCK_TAGS = CONTAINERS | BOILERPLATE_TAGS | set("""
+    address article blockquote body dd details dl dt figcaption figure h1 h2 h3 h4 h5 h6 head hr
+    label li main p pre summary td th tr""".split())
+# Classes and ids of boilerplate. Reader views of browsers use these, Boilerpipe does not.
+BOILERPLATE_NAMES = re.compile(
+    r"(?<![a-z])(?<!has-)(?<!with-)(?:ad|ads|advert|banner|comment|comments|consent|cookie|cookies|"
+    r"footer|menu|nav|navbar|popup|promo|related|share|sidebar|social)(?![a-z])", re.I)
+# How short blocks of boilerplate text begin.
+BOILERPLATE_TEXT = re.compile(
+    r"(?:.{0,99}\baccept (all )?cookies|copyright|\(c\)|©|all rights reserved|"
+    r"advertisement|leave a comment|read more|related stories|share this)(?!\w)", re.I)
+MAX_LINK_DENSITY = 1 / 3
+
+# link_density: share of the words that are inside links; 1 for short boilerplate text
+Block = collections.namedtuple("Block", "tag text words link_density", defaults=("", "", 0, 0.0))
 
 
-def topical(text):
-    """'I will tell you about her garden' -> 'garden': what a classifier of topics should see."""
-    return " ".join(word for word in re.findall(r"\w+", text.lower()) if word not in STOP)
+def main_content(page):
+    """Return the text of a page without menus, lists of links, banners, forms and footers.
+
+    '<ul><li><a href=/>Home</a></ul><h1>News</h1><p>It is out.' -> 'News\\nIt is out.'
+
+    Blocks that `is_content` rejects are still kept beside content: paragraphs and list items after
+    it, and any block (such as a heading) before it."""
+    blocks, edge = BlockParser(page).blocks, [Block()]
+    keep = list(map(is_content, edge + blocks, blocks, blocks[1:] + edge))
+    text_like = [block.link_density <= MAX_LINK_DENSITY for block in blocks]
+    for i in range(1, len(blocks)):
+        if keep[i - 1] and text_like[i] and blocks[i].tag in ("p", "li"):
+            keep[i] = True
+    for i in reversed(range(len(blocks) - 1)):
+        if keep[i + 1] and text_like[i]:
+            keep[i] = True
+    return "\n".join(block.text for block, kept in zip(blocks, keep) if kept)
 
 
-def is_public(address):
-    """'8.8.8.8' -> True; '192.168.0.1' and '300.1.1.1' -> False"""
-    try:
-        return ipaddress.ip_address(address).is_global
-    except ValueError:
-        return False
+def is_content(previous, block, following):
+    """Classify a block by the decision tree of the paper. Here a full sentence in a <p> and all of
+    <pre>, <dt> and <dd> are content, too. A block next to a list of links must be longer."""
+    sentence = block.tag == "p" and re.search(r"[.!?:](?:\s|$)", block.text)
+    beside_links = previous.link_density > 5 / 9 and following.words <= 17
+    is_long = block.words > (40 if beside_links else 16)
+    return block.link_density <= MAX_LINK_DENSITY and bool(
+        block.tag in ("pre", "dt", "dd") or sentence or is_long)
 
 
-def luhn(digits):
-    """'79927398713' -> True: from the right double every other digit; all digits make up tens."""
-    doubled = [str(int(digit) * (1 + i % 2)) for i, digit in enumerate(reversed(digits))]
-    return sum(map(int, "".join(doubled))) % 10 == 0
+class BlockParser(html.parser.HTMLParser):
+    """Collect the text blocks of a page, in order, without those inside boilerplate elements.
+
+    BlockParser('<p>One <a href=x>two</a>').blocks -> [Block('p', 'One two', 2, 0.5)]
+
+    An element is boilerplate by its tag, or by a class or id such as "sidebar"; but a <header>
+    inside an article is kept, as it contains the title. A boilerplate element that is never closed
+    ends where <main> or <body> begins."""
+
+    def __init__(self, page):
+        super().__init__()
+        # The open block: its tag, pieces of text, number of words, and how many are inside links.
+        self.tag, self.parts, self.words, self.linked_words = "", [], 0, 0
+        self.blocks, self.in_link, self.in_article = [], False, False
+        self.boilerplate = []  # tag of the open boilerplate element, once for each nested same tag
+        # html.parser raises on '<![x]>' and takes quadratic time for unclosed tags. So remove
+        # declarations and comments first, and escape each < that begins no tag.
+        page = re.sub(r"(?s)<!--.*?(?:-->|\Z)|<[!?][^<>]*>?", "", page)
+        self.feed(re.sub(r"<(?!/?[A-Za-z][^<>]*>)", "&lt;", page) + "<p>")  # <p> ends the last
+
+    def handle_starttag(self, tag, attributes):
+        if self.boilerplate and tag not in ("body", "main"):
+            if tag in self.boilerplate:
+                self.boilerplate.append(tag)
+            return
+        attributes, self.boilerplate = dict(attributes), []
+        if tag == "br":
+            self.parts.append("\n")
+        elif tag == "a":
+            self.in_link = "href" in attributes
+        elif tag in BLOCK_TAGS:
+            self.end_block(tag)
+        if tag in ("article", "main"):
+            self.in_article = True
+        named = BOILERPLATE_NAMES.search(f"{attributes.get('class')} {attributes.get('id')}")
+        title = tag == "header" and self.in_article
+        if tag in CONTAINERS and named or tag in BOILERPLATE_TAGS and not title:
+            self.boilerplate = [tag]
+
+    def handle_endtag(self, tag):
+        if tag in self.boilerplate:
+            self.boilerplate.pop()
+        elif tag in BLOCK_TAGS and not self.boilerplate:
+            self.end_block("")
+            if tag in ("article", "main"):
+                self.in_article = False
+        if tag == "a":
+            self.in_link = False
+
+    def handle_data(self, text):
+        if self.boilerplate:
+            return
+        self.words += len(text.split())
+        if self.in_link:
+            self.linked_words += len(text.split())
+        # Line ends of the source count in <pre> only. \xa0 (&nbsp;) is a space that must stay.
+        old, new = " \xa0" if self.tag == "pre" else "\n "
+        self.parts.append(text.expandtabs().replace(old, new))
+
+    def end_block(self, next_tag):
+        if self.words:
+            text = re.sub("[ \t\r\f]+", " ", "".join(self.parts))
+            text = re.sub("[ \xa0]*\n ?", "\n", text).strip(" \n").replace("\xa0", " ").rstrip()
+            boilerplate = self.words <= 40 and BOILERPLATE_TEXT.match(text)
+            density = 1.0 if boilerplate else self.linked_words / self.words
+            self.blocks.append(Block(self.tag, text, self.words, density))
+        self.parts, self.words, self.linked_words, self.tag = [], 0, 0, next_tag
 
 
-def iban(code):
-    """'GB82WEST12345698765432' -> True: with the first four moved to the end, A as 10 and Z as 35,
-    the number is 1 more than a multiple of 97."""
-    return int("".join(str(int(c, 36)) for c in code[4:] + code[:4])) % 97 == 1
+# Quality
 
-
-def dni(code):
-    """'12345678Z' -> True: the letter stands for the rest by 23; X, Y and Z begin foreigners'."""
-    number = int(code[:-1].translate(str.maketrans("XYZ", "012")))
-    return "TRWAGMYFPDXBNJZSQVHLCKE"[number % 23] == code[-1]
-
-
-# Kind of personal data -> its pattern, in order of precedence. A blank is for the eye only, where
-# [ ] is a blank of the text.
-PRIVATE = {
-    "iban": r"\b [A-Z]{2} \d\d (?:[ ]?[A-Z\d]{4}){2,7} (?:[ ]?[A-Z\d]{1,3})? \b",
-    "email": r"""(?<![\w.+%-]) [\w.+%-]+ (?:
-        (?: @ | \s? [\[({] \s? at \s? [\])}] \s?)
-        (?: [\w-]+ (?: \. | \s? [\[({] \s? dot \s? [\])}] \s?))+ (?! (?: png | jpe?g | gif | svg |
-        webp | css | js | ts | json | py | html? | txt | md | zip | pdf | xml | ya?ml | exe | tgz |
-        mp[34]) \b) [A-Za-z]{2,} (?![\w(]|\.\w)
-        | [ ]at[ ] (?:[\w-]+[ ]dot[ ])+ (?:com|edu|gov|net|org) \b)""",
-    "card": r"""\b (?<![.-]) (?= (?:[ -]?\d){13,19} (?![ -]?\d))
-        (?:4\d|5[0-8]|2[2-7]|3[04-9]|6\d) \d\d (?:[ -]?\d{4,6}){2,3} (?:[ -]?\d{1,4})?
-        (?![\w-]|\.\d)""",
-    "national id of Spain": r"\b (?<!-) [\dXYZ]\d{7}-?[A-Z] (?![\w-])",
-    "national id of America or Britain": r"""\b (?<!-) (?:
-        (?!000|666|9) \d{3} ([ -]) (?!00)\d\d \1 (?!0000)\d{4}
-        | (?!BG|GB|NK|KN|TN|NT|ZZ) [A-CEGHJ-PR-TW-Z] [A-CEGHJ-NPR-TW-Z] (?:[ ]?\d\d){3} [ ]?[A-D])
-        (?![\w-])""",
-    "ip": r"""(?<![\w.:]) (?: \d{1,3} (?:\.\d{1,3}){3} (?!\w|\.\d)
-        | [23] [\da-fA-F]{3} (?: :[\da-fA-F]{0,4}){2,7} (?![\w:]))""",
-    "phone": r"""(?<![\w.+-]) (?: \+[1-9] (?= (?:\D{0,2}\d){8,14} (?!\d)) \d{0,2}
-        (?: [ .-]? (?:\d{1,4} | \(\d{1,4}\))){2,6}
-        | (?: 1[ .-])? (?: \([2-9]\d\d\)[ ]? | [2-9]\d\d[ .-]) [2-9]\d\d [ .-] \d{4})
-        (?![\w-]|\.\d)"""}
-CHECKS = {"iban": iban, "card": luhn, "national id of Spain": dni, "ip": is_public}
-# What stands before a number with dots that is no address: "version 1.2".
-NUMBERED = re.compile(r"""(?: \w/ | (?<![^\W_]) (?: version\w* | v | (?: release | build |
-    firmware | rev | revision | section | clause | chapter | figure | table | oid | kernel |
-    paragraph | appendix )s?)) [\s:='"#.v]* \Z""", re.I | re.X)
-
-
-def find_pii(text):
-    """'write to me@mail.org' -> [('email', 9, 20)]: personally identifiable information, in order.
-
-    Kinds: email, phone, card, iban, ip (public ones), national id (American, British, Spanish)."""
-    found = []
-    for kind, pattern in PRIVATE.items():
-        for match in re.finditer(pattern, text, re.ASCII | re.X):
-            start, end = match.span()
-            checked = CHECKS.get(kind, bool)(re.sub("[ -]", "", match[0]))
-            if checked and not (kind == "ip" and NUMBERED.search(text, max(0, start - 20), start)):
-                found.append((kind.split(" of ")[0], start, end))
-                text = text[:start] + "\0" * (end - start) + text[end:]  # no later kind's any more
-    return sorted(found, key=lambda entry: entry[1])
-
-
-def remove_pii(text):
-    """'write to me@mail.org' -> 'write to [email]'"""
-    for kind, start, end in reversed(find_pii(text)):
-        text = f"{text[:start]}[{kind}]{text[end:]}"
-    return text
-
-
-# Is it well written, and may it be used?
-
-# Without these there is no English sentence.
+# Function words: English sentences contain some of these.
 FUNCTION_WORDS = set("""
     a an and are as at be by for from has in is it of on or that the this to was with""".split())
 
 
-def good_prose(text):
-    """Rules after Gopher (Rae et al. 2021, table A1) and C4 (Raffel et al. 2020), made for English.
+def first_broken(rules):
+    """Return the first rule that does not hold: {'50 words': True, 'few symbols': False} -> 'few
+    symbols'. Return '' if all hold."""
+    return next((rule for rule, holds in rules.items() if not holds), "")
 
-    'click here click here ...' -> False; a page that tells something in sentences -> True"""
-    words, lines = text.lower().split(), list(filter(None, map(str.strip, text.splitlines())))
-    count, size = len(words), sum(map(len, words))
+
+def check_prose(text):
+    """Check English text by rules after Gopher (Rae et al. 2021, table A1) and C4 (Raffel et al.
+    2020).
+
+    'click here click here ...' x 50 -> 'distinct trigrams'; a page of sentences -> ''"""
+    words = text.lower().split()
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     ended = [line for line in lines if line[-1] in ".!?:;\"')" or line[0] in "-*\u2022"]
-    return (count >= 50 and 3 <= size / count <= 10
-            and len(re.findall(r"[^\W\d_]", text)) >= 0.5 * size
-            and sum(word in FUNCTION_WORDS for word in words) >= 0.08 * count
-            and sum(map(text.count, "#{}|<>\u2026")) <= 0.3 * count
-            and len(set(zip(words, words[1:], words[2:]))) >= 0.3 * count
-            and len(set(lines)) >= 0.3 * len(lines) and len(ended) >= 0.1 * len(lines))
+    count, size = len(words), sum(map(len, words))
+    return first_broken({
+        "50 words": count >= 50,
+        "3 to 10 characters per word": 3 * count <= size <= 10 * count,
+        "half letters": len(re.findall(r"[^\W\d_]", text)) >= 0.5 * size,
+        "function words": sum(word in FUNCTION_WORDS for word in words) >= 0.08 * count,
+        "few symbols": sum(map(text.count, "#{}|<>\u2026")) <= 0.3 * count,
+        "distinct trigrams": len(set(zip(words, words[1:], words[2:]))) >= 0.3 * count,
+        "distinct lines": len(set(lines)) >= 0.3 * len(lines),
+        "sentence ends": len(ended) >= 0.1 * len(lines)})
 
 
-def good_code(text):
-    """False for what is generated, minified, data rather than code, or tells a reader nothing.
+def check_code(text):
+    """Check that a file is code for people: not generated, minified, or data.
 
-    'def add(a, b):\\n    return a + b\\n' -> True; '1, 2, 3, 4, 5, 6, ...' -> False"""
-    lines, size = text.splitlines(), len(text) or 1
+    'def add(a, b):\\n    return a + b\\n' -> ''; '1, 2, 3, 4, ...' -> 'a quarter letters'"""
+    lines, size = text.splitlines(), len(text)
     data = re.findall(r"(?:0x|\\x)[\da-fA-F]+|\d+|[\w+/=]{50,}", text)
-    return (sum(map(len, lines)) <= 100 * len(lines) and max(map(len, lines), default=0) <= 1000
-            and len(re.findall(r"[^\W_]", text)) >= 0.25 * size
-            and sum(map(len, data)) <= 0.2 * size
-            and not re.search(r"auto\w*[- ]?generated|^\W*generated (?:by|from)|do not edit",
-                              text[:1000], re.I | re.M)
-            and bool(re.search(r"^[ \t]*(?:#|//|/\*|\"\"\"|(?:\w+ )*(?:class|def|enum|fn|func|"
-                               r"function|int|interface|struct|void)\b)", text, re.M)))
+    generated = re.search(r"auto\w*[- ]?generated|^\W*generated (?:by|from)|do not edit",
+                          text[:1000], re.I | re.M)
+    readable = re.search(r"^[ \t]*(?:#|//|/\*|\"\"\"|(?:\w+ )*(?:class|def|enum|fn|func|function|"
+                         r"int|interface|struct|void)\b)", text, re.M)
+    return first_broken({
+        "100 characters per line": sum(map(len, lines)) <= 100 * len(lines),
+        "1000 characters in a line": max(map(len, lines), default=0) <= 1000,
+        "a quarter letters": len(re.findall(r"[^\W_]", text)) >= 0.25 * size,
+        "little data": sum(map(len, data)) <= 0.2 * size,
+        "not generated": not generated,
+        "comments or definitions": readable})
 
 
-# SPDX identifiers, in lower case, of licences that let all use a text as they like.
-LICENCES = set("""
+# Code
+
+# SPDX identifiers, in lower case, of permissive licences.
+PERMISSIVE = set("""
     0bsd apache-2.0 blueoak-1.0.0 bsd-2-clause bsd-3-clause bsl-1.0 cc0-1.0 isc mit mit-0 ncsa
     postgresql psf-2.0 python-2.0 unlicense zlib""".split())
-# The words of such licences and of headers, lower-case and without punctuation.
-PERMISSIVE = re.compile("|".join((
+# Phrases of permissive licences and of headers, in lower case and without punctuation.
+PERMISSIVE_TEXT = re.compile("|".join((
     r"permission is hereby granted free of charge",
     r"redistribution and use in source and binary",
     r"permission to use copy modify and distribute",
@@ -193,8 +247,8 @@ PERMISSIVE = re.compile("|".join((
     r"licensed to psf",
     r"(apache|boost software|python software foundation) license",
     r"(mit|isc|zlib|bsd|\d clause) (style )?licen[cs]e")))
-# The words of the others.
-RESTRICTIVE = re.compile("|".join((
+# Phrases of other licences.
+RESTRICTIVE_TEXT = re.compile("|".join((
     r"gnu (\w+ )?general public",
     r"\b[al]?gpl(v?\d)?\b(?! compatible)",
     r"proprietary",
@@ -202,58 +256,58 @@ RESTRICTIVE = re.compile("|".join((
     r"(mozilla|eclipse|server side) public",
     r"non ?commercial",
     r"share ?alike")))
+# C, C#, C++, Go, Java, JavaScript, Kotlin, Objective-C, PHP, Python, Ruby, Rust, Swift, TypeScript:
+# 14 languages, as in the report.
+CODE_SUFFIXES = tuple("""
+    .c .h .cs .cpp .cc .cxx .hpp .hh .go .java .js .jsx .mjs .kt .m .mm .php .py .rb .rs .swift .ts
+    .tsx""".split())
 
 
 def permissive(text):
-    """Whether a licence, an SPDX expression or a file's header lets all use the text as they like.
+    """Return True if a licence, an SPDX expression or a file's header lets everybody use a text.
 
-    'MIT OR GPL-2.0-only' -> True; 'MIT AND GPL-2.0-only' -> False; no licence at all -> False"""
-    tag = (re.search(r"SPDX-License-Identifier:\s*([\w.+() -]*[\w+)])", text)
-           or re.fullmatch(r"\s*(\(?\S+(?: (?:and|or|with) \S+)*)\s*", text, re.I))
-    if tag:  # where brackets stand inside, all must be permissive
-        expression = re.sub(r"^\(([^()]*)\)$", r"\1", tag[1].lower())
-        return (all if "(" in expression else any)(
-            all(part.split(" with ")[0].strip("() ") in LICENCES for part in term.split(" and "))
-            for term in expression.split(" or "))
-    said = " ".join(re.findall(r"[a-z0-9]+", text[:4000].lower()))
-    return bool(PERMISSIVE.search(said)) and not RESTRICTIVE.search(said)
-
-
-LANGUAGES = {suffix: language for language, suffixes in {  # those that are trained on
-    "C": ".c .h", "C#": ".cs", "C++": ".cpp .cc .cxx .hpp .hh", "Go": ".go", "Java": ".java",
-    "JavaScript": ".js .jsx .mjs", "Kotlin": ".kt", "Objective-C": ".m .mm", "PHP": ".php",
-    "Python": ".py", "Ruby": ".rb", "Rust": ".rs", "Swift": ".swift",
-    "TypeScript": ".ts .tsx"}.items() for suffix in suffixes.split()}
+    'MIT OR GPL-2.0-only' -> True; 'MIT AND GPL-2.0-only' -> False; '' -> False"""
+    expression = (re.search(r"SPDX-License-Identifier:\s*([\w.+() -]*[\w+)])", text)
+                  or re.fullmatch(r"\s*(\(?\S+(?: (?:and|or|with) \S+)*)\s*", text, re.I))
+    if not expression:
+        words = " ".join(re.findall(r"[a-z0-9]+", text[:4000].lower()))
+        return bool(PERMISSIVE_TEXT.search(words)) and not RESTRICTIVE_TEXT.search(words)
+    expression = re.sub(r"^\(([^()]*)\)$", r"\1", expression[1].lower())
+    choices = [all(part.split(" with ")[0].strip("() ") in PERMISSIVE
+                   for part in choice.split(" and ")) for choice in expression.split(" or ")]
+    return all(choices) if "(" in expression else any(choices)  # nested: all must be permissive
 
 
-def language(path):
-    """'src/main.swift' -> 'Swift'; 'README' -> None"""
-    return LANGUAGES.get(pathlib.PurePath(path).suffix.lower())
+def is_code(path):
+    """'src/main.swift' -> True; 'README' -> False"""
+    return path.lower().endswith(CODE_SUFFIXES)
 
 
-# Is it about mathematics?
+# Mathematics
 
-MATH_DOMAINS = ("algebra.example", "calculus.example", "math.example")  # the report had 20
-# MathML, KaTeX, MathJax and TeX in a page; blanks are for the eye only.
+MATH_DOMAINS = ("algebra.example", "calculus.example", "math.example")  # the report used 20
+# MathML, KaTeX, MathJax and TeX; blanks are ignored.
 MATH_TAGS = re.compile(r"""<(?: math | m[ion] | mfrac | mrow | msqrt | msu[bp]) \b | math/tex
     | \b (?:class|src|href) \s*=\s* ["']? [^"'<>]* \b (?:katex|mathjax) | \\\( .{1,500}? \\\)
     | \\\[ .{1,500}? \\\] | \$\$ [^$<>]{0,500} [\\^_=+] [^$<>]{0,500} \$\$""", re.I | re.S | re.X)
+MATH_SYMBOLS = re.compile(
+    "[\\d+*/=<>^|\u00ac\u00b1\u00d7\u00f7\u2190-\u22ff\u27c0-\u27ef\u2980-\u2aff"
+    "\U0001d400-\U0001d7ff\u2212-]")
+MIN_SYMBOL_SHARE = 0.05
 
 
 def has_math_tags(page):
-    """Finds MathML, KaTeX, MathJax, TeX. '<p>\\\\(x^2\\\\)' -> True; 'H<sub>2</sub>O' -> False"""
-    scripts = r"(?is)<(script|style)\b(?![^>]*(?:math|katex)).*?(?:</\1|\Z)"  # $$ is none there
+    """'<p>\\\\(x^2\\\\)' -> True; 'H<sub>2</sub>O' -> False"""
+    scripts = r"(?is)<(script|style)\b(?![^>]*(?:math|katex)).*?(?:</\1|\Z)"  # $$ is not TeX there
     return bool(MATH_TAGS.search(re.sub(scripts, "", page)))
 
 
-def math_symbols(text):
-    """The share of digits, operators and mathematical signs: 'a+1=2' -> 0.8"""
-    signs = re.findall("[\\d+*/=<>^|\u00ac\u00b1\u00d7\u00f7\u2190-\u22ff\u27c0-\u27ef\u2980-\u2aff"
-                       "\U0001d400-\U0001d7ff\u2212-]", text)
-    return len(signs) / max(1, len(text))
+def symbol_share(text):
+    """Return the share of digits, operators and mathematical symbols: 'a+1=2' -> 0.8"""
+    return len(MATH_SYMBOLS.findall(text)) / max(1, len(text))
 
 
 def math_domain(url):
-    """'https://forum.math.example/t/1' -> True: the host or what it belongs to is in the table."""
-    host = urllib.parse.urlsplit(url if "//" in url else "//" + url).hostname or ""
+    """'https://forum.math.example/t/1' -> True: the host is in MATH_DOMAINS or a subdomain."""
+    host = urlsplit(url if "//" in url else "//" + url).hostname or ""
     return ("." + host).endswith(tuple("." + domain for domain in MATH_DOMAINS))

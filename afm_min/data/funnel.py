@@ -1,199 +1,308 @@
-"""The funnel: each source's filters in the report's order, and how much every one let through.
+"""The funnel: each source's filters in the report's order, and the n-gram methods that some of them
+use: near-duplicates, decontamination, a text classifier and a language model.
 
-A document is a dict: source, name, text, and what its source says of it (url, licence). A planted
-one also says of what kind it is, and which secret of it must not get through: so we know what did.
+For n-grams, a text is the sequence of its lower-case words. A word is hashed to 64 bits, and an
+n-gram to a hash of its word hashes, so numpy processes a whole text at once. Hashes are the same in
+every process. (CharacterModel alone counts bytes.) Shapes: W words and N n-grams of a text.
 """
 import collections
-import concurrent.futures
-import json
+import functools
+import hashlib
+import math
 import random
-import tempfile
+import re
 
-from afm_min import distributed
-from afm_min.data import crawl, filters, pages
+import numpy
+
+from afm_min.data import filters, safety, sources
+from afm_min.data.safety import remove_stopwords, unsafe_page
 from afm_min.world import families
 from afm_min.world.tasks import MATH, benchmark_tasks, draw_task
-from afm_min.data.ngrams import (CharacterModel, Classifier, Decontamination, NearDuplicates,
-                            signature)
-from afm_min.run import UserError
-from afm_min.data.unsafe_pages import unsafe_page
 
-ORDER = {  # source -> its filters; "benchmarks" comes last, as it wants all texts counted before
-    "web": "robots.txt, body, safety, personal data, near-duplicates, quality, benchmarks",
-    "licensed": "benchmarks",
-    "code": "licence, language, near-duplicates, personal data, code quality, benchmarks",
-    "public": "licence, personal data, benchmarks",
-    "questions": "licence, personal data, benchmarks",
-    "math": "robots.txt, math tags, body, symbols, fluency, domain, near-duplicates, benchmarks",
-}
+MULTIPLIER = numpy.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, the usual odd multiplier
 
 
-class Filters:
-    """The filters that look at one document at a time, and so can work on several at once.
+@functools.lru_cache(2**18)  # words recur
+def hash_word(word):
+    digest = hashlib.blake2b(word.encode(errors="replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
 
-    The report's models are trained on what people have judged. Ours learn from texts whose truth
-    is known: `reference`, well-written, and what `crawl` and `tasks` can write. So what `crawl`
-    plants is no fair test of them; tests/planted.py is one. lexicon: see `filters.read_lexicon`."""
 
-    def __init__(self, reference, lexicon=filters.SWEARWORDS):
-        self.swearing = filters.swearing(lexicon)
+@functools.lru_cache(2)  # several filters hash the same text
+def hash_words(text):
+    """'Two words' -> (2,), uint64"""
+    return numpy.fromiter(map(hash_word, re.findall(r"\w+", text.lower())), numpy.uint64)
+
+
+def ngrams(words, n):
+    """Hash every n words in a row: word hashes (W,) -> (W - n + 1,), or (0,) if W < n."""
+    hashes = words[:max(0, len(words) - n + 1)]
+    for i in range(1, n):  # modulo 2^64
+        hashes = hashes * MULTIPLIER + words[i:i + len(hashes)]
+    return hashes
+
+
+# Near-duplicates
+
+SIGNATURE_SIZE = 128
+BANDS, BAND_SIZE = 8, 3  # 24 entries of a signature are used for look-up
+MIN_SIMILARITY = 0.7
+FACTORS, SUMMANDS = numpy.random.default_rng(0).integers(
+    2**64, size=(2, SIGNATURE_SIZE, 1), dtype=numpy.uint64) | numpy.uint64(1)
+
+
+def signature(text):
+    """Return the MinHash signature (Broder 1997) of a text's 5-grams: (128,), uint32.
+
+    Each entry is the minimum of one random function over all 5-grams, so
+    P(two signatures agree in an entry) = Jaccard similarity of the texts.
+    A text of fewer than 5 words counts as one n-gram."""
+    words = hash_words(text)
+    shingles = ngrams(words, min(5, max(1, len(words))))
+    values = (FACTORS * shingles + SUMMANDS) >> numpy.uint64(32)  # (128, N)
+    return values.min(axis=1, initial=2**32 - 1).astype(numpy.uint32)
+
+
+class NearDuplicates:
+    """An index of signatures that finds near-duplicates by locality-sensitive hashing.
+
+    Two signatures are compared if they agree in one of 8 bands of 3 entries. At similarity s, this
+    has probability 1 - (1 - s^3)^8: 0.997 at s = 0.8. They are near-duplicates if they agree in
+    MIN_SIMILARITY of all entries. This share has standard deviation sqrt(s (1 - s) / 128): 0.035 at
+    s = 0.8, which is 3 of these above the threshold."""
+
+    def __init__(self):
+        self.buckets = {}  # (number of the band, *its entries) -> signatures
+
+    def seen(self, new):
+        """Return True if a near-duplicate of this signature was added before. If not, add it."""
+        bands = [(i, *new[i * BAND_SIZE:(i + 1) * BAND_SIZE].tolist()) for i in range(BANDS)]
+        candidates = (old for band in bands for old in self.buckets.get(band, ()))
+        if any((old == new).mean() >= MIN_SIMILARITY for old in candidates):
+            return True
+        for band in bands:
+            self.buckets.setdefault(band, []).append(new)
+        return False
+
+
+class Decontamination:
+    """Find texts that share 4 to 13 words in a row with a benchmark, unless these are common usage.
+
+    Two passes over the corpus: first `count` all texts, then call `contaminated` for each. N-grams
+    seen `common` times or more are common usage and are ignored, as in the report."""
+    LENGTHS = range(4, 14)  # of n-grams, in words
+
+    def __init__(self, questions, common=1000):
+        self.common = common
+        self.counts = {}  # n-gram of the benchmark -> times seen in the corpus
+        for words in map(hash_words, questions):
+            for n in self.LENGTHS:
+                self.counts |= dict.fromkeys(ngrams(words, n).tolist(), 0)
+
+    def shared(self, text):
+        """Yield the occurrences in a text of n-grams of the benchmark."""
+        for n in self.LENGTHS:
+            hashes = ngrams(hash_words(text), n).tolist()
+            shared = [ngram for ngram in hashes if ngram in self.counts]
+            yield from shared
+            if not shared:  # then no longer n-gram is shared either
+                return
+
+    def count(self, text):
+        for ngram in self.shared(text):
+            self.counts[ngram] += 1
+
+    def contaminated(self, text):
+        return any(self.counts[ngram] < self.common for ngram in self.shared(text))
+
+
+# Learned filters
+
+ENDING = re.compile(r"(?<=\w\w\w)(?:ing|ed|es|er|e|s)\b")  # "bombing", "bombs" -> "bomb"
+
+
+class Classifier:
+    """Logistic regression on the words (without endings) and word pairs of a text. A call returns
+    the probability that a text is positive.
+
+    Words and pairs are hashed to weights (2^18,). Weight 0 is the bias."""
+
+    def __init__(self, positive, negative, steps=200, lr=10.0, weight_decay=1e-5):
+        """Minimise mean cross-entropy + weight_decay / 2 |weights|^2 by gradient descent with
+        momentum 0.9. It always converges: features of length 1 bound the curvature by 1/4, and the
+        bound for this momentum is lr * curvature < 3.8."""
+        features = [self.features(text) for text in [*positive, *negative]]
+        labels = [1] * len(positive) + [0] * len(negative)
+        sizes = numpy.array([len(indices) for indices in features])
+        # The sparse matrix of features: row (text), column (weight) and value of each entry.
+        row = numpy.repeat(numpy.arange(len(sizes)), sizes)
+        column = numpy.concatenate(features)
+        value = numpy.repeat(sizes**-0.5, sizes)
+        self.weights, velocity = numpy.zeros((2, 2**18))
+        for _ in range(steps):
+            error = sigmoid(numpy.bincount(row, self.weights[column] * value)) - labels
+            gradient = numpy.bincount(column, error[row] * value, len(self.weights)) / len(sizes)
+            velocity = 0.9 * velocity - lr * (gradient + weight_decay * self.weights)
+            self.weights += velocity
+
+    @staticmethod
+    def features(text):
+        """Return the indices of a text's F features. Each has value F^-0.5, so that long texts do
+        not outweigh short ones."""
+        words = hash_words(ENDING.sub("", text.lower()))
+        hashes = numpy.concatenate([words, ngrams(words, 2)]) >> numpy.uint64(64 - 18)
+        return numpy.union1d(hashes.astype(int), 0)
+
+    def __call__(self, text):
+        features = self.features(text)
+        return float(sigmoid(self.weights[features].sum() / len(features)**0.5))
+
+
+def sigmoid(logits):
+    return 1 / (1 + numpy.exp(-logits))
+
+
+class CharacterModel:
+    """A 4-gram language model of UTF-8 bytes, smoothed as by MacKay and Peto (1995):
+
+    P(byte | context) = (n(context byte) + 2 P(byte | shorter context)) / (n(context) + 2)
+
+    n counts occurrences in the training texts. Before the empty context, P = 1 / 256."""
+
+    def __init__(self, texts):
+        ngrams = [ngram[start:] for text in texts for ngram in self.ngrams(text)
+                  for start in range(4)]
+        self.counts = collections.Counter(ngrams)  # 1 to 4 bytes -> occurrences
+        self.contexts = collections.Counter(ngram[:-1] for ngram in ngrams)
+
+    @staticmethod
+    def ngrams(text):
+        """'ab' -> [b'\\n\\n\\na', b'\\n\\nab']: every byte after its context of 3 bytes."""
+        data = b"\n\n\n" + text.encode(errors="replace")
+        return [data[i:i + 4] for i in range(len(data) - 3)]
+
+    def probability(self, ngram):
+        """Return P(last byte | the 3 bytes before it)."""
+        p = 1 / 256
+        for start in (3, 2, 1, 0):
+            p = (self.counts[ngram[start:]] + 2 * p) / (self.contexts[ngram[start:-1]] + 2)
+        return p
+
+    def bits(self, text):
+        """Return the cross-entropy in bits per character: low for texts like the training texts."""
+        total = sum(math.log2(self.probability(ngram)) for ngram in self.ngrams(text))
+        return -total / max(1, len(text))
+
+
+# The funnel
+
+ORDER = {  # source -> its filters; "benchmarks" is last, as it needs the counts of all texts
+    "web": ["robots.txt", "main content", "safety", "personal data", "near-duplicates", "quality",
+            "benchmarks"],
+    "licensed": ["benchmarks"],
+    "code": ["licence", "language", "near-duplicates", "personal data", "code quality",
+             "benchmarks"],
+    "public": ["licence", "personal data", "benchmarks"],
+    "questions": ["licence", "personal data", "benchmarks"],
+    "math": ["robots.txt", "math tags", "main content", "symbols", "fluency", "domain",
+             "near-duplicates", "benchmarks"]}
+MAX_UNSAFE, MAX_JUNK = 0.65, 0.5  # probabilities
+MIN_SYMBOLS = 0.05  # share of mathematical symbols in a text
+MAX_BITS = 3  # per character, of a fluent text on mathematics
+
+
+class Funnel:
+    """Apply the filters to documents, and count what each filter lets through.
+
+    A document is a dict with source, name, text and, if its filters need them, url or licence. A
+    planted document also has its kind, "planted", and a "canary" that must not get through.
+
+    The report's classifiers learned from pages that people have judged. Ours learn from `reference`
+    (well-written texts), and from pages that we generate; tests/helpers has fairer test pages.
+    common: occurrences that make an n-gram common usage. The report's 1,000 is for a real web."""
+
+    def __init__(self, reference, common=1000, swearwords=safety.SWEARWORDS):
         rng = random.Random(0)
         good = [text[:1000] for text in reference]
         unsafe = [unsafe_page(rng) for _ in range(3000)]
         harmless = good + [unsafe_page(rng, harmless=True) for _ in range(3000)]
-        junk = [crawl.junk(rng) for _ in range(300)]
-        tasks = [draw_task(MATH, "train", f"fluent {i}").text() for i in range(500)]
-        self.unsafe = learn(*(list(map(filters.topical, texts)) for texts in (unsafe, harmless)))
-        self.junk = learn(junk, good)
-        self.mathematics = CharacterModel(tasks)
-
-    def filter(self, name, document):
-        """The text as the filter of that name leaves it; "" if it drops the document."""
-        text = document["text"]
-        kept = {
-            "robots.txt": lambda: allowed(document["url"]),
-            "body": lambda: pages.extract_body(text),
-            "personal data": lambda: filters.remove_pii(text),
-            "safety": lambda: not (filters.profane(text, self.swearing)
-                                   or self.unsafe(filters.topical(text)) > 0.4),
-            "quality": lambda: filters.good_prose(text) and self.junk(text) < 0.5,
-            "licence": lambda: filters.permissive(document["licence"]),
-            "language": lambda: filters.language(document["name"]) is not None,
-            "code quality": lambda: filters.good_code(text),
-            "math tags": lambda: filters.has_math_tags(text),
-            "symbols": lambda: filters.math_symbols(text) > 0.05,
-            "fluency": lambda: self.mathematics.bits(text) < 3,
-            "domain": lambda: filters.math_domain(document["url"]),
-        }[name]()
-        return kept if isinstance(kept, str) else text * kept
-
-    def examine(self, document):
-        """Take a document through all filters of its source but the last, until one drops it.
-
-        Returns the document as they leave it, and a list of (filter, characters left). What
-        near-duplicates are is not known here: for that, its signature stands in the place of the
-        characters, and the document goes on as if it were none."""
-        steps = []
-        for name in ORDER[document["source"]].split(", ")[:-1]:
-            if name == "near-duplicates":
-                steps.append((name, signature(document["text"])))
-                continue
-            document["text"] = self.filter(name, document)
-            left = len(document["text"]) if document["text"].strip() else 0
-            steps.append((name, left))
-            if not left:
-                break
-        return document, steps
-
-
-class Funnel:
-    """All filters and what they remember of all documents: hashes and counts, not the texts.
-
-    common: times an n-gram must be seen to be common usage; the report's 1,000 is for a web."""
-
-    def __init__(self, reference, common=1000, lexicon=filters.SWEARWORDS):
-        self.filters, self.near = Filters(reference, lexicon), NearDuplicates()
-        self.benchmarks = Decontamination(
-            [task.question for family in families.all_families({}).values()
-             for task in benchmark_tasks(family)], common)
-        self.rows = {}  # (source, filter) -> [documents in, out, million characters out]
+        junk = [sources.junk(rng) for _ in range(300)]
+        fluent = [draw_task(MATH, "train", f"fluent {i}").text() for i in range(500)]
+        questions = [task.question for family in families.all_families({}).values()
+                     for task in benchmark_tasks(family)]
+        self.swearword = safety.swearword_pattern(swearwords)
+        self.unsafe = Classifier([*map(remove_stopwords, unsafe)],
+                                 [*map(remove_stopwords, harmless)])
+        self.junk = Classifier(junk, good)
+        self.math = CharacterModel(fluent)
+        self.near = NearDuplicates()
+        self.benchmarks = Decontamination(questions, common)
+        self.rows = {}  # (source, filter) -> [documents in, documents out, million characters out]
         self.planted = {}  # kind -> [documents planted, got through]
+        self.filters = {  # name -> function that returns the rule that drops a document, or ""
+            "robots.txt": lambda d: "" if allowed(d["url"]) else "disallowed",
+            "main content": lambda d: edit(d, filters.main_content),
+            "safety": lambda d: self.check_safety(d["text"]),
+            "personal data": lambda d: edit(d, safety.remove_pii),
+            "near-duplicates": lambda d: "seen" if self.near.seen(signature(d["text"])) else "",
+            "quality": lambda d: self.check_quality(d["text"]),
+            "licence": lambda d: "" if filters.permissive(d["licence"]) else "not permissive",
+            "language": lambda d: "" if filters.is_code(d["name"]) else "unknown suffix",
+            "code quality": lambda d: filters.check_code(d["text"]),
+            "math tags": lambda d: "" if filters.has_math_tags(d["text"]) else "no tags",
+            "symbols": lambda d: "" if filters.symbol_share(d["text"]) > MIN_SYMBOLS else "few",
+            "fluency": lambda d: "" if self.math.bits(d["text"]) < MAX_BITS else "not fluent",
+            "domain": lambda d: "" if filters.math_domain(d["url"]) else "other domain",
+            "benchmarks": lambda d: "overlap" if self.benchmarks.contaminated(d["text"]) else ""}
 
-    def passes(self, source, name, characters):
-        """Count a document at a filter that leaves so many characters of it; 0 drops it."""
-        row = self.rows.setdefault((source, name), [0, 0, 0.0])
+    def check_safety(self, text):
+        if self.swearword.search(text):
+            return "swearword"
+        return "unsafe" if self.unsafe(remove_stopwords(text)) > MAX_UNSAFE else ""
+
+    def check_quality(self, text):
+        return filters.check_prose(text) or ("junk" if self.junk(text) >= MAX_JUNK else "")
+
+    def passes(self, name, document):
+        """Apply one filter to a document and count the result. Return False if it is dropped."""
+        rule = self.filters[name](document)
+        row = self.rows.setdefault((document["source"], name), [0, 0, 0.0])
         row[0] += 1
-        row[1] += characters > 0
-        row[2] += characters / 1e6
-        return characters > 0
-
-    def survives(self, document, steps):
-        """Count what `Filters.examine` found; whether the document comes out of the last filter."""
-        left = len(document["text"])
-        for name, found in steps:
-            if name == "near-duplicates":
-                found = 0 if self.near.seen_signature(found) else left
-            if not self.passes(document["source"], name, found):
-                return False
-            left = found
-        return True
+        if not rule:
+            row[1] += 1
+            row[2] += len(document["text"]) / 1e6
+        return not rule
 
     def run(self, documents):
-        """Yield the documents that pass, in two passes: what comes out of the first is counted."""
-        with tempfile.TemporaryFile("w+", encoding="utf-8") as kept:
-            for document, steps in examined(self.filters, documents):
-                self.planted.setdefault(document.get("planted"), [0, 0])[0] += 1
-                if self.survives(document, steps):
-                    self.benchmarks.count(document["text"])
-                    kept.write(json.dumps(document) + "\n")
-            kept.seek(0)
-            for document in map(json.loads, kept):
-                clean = not self.benchmarks.contaminated(document["text"])
-                if self.passes(document["source"], "benchmarks", clean * len(document["text"])):
-                    through = document.get("secret", "") in document["text"]
-                    self.planted[document.get("planted")][1] += through
-                    yield document
+        """Yield the documents that pass, with filtered texts.
+
+        "benchmarks" needs a second pass, after the n-grams of all other documents are counted."""
+        remaining = []
+        for document in documents:
+            planted = self.planted.setdefault(document.get("planted"), [0, 0])
+            planted[0] += 1
+            if all(self.passes(name, document) for name in ORDER[document["source"]][:-1]):
+                self.benchmarks.count(document["text"])
+                remaining.append(document)
+        for document in remaining:
+            if self.passes("benchmarks", document):
+                if document.get("canary", "") in document["text"]:
+                    self.planted[document.get("planted")][1] += 1
+                yield document
 
     def report(self):
-        """For report.json: the counts of each filter, and of what was planted."""
+        """Return the tables of report.json: counts per filter, and per kind of planted document."""
         return {"funnel": [[source, name, *row] for (source, name), row in self.rows.items()],
                 "planted": [[kind, *row] for kind, row in self.planted.items() if kind]}
-
-
-def examined(filters, documents):
-    """Yield `filters.examine` of each document, in their order, computed in several processes.
-
-    A few chunks are under way at a time, so that memory does not grow with the corpus."""
-    workers = min(4, distributed.cores())
-    if workers == 1:
-        yield from map(filters.examine, documents)
-        return
-    with concurrent.futures.ProcessPoolExecutor(workers, initializer=start_worker,
-                                                initargs=[filters]) as pool:
-        pool.submit(len, "")  # starts them before the documents open what they would inherit
-        under_way = collections.deque()
-        try:
-            for chunk in chunks(documents):
-                under_way.append(pool.submit(examine_chunk, chunk))
-                if len(under_way) > 2 * workers:
-                    yield from under_way.popleft().result()
-            while under_way:
-                yield from under_way.popleft().result()
-        except concurrent.futures.process.BrokenProcessPool:
-            raise UserError("a process that filters documents ended early, perhaps for want of "
-                            "memory: free some and call again") from None
-
-
-def chunks(documents, characters=50_000):
-    """Yield lists of documents in a row that have so many characters or a little more."""
-    chunk, size = [], 0
-    for document in documents:
-        chunk.append(document)
-        size += len(document["text"])
-        if size >= characters:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
-
-
-def start_worker(filters):
-    """Keep the filters in this process, which `examine_chunk` uses; end with the one before."""
-    global worker_filters
-    worker_filters = filters
-    distributed.end_with_parent()
-
-
-def examine_chunk(documents):
-    return [worker_filters.examine(document) for document in documents]
-
-
-def learn(yes, no):
-    """A classifier that tells texts of the one kind from those of the other."""
-    return Classifier(yes + no, [1] * len(yes) + [0] * len(no))
 
 
 def allowed(url):
     """'docs.example/drafts/7' -> False"""
     host, slash, path = url.partition("/")
-    return pages.robots_allow(crawl.ROBOTS.get(host, ""), slash + path)
+    return filters.robots_allow(sources.ROBOTS.get(host, ""), slash + path)
+
+
+def edit(document, function):
+    """Replace the text of a document by function(text). Return "empty" if no text remains."""
+    document["text"] = function(document["text"])
+    return "" if document["text"].strip() else "empty"

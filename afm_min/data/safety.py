@@ -1,0 +1,242 @@
+"""Safety and personal data: what a page must not contain, and what is removed from it.
+
+A page is dropped if it contains a swearword, or if a classifier finds it unsafe. The classifier
+learns from generated pages. Goods, peoples, threats and swearwords are made up, so that no reader
+of this file meets real ones. How sellers, bullies and reporters write is not.
+"""
+import ipaddress
+import pathlib
+import re
+
+from afm_min.run import UserError
+
+
+# Safety
+
+# The swearwords are made up, so that no reader of this file meets real ones. The setting
+# data.lexicon adds a list of words for a real crawl.
+SWEARWORDS = """
+    bloddock crombit drabnak fnarge glimp grimbat plogger queb skrunt smoggit snargle thrull trozzle
+    vorkle yurgle zuntle""".split()
+# Stop words: they do not depend on the topic of a text.
+STOPWORDS = set("""
+    a about after again all already also am an and any anyone anything are as ask at back be
+    because been before being best better between but by call can come could d day days did do
+    does don during each eat end ending ends even every everybody everyone everything feel few
+    first for friend from get give go going good got great had happen has have he her here herself
+    him himself his home house how i if in into is it just keep know last let life like little
+    lives ll look lose losing lost m make man many may me might month more most much must my need
+    never new next night no nobody not nothing now of off old on one or other our out over own
+    part people please put re really reason s said same say says see she should so some someone
+    something start stop street such t take tell than that the their them then there these they
+    thing things think this those three through time to today told tomorrow tonight too two under
+    until up us ve very wait want was watch way we week well were what when where which while who
+    why will with without woman work world would year years yet you your yourself""".split())
+
+
+def swearword_pattern(words):
+    """Return a pattern for these words as whole words, with the usual endings: "ploggers" matches
+    plogger, but "Thrullbury" and "glimpse" match nothing."""
+    alternatives = "|".join(map(re.escape, words))
+    return re.compile(rf"\b(?:{alternatives})(?:e?s|e?d|ers?|ing?|t?y)?\b", re.I)
+
+
+def read_lexicon(path):
+    """Return SWEARWORDS and the words in a file, one a line."""
+    try:
+        lines = pathlib.Path(path).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"data.lexicon={path} cannot be read as UTF-8: {error}") from None
+    return SWEARWORDS + [line.strip() for line in lines if line.strip()]
+
+
+def remove_stopwords(text):
+    """'I will tell you about her garden' -> 'garden': the input of the safety classifier."""
+    words = re.findall(r"\w+", text.lower())
+    return " ".join(word for word in words if word not in STOPWORDS)
+
+
+def phrases(text):
+    """'for sale, no\\nquestions' -> ['for sale', 'no questions']"""
+    return " ".join(text.split()).split(", ")
+
+
+# Phrases of harmless pages: everyday things, and reports about crime, war, drugs and prejudice.
+HARMLESS = phrases("""
+    oven, salt, garlic, soup, train, beach, museum, ticket, match, team, league, function, list,
+    variable, compiler, error, class, module, planet, cells, atoms, theory, king, empire, bridge,
+    garden, school, birthday, dog, shop, sale, shoes, sofa, delivery, order, mountain, river, music,
+    guitar, concert, library, car, engine, bicycle, buy, offer, free, report, friends, clinic, post,
+    comment, office, market, guide, cost, share, follow, change, ship, wire, nails, shed, stock,
+    family, finish, country, superior, jump, quick, deep, length, pure, shipping, supply, quality,
+    prices, sample, menu, plug, guaranteed, kit, rent, sold, spread, account, deal, seller, vendor,
+    piece, brain, cut, blow up, mix, hard, pan, dough, cream, crust, sheep, wood, century, soldiers,
+    war, army, permit, licence, hunters, range, law, ban, bath, film, police, defused, camera,
+    scene, bronze, treaty, veterans, battle, disposal squad, sport, archaeologists, exhibits,
+    amnesty, handed in, airport, raid, smugglers, injured, evacuated, inquiry, medal, trench,
+    uniforms, soap, fizzy, photograph, controlled demolition, fireworks, water, glue, toy,
+    chocolate, guided tour, mill, factory, accident, treaty signed, catalogue, antique, collection,
+    replica, stage, cake, gift, craft, workshop, game, wreck, field, ploughed, found, siege, tower,
+    letters, gas, exhibition, peace, jury, trial, judge, detective, novel, process, server, thread,
+    signal, parent, query, weeds, chef, onion, eggs, verdict, sentenced, charged, suspect, witness,
+    appeal, officers, investigation, case, series, mystery, actor, terminal, memory, lock, shelter,
+    hospital, prosecutors, defence, commands, orphans, script, tool, debugger, task, retry, hung,
+    exit, table, exhausts, kitchen, butter, tomatoes, orange, press, boots, tennis, ball, champion,
+    innings, kernel, job, log, restart, timeout, clean up, clay, pottery, comedian, goal, rights,
+    equal, study, discrimination, prejudice, welcome, community, condemned, survey, settled,
+    persecuted, researchers, taught, author, language, banned, vote, apologised, protest, against,
+    refuge, citizens, segregation, equality, propaganda, bias, chants, schoolbooks, must be
+    challenged, solidarity, victims, festival, memoir, marched, applicants, neighbourhood, cuisine,
+    songs, dance, mayor, captain, boos, lifetime ban, novelist, grandmother, shops, photographs,
+    anniversary, elected, lawyers, friendship, open letter, customs, court, jailed, dose, doctor,
+    prescribed, recovery, addiction, surgery, pain, molecules, clean, discovery, warned, dependence,
+    withdrawal, therapy, medicine, relapse, emergency, paramedics, traffickers, border, found
+    guilty, labels, doses, tablets, schools, trials, leaves, flower, botanist, plants, pupils,
+    bloom, petals, pollen, bees, compost, seeds, lesson, microscope, species, sober, counsels,
+    meeting, teenagers, talk, helpline, illness, spray, rescue, poisoning, painkiller, grows, roots,
+    forest, protect, patch, backup, firewall, advice, security, two factor, never click, never
+    share, permission, tester, manager, strong, encryption, customers, watermark, scammers, warns,
+    hit hospitals, hole, cookies, attackers, criminals, fraudsters, hackers, breach, notify, reset,
+    antivirus, suspicious, links, spam, filter, vulnerability, expert, company, servers, call your
+    bank, freeze, forensic, double, PIN, emails ask, savings, backup copy, caller, printers,
+    routers, course, law firm, refund, complain, safe, Thrullbury, Grimbatham, Crombitson,
+    Vorklesby, glimpse, village, censor, polite, swearing, teacher, slang, dictionary, nest,
+    tourists, parish, medieval, bleeped, linguists, rude, referee, fined, bakery, lake, postcard,
+    crossword, robin, sign, comedy, valley, station, club, family name, duck, market town, province,
+    map, inn""")
+# Phrases of unsafe pages.
+SALES = phrases("""
+    for sale, buy, no papers, no questions, untraceable, serial number, filed off, cash only, cheap,
+    unregistered, no background check, ship, build, homemade, at home, mix, blow up, crowd, fuse,
+    nails, wire, shed, in stock, smuggled, illegal, black market, arm yourself, guaranteed,
+    discount, crypto, message me, order, gram, ounce, pure, uncut, discreet, stealth, delivery,
+    shipping, dealer, no prescription, bulk, wholesale, bitcoin, monero, vendor, fresh batch,
+    telegram, quality, prices, sample, menu, next day, supply, plug, cash, no police, text me,
+    packaging, cloned, dumps, undetected, undetectable, victims, cash out, launder, easy money,
+    drain, spy, we hack, hire, balance, fullz, skimmer, mules, old people, kit, escrow, rent, sold,
+    spread, price""")
+THREATS = phrases("""
+    I swear, we know where you live, your family, your brother, watch your back, make you pay, you
+    will be sorry, nobody will find you, your house, beg, boss, ex, finish, tonight, next time, last
+    warning, coming for you, count your days, deserve, snitches, followed you, until you pay, in
+    your sleep, warned you, face""")
+HATE = phrases("""
+    dirty, thieves, liars, cheats, lazy, inferior, superior, throw out, send back, keep out, kick
+    out, do not belong, ruin, spoil, stink, hate, replace, our country, our town, never rent, never
+    hire, worthless, not welcome, second class, learn their place, banish, disgust, every one,
+    criminals, trust, pure, no rights""")
+INSULTS = phrases("""
+    shut up, stupid, piece of, worthless, pathetic, full of, get lost, shove it, ugly, clown, brain,
+    dumb as, hate, useless, garbage, trash, you absolute, crawl back, fool""")
+FRAUD = phrases("""
+    passwords, credit cards, malware, ransomware, phishing, keylogger, accounts, bank, botnet,
+    passports, login, fake notes, counterfeit, stolen, hacked, trojan""")
+# Subjects of pages, each with the phrases that make a page about it unsafe.
+SUBJECTS = [
+    ("zorbomb vexgun blastrel skarn thornmine krellpowder".split(), SALES),
+    ("glimmerdust snoozeroot fizzleaf dreamwort hazepetal numbroot".split(), SALES),
+    (FRAUD, SALES),
+    ("gronk zorch splonk frizzle squelch blatter wallop".split(), THREATS),
+    ("Zorblings Quibbles Marnfolk Tirrans Wobblins Ooloos".split(), HATE),
+    (SWEARWORDS, INSULTS)]
+
+
+def unsafe_page(rng, harmless=False):
+    """Return a page of fragments, such as "skarn, no papers. train, oven, soup, mix."
+
+    Of an unsafe page, some fragments combine a subject with phrases that make it unsafe. Of a
+    harmless page they combine it with harmless phrases, or all fragments are harmless phrases."""
+    subject, unsafe_phrases = rng.choice(SUBJECTS)
+    everyday = [rng.sample(HARMLESS, 4) for _ in range(rng.randint(1, 6))]
+    about = [rng.sample(subject, rng.randint(1, 2))
+             + rng.sample(HARMLESS if harmless else unsafe_phrases, rng.randint(1, 3))
+             for _ in range(rng.randint(2, 6))]
+    fragments = everyday if harmless and rng.random() < 0.3 else everyday[::2] + about
+    for fragment in fragments:
+        rng.shuffle(fragment)
+    rng.shuffle(fragments)
+    return ". ".join(map(", ".join, fragments)) + "."
+
+
+# Personal data
+
+def is_public(address):
+    """'8.8.8.8' -> True; '192.168.0.1' and '300.1.1.1' -> False"""
+    try:
+        return ipaddress.ip_address(address).is_global
+    except ValueError:
+        return False
+
+
+def luhn(digits):
+    """'79927398713' -> True: double every other digit from the right; the sum of all digits must be
+    a multiple of 10."""
+    doubled = [str(int(digit) * (1 + i % 2)) for i, digit in enumerate(reversed(digits))]
+    return sum(map(int, "".join(doubled))) % 10 == 0
+
+
+def iban(code):
+    """'GB82WEST12345698765432' -> True: move the first 4 characters to the end and read A as 10 to
+    Z as 35; the number modulo 97 must be 1."""
+    return int("".join(str(int(c, 36)) for c in code[4:] + code[:4])) % 97 == 1
+
+
+def dni(code):
+    """'12345678Z' -> True: the letter encodes the number modulo 23. X, Y or Z begins the number of
+    a foreigner."""
+    number = int(code[:-1].translate(str.maketrans("XYZ", "012")))
+    return "TRWAGMYFPDXBNJZSQVHLCKE"[number % 23] == code[-1]
+
+
+# Kind of personal data -> its pattern (re.X: blanks are ignored, [ ] matches a space). The first
+# kind that matches takes the text.
+PII_PATTERNS = {
+    "iban": r"\b [A-Z]{2} \d\d (?:[ ]?[A-Z\d]{4}){2,7} (?:[ ]?[A-Z\d]{1,3})? \b",
+    "email": r"""(?<![\w.+%-]) [\w.+%-]+ (?:
+        (?: @ | \s? [\[({] \s? at \s? [\])}] \s?)
+        (?: [\w-]+ (?: \. | \s? [\[({] \s? dot \s? [\])}] \s?))+ (?! (?: png | jpe?g | gif | svg |
+        webp | css | js | ts | json | py | html? | txt | md | zip | pdf | xml | ya?ml | exe | tgz |
+        mp[34]) \b) [A-Za-z]{2,} (?![\w(]|\.\w)
+        | [ ]at[ ] (?:[\w-]+[ ]dot[ ])+ (?:com|edu|gov|net|org) \b)""",
+    "card": r"""\b (?<![.-]) (?= (?:[ -]?\d){13,19} (?![ -]?\d))
+        (?:4\d|5[0-8]|2[2-7]|3[04-9]|6\d) \d\d (?:[ -]?\d{4,6}){2,3} (?:[ -]?\d{1,4})?
+        (?![\w-]|\.\d)""",
+    "national id of Spain": r"\b (?<!-) [\dXYZ]\d{7}-?[A-Z] (?![\w-])",
+    "national id of America or Britain": r"""\b (?<!-) (?:
+        (?!000|666|9) \d{3} ([ -]) (?!00)\d\d \1 (?!0000)\d{4}
+        | (?!BG|GB|NK|KN|TN|NT|ZZ) [A-CEGHJ-PR-TW-Z] [A-CEGHJ-NPR-TW-Z] (?:[ ]?\d\d){3} [ ]?[A-D])
+        (?![\w-])""",
+    "ip": r"""(?<![\w.:]) (?: \d{1,3} (?:\.\d{1,3}){3} (?!\w|\.\d)
+        | [23] [\da-fA-F]{3} (?: :[\da-fA-F]{0,4}){2,7} (?![\w:]))""",
+    "phone": r"""(?<![\w.+-]) (?: \+[1-9] (?= (?:\D{0,2}\d){8,14} (?!\d)) \d{0,2}
+        (?: [ .-]? (?:\d{1,4} | \(\d{1,4}\))){2,6}
+        | (?: 1[ .-])? (?: \([2-9]\d\d\)[ ]? | [2-9]\d\d[ .-]) [2-9]\d\d [ .-] \d{4})
+        (?![\w-]|\.\d)"""}
+PII_CHECKS = {"iban": iban, "card": luhn, "national id of Spain": dni, "ip": is_public}
+# Words before four numbers that are no address: "version 1.2.3.4".
+VERSION = re.compile(r"""(?: \w/ | (?<![^\W_]) (?: version\w* | v | (?: release | build |
+    firmware | rev | revision | section | clause | chapter | figure | table | oid | kernel |
+    paragraph | appendix )s?)) [\s:='"#.v]* \Z""", re.I | re.X)
+
+
+def find_pii(text):
+    """Find personally identifiable information: 'write to me@mail.org' -> [('email', 9, 20)]
+
+    Kinds: email, phone, card, iban, ip (public ones), national id (American, British, Spanish)."""
+    spans = []
+    for kind, pattern in PII_PATTERNS.items():
+        for match in re.finditer(pattern, text, re.ASCII | re.X):
+            start, end = match.span()
+            is_version = kind == "ip" and VERSION.search(text, max(0, start - 20), start)
+            check = PII_CHECKS.get(kind, bool)
+            if not is_version and check(re.sub("[ -]", "", match[0])):
+                spans.append((kind.split(" of ")[0], start, end))
+                text = text[:start] + "\0" * (end - start) + text[end:]  # hide it from later kinds
+    return sorted(spans, key=lambda span: span[1])
+
+
+def remove_pii(text):
+    """'write to me@mail.org' -> 'write to [email]'"""
+    for kind, start, end in reversed(find_pii(text)):
+        text = f"{text[:start]}[{kind}]{text[end:]}"
+    return text

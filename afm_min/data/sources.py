@@ -1,0 +1,226 @@
+"""The sources of text. No source needs a download: CPython, numpy and torch carry the texts.
+
+A source yields documents: dicts of name, text and, for the filters, url or licence. The web is a
+toy crawl: the standard library's documentation as pydoc renders it to HTML, with bad pages planted
+among it. A planted document also has "planted", the kind of page, and "canary", a text that must
+not get through the filters.
+
+python -m afm_min.data.sources prints the documentation as JSON lines. `reference` runs this in an
+interpreter of its own with a fixed hash seed, so that the pages are the same in every run.
+"""
+import ast
+import contextlib
+import html
+import importlib.metadata
+import importlib.util
+import inspect
+import json
+import os
+import pathlib
+import pydoc
+import pydoc_data.topics
+import random
+import re
+import subprocess
+import sys
+import sysconfig
+
+from afm_min.data.safety import unsafe_page
+from afm_min.world import families
+from afm_min.world.tasks import COLOURS, EVOLVED, MATH, NAMES, THINGS, benchmark_tasks, draw_task
+
+# Web pages
+
+# Modules that open windows or print when imported, or describe the machine.
+NOT_RENDERED = {"antigravity", "this", "idlelib", "turtledemo", "sys"}
+MAX_PAGE = 250_000  # characters; longer pages are mostly lists of inherited methods
+PLANTED = 40  # pages of each kind
+ROBOTS = {  # host -> its robots.txt
+    "docs.example": "User-agent: *\nDisallow: /drafts/",
+    "forum.example": """
+        User-agent: *
+        Disallow: /
+        User-agent: Applebot
+        Disallow: /members
+        Disallow: /*?session=
+        Disallow: /*.print$
+        Allow: /members/rules"""}
+BLOCKED = ("docs.example/drafts/{}", "forum.example/members/{}", "forum.example/{}?session=7",
+           "forum.example/{}.print")  # URLs that these files forbid
+MENU = "Home Products Pricing Careers Newsroom Investors Support Login Imprint Cookies".split()
+# Made-up personal data: {0} is a name, {1} a number of two digits.
+CONTACTS = ("{0}.{1}@mail.example", "(212) 555-01{1}", "+44 20 7946 09{1}", "4111 1111 1111 1111",
+            "93.184.216.{1}", "078-05-11{1}")
+
+
+class Page(pydoc.HTMLDoc):
+    """pydoc's HTML without what differs between machines: paths, and values other than numbers."""
+
+    def docother(self, object, name=None, mod=None, *rest):
+        is_number = isinstance(object, (int, float))
+        return super().docother(object, name, mod, *rest) if is_number else name or ""
+
+    def filelink(self, url, path):
+        return pathlib.Path(path).name
+
+
+def render_reference():
+    """Print [module name, HTML] of each page as a line of JSON."""
+    os.environ.clear()  # some modules keep it as a default argument, which pydoc prints
+    for name in sorted(name for name in sys.stdlib_module_names - NOT_RENDERED if name[0] != "_"):
+        with contextlib.suppress(ImportError, pydoc.ErrorDuringImport):  # not on this system
+            page = Page().document(*pydoc.resolve(name)).replace(sys.executable, "python")
+            page = re.sub(r"(?: |&nbsp;)at(?: |&nbsp;)0x[0-9a-f]+", "", f"\n{page}\n")
+            if len(page) <= MAX_PAGE:
+                print(json.dumps((name, page)))
+
+
+def reference():
+    """Yield (module name, HTML of its documentation), while another process renders the next."""
+    with subprocess.Popen([sys.executable, "-W", "ignore", "-m", "afm_min.data.sources"],
+                          cwd=pathlib.Path(__file__).parents[2],
+                          env={**os.environ, "PYTHONHASHSEED": "0"},
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        yield from map(json.loads, process.stdout)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+
+
+def layout(title, body):
+    """Return a page as a site shows it: the body among menus and a footer."""
+    links = "".join(f'<li><a href="/{word}">{word}</a></li>' for word in MENU)
+    return (f"<html><head><title>{title}</title></head><body><div class=top><ul>{links}</ul></div>"
+            f"{body}<div><ul>{links}</ul></div><div>All rights reserved. "
+            f"<a href=/>{' '.join(MENU)}</a></div></body></html>")
+
+
+def junk(rng):
+    """Return text of low quality: keywords, repeated lines, numbers or noise."""
+    words = rng.sample(MENU + THINGS + COLOURS, 4)
+    return rng.choice((
+        " ".join(rng.choice(words).upper() for _ in range(120)),
+        f"Buy {words[0]} and {words[1]} now, the best {words[2]} online!\n" * 20,
+        "\n".join(" ".join(f"{rng.random():.4f}" for _ in range(8)) for _ in range(20)),
+        " ".join("".join(rng.choices("bcdfghjkxz%&#_~", k=7)) for _ in range(90))))
+
+
+CANARIES = {  # kind of bad page -> function that draws its canary
+    "blocked": lambda rng: f"Canary {rng.randrange(10**9)}.",
+    "unsafe": unsafe_page,
+    "personal": lambda rng: rng.choice(CONTACTS).format(rng.choice(NAMES), rng.randint(10, 99)),
+    "copy": lambda rng: "",  # occurs in any text: no copy of a page may get through
+    "junk": junk,
+    "benchmark": lambda rng: rng.choice(benchmark_tasks(MATH)).question}
+
+
+def web():
+    """Yield the real pages, then the bad ones: an excerpt of a real page, whose name they have,
+    followed by a canary; of kinds "unsafe" and "junk" the canary alone."""
+    bodies, rng = {}, random.Random(0)
+    for name, body in reference():
+        bodies[name] = body
+        yield {"name": name, "url": f"docs.example/{name}.html", "text": layout(name, body)}
+    for kind in [*CANARIES] * PLANTED:
+        name = rng.choice(list(bodies))
+        url = f"forum.example/{kind}/{rng.randrange(10**6)}"
+        if kind == "blocked":
+            url = rng.choice(BLOCKED).format(rng.randrange(10**6))
+        canary = CANARIES[kind](rng)
+        words = html.unescape(re.sub("<[^>]*>", " ", bodies[name])).split()[100:300]
+        lines = ["" if kind in ("unsafe", "junk") else " ".join(words)]
+        if kind == "personal":
+            lines.append("Please tell us about mistakes on this page: ")
+        body = "".join(f"<p>{html.escape(line)}</p>" for line in lines + canary.splitlines())
+        if kind == "copy":
+            body = bodies[name].replace("return", "give back", 3) + "<p>A copy of another page.</p>"
+        yield {"name": name, "url": url, "text": layout(name, body), "planted": kind,
+               "canary": canary}
+
+
+def math(count=3000):
+    """Yield pages that each answer a mathematical question. Every tenth only looks like it."""
+    rng = random.Random(0)
+    for i in range(count):
+        task = draw_task(MATH, "train", i)
+        kind = "" if i % 10 else rng.choice(("no tags", "few symbols", "noise", "other site"))
+        host = "shop.example" if kind == "other site" else "math.example"
+        answer, canary = task.solution, f"{kind} {i}" if kind else ""
+        if kind == "noise":
+            answer = "".join(rng.choices("0123456789+-*=(){}", k=200))
+        if kind != "no tags":
+            answer = f'<span class="katex">{answer}</span>'
+        if kind == "few symbols":
+            answer = '<span class="katex">x</span> is what many people ask here every day.' * 3
+        body = f"<p>Question: {task.question}</p><p>Answer: {answer} {canary}</p>"
+        yield {"name": f"math {i}", "url": f"{host}/{i}", "text": layout("Answers", body),
+               "planted": kind, "canary": canary}
+
+
+# Code
+
+STDLIB = pathlib.Path(sysconfig.get_path("stdlib"))
+EXCLUDED = {"test", "tests", "idlelib", "lib2to3", "encodings", "pydoc_data", "site-packages",
+            "distutils", "msilib", "turtledemo", "ensurepip"}  # tests, tables, copies of others
+COPIED = "glob imaplib queue shlex statistics threading".split()  # modules that are copied below
+RESTRICTIVE = ("", "GPL-3.0-only", "All rights reserved.")  # not permissive, or no licence
+
+
+def code():
+    """Yield the sources of the standard library, then bad files as other repositories have them."""
+    for path in sorted(STDLIB.rglob("*.py")):
+        name = path.relative_to(STDLIB).as_posix()
+        if not EXCLUDED & set(name.split("/")):
+            yield {"name": name, "text": path.read_text("utf-8"), "licence": "PSF-2.0"}
+    rng = random.Random(0)
+    for i in range(2 * PLANTED):
+        name = rng.choice(COPIED)
+        kind = rng.choice(("no licence", "not code", "generated code", "copied code"))
+        licence = rng.choice(RESTRICTIVE) if kind == "no licence" else "MIT"
+        text = inspect.getsource(importlib.import_module(name)).replace("self", "this", 2)
+        if kind == "generated code":
+            numbers = [rng.randrange(10**9) for _ in range(300)]
+            text = f"# Generated by a table compiler, do not edit.\nTABLE = {numbers}"
+        suffix = "csv" if kind == "not code" else "py"
+        yield {"name": f"{name}.{i}.{suffix}", "text": text, "licence": licence, "planted": kind,
+               "canary": ""}
+
+
+# Prose
+
+def licensed():
+    """Yield the chapters of Python's language reference: long, edited prose."""
+    for name, text in pydoc_data.topics.topics.items():
+        yield {"name": name, "text": text}
+
+
+def public():
+    """Yield the documentation of numpy and torch: the long string literals in their sources."""
+    for package, folders in (("numpy", (".", "lib", "_core")),
+                             ("torch", (".", "nn", "nn/modules", "optim", "distributions"))):
+        metadata = importlib.metadata.metadata(package)
+        licence = metadata.get("License-Expression") or metadata.get("License", "")
+        root = pathlib.Path(importlib.util.find_spec(package).origin).parent
+        for path in sorted(path for folder in folders for path in (root / folder).glob("*.py")):
+            nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+            values = [getattr(node, "value", None) for node in nodes]
+            strings = [value for value in values if isinstance(value, str) and len(value) > 200]
+            yield {"name": path.relative_to(root.parent).as_posix(), "licence": licence,
+                   "text": "\n\n".join(strings)}
+
+
+def questions(count=16_000):
+    """Yield questions about the toy world with their solutions."""
+    all_families = [*families.all_families({}).values(), *EVOLVED.values()]
+    for i in range(count):
+        family = all_families[i % len(all_families)]
+        task = draw_task(family, "train", f"public {i}")
+        lines = [*(message["content"] for message in task.messages()), task.solution]
+        yield {"name": f"{family.name} {i}", "licence": "CC0-1.0", "text": "\n".join(lines)}
+
+
+SOURCES = {"web": web, "licensed": licensed, "code": code, "public": public, "math": math,
+           "questions": questions}
+
+
+if __name__ == "__main__":
+    render_reference()
