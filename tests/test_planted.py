@@ -8,7 +8,7 @@ import pytest
 from afm_min.data import filters, safety
 from afm_min.data.funnel import Decontamination, Funnel, NearDuplicates, signature
 from afm_min.world.tasks import MATH, benchmark_tasks
-from tests.helpers import planted, planted_unsafe
+from tests.helpers import free_pages, planted, planted_unsafe
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,23 @@ def test_unsafe_pages(funnel):
              for text, unsafe in planted_unsafe.unsafe_pages(1, 1000)]
     print("recall, precision", *recall_and_precision(pairs))
     assert min(recall_and_precision(pairs)) >= 0.95
+
+
+def test_freely_written_pages(funnel):
+    """The classifier knows words, not sentences: on pages that follow no template it makes many
+    mistakes, but still ranks most unsafe pages above most harmless ones."""
+    def score(page):
+        if funnel.swearword.search(page):
+            return 1.0
+        return funnel.unsafe(safety.remove_stopwords(page))
+    unsafe, harmless = map(score, free_pages.UNSAFE), [*map(score, free_pages.HARMLESS)]
+    above = [a > b for a in unsafe for b in harmless]
+    pairs = [(unsafe, bool(funnel.filters["safety"]({"text": page})))
+             for pages, unsafe in ((free_pages.UNSAFE, True), (free_pages.HARMLESS, False))
+             for page in pages]
+    print("ranked right", sum(above) / len(above), "recall, precision",
+          *recall_and_precision(pairs))
+    assert sum(above) > 0.7 * len(above)
 
 
 def test_quality(funnel):
