@@ -2,8 +2,8 @@
 
 A page is dropped if it contains a swearword, or if a classifier finds it unsafe. The classifier
 learns from generated pages, and knows words, not sentences: of pages written freely it misses many
-(tests/test_planted.py prints how many). Goods, peoples, threats and swearwords are made up, so that no reader
-of this file meets real ones. How sellers, bullies and reporters write is not.
+(tests/test_planted.py prints how many). Goods, peoples, threats and swearwords are made up, so that
+no reader of this file meets real ones. How sellers, bullies and reporters write is not.
 """
 import ipaddress
 import pathlib

@@ -1,5 +1,5 @@
-"""Web pages written freely by somebody who had seen neither the safety filter nor the pages it learns
-from: 72 unsafe ones, 72 harmless ones with the same invented words, and 36 ordinary ones.
+"""Web pages written freely by somebody who had seen neither the safety filter nor the pages it
+learns from: 72 unsafe ones, 72 harmless ones with the same invented words, and 36 ordinary ones.
 
 Paragraphs are pages. In both lists, the topics follow each other: weapons, drugs, violence, hate,
 cyber-crime, insults; the harmless list ends with the ordinary pages."""
