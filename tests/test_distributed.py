@@ -10,8 +10,8 @@ import torch.distributed.run
 from afm_min import distributed
 from afm_min.lab import stages
 from afm_min.run import Run, UserError, replacing, save
-from tests import parallel
-from tests.launch import FORKS, Launched
+from tests.helpers import parallel
+from tests.helpers.launch import FORKS, Launched
 
 
 @pytest.fixture(scope="module")

@@ -1,1 +1,0 @@
-"""Text: where it comes from, how it is cleaned, what is held out."""

@@ -1,1 +1,0 @@
-"""The toy world: tasks with worked answers, their checkers, and tools that a model may call."""
