@@ -50,8 +50,8 @@ def compare(one, several, count, sharded):
     assert several["bytes"] == (
         [one["bytes"][0] // count] * count if sharded else one["bytes"])
     assert one["margin"] > 1e-4  # of every draw: so rounding, some 1e-6, changes none
-    assert several["said"] == one["said"]
-    for name in ("losses", "each", "logp"):
+    assert several["responses"] == one["responses"]
+    for name in ("losses", "losses of each", "logp"):
         assert several[name] == pytest.approx(one[name], rel=1e-4)
     torch.testing.assert_close(torch.tensor(several["decoded"]), torch.tensor(one["decoded"]),
                                rtol=0, atol=0.02)  # of states of size 1

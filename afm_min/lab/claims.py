@@ -167,8 +167,9 @@ def run_claims(arguments):
                                begun["set"] | claim.control, claim.metric)
         rows.append(claim_row(claim, treated, controls))
         write_text(base.file("claims.md"), (
-            f"## Claims\n\nMeans over {arguments.seeds} seeds. A claim is supported or contradicted "
-            f"where the interval of the difference excludes 0.\n\n{table(COLUMNS, rows)}"))
+            f"## Claims\n\nMeans over {arguments.seeds} seeds. A claim is supported or "
+            "contradicted where the interval of the difference excludes zero.\n\n"
+            f"{table(COLUMNS, rows)}"))
         print(table_row(rows[-1]), flush=True)
     write_report(base)
 

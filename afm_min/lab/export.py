@@ -179,11 +179,11 @@ def export(arguments):
         raise UserError('safetensors is missing: pip install "afm_min[export]"')
     run = Run(arguments.run)
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
-    stage = "quantize" if arguments.adapter and not arguments.stage else arguments.stage
-    if arguments.adapter and stage != "quantize":
+    stage = arguments.stage
+    if arguments.adapter and stage not in (None, "quantize"):
         raise UserError(f"--stage {stage}: adapters are for the quantized model, so leave it out")
-    if stage == "quantize":
-        model = load_quantized(run, stage)
+    if arguments.adapter or stage == "quantize":
+        stage, model = "quantize", load_quantized(run, "quantize")
     else:
         stage = choose_model(run, stage)
         model = load_model(run, stage)

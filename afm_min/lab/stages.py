@@ -50,8 +50,7 @@ STAGES |= {"quantize": Stage(ondevice.quantize, [f"committee{ROUNDS}"]),
 for name in ondevice.FEATURES:
     STAGES[name] = Stage(partial(ondevice.feature, name), ["recovery"])
 
-# The default settings of the preset "tiny". A run takes a minute: it tries every stage, and learns
-# nothing.
+# The default settings of the preset "tiny", with which a run tries every stage and learns nothing.
 TINY_SETTINGS = {}
 for names, settings in {
         "data": {"share": 0.2},
@@ -98,11 +97,8 @@ def parse_setting(text, model):
             value = ast.literal_eval(value)
     if type(default) is float and type(value) is int:
         value = float(value)
-    least = {int: 1, float: 0}.get(type(default))
-    valid = type(value) is type(default)
-    if valid and least is not None:
-        valid = least <= value < math.inf
-    if not valid:
+    least = {int: 1, float: 0}.get(type(default))  # None: any value
+    if type(value) is not type(default) or not (least is None or least <= value < math.inf):
         limit = "" if least is None else f", at least {least}"
         raise UserError(f"--set {text}: {name} takes a value like {default!r}{limit}")
     return name, value

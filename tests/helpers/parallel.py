@@ -1,4 +1,4 @@
-"""What test_distributed.py runs in one process and in several: outcome.json, of what came out."""
+"""Train and sample in one process or several, for test_distributed.py: writes outcome.json."""
 import json
 import pathlib
 import sys
@@ -17,12 +17,15 @@ from afm_min.run import Run
 CONFIG = Config(dim=32, layers=2, heads=4, kv_heads=2, head_dim=8, hidden=84, vocab_size=50,
                 context=64)
 TEXT_STEPS, CHAT_STEPS, JUDGE_STEPS = 4, 4, 2
-stand_in = SimpleNamespace(encode_chat=lambda messages, reply: messages, special=lambda _: 3,
-                           decode=lambda _: "")  # for a tokenizer: messages are ids already
+# Stands in for a tokenizer. The conversations below are ids already.
+TOKENIZER = SimpleNamespace(encode_chat=lambda messages, reply: messages, special=lambda _: 3,
+                            decode=lambda _: "")
 
 
 def outcome(run):
-    """Train a model on text, one on conversations, and a reward model; sample from another."""
+    """Train a model on text and then conversations, and a reward model; sample from another.
+
+    Returns all that must not depend on the number of processes."""
     run.create()
     (run.path / "tokenizer.json").write_text("any")
     torch.manual_seed(0)
@@ -30,15 +33,15 @@ def outcome(run):
     conversations = [(ids[i, :n], (torch.arange(n) > n // 2).float())
                      for i, n in enumerate(range(8, 28))]
 
-    def windows(step):  # seven rows: no even share
-        with torch.no_grad():  # as rollouts do: it must leave no trace
+    def text_batches(step):  # seven rows, which no number of processes divides evenly
+        with torch.no_grad():  # as rollouts do; it must not change the training
             model.logits(model.states(ids))
         return {"ids": ids[torch.randint(20, (7,))]}
 
-    for steps in (TEXT_STEPS // 2, TEXT_STEPS):  # the second goes on from what the first has saved
-        torch.manual_seed(steps)  # with what the second begins must not count
+    for steps in (TEXT_STEPS // 2, TEXT_STEPS):  # the second resumes from the first's checkpoint
+        torch.manual_seed(steps)  # so its initial weights must not matter
         model = AFM(CONFIG)
-        fit(model, windows, next_token_loss, steps=steps, lr=0.01, micro_batch=2, run=run,
+        fit(model, text_batches, next_token_loss, steps=steps, lr=0.01, micro_batch=2, run=run,
             stage="text", save_every=TEXT_STEPS // 2, quiet=True)
     for block in model.blocks:
         block.dropout = 0.1
@@ -51,50 +54,51 @@ def outcome(run):
              "pairs": torch.tensor([[[0, 1, i % 4]] for i in range(10)])}
     fit(RewardModel(CONFIG), lambda step: pairs, reward_loss, steps=JUDGE_STEPS, lr=0.01, run=run,
         stage="judge")
-    said, margin = responses([ids.tolist() for ids, _ in conversations[:9]])
-    # The trained model decodes, too, sharded or not.
-    model.tokenizer = stand_in
-    evaluate.replies(model, [ids.tolist() for ids, _ in conversations[:3]], rows=1,  # 2 and 1 each
-                     most=6, temperature=1.0)
+    responses, margin = sample_responses([ids.tolist() for ids, _ in conversations[:9]])
+    # The trained model generates too, sharded or not.
+    model.tokenizer = TOKENIZER
+    prompts = [ids.tolist() for ids, _ in conversations[:3]]  # of two processes: 2 and 1
+    evaluate.replies(model, prompts, rows=1, most=6, temperature=1.0)
     decoder = generate.Decoder(model)
     with torch.no_grad():
         decoded = decoder(ids[:2, :1], generate.Cache(decoder, 2, 1))
     files = [run.file(f"chat--{CHAT_STEPS}.{i}.pt")
              for i in range(run.share_count())] or [run.partial("chat")]
-    shares = [torch.load(path)["optimizer"]["state"][0]["v"] for path in files]  # by rows
+    shards = [torch.load(path)["optimizer"]["state"][0]["v"] for path in files]  # of the rows
     return {
-        "losses": [row["loss"] for row in run.logged()], "said": [reply.ids for reply in said],
+        "losses": [row["loss"] for row in run.logged()],
+        "responses": [response.ids for response in responses],
         "decoded": decoded[:, -1].tolist(), "margin": margin,
-        "logp": [reply.logp for reply in said],
-        "each": chat.losses(model, conversations).tolist(),
+        "logp": [response.logp for response in responses],
+        "losses of each": chat.losses(model, conversations).tolist(),
         "rows": len(list(run.logged())), "saved": sorted(path.name for path in run.path.iterdir()),
         "weights": {name: x.tolist() for name, x in
                     distributed.full_state_dict(model.state_dict()).items()},
-        "state": torch.cat(shares).tolist(), "bytes": [share.nbytes for share in shares]}
+        "state": torch.cat(shards).tolist(), "bytes": [shard.nbytes for shard in shards]}
 
 
-def responses(prompts):
-    """Responses of an untrained model, and by how much the nearest draw misses another id.
+def sample_responses(prompts):
+    """Return responses of an untrained model, and the least distance of a uniform random number
+    from one that would choose another id.
 
-    Training ends with weights that differ in the last digits, as sums of rows are in another order,
-    and a drawn id may hang on a digit. The margin must be far more than rounding, so that no id can
-    flip."""
+    Several processes add rows in another order, so weights differ in the last digits after
+    training, and so could an id. The distance must be far more than rounding errors."""
     torch.manual_seed(1)
-    untrained, margins, sample = AFM(CONFIG), [], generate.sample
+    model, margins, sample = AFM(CONFIG), [], generate.sample
 
-    def watched(logits, uniforms, *rest):
+    def watching_sample(logits, uniforms, *rest):
         cumulative = logits.softmax(-1).cumsum(-1)
         margins.append((cumulative[:, :-1] - uniforms[:, None]).abs().min().item())
         return sample(logits, uniforms, *rest)
-    untrained.tokenizer = stand_in
+    model.tokenizer = TOKENIZER
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generate, "sample", watched)
-        said = evaluate.replies(untrained, prompts, most=6, rows=4, temperature=1.0)
-    return said, min(margins)
+        patch.setattr(generate, "sample", watching_sample)
+        responses = evaluate.replies(model, prompts, most=6, rows=4, temperature=1.0)
+    return responses, min(margins)
 
 
 def main(folder, *ways):
-    """ways: "whole", and "sharded" if there are several processes."""
+    """Write outcome.json: {way: outcome}. ways: "whole", and in several processes "sharded"."""
     distributed.join(torch.device("cpu"))
     outcomes = {}
     for way in ways:
