@@ -54,7 +54,7 @@ def texts(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def pretrained(texts, tmp_path_factory):
-    """A run whose pre-training is complete: (its folder, what train.py printed). Do not change it."""
+    """A run with all of pre-training: (its folder, what train.py printed). Do not change it."""
     from tests.helpers.commands import PRETRAIN, SETTINGS, shell
     folder = tmp_path_factory.mktemp("runs") / "pretrained"
     code, output, errors = shell("train.py", "--out", folder, "--data", texts, *PRETRAIN, *SETTINGS)
@@ -64,7 +64,7 @@ def pretrained(texts, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def post_trained(pretrained, tmp_path_factory):
-    """A run with all stages complete: (its folder, what train.py printed). Do not change it."""
+    """A run with all stages: (its folder, what train.py printed). Do not change it."""
     from tests.helpers import post_training
     from tests.helpers.launch import Launched
     folder = shutil.copytree(pretrained[0], tmp_path_factory.mktemp("runs") / "post_trained")

@@ -27,7 +27,7 @@ HARD = ["", " ", "  ", "a", " a", "a ", "  a  b   c    ", "\r\n", "\r\n\r\n a\n\
 
 
 def texts():
-    """Yield random texts of all of Unicode, of few characters, and of those that merge; and HARD."""
+    """Yield random texts of all of Unicode, of few characters, of those that merge; and HARD."""
     draw = random.Random(0)
     every = [chr(i) for i in range(0x110000) if not 0xD800 <= i < 0xE000]
     for alphabet in (every, every[:0x3000], "ab e\n\r\t 1", "".join(TEXT[:2]), "<|end|> user"):

@@ -9,7 +9,6 @@ Each arm is a run directory of its own, with hard links to the results that it b
 finished arms survive a kill, and an arm that several claims need is trained once.
 """
 import argparse
-import itertools
 import os
 import typing
 
@@ -34,7 +33,8 @@ class Claim(typing.NamedTuple):
 
 COLUMNS = "claim, after, metric, treatment, control, difference, 95% interval, verdict"
 LOWER_IS_BETTER = {"math bits/byte", "code bits/byte"}  # of all other metrics, higher is better
-PRUNED, SCRATCH = ({"core.start": start, "core.distill": 0.0} for start in ("prune", "scratch"))
+PRUNED = {"core.start": "prune", "core.distill": 0.0}
+SCRATCH = {"core.start": "scratch", "core.distill": 0.0}
 DISTILLED = {"core.distill": 0.9}
 NOISE = {"preferences1.noise": 0.4}  # share of grades that are random
 CHECKER = {"mdloo1.lr": 0.0003, "mdloo1.rewarded": "checker"}
@@ -79,10 +79,10 @@ for source in ("math", "code"):
 for kind in ("rephrased", "reversed", "deeper", "broader"):
     CLAIMS.append(Claim(f"synthetic data helps math {kind}", "sft", f"math {kind} %",
                         control={"sft.synthetic": False}))
-for method, family in itertools.product(("rs", "dpo", "ipo", "mdloo"),
-                                        ("all math", "follow", "summary")):
-    CLAIMS.append(Claim(f"{method.upper()} helps {family}", f"{method}1", f"{family} %",
-                        control={"mdloo1.iterations": 0}, control_stage="mdloo1"))
+for method in ("rs", "dpo", "ipo", "mdloo"):
+    for family in ("all math", "follow", "summary"):
+        CLAIMS.append(Claim(f"{method.upper()} helps {family}", f"{method}1", f"{family} %",
+                            control={"mdloo1.iterations": 0}, control_stage="mdloo1"))
 for bits in (4.0, 3.7, 3.5, 2.0):
     CLAIMS.append(Claim(f"recovery helps at {bits} bits", "recovery", "mean %",
                         treatment={"quantize.average": bits}, control={"quantize.average": bits},
@@ -111,10 +111,11 @@ def run_arm(base, seed, stage, settings):
     run.config, run.seed = base.config, seed
     run.create()
     run.write_json("report.json", rows | run.read_json("report.json"))
-    for path in itertools.chain.from_iterable(source.path.iterdir() for source in sources):
-        shared = path.is_file() and not any(map(path.match, OWN_FILES))
-        if shared and not run.file(path.name).exists():
-            os.link(path, run.file(path.name))
+    for source in sources:
+        for path in source.path.iterdir():
+            shared = path.is_file() and not any(map(path.match, OWN_FILES))
+            if shared and not run.file(path.name).exists():
+                os.link(path, run.file(path.name))
     run_stage(run, stage, own)
     return run
 

@@ -28,15 +28,16 @@ from afm_min.run import UserError
 
 Stage = collections.namedtuple("Stage", "function needs")  # needs: stages whose results it uses
 STAGES = {}
-for function in (corpus.data, corpus.tokenizer,
-                 pretrain.parent, pretrain.prune, pretrain.core, pretrain.continued,
-                 pretrain.lengthening, demonstrations.demonstrations, sft.draft,
+for function in (corpus.data, corpus.tokenizer, pretrain.parent, pretrain.prune, pretrain.core,
+                 pretrain.continued, pretrain.lengthening, demonstrations.demonstrations, sft.draft,
                  synthetic.synthetic, sft.mixture, sft.sft):
-    STAGES[function.__name__] = Stage(function, list(STAGES)[-1:])  # each needs the one before
+    needs = list(STAGES)[-1:]  # the stage before, if any
+    STAGES[function.__name__] = Stage(function, needs)
 ROUNDS = 2  # of alignment; each starts from the model of the round before
 for n in range(1, ROUNDS + 1):
     STAGES |= {
-        f"preferences{n}": Stage(partial(reward.preferences, n), list(STAGES)[-1:]),
+        f"preferences{n}": Stage(partial(reward.preferences, n),
+                                 ["sft" if n == 1 else f"committee{n - 1}"]),
         f"reward{n}": Stage(partial(reward.reward, n), [f"preferences{n}"]),
         f"mdloo{n}": Stage(partial(align.mdloo, n), [f"reward{n}"]),  # first: it takes longest
         f"rs{n}": Stage(partial(align.rs, n), [f"reward{n}"]),
@@ -219,46 +220,43 @@ def independent_groups(stages):
 
 def run_stages(run, settings, jobs=1):
     """Run stages in order. settings: {stage: its settings}. jobs: the number of processes that
-    may run stages side by side where these do not need each other.
+    may run stages side by side where these do not need each other."""
+    for group in independent_groups(settings):
+        rows = up_to_date(run.read_json("report.json"))
+        pending = [stage for stage in group if not is_up_to_date(rows, stage, settings[stage])]
+        side_by_side = pending if jobs > 1 and len(pending) > 1 else []
+        for stage in group:
+            if stage not in side_by_side:
+                run_stage(run, stage, settings[stage])
+        if side_by_side:
+            run_side_by_side(run, {stage: settings[stage] for stage in side_by_side}, jobs)
 
-    The processes share the cores. With matrices as small as the toy's, two threads are less than
-    twice as fast as one, so two single-threaded stages side by side end sooner."""
-    if jobs == 1:
-        for stage in settings:
-            run_stage(run, stage, settings[stage])
-        return
+
+def run_side_by_side(run, settings, jobs):
+    """Run stages that do not need each other in several processes, which share the cores.
+
+    With matrices as small as the toy's, two threads are less than twice as fast as one, so two
+    single-threaded stages side by side end sooner than one after the other. If one of them fails,
+    the others are ended; --resume continues them."""
     context = multiprocessing.get_context("spawn")  # with "fork" PyTorch's threads may hang
     threads = max(1, torch.get_num_threads() // jobs)
     with concurrent.futures.ProcessPoolExecutor(jobs, context, start_worker, [threads]) as pool:
-        for group in independent_groups(settings):
-            rows = up_to_date(run.read_json("report.json"))
-            pending = [stage for stage in group if not is_up_to_date(rows, stage, settings[stage])]
-            for stage in group:
-                if stage not in pending or len(pending) == 1:
-                    run_stage(run, stage, settings[stage])
-            if len(pending) > 1:
-                run_side_by_side(pool, run, {stage: settings[stage] for stage in pending})
-
-
-def run_side_by_side(pool, run, settings):
-    """Run stages that do not need each other in the processes of a pool. If one of them fails, the
-    others are ended; --resume continues them."""
-    try:
-        futures = [pool.submit(run_stage, run, *item) for item in settings.items()]
-        for future in concurrent.futures.as_completed(futures):
-            future.result()
-    except BrokenProcessPool:
-        raise UserError(f"a process running {', '.join(settings)} was killed, perhaps for lack of "
-                        "memory: try --resume --jobs 1") from None
-    except BaseException:
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
+        try:
+            futures = [pool.submit(run_stage, run, *item) for item in settings.items()]
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+        except BrokenProcessPool:
+            raise UserError(f"a process running {', '.join(settings)} was killed, perhaps for lack "
+                            "of memory: try --resume --jobs 1") from None
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
 
 
 def start_worker(threads):
-    """Prepare a process of `run_stages`: limit its threads, and print progress as plain lines,
-    since processes that redraw one line would overwrite each other."""
+    """Prepare a process of `run_side_by_side`: limit its threads, and print progress as plain
+    lines, since processes that redraw one line would overwrite each other."""
     distributed.end_with_parent()
     torch.set_num_threads(threads)
     trainer.Progress.plain = True
