@@ -1,21 +1,23 @@
-# Each target makes its own virtual environment on first use. PYTHON chooses the interpreter for it.
+# Each target makes its own virtual environment on first use. PYTHON chooses the interpreter for it;
+# RUN and OUT choose folders, as in: make export RUN=runs/mine OUT=runs/exported
 PYTHON ?= python3
+RUN ?= runs/toy
+OUT ?= runs/exported
 ENV = .venv
-RUN = $(ENV)/bin/python
-# torch is the tested build, and as it is always named, pip keeps it. On a machine without a GPU,
-# pip finds its CPU wheel.
-INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check torch==2.13.0
+PY = $(ENV)/bin/python
+# torch is the tested build. As it is always named, pip does not replace it. On a machine without a
+# GPU, pip finds its CPU wheel.
+INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check torch==2.13.0
 
 help:
-	@echo "make train        all stages, from text on, into runs/toy; called again, it goes on"
-	@echo "make test         the test suite"
-	@echo "make test-export  whether transformers and peft compute the same from an export;"
-	@echo "                  installs them"
-	@echo "make smoke        every stage and both commands on a tiny model, in a few minutes"
-	@echo "make claims       what Apple's report claims, as experiments over several seeds, into"
-	@echo "                  runs/claims/report.md"
-	@echo "make plots        report of runs/toy anew, with pictures; installs matplotlib"
-	@echo "make bench        speed of training, generation, tokenizer and more on this machine"
+	@echo "make train        run all stages, from raw text on, in RUN (default: runs/toy); resumes"
+	@echo "make report       write RUN's report again; make plots: with pictures, by matplotlib"
+	@echo "make export       export RUN in the Hugging Face layout to OUT (default: runs/exported)"
+	@echo "make claims       test the claims of Apple's report over several seeds, in runs/claims"
+	@echo "make smoke        run every stage and command on a tiny model, in a minute"
+	@echo "make test         run the tests"
+	@echo "make test-export  compare an export in transformers and peft, which it installs"
+	@echo "make bench        measure training, generation, tokenizer and more on this machine"
 	@echo "make clean        remove the virtual environment; runs are kept"
 
 $(ENV)/installed: pyproject.toml
@@ -25,58 +27,54 @@ $(ENV)/installed: pyproject.toml
 	@touch $@
 
 train: $(ENV)/installed
-	$(RUN) train.py --out runs/toy --resume
-	$(RUN) sample.py --run runs/toy --stage lengthening --prompt "The value of"
-	$(RUN) sample.py --run runs/toy --tools price,weather,python \
+	$(PY) train.py --out $(RUN) --resume
+	$(PY) sample.py --run $(RUN) --stage lengthening --prompt "The value of"
+	$(PY) sample.py --run $(RUN) --tools price,weather,python \
 		--prompt "What do the red coins and the white coins cost together?"
 
-# One thread for each process: for models as tiny as the tests', a second one is hardly faster, and on
-# a busy machine several times slower.
-test: $(ENV)/installed
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests
+report: $(ENV)/installed
+	$(PY) -m afm_min.lab.report --run $(RUN)
 
-test-export: $(ENV)/installed
-	$(INSTALL) "transformers>=4.57" "peft>=0.17" --editable ".[export]"
-	$(RUN) -m pytest -q tests/test_export.py
+plots: $(ENV)/installed
+	$(INSTALL) --editable ".[plots]"
+	$(PY) -m afm_min.lab.report --run $(RUN)
 
-SMOKE = data.share=0.2 $(foreach stage,parent prune core continued lengthening draft sft,$(stage).steps=10) \
-	demonstrations.count=30 demonstrations.evolved=3 synthetic.math=4 synthetic.samples=2 \
-	synthetic.code_questions=4 synthetic.tool_questions=4 mixture.rounds=1 mixture.steps=1 \
-	mixture.count=4 mixture.seeds=1 sft.checkpoints=1 sft.count=2 \
-	$(foreach round,1 2, \
-	$(foreach stage,reward rs dpo ipo committee,$(stage)$(round).steps=2) \
-	$(foreach stage,rs dpo ipo mdloo committee,$(stage)$(round).count=2) \
-	$(foreach stage,preferences rs committee,$(stage)$(round).prompts=20) \
-	reward$(round).held_out=2 mdloo$(round).prompts=2 mdloo$(round).iterations=2) \
-	quantize.calibration=8 quantize.count=2 recovery.prompts=20 evaluation.count=4 \
-	$(foreach stage,recovery math tools summary,$(stage).steps=5 $(stage).count=2) \
-	$(foreach stage,math tools summary,$(stage).examples=20)
-smoke: $(ENV)/installed
-	rm -rf runs/smoke
-	$(RUN) train.py --out runs/smoke --preset tiny $(foreach setting,$(SMOKE),--set $(setting))
-	$(RUN) sample.py --run runs/smoke --stage core --prompt "The value of" --max-new-tokens 20
-	echo "How old is Ada?" | $(RUN) sample.py --run runs/smoke --tools age --max-new-tokens 20
-	echo "How old is Ada?" | $(RUN) sample.py --run runs/smoke --quantized --adapter tools \
-		--max-new-tokens 20
+export: $(ENV)/installed
+	$(INSTALL) --editable ".[export]"
+	$(PY) -m afm_min.lab.export --run $(RUN) --out $(OUT)
 
-# The parent learns longer here: it teaches, and must be better than what it teaches becomes.
-# So does lengthening: to see what training adds to a raised base. And more problems judge.
+# The parent trains longer than by default: as the teacher, it must stay ahead of its student.
+# Lengthening does too, so that training shows beside the larger RoPE base. And more tasks are used
+# for validation.
 CLAIMS = parent.steps=1000 lengthening.steps=400 sft.count=200 \
 	$(foreach stage,quantize recovery math tools summary,$(stage).count=400) \
 	$(foreach round,1 2,$(foreach stage,rs dpo ipo mdloo committee,$(stage)$(round).count=400))
 claims: $(ENV)/installed
-	$(RUN) train.py --out runs/claims --resume --stages data,tokenizer,parent \
+	$(PY) train.py --out runs/claims --resume --stages data,tokenizer,parent \
 		$(foreach setting,$(CLAIMS),--set $(setting))
-	$(RUN) -m afm_min claims --run runs/claims
+	$(PY) -m afm_min.lab.claims --run runs/claims
 
-plots: $(ENV)/installed
-	$(INSTALL) --editable ".[plots]"
-	$(RUN) -m afm_min report --run runs/toy
+smoke: $(ENV)/installed
+	rm -rf runs/smoke
+	$(PY) train.py --out runs/smoke --preset tiny
+	$(PY) sample.py --run runs/smoke --stage core --prompt "The value of" --max-new-tokens 20
+	echo "How old is Ada?" | $(PY) sample.py --run runs/smoke --tools age --max-new-tokens 20
+	echo "How old is Ada?" | $(PY) sample.py --run runs/smoke --quantized --adapter tools \
+		--max-new-tokens 20
+
+# One thread for each process: for models as tiny as the tests', a second one hardly helps, and on a
+# busy machine it makes them several times slower.
+test: $(ENV)/installed
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q tests
+
+test-export: $(ENV)/installed
+	$(INSTALL) "transformers>=4.57" "peft>=0.17" --editable ".[export]"
+	$(PY) -m pytest -q tests/test_export.py
 
 bench: $(ENV)/installed
-	$(RUN) -m tests.bench
+	$(PY) -m tests.bench
 
 clean:
 	rm -rf $(ENV) *.egg-info
 
-.PHONY: help train test test-export smoke claims plots bench clean
+.PHONY: help train report plots export claims smoke test test-export bench clean

@@ -1,7 +1,7 @@
-"""How fast this machine is at what we do: python -m tests.bench, or make bench.
+"""Measure the speed of this machine: python -m tests.bench, or make bench.
 
-A machine's speed drifts, so figures are compared within one run only: each is a median over rounds
-in which all take turns.
+A machine's speed drifts, so compare figures within one run only. Each is a median over rounds, in
+which all tasks take turns.
 """
 import argparse
 import itertools
@@ -31,21 +31,22 @@ ROWS, ROUNDS = 32, 7
 
 
 def seconds(tasks, rounds=ROUNDS, warmup=2):
-    """Median seconds of each task: {name: function} -> {name: float}."""
+    """Return the median seconds of each task: {name: function} -> {name: float}."""
     times = {name: [] for name in tasks}
     for r in range(rounds + warmup):
         for name, task in tasks.items():
-            begun = time.perf_counter()
+            start = time.perf_counter()
             task()
-            times[name].append(time.perf_counter() - begun)
-    return {name: statistics.median(measured[warmup:]) for name, measured in times.items()}
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values[warmup:]) for name, values in times.items()}
 
 
 class GPT(nn.Module):
-    """A small, fast GPT as many have it in mind: GPT-2's architecture in usual PyTorch, with one
-    matrix for query, key and value, PyTorch's own attention, norms and loss, and mixed precision by
-    autocast. It has the shape of one of our configs; its feed-forward has 4 C units, which is as
-    many parameters as the three matrices of SwiGLU with 8/3 C."""
+    """A baseline: GPT-2's architecture in usual PyTorch, of the shape of one of our configs.
+
+    It has one matrix for query, key and value, PyTorch's own attention, norms and loss, and mixed
+    precision by autocast. Its feed-forward has 4 C units, which is as many parameters as the three
+    matrices of SwiGLU with 8/3 C."""
 
     def __init__(self, config):
         super().__init__()
@@ -73,7 +74,7 @@ class GPT(nn.Module):
 
 
 def gpt_step(config, dtype, compiled=False):
-    """A training step of `GPT` with AdamW, clipping included: what `training_step` is beside."""
+    """Return a function: one training step of `GPT` with AdamW and clipping."""
     model = GPT(config)
     forward = torch.compile(model) if compiled else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
@@ -91,6 +92,7 @@ def gpt_step(config, dtype, compiled=False):
 
 
 def training_step(config, dtype, compiled=False):
+    """Return a function: one training step of our model, as in `trainer.fit`."""
     model = AFM(config, dtype)
     loss = torch.compile(next_token_loss) if compiled else next_token_loss
     optimizer = AdaStar(parameter_groups(model), lr=1e-3)
@@ -103,14 +105,15 @@ def training_step(config, dtype, compiled=False):
 
 
 def operations(config):
-    """Operations of training on a token: 6 for each parameter of a matrix, and for attention 12 for
-    each layer, head dimension and token in the context."""
+    """Return the operations of training on a token: 6 for each parameter of a matrix, and for
+    attention 12 for each layer, head dimension and token of the context."""
     with torch.device("meta"):
         matrices = sum(p.numel() for p in AFM(config).parameters() if p.dim() == 2)
     return 6 * matrices + 12 * config.layers * config.heads * config.head_dim * config.context
 
 
 def training(compiled):
+    """Measure training beside the GPT and a plain matrix product."""
     config = PRESETS["toy"]
     dtypes = sorted({torch.float32, compute_dtype("cpu")}, key=str)
     steps = {f"{who} {str(dtype)[6:]}{how}": make(config, dtype, bool(how))
@@ -131,7 +134,7 @@ def training(compiled):
 
 
 def growth():
-    """Training time for each token, of models of 0.3 to 30 million parameters."""
+    """Measure training time per token by the size of the model."""
     print("Cost of training by size, in float32, and its ratio to 6 N + attention, first 1:")
     sizes = [(64, 2), (128, 2), (192, 4), (256, 6), (384, 8), (512, 12)]
     configs = [Config(dim, layers, dim // 32, dim // 64, 32, 8 * dim // 3, 2048, 128)
@@ -155,17 +158,18 @@ def growth():
 
 @torch.no_grad()
 def uncached(model, prompts, count):
-    """What `generate` says, all that stands before a token computed anew for it."""
+    """Generate without a cache: compute all tokens again for each new one."""
     longest = max(map(len, prompts))
     ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
     begin = torch.tensor([[longest - len(prompt)] for prompt in prompts])
     for _ in range(count):
         states = model.states(ids, begin=begin.expand_as(ids) if begin.any() else None)[:, -1]
-        drawn, _ = sample(model.logits(states), torch.rand(len(ids)))
-        ids = torch.cat((ids, drawn[:, None]), 1)
+        token, _ = sample(model.logits(states), torch.rand(len(ids)))
+        ids = torch.cat((ids, token[:, None]), 1)
 
 
 def generation():
+    """Measure generation by batch size, with the KV cache and without."""
     config = PRESETS["toy"].__class__(**{**PRESETS["toy"].__dict__, "context": 512})
     model = AFM(config, compute_dtype("cpu")).eval()
     prompt = torch.randint(1024, (32,)).tolist()
@@ -187,7 +191,7 @@ def generation():
 
 
 def rollouts():
-    """256 responses, 8 to each of 32 prompts, beside a forward pass over what then stands there."""
+    """Measure sampling 8 responses to each of 32 prompts, beside a forward pass over all tokens."""
     model = AFM(PRESETS["toy"], compute_dtype("cpu")).eval()
     prompts = [torch.randint(1024, (40,)).tolist() for _ in range(32) for _ in range(8)]
     whole = torch.randint(1024, (256, 64))
@@ -200,7 +204,7 @@ def rollouts():
 
 
 def on_device():
-    """Packing, generation from packed weights beside float ones, and switching adapters."""
+    """Measure quantizing, generating from quantized weights, and switching adapters."""
     model = AFM(PRESETS["toy"], compute_dtype("cpu")).eval()
     four = dict.fromkeys(lora.projections(model), 4)
     packed = quantized(model, four)
@@ -217,25 +221,26 @@ def on_device():
         switch.use(None)
     measured |= seconds({"float": lambda: generate(model, prompts, 24, temperature=1.0),
                          "packed": lambda: generate(packed, prompts, 24, temperature=1.0)})
-    begun = time.perf_counter()
+    start = time.perf_counter()
     palettize(torch.randn(3072, 8064), 4)
     print(f"On device: the toy in 4 bits in {measured['pack']:.2f} s, a matrix of 3,072 x 8,064 in "
-          f"{time.perf_counter() - begun:.1f} s; adapters switched in "
+          f"{time.perf_counter() - start:.1f} s; adapters switched in "
           f"{1000 * measured['switch']:.2f} ms; 64 responses from packed weights take "
           f"{measured['packed'] / measured['float']:.2f} times as long as from float ones, with an "
           f"adapter {measured['attached'] / measured['float']:.2f} times")
 
 
 def tokenizer():
+    """Measure training of the tokenizer, and encoding of new text."""
     text = "\n".join(path.read_text(encoding="utf-8")
                      for path in sorted(sources.STDLIB.rglob("*.py"))
                      if not sources.EXCLUDED & set(path.parts))
     known, new = text[:5_000_000], text[5_000_000:6_000_000]
     trained = Tokenizer.train([known], 4096)
     trained.encode(known[:1_000_000])
-    begun = time.perf_counter()
+    start = time.perf_counter()
     trained.encode(new)
-    first = time.perf_counter() - begun
+    first = time.perf_counter() - start
     measured = seconds({"5 MB": lambda: Tokenizer.train([known], 4096),
                         "2.5 MB": lambda: Tokenizer.train([known[:2_500_000]], 4096)},
                        rounds=3, warmup=1)
@@ -244,11 +249,13 @@ def tokenizer():
 
 
 def funnel(counts=(2_500, 10_000, 40_000), size=2000):
-    """Pages of sentences drawn from the language reference: different ones, so that few
-    are dropped. Time and memory must grow with their number alone."""
+    """Measure the funnel on pages of random sentences from the language reference.
+
+    Few of the pages are duplicates. Time and memory per page must not grow with their number."""
     rng = random.Random(0)
     sentences = re.findall(r"[A-Z][^.:]{40,200}\.", " ".join(
         " ".join(corpus.pydoc_data.topics.topics.values()).split()))
+
     def pages(count):
         for i in range(count):
             body = ""
@@ -261,9 +268,9 @@ def funnel(counts=(2_500, 10_000, 40_000), size=2000):
     for count in counts:
         filters = Funnel(corpus.pydoc_data.topics.topics.values(), common=5)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        begun = time.perf_counter()
+        start = time.perf_counter()
         kept = sum(1 for _ in filters.run(pages(count)))
-        elapsed = time.perf_counter() - begun
+        elapsed = time.perf_counter() - start
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         print(f"  {count:6,}, {kept:6,} of which pass: {1e6 * elapsed / count:5.0f} us and "
               f"{grown / count:.1f} KB a page")
@@ -272,10 +279,10 @@ def funnel(counts=(2_500, 10_000, 40_000), size=2000):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--compiled", action="store_true",
-                        help="torch.compile, too (needs a C++ compiler)")
+                        help="measure torch.compile, too (needs a C++ compiler)")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    funnel()  # first: its memory is measured as the most that the process ever had
+    funnel()  # first, as its memory is measured by the peak of the whole process
     training(arguments.compiled)
     growth()
     generation()

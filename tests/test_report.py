@@ -1,5 +1,4 @@
-"""report.md: a row for each stage, the same every time;
-and pictures, whose numbers are the run's."""
+"""report.md has a row for each stage, is the same every time, and pictures show its numbers."""
 import json
 import sys
 import warnings
@@ -8,70 +7,86 @@ import numpy
 import pytest
 import torch
 
-from afm_min.lab import plots, report
-from afm_min.lab.report import environment
+from afm_min.lab import report
 from afm_min.run import Run
-from tests.test_commands import call
+from tests.helpers.commands import assert_refused, call
 
-NO_MATPLOTLIB = {"matplotlib": None, "matplotlib.figure": None}
 MODELS = ("base", "draft", "sft", "aligned", "quantized", "recovered")
 
 
-def row(metrics, seconds=1.5, **settings):
+def stage_result(metrics, seconds=1.5, **settings):
+    """Return a row of report.json."""
     return {"settings": settings, "seconds": seconds, "metrics": metrics}
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Of a run what the report is made of: two stages of pre-training, some of post-training."""
-    made = Run(tmp_path / "small")
-    made.create()
-    evaluated = [
-        [name, *(cell for i in range(6)
-                 for cell in (10.0 * i, f"{10 * i - 5 * (i > 0):.1f} to {10 * i + 7:.1f}")), 20]
-        for name in ("math", "math deeper", "follow: prompts, strict")]
-    made.write_json("report.json", {
-        "data": row({"user M characters": 0.5, "funnel": [["user", "body", 4, 3, 0.5]]}),
-        "prune": row({"tokens": 64, "bits/byte": 3.5, "web bits/byte": 3.5}),
-        "core": row({"tokens": 640, "bits/byte": 2.5, "web bits/byte": 2.5}),
-        "lengthening": row({"recall at 4x % before": 12.5, "tokens": 320, "bits/byte": 2.25,
-                            "web bits/byte": 2.25, "recall at 4x %": 25.0}),
-        "draft": row({"mean %": 50.0}), "reward1": row({"mean %": 1.0, "all pairs %": 60.0}),
-        "mdloo1": row({"mean %": 55.0}, passes=2, parts=2), "rs2": row({"mean %": 56.0}),
-        "committee1": row({"mean %": 57.0, "mean % before": 50.0, "best": "committee1"},
-                          seconds=3.2),
-        "recovery": row({"mean %": 53.0, "all math %": 33.0}),
-        "math": row({"mean %": 52.0, "all math %": 44.0}),
-        "evaluation": row({"mean %": 44.0, "evaluation": evaluated})})
-    made.write_json("run.json", {"preset": "tiny", "seed": 3, "set": {}})
-    for stage in ("core", "lengthening", "draft", "reward1",
-                  "sft"):  # sft is to be redone: it is in no report
+    """A run with what a report is made of: stages of pre-training and of post-training."""
+    run = Run(tmp_path / "small")
+    run.create()
+    evaluation = []
+    for name in ("math", "math deeper", "follow: prompts, strict"):
+        cells = []
+        for i in range(6):
+            cells += [10.0 * i, f"{10 * i - 5 * (i > 0):.1f} to {10 * i + 7:.1f}"]
+        evaluation.append([name, *cells, 20])
+    run.write_json("report.json", {
+        "data": stage_result({"user M characters": 0.5, "funnel": [["user", "body", 4, 3, 0.5]]}),
+        "prune": stage_result({"tokens": 64, "bits/byte": 3.5, "web bits/byte": 3.5}),
+        "core": stage_result({"tokens": 640, "bits/byte": 2.5, "web bits/byte": 2.5}),
+        "lengthening": stage_result({"recall at 4x % before": 12.5, "tokens": 320,
+                                     "bits/byte": 2.25, "web bits/byte": 2.25,
+                                     "recall at 4x %": 25.0}),
+        "draft": stage_result({"mean %": 50.0}),
+        "reward1": stage_result({"mean %": 1.0, "all pairs %": 60.0}),
+        "mdloo1": stage_result({"mean %": 55.0}, passes=2, parts=2),
+        "rs2": stage_result({"mean %": 56.0}),
+        "committee1": stage_result({"mean %": 57.0, "mean % before": 50.0, "best": "committee1"},
+                                   seconds=3.2),
+        "recovery": stage_result({"mean %": 53.0, "all math %": 33.0}),
+        "math": stage_result({"mean %": 52.0, "all math %": 44.0}),
+        "evaluation": stage_result({"mean %": 44.0, "evaluation": evaluation})})
+    run.write_json("run.json", {"preset": "tiny", "seed": 3, "set": {}})
+    # sft is to be run again: it has a log, but is in no report.
+    for stage in ("core", "lengthening", "draft", "reward1", "sft"):
         for step in range(1, 41):
-            made.log(stage=stage, step=step, loss=1 / step, count=16)
+            run.log(stage=stage, step=step, loss=1 / step, count=16)
     for step in range(1, 41):
-        made.log(stage="mdloo1", step=step, loss=-0.1, count=8, reward=float(step),
-                 **{"truth %": 50.0, "KL": 0.1})
-    return made
+        run.log(stage="mdloo1", step=step, loss=-0.1, count=8, reward=float(step),
+                **{"truth %": 50.0, "KL": 0.1})
+    return run
 
 
-def painted(run, what, *rest):
-    """The axes of a picture."""
+@pytest.fixture
+def no_matplotlib(monkeypatch):
+    """Make imports of matplotlib fail."""
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+def draw(function, *arguments):
+    """Return the axes of a picture."""
     figure = pytest.importorskip("matplotlib.figure").Figure()
-    logged = {}
-    for each in run.read_log():
-        logged.setdefault(each["stage"], []).append(each)
-    what(figure, run.read_json("report.json"), logged, *rest)
+    function(figure, *arguments)
     return figure.axes
 
 
+def logged(run, *stages):
+    return {stage: list(run.read_log(stage)) for stage in stages}
+
+
 def section(run, title):
+    """Return the rows of a table of report.md, without its head."""
     text = run.file("report.md").read_text().partition(f"## {title}\n\n")[2].partition("\n\n")[0]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
 
 
-def test_each_stage_has_a_row_with_what_it_took_and_did(run, monkeypatch):
-    for name, module in NO_MATPLOTLIB.items():
-        monkeypatch.setitem(sys.modules, name, module)
+def test_table_by_hand():
+    assert report.table("a, b", [["x", 0.51234], ["y", 12345.6]]) == (
+        "| a | b |\n| --- | --- |\n| x | 0.5123 |\n| y | 12,346 |\n\n")
+
+
+def test_each_stage_has_a_row(run, no_matplotlib):
     report.write_report(run)
     assert section(run, "Stages") == [
         ["data", "1.5", "", "user M characters", "", "0.5"],
@@ -83,75 +98,81 @@ def test_each_stage_has_a_row_with_what_it_took_and_did(run, monkeypatch):
         ["committee1", "3.2", "", "mean %", "50", "57"],
         ["recovery", "1.5", "", "mean %", "", "53"], ["math", "1.5", "", "all math %", "33", "44"],
         ["evaluation", "1.5", "", "mean %", "", "44"]]
+
+
+def test_other_tables(run, no_matplotlib):
+    report.write_report(run)
     assert section(run, "Held-out text") == [
         ["prune", "64", "3.5", "3.5"], ["core", "640", "2.5", "2.5"],
         ["lengthening", "320", "2.25", "2.25"]]
-    others = section(run, "Other figures")
-    assert (["committee1", "best", "committee1"] in others
-            and ["lengthening", "recall at 4x %", "25"] in others)
-    assert len(others) == 16  # each figure once: what the tables above and below hold is not here
-    assert (section(run, "Funnel") == [["user", "body", "4", "3", "0.5"]]
-            and len(section(run, "Evaluation")) == 3)
+    metrics = section(run, "All metrics")
+    assert ["committee1", "best", "committee1"] in metrics
+    assert ["lengthening", "recall at 4x %", "25"] in metrics
+    assert len(metrics) == 25
+    assert section(run, "Funnel") == [["user", "body", "4", "3", "0.5"]]
+    assert len(section(run, "Evaluation")) == 3
     assert section(run, "Environment") == [
         ["preset", "tiny"], ["seed", "3"], ["seconds of all stages", "19.7"]]
 
 
-def test_a_stage_that_reports_nothing_has_a_row():
-    assert report.in_short("rest", row({}), {"rest": {}}) == ["rest", 1.5, "", "", "", ""]
+def test_a_stage_without_metrics_has_a_row():
+    assert report.stage_row("rest", stage_result({}), {"rest": {}}) == ["rest", 1.5, "", "", "", ""]
 
 
-def test_a_start_from_scratch_has_no_figure_before():
-    figures = {"prune": {"bits/byte": 3.0}, "core": {"bits/byte": 2.0}}
-    assert report.in_short("core", row({}, start="prune"), figures)[4] == 3.0
-    assert report.in_short("core", row({}, start="scratch"), figures)[4] == ""
+def test_a_start_from_scratch_has_no_value_before():
+    metrics = {"prune": {"bits/byte": 3.0}, "core": {"bits/byte": 2.0}}
+    assert report.stage_row("core", stage_result({}, start="prune"), metrics)[4] == 3.0
+    assert report.stage_row("core", stage_result({}, start="scratch"), metrics)[4] == ""
 
 
-def test_what_a_run_was_made_with_is_kept_and_shown(run):
-    before = environment(run)
+def test_environment(run):
+    before = report.environment(run)
     ballast = numpy.ones(2 ** 24)  # 134 MB
-    kept = environment(run)
-    assert kept["peak memory, MB"] >= max(before["peak memory, MB"], ballast.nbytes / 1e6)
-    # of a unit taken wrongly it would be a thousand times as much
-    assert kept["peak memory, MB"] < 64_000
-    assert (kept["torch"], kept["threads"], kept["device"]) == (
-        torch.__version__, torch.get_num_threads(), "cpu")
-    has_bfloat16 = {"avx512_bf16", "amx_bf16"} & set(kept["processor has"].split())
+    found = report.environment(run)
+    peak = found["peak memory, MB"]
+    assert peak >= max(before["peak memory, MB"], ballast.nbytes / 1e6)
+    assert peak < 64_000  # it would be more if the unit were wrong
+    assert found["torch"] == torch.__version__
+    assert found["threads"] == torch.get_num_threads()
+    assert found["device"] == "cpu"
+    has_bfloat16 = {"avx512_bf16", "amx_bf16"} & set(found["processor has"].split())
     used = torch.backends.cpu.get_cpu_capability() == "AVX512"  # ATEN_CPU_CAPABILITY may limit it
-    assert (kept["computes in"] == "bfloat16") == bool(has_bfloat16 and used)
-    run.write_json("environment.json", kept)
+    assert (found["computes in"] == "bfloat16") == bool(has_bfloat16 and used)
+
+
+def test_the_environment_is_shown(run):
+    run.write_json("environment.json", {"Python": "3.12.0", "threads": 2})
     report.write_report(run)
-    shown = dict(section(run, "Environment"))
-    assert (shown.keys() == {"preset", "seed", *kept, "seconds of all stages"}
-            and shown["Python"] == kept["Python"])
+    assert section(run, "Environment") == [
+        ["preset", "tiny"], ["seed", "3"], ["Python", "3.12.0"], ["threads", "2"],
+        ["seconds of all stages", "19.7"]]
 
 
-def test_a_report_comes_out_the_same(run):
+def test_a_report_is_the_same_every_time(run):
     report.write_report(run)
     first = {path.name: path.read_bytes() for path in run.path.iterdir()}
     report.write_report(run)
     assert first == {path.name: path.read_bytes() for path in run.path.iterdir()}
 
 
-def test_without_matplotlib_it_says_how_to_get_pictures(run, monkeypatch, capsys):
-    for name, module in NO_MATPLOTLIB.items():
-        monkeypatch.setitem(sys.modules, name, module)
+def test_without_matplotlib_the_report_has_a_hint_instead_of_pictures(run, no_matplotlib, capsys):
     report.write_report(run)
     text = run.file("report.md").read_text()
-    assert (text.count("pip install matplotlib, then python -m afm_min report") == 1
-            and "![" not in text)
-    assert capsys.readouterr() == ("", "") and not list(run.path.glob("*.png"))
+    assert text.count("pip install matplotlib, then python -m afm_min.lab.report") == 1
+    assert "![" not in text
+    assert not list(run.path.glob("*.png"))
+    assert capsys.readouterr() == ("", "")
 
 
-def test_claims_are_shown_or_how_to_get_them(run):
+def test_the_table_of_claims_is_included_or_how_to_get_it(run):
     report.write_report(run)
     text = run.file("report.md").read_text()
-    assert text.count("`make claims`") == 1 and "## Claims" not in text
-    rows = [["x", "core", "bits/byte", 1.5, 2.0, -0.5, "-0.600 to -0.400", "yes"]]
-    run.file("claims.md").write_text(f"3 seeds.\n\n{report.table(report.TABLES['claims'], rows)}")
+    assert text.count("`make claims`") == 1
+    run.file("claims.md").write_text("## Claims\n\n3 seeds.\n\n| claim |\n| --- |\n| x |\n\n")
     report.write_report(run)
     text = run.file("report.md").read_text()
-    assert "make claims" not in text and "\n\n3 seeds.\n\n| claim | after |" in text
-    assert f"\n{report.line(rows[0])}\n## Stages" in text.partition("## Claims")[2]
+    assert "make claims" not in text
+    assert "\n\n## Claims\n\n3 seeds.\n\n| claim |\n| --- |\n| x |\n\n## Stages" in text
 
 
 def test_pictures_are_drawn_and_linked(run):
@@ -160,93 +181,86 @@ def test_pictures_are_drawn_and_linked(run):
         warnings.simplefilter("error")
         report.write_report(run)
     text = run.file("report.md").read_text()
-    assert sorted(path.name for path in run.path.glob("*.*")) == [
-        "evaluation.png", "losses.png", "mdloo.png", "metrics.jsonl",
-        "report.json", "report.md", "run.json"]
-    for path in run.path.glob("*.png"):
-        assert (path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size < 100_000
-                and f"]({path.name})" in text)
+    pictures = sorted(run.path.glob("*.png"))
+    assert [path.name for path in pictures] == ["evaluation.png", "losses.png", "mdloo.png"]
+    for path in pictures:
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert path.stat().st_size < 100_000
+        assert f"]({path.name})" in text
 
 
-def test_what_there_is_not_is_not_drawn(run):
+def test_only_pictures_that_have_data_are_drawn(run):
     pytest.importorskip("matplotlib")
-    kept = {stage: each for stage, each in run.read_json("report.json").items()
-            if stage in ("data", "core")}
-    run.write_json("report.json", kept)
+    rows = run.read_json("report.json")
+    run.write_json("report.json", {"data": rows["data"], "core": rows["core"]})
     report.write_report(run)
     assert [path.name for path in run.path.glob("*.png")] == ["losses.png"]
-    run.write_json("report.json", {"data": kept["data"]})
+    run.write_json("report.json", {"data": rows["data"]})
     run.file("losses.png").unlink()
     report.write_report(run)
-    assert not list(run.path.glob("*.png")) and "![" not in run.file("report.md").read_text()
+    assert not list(run.path.glob("*.png"))
+    assert "![" not in run.file("report.md").read_text()
 
 
-def test_losses_are_in_columns_of_their_kind(run):
-    before, after = painted(run, plots.losses, ["core", "lengthening", "draft", "reward1"])
-    assert [[tick.get_text() for tick in axes.get_xticklabels()] for axes in (before, after)] == [
-        ["core", "lengthening"], ["draft", "reward1"]]
-    assert [text.get_text() for text in after.get_legend().get_texts()] == [
-        "of a token", "of a pair"]
+def test_losses_of_pre_training_and_post_training_are_apart(run):
+    rows = logged(run, "core", "lengthening", "draft", "reward1")
+    before, after = draw(report.draw_losses, run.read_json("report.json"), rows)
+    assert [tick.get_text() for tick in before.get_xticklabels()] == ["core", "lengthening"]
+    assert [tick.get_text() for tick in after.get_xticklabels()] == ["draft", "reward1"]
     x, y = before.lines[1].get_data()  # 36 means of 5 of 40 steps
-    assert len(y) == 36 and 0.6 < x.min() < x.max() < 1.4
+    assert len(y) == 36
+    assert 0.6 < x.min() < x.max() < 1.4  # the second column
     assert y[0] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5) / 5)
-    assert len(painted(run, plots.losses, ["draft"])) == 1
+    assert len(draw(report.draw_losses, run.read_json("report.json"), logged(run, "draft"))) == 1
 
 
 def test_a_curve_by_hand():
     axes = pytest.importorskip("matplotlib.figure").Figure().add_subplot()
-    plots.curve(axes, numpy.arange(30), [float(i) for i in range(30)], color="C0")
+    report.draw_curve(axes, numpy.arange(30), [float(i) for i in range(30)], color="C0")
     x, y = axes.lines[0].get_data()
-    assert (len(x), x[0], y[0], y[-1]) == (
-        27, 1.5, 1.5, 27.5)  # of 4 neighbours each: 0 1 2 3 and 26 27 28 29
+    assert len(x) == 27  # means of 4 neighbours: 0 1 2 3 to 26 27 28 29
+    assert (x[0], y[0], y[-1]) == (1.5, 1.5, 27.5)
     low, high = axes.collections[0].get_paths()[0].get_extents().intervaly
-    assert (low, high) == (pytest.approx(0.3),  # a tenth of the way from 0 to 3;
-                           pytest.approx(28.7))  # from 29 to 26
-    plots.curve(axes, [1], [5.0])  # a stage of one step
-    assert axes.lines[1].get_data()[1].tolist() == [5]
+    assert low == pytest.approx(0.3)  # a tenth of the way from 0 to 3
+    assert high == pytest.approx(28.7)  # a tenth of the way from 29 to 26
+
+
+def test_a_curve_of_one_step():
+    axes = pytest.importorskip("matplotlib.figure").Figure().add_subplot()
+    report.draw_curve(axes, [1], [5.0])
+    assert axes.lines[0].get_data()[1].tolist() == [5]
 
 
 def test_a_point_of_mdloo_is_an_iteration(run):
-    reward, truth, kl = painted(run, plots.mdloo, ["mdloo1"])
-    assert [axes.get_title() for axes in (reward, truth, kl)] == ["reward", "truth %", "KL"]
-    x, y = reward.lines[0].get_data()  # 10 iterations of 4 steps, 2.5, 6.5, ...; means of 2
-    assert (x.tolist(), y.tolist()) == (
-        [i + 0.5 for i in range(1, 10)], [4.5 + 4 * i for i in range(9)])
+    axes = draw(report.draw_mdloo, run.read_json("report.json"), logged(run, "mdloo1"))
+    assert [panel.get_title() for panel in axes] == ["reward", "truth %", "KL"]
+    x, y = axes[0].lines[0].get_data()  # 10 iterations of 4 steps: 2.5, 6.5, ...; means of 2
+    assert x.tolist() == [i + 0.5 for i in range(1, 10)]
+    assert y.tolist() == [4.5 + 4 * i for i in range(9)]
 
 
 def test_bars_and_intervals_are_those_of_the_table(run):
-    (axes,) = painted(run, plots.evaluation, ["evaluation"])
-    assert [bars.get_label() for bars in axes.containers
-            if hasattr(bars, "patches")] == list(MODELS)
-    recovered = [bars for bars in axes.containers if hasattr(bars, "patches")][-1]
-    assert [bar.get_height() for bar in recovered] == [
-        50, 50]  # math and math deeper, no row of a part
-    ((_, low), (_, high)) = recovered.errorbar.lines[2][0].get_segments()[0]
+    rows = run.read_json("report.json")
+    table = rows["evaluation"]["metrics"]["evaluation"]
+    (axes,) = draw(report.draw_evaluation, rows, table)
+    bars = [container for container in axes.containers if hasattr(container, "patches")]
+    assert [container.get_label() for container in bars] == list(MODELS)
+    # math and math deeper, but no row of a part
+    assert [bar.get_height() for bar in bars[-1]] == [50, 50]
+    ((_, low), (_, high)) = bars[-1].errorbar.lines[2][0].get_segments()[0]
     assert (low, high) == (45, 57)
 
 
-def test_the_command_writes_it_anew(run, tmp_path, capsys):
+def test_the_command_writes_the_report_again(run, capsys):
     report.write_report(run)
     before = run.file("report.md").read_text()
     run.file("report.md").unlink()
-    assert (call(capsys, report, "--run", run.path) == (0, "", "")
-            and run.file("report.md").read_text() == before)
-    code, output, errors = call(capsys, report, "--run", tmp_path / "none")
-    assert ((code, output, errors.count("\n")) == (2, "", 1)
-            and "holds no run: python train.py --out" in errors)
+    assert call(capsys, report, "--run", run.path) == (0, "", "")
+    assert run.file("report.md").read_text() == before
+    assert json.loads(run.file("run.json").read_text())["seed"] == 3  # other files are unchanged
+
+
+def test_the_command_needs_a_run(run, tmp_path, capsys):
+    assert_refused(call(capsys, report, "--run", tmp_path / "none"), "python train.py --out")
     run.file("report.json").write_text("{")
-    assert "report.json is damaged" in call(capsys, report, "--run", run.path)[2]
-    assert json.loads(run.file("run.json").read_text())["seed"] == 3  # nothing else is touched
-
-
-def test_commands_have_short_names(capsys, monkeypatch):
-    from afm_min import __main__ as commands
-    monkeypatch.setattr(sys, "argv", ["afm_min", "report", "--help"])
-    with pytest.raises(SystemExit) as ended:
-        commands.main()
-    assert ended.value.code == 0 and "--run" in capsys.readouterr().out
-    for arguments in ([], ["reprot"]):
-        monkeypatch.setattr(sys, "argv", ["afm_min", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            commands.main()
-        assert ended.value.code == 2 and "python -m afm_min claims" in capsys.readouterr().err
+    assert_refused(call(capsys, report, "--run", run.path), "report.json is damaged")

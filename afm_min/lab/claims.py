@@ -1,123 +1,188 @@
-"""What the AFM report claims, as experiments: make claims.
+"""Test the claims of the AFM report as experiments: make claims.
 
-A claim, which is a line of claims.txt, compares a treatment with a control that differ in the
-settings named, and in nothing else: both go on from one parent checkpoint, seed by seed, with the
-same draws of text. The interval is a bootstrap over the seeds' differences, so with few seeds it is
-coarse: clear of zero means little more than that all of them agree.
+A claim compares a treatment with a control that differ in the settings named, and in nothing else:
+both start from one parent checkpoint, and with each seed they draw the same text. The interval is
+a bootstrap over the seeds' differences. With few seeds it is coarse: that it excludes zero means
+little more than that all of them agree.
 
-Every arm is a run directory of its own that shares what came before: so what is done is kept after
-a kill, and arms that several claims need are trained once.
+Each arm is a run directory of its own, with hard links to the results that it builds on. So
+finished arms survive a kill, and an arm that several claims need is trained once.
 """
 import argparse
-import collections
 import os
-import pathlib
+import typing
 
 import numpy
 
+from afm_min.data import corpus
+from afm_min.lab.report import table, table_row, write_report
+from afm_min.lab.stages import STAGES, fingerprint, format_value, run_stage, settings_of
 from afm_min.model import Config
-from afm_min.lab.report import TABLES, line, table, write_report
 from afm_min.run import Run, UserError, choose_device, run_command, write_text
-from afm_min.lab.stages import STAGES, run_stage, fingerprint, settings_of, parse_value
-
-OWN = {"metrics.jsonl", "report.json", "report.md", "run.json", "environment.json", "claims.md",
-       "losses.png", "mdloo.png", "evaluation.png"}  # what a run does not share with what it needs
-Claim = collections.namedtuple("Claim", "text stage metric treatment control control_stage")
 
 
-def parse_settings(text):
-    """'prune.soft=0.0, prune.method=random' -> {"prune.soft": 0.0, "prune.method": "random"}"""
-    pairs = (pair.split("=") for pair in text.split(", ") if text != "as it is")
-    return {name: parse_value(value) for name, value in pairs}
+class Claim(typing.NamedTuple):
+    """After `stage`, `metric` is better with the settings `treatment` than with `control`."""
+    claim: str
+    stage: str
+    metric: str
+    treatment: dict = {}  # settings that replace the run's own
+    control: dict = {}
+    control_stage: str = ""  # "": the same stage
 
 
-def parse_claim(row):
-    """A line of claims.txt as a Claim. If it names no stage of the control, that is the same."""
-    text, stage, metric, treatment, control, *other = row.split(" | ")
-    return Claim(text, stage, metric, parse_settings(treatment), parse_settings(control),
-                 *(other or [stage]))
+COLUMNS = "claim, after, metric, treatment, control, difference, 95% interval, verdict"
+LOWER_IS_BETTER = {"math bits/byte", "code bits/byte"}  # of all other metrics, higher is better
+PRUNED = {"core.start": "prune", "core.distill": 0.0}
+SCRATCH = {"core.start": "scratch", "core.distill": 0.0}
+DISTILLED = {"core.distill": 0.9}
+NOISE = {"preferences1.noise": 0.4}  # share of grades that are random
+CHECKER = {"mdloo1.lr": 0.0003, "mdloo1.rewarded": "checker"}
+CLAIMS = [
+    Claim("a pruned start helps", "continued", "accuracy %", treatment=PRUNED, control=SCRATCH),
+    Claim("distillation helps from scratch", "continued", "accuracy %",
+          treatment=SCRATCH | DISTILLED, control=SCRATCH),
+    Claim("distillation helps after pruning", "continued", "accuracy %",
+          treatment=PRUNED | DISTILLED, control=PRUNED),
+    Claim("training on longer text helps recall", "lengthening", "recall at 4x %",
+          control={"lengthening.steps": 1}),
+    Claim("a larger RoPE base helps recall", "lengthening", "recall at 4x %",
+          control={"lengthening.rope_base": 500_000.0}),
+    Claim("soft labels beat hard ones where grades are noisy", "reward1", "all pairs %",
+          treatment=NOISE, control=NOISE | {"reward1.labels": "hard"}),
+    Claim("a loss on grades helps where they are noisy", "reward1", "all pairs %",
+          treatment=NOISE, control=NOISE | {"reward1.grade_weight": 0.0}),
+    Claim("MDLOO beats PPO", "mdloo1", "all math %", treatment=CHECKER,
+          control=CHECKER | {"mdloo1.loss": "ppo", "mdloo1.gamma": 0.2}),
+    Claim("MDLOO beats REINFORCE with a mean baseline", "mdloo1", "all math %", treatment=CHECKER,
+          control=CHECKER | {"mdloo1.loss": "reinforce", "mdloo1.baseline": "mean"}),
+    Claim("the best member for each prompt beats MDLOO alone", "committee1", "mean %",
+          control={"committee1.only": "mdloo1", "committee1.samples": 10}),
+    Claim("distillation from 8,000 prompts beats 500", "committee1", "mean %",
+          treatment={"committee1.prompts": 8000}, control={"committee1.prompts": 500}),
+    Claim("a round of alignment helps", "evaluation", "mean %",
+          treatment={"evaluation.aligned": "committee1"}, control={"evaluation.aligned": "sft"}),
+    Claim("two rounds beat one", "evaluation", "mean %",
+          control={"evaluation.aligned": "committee1"}),
+    Claim("2 bits by sensitivity beat 2 bits at random", "quantize", "mean %",
+          treatment={"quantize.average": 3.0},
+          control={"quantize.average": 3.0, "quantize.choice": "random"}),
+    Claim("rank 16 recovers more than rank 8", "recovery", "mean %",
+          treatment={"quantize.average": 2.0, "recovery.rank": 16},
+          control={"quantize.average": 2.0, "recovery.rank": 8})]
+for method in ("magnitude", "random"):
+    CLAIMS.append(Claim(f"a learned mask beats {method} pruning", "prune", "accuracy %",
+                        control={"prune.method": method}))
+for source in ("math", "code"):
+    CLAIMS.append(Claim(f"the continued mixture helps {source}", "continued", f"{source} bits/byte",
+                        control={"continued.mixture": corpus.CORE}))
+for kind in ("rephrased", "reversed", "deeper", "broader"):
+    CLAIMS.append(Claim(f"synthetic data helps math {kind}", "sft", f"math {kind} %",
+                        control={"sft.synthetic": False}))
+for method in ("rs", "dpo", "ipo", "mdloo"):
+    for family in ("all math", "follow", "summary"):
+        CLAIMS.append(Claim(f"{method.upper()} helps {family}", f"{method}1", f"{family} %",
+                            control={"mdloo1.iterations": 0}, control_stage="mdloo1"))
+for bits in (4.0, 3.7, 3.5, 2.0):
+    CLAIMS.append(Claim(f"recovery helps at {bits} bits", "recovery", "mean %",
+                        treatment={"quantize.average": bits}, control={"quantize.average": bits},
+                        control_stage="quantize"))
+for feature, family in {"math": "all math", "tools": "tools", "summary": "summary"}.items():
+    CLAIMS.append(Claim(f"an adapter for {feature} helps", feature, f"{family} %",
+                        control_stage="recovery"))
+
+CLAIMS.sort(key=lambda claim: list(STAGES).index(claim.stage))
+OWN_FILES = ("metrics.jsonl", "report.*", "run.json", "environment.json", "claims.md", "*.png",
+             "*.part.pt", ".lock")  # which an arm does not share with the runs it builds on
 
 
-CLAIMS = [parse_claim(row)
-          for row in pathlib.Path(__file__).with_suffix(".txt").read_text().splitlines()
-          if not row.startswith("#")]
+def run_arm(base, seed, stage, settings):
+    """Run a stage, and before it the stages it needs, with these settings. Returns its run.
 
-
-def arm(base, seed, stage, given):
-    """The metrics of a stage, with the settings given for it and for what it needs."""
-    return arm_run(base, seed, stage, given).read_json("report.json")[stage]["metrics"]
-
-
-def arm_run(base, seed, stage, given):
-    """The run in which a stage is done so: up to the parent it is `base`, which all arms share."""
+    The run up to the parent is `base`, which all arms share."""
     if stage in ("data", "tokenizer", "parent"):
         return base
-    before = [arm_run(base, seed, need, given) for need in STAGES[stage].needs]
-    rows = {name: row for run in before for name, row in run.read_json("report.json").items()}
-    settings = settings_of(stage, given)
-    run = Run(base.path / f"{stage}-{seed}-{fingerprint(rows, stage, settings)}", base.device)
+    sources = [run_arm(base, seed, need, settings) for need in STAGES[stage].needs]
+    rows = {}
+    for source in sources:
+        rows |= source.read_json("report.json")
+    own = settings_of(stage, settings)
+    run = Run(base.path / f"{stage}-{seed}-{fingerprint(rows, stage, own)}", base.device)
     run.config, run.seed = base.config, seed
     run.create()
     run.write_json("report.json", rows | run.read_json("report.json"))
-    for path in (path for each in before for path in each.path.iterdir()):
-        if (path.is_file() and path.name not in OWN and not path.name.endswith(".part.pt")
-                and not run.file(path.name).exists()):
-            os.link(path, run.file(path.name))
-    run_stage(run, stage, settings)
+    for source in sources:
+        for path in source.path.iterdir():
+            shared = path.is_file() and not any(map(path.match, OWN_FILES))
+            if shared and not run.file(path.name).exists():
+                os.link(path, run.file(path.name))
+    run_stage(run, stage, own)
     return run
 
 
-def interval(differences, level=0.95, draws=10_000):
-    """[1, 2, 6] -> (1, 6): where the mean lies if the seeds are drawn anew, with repetition."""
-    rng, differences = numpy.random.default_rng(0), numpy.array(differences)
+def arm_metrics(base, seeds, stage, settings, metric):
+    """Return a metric of a stage with each seed, as a list."""
+    runs = [run_arm(base, seed, stage, settings) for seed in range(seeds)]
+    return [run.read_json("report.json")[stage]["metrics"][metric] for run in runs]
+
+
+def bootstrap_interval(differences, level=0.95, draws=10_000):
+    """Return the interval of the mean when the seeds are resampled: [1, 2, 6] -> (1, 6)."""
+    rng = numpy.random.default_rng(0)
     means = rng.choice(differences, (draws, len(differences))).mean(axis=1)
     return tuple(numpy.quantile(means, [(1 - level) / 2, (1 + level) / 2]).tolist())
 
 
-def verdict(claim, treated, controls):
-    """A row of the table, from the metric of each seed."""
-    differences = [a - b for a, b in zip(treated, controls)]
-    low, high = interval(differences)
+def claim_row(claim, treated, controls):
+    """Return a claim's row of the table. treated, controls: the metric with each seed."""
+    differences = numpy.subtract(treated, controls)
+    low, high = bootstrap_interval(differences)
     better, worse = low > 0, high < 0
-    if not claim.metric.endswith("%"):  # of bits, fewer are better
+    if claim.metric in LOWER_IS_BETTER:
         better, worse = worse, better
-    return [claim.text, claim.stage, claim.metric, numpy.mean(treated).item(),
-            numpy.mean(controls).item(), numpy.mean(differences).item(),
-            f"{low:.3f} to {high:.3f}", "yes" if better else "the contrary" if worse else "no"]
+    verdict = "supported" if better else "contradicted" if worse else "inconclusive"
+    means = [numpy.mean(values).item() for values in (treated, controls, differences)]
+    interval = f"{format_value(low)} to {format_value(high)}"
+    return [claim.claim, claim.stage, claim.metric, *means, interval, verdict]
 
 
 def run_claims(arguments):
+    """Run the arms of each claim, and write its row of the table when both are done."""
     base = Run(arguments.run, choose_device(arguments.device))
-    begun = base.read_json("run.json")
     if "parent" not in base.read_json("report.json") or not base.checkpoint("parent").exists():
-        raise UserError(f"{base.path} holds no parent: python train.py --out {base.path} --stages "
+        raise UserError(f"{base.path} has no parent: python train.py --out {base.path} --stages "
                         "data,tokenizer,parent trains one")
-    base.config = Config(**{name.removeprefix("model."): value for name, value in begun.items()
-                            if name.startswith("model.")})
     if arguments.seeds < 2:
         raise UserError(f"--seeds {arguments.seeds}: an interval takes two or more")
-    rows, claims = [], [claim for claim in CLAIMS if arguments.only in claim.text]
+    claims = [claim for claim in CLAIMS if arguments.only in claim.claim]
     if not claims:
-        raise UserError(f"--only {arguments.only}: no claim holds this text")
+        raise UserError(f"--only {arguments.only}: no claim contains this text")
+    begun = base.read_json("run.json")
+    base.config = Config(**{name.removeprefix("model."): value for name, value in begun.items()
+                            if name.startswith("model.")})
+    rows = []
     for claim in claims:
-        sides = (claim.stage, claim.treatment), (claim.control_stage, claim.control)
-        treated, controls = ([arm(base, seed, stage, begun["set"] | given)[claim.metric]
-                              for seed in range(arguments.seeds)] for stage, given in sides)
-        rows.append(verdict(claim, treated, controls))
-        write_text(base.file("claims.md"),
-                   f"{arguments.seeds} seeds.\n\n{table(TABLES['claims'], rows)}")
-        print(line(rows[-1]), flush=True)
+        treated = arm_metrics(base, arguments.seeds, claim.stage,
+                              begun["set"] | claim.treatment, claim.metric)
+        controls = arm_metrics(base, arguments.seeds, claim.control_stage or claim.stage,
+                               begun["set"] | claim.control, claim.metric)
+        rows.append(claim_row(claim, treated, controls))
+        write_text(base.file("claims.md"), (
+            f"## Claims\n\nMeans over {arguments.seeds} seeds. A claim is supported or "
+            "contradicted where the interval of the difference excludes zero.\n\n"
+            f"{table(COLUMNS, rows)}"))
+        print(table_row(rows[-1]), flush=True)
     write_report(base)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--run", metavar="DIR", default="runs/claims", help="where the parent checkpoint is, and "
-        "the arms go (default: %(default)s)")
+    add("--run", metavar="DIR", default="runs/claims",
+        help="run with the parent checkpoint; the arms go there too (default: %(default)s)")
     add("--seeds", metavar="N", type=int, default=3, help="(default: %(default)s)")
-    add("--only", metavar="TEXT", default="", help="only claims that hold this text")
-    add("--device", metavar="NAME", help="cpu, cuda or mps (default: the best there is)")
+    add("--only", metavar="TEXT", default="", help="only claims that contain this text")
+    add("--device", metavar="NAME", help="cpu, cuda or mps (default: the best available)")
     run_command(run_claims, parser.parse_args())
 
 

@@ -1,25 +1,25 @@
-"""A run in the Hugging Face layout, which other programs load without any code of ours.
+"""Export a run in the Hugging Face layout, which other programs load without any code of ours.
 
-    python -m afm_min export --run runs/toy --out runs/exported
-    python -m afm_min export --run runs/toy --out runs/exported --adapter recovery,math
+    python -m afm_min.lab.export --run runs/toy --out runs/exported
+    python -m afm_min.lab.export --run runs/toy --out runs/exported --adapter recovery,math
 
     model = AutoModelForCausalLM.from_pretrained("runs/exported")    the same logits, in float32
     AutoTokenizer.from_pretrained("runs/exported")                   the same ids
     PeftModel.from_pretrained(model, "runs/exported/math")           one of its adapters
 
-The architecture is exactly that of Qwen3, so the weights need nothing but their names there. They
-are one file, whatever their size. Adapters were made for the packed model, so --adapter exports
-that one, as --stage quantize does: each packed weight as the float it stands for, no longer small.
+The architecture is exactly that of Qwen3, so only the weights' names change. Adapters were trained
+for the quantized model, so --adapter exports that one, as --stage quantize does: each weight is
+written as the float it stands for, and the file is no longer small.
 
-What transformers' tokenizer does, and what it is here:
+How the exported tokenizer's calls correspond to ours:
 
-    tokenizer(text, split_special_tokens=True)    encode(text): '<|end|>' in a text is text
+    tokenizer(text, split_special_tokens=True)    encode(text): "<|end|>" in a text is text
     tokenizer(text)                               encode(text, specials=True): it is one token
-    tokenizer.apply_chat_template(messages)       encode_chat(messages); with add_generation_prompt,
-                                                  reply=True. A content that holds a special token
-                                                  would forge a turn there, so it is refused
-    tokenizer.decode(ids)                         decode(ids); but if a run of fallback bytes is not
-                                                  UTF-8 throughout, all its bytes become U+FFFD
+    tokenizer.apply_chat_template(messages)       encode_chat(messages); add_generation_prompt=True
+                                                  is reply=True. A message that contains a special
+                                                  token could forge a turn, so it is refused
+    tokenizer.decode(ids)                         decode(ids), except that where a run of fallback
+                                                  bytes is not UTF-8, each byte becomes U+FFFD
 """
 import argparse
 import json
@@ -31,43 +31,53 @@ import regex
 import torch
 
 from afm_min import lora
-from afm_min.model import AFM, Linear, RMSNorm, load_model
+from afm_min.lab.stages import choose_model
+from afm_min.model import Linear, RMSNorm, load_model
 from afm_min.quantize import QuantizedAFM
 from afm_min.run import Run, UserError, run_command
-from afm_min.lab.stages import STAGES
 from afm_min.tokenizer import BYTES, DOCUMENT, END, SPECIALS, Tokenizer
 
 try:
     from safetensors.torch import save as tensors_to_bytes
-except ImportError:  # an extra, and the command says how to get it
+except ImportError:  # an optional dependency; `export` names the command that installs it
     tensors_to_bytes = None
 
-MODELS = ["quantize", *(stage for stage in list(STAGES)[:list(STAGES).index("quantize")]
-                        if not stage.startswith("reward"))]  # their heads are unknown to Qwen3
+# Our name -> Qwen3's, for each part of a weight's name; other parts stay.
 NAMES = {"embedding": "embed_tokens", "blocks": "layers", "attention_norm": "input_layernorm",
          "attention": "self_attn", "query": "q_proj", "key": "k_proj", "value": "v_proj",
          "output": "o_proj", "query_norm": "q_norm", "key_norm": "k_norm",
          "feed_forward_norm": "post_attention_layernorm", "feed_forward": "mlp",
          "gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
+CHAT_TEMPLATE = f"{{%- set specials = {list(SPECIALS)} %}}" + """
+{%- if tools %}{{ raise_exception('declare tools in the system message') }}{% endif %}
+{%- for message in messages %}
+{%- set role = '<|' + message.role + '|>' %}
+{%- if role not in specials[1:5] %}{{ raise_exception('there is no role ' + role) }}{% endif %}
+{%- for token in specials if token in message.content %}
+{{- raise_exception('a message contains ' + token) }}{% endfor %}
+{{- role + message.content + '<|end|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}<|assistant|>{% endif %}"""
 
 
-def renamed(name):
+def hugging_face_name(name):
     """'blocks.0.attention.query' -> 'model.layers.0.self_attn.q_proj'"""
     return ".".join(["model", *(NAMES.get(part, part) for part in name.split("."))])
 
 
 @torch.no_grad()
-def weights(model):
-    """Name there -> each weight of a model, in float32; a packed one is unpacked."""
+def float_weights(model):
+    """Return {Qwen3's name: weight} of a model, in float32. Quantized weights are unpacked."""
     model.dtype = torch.float32
-    found = {"embedding": model.embed(torch.arange(model.config.vocab_size))}
-    found |= {name: layer.weight.float() for name, layer in model.named_modules()
-              if isinstance(layer, (Linear, RMSNorm))}
-    return {f"{renamed(name)}.weight": weight for name, weight in found.items()}
+    weights = {"embedding": model.embed(torch.arange(model.config.vocab_size))}
+    for name, layer in model.named_modules():
+        if isinstance(layer, (Linear, RMSNorm)):
+            weights[name] = layer.weight.float()
+    return {f"{hugging_face_name(name)}.weight": weight for name, weight in weights.items()}
 
 
-def describe_model(config):
-    """The content of config.json."""
+def model_config(config):
+    """Return the content of config.json."""
     return {
         "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "dtype": "float32",
         "hidden_size": config.dim, "num_hidden_layers": config.layers,
@@ -78,103 +88,110 @@ def describe_model(config):
         "attention_bias": False, "tie_word_embeddings": True}
 
 
-def listed(pattern):
-    """A pattern with each class of characters spelled out: r'\\d' -> r'[\\x{30}-\\x{39}...]'
+def expand_classes(pattern):
+    """Spell out each character class of a pattern: r'\\d' -> r'[\\x{30}-\\x{39}...]'
 
-    What is a letter or a digit differs by the version of Unicode that a program knows."""
+    Programs know different versions of Unicode, so they disagree on what is a letter or digit."""
     characters = "".join(chr(i) for i in range(0x110000) if not 0xD800 <= i < 0xE000)
 
-    def ranges(match):
+    def expand(match):
         runs = regex.findall(f"{match[0]}+", characters)
-        pairs = (rf"\x{{{ord(run[0]):x}}}-\x{{{ord(run[-1]):x}}}" for run in runs)
-        return f"[{''.join(pairs)}]"
-    return regex.sub(r"\\[wWdDsS]", ranges, pattern)
+        ranges = (rf"\x{{{ord(run[0]):x}}}-\x{{{ord(run[-1]):x}}}" for run in runs)
+        return f"[{''.join(ranges)}]"
+    return regex.sub(r"\\[wWdDsS]", expand, pattern)
 
 
-def describe_tokenizer(tokenizer):
-    """The content of tokenizer.json. A token is named by its text, which no other has: a text is
-    merged in one way only, and neither bytes nor special tokens are merged."""
+def tokenizer_json(tokenizer):
+    """Return the content of tokenizer.json, which names a token by its text.
+
+    No two tokens share a name: the merges make each text in one way only, and neither fallback
+    bytes nor special tokens are merged."""
     names = [*SPECIALS, *(f"<0x{b:02X}>" for b in range(256))]
     names += [token.decode() for token in tokenizer.vocab[BYTES.stop:]]
     flags = dict.fromkeys(("normalized", "single_word", "lstrip", "rstrip"), False)
     return {
         "added_tokens": [flags | {"id": i, "content": name, "special": True}
                          for i, name in enumerate(SPECIALS)],
-        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": listed(tokenizer.pattern)},
-                          "behavior": "Isolated", "invert": False},
+        "pre_tokenizer": {"type": "Split", "behavior": "Isolated", "invert": False,
+                          "pattern": {"Regex": expand_classes(tokenizer.pattern)}},
         "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
         "model": {"type": "BPE", "byte_fallback": True,
                   "vocab": {name: i for i, name in enumerate(names)},
                   "merges": [[names[token] for token in pair] for pair in tokenizer.merges]}}
 
 
-def files_of(model, tokenizer):
-    """Name -> content of each file of a model: bytes, or what is written as JSON."""
+def model_files(model, tokenizer):
+    """Return {name: content} of a model's files: bytes, or an object that becomes JSON."""
     document, end = tokenizer.special(DOCUMENT), tokenizer.special(END)
     return {
-        "config.json": describe_model(model.config),
-        "model.safetensors": tensors_to_bytes(weights(model), {"format": "pt"}),
+        "config.json": model_config(model.config),
+        "model.safetensors": tensors_to_bytes(float_weights(model), {"format": "pt"}),
         "generation_config.json": {"bos_token_id": document, "pad_token_id": document,
                                    "eos_token_id": [end, document]},
-        "tokenizer.json": describe_tokenizer(tokenizer),
+        "tokenizer.json": tokenizer_json(tokenizer),
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
             "bos_token": DOCUMENT, "pad_token": DOCUMENT, "eos_token": END,
             "model_max_length": model.config.context},
-        "chat_template.jinja": pathlib.Path(__file__).with_name("chat_template.jinja").read_bytes()}
+        "chat_template.jinja": CHAT_TEMPLATE.encode()}
 
 
 def adapter_files(name, adapter):
-    """Name -> content of each file of an adapter, in a folder of its name; values in 16 bits, as
-    they were saved."""
-    terms = {f"base_model.model.{renamed(layer)}.lora_{letter}.weight": values.detach().half()
-             for layer, term in adapter.modules.items()
-             for letter, values in (("A", term.down), ("B", term.up))}
+    """Return {name: content} of an adapter's files, in a folder `name`. Values keep 16 bits."""
+    weights, targets = {}, set()
+    for layer, module in adapter.modules.items():
+        path = hugging_face_name(layer)
+        targets.add(path.split(".")[-1])
+        for letter, matrix in (("A", module.A), ("B", module.B)):
+            weights[f"base_model.model.{path}.lora_{letter}.weight"] = matrix.detach().half()
     return {
-        f"{name}/adapter_model.safetensors": tensors_to_bytes(terms, {"format": "pt"}),
+        f"{name}/adapter_model.safetensors": tensors_to_bytes(weights, {"format": "pt"}),
         f"{name}/adapter_config.json": {
             "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": None,
-            "r": adapter.rank, "lora_alpha": adapter.rank,  # their quotient scales the term: 1
-            "target_modules": sorted({renamed(layer).split(".")[-1] for layer in adapter.modules})}}
+            "r": adapter.rank, "lora_alpha": adapter.rank,  # their ratio, 1, scales the term
+            "target_modules": sorted(targets)}}
 
 
-def write(out, files):
-    """Make a folder of these files, name -> content, with its final name only once it is whole.
+def write_folder(folder, files):
+    """Write {name: content} into a new folder, which gets its name once all files are written.
 
-    Raises UserError if there is something already, or no room."""
+    Raises UserError if the folder exists and is not empty, or if the disk is full."""
     try:
-        if out.exists() and (out.is_file() or any(out.iterdir())):
-            raise UserError(f"--out {out} exists: choose another folder, or remove it")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as beside:
-            new = pathlib.Path(beside, "new")
+        if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+            raise UserError(f"--out {folder} exists: choose another folder, or remove it")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as temporary:
+            new = pathlib.Path(temporary, "new")
             for name, content in files.items():
+                if not isinstance(content, bytes):
+                    content = json.dumps(content, indent=1).encode()
                 (new / name).parent.mkdir(parents=True, exist_ok=True)
-                (new / name).write_bytes(content if isinstance(content, bytes) else
-                                         json.dumps(content, indent=1).encode())
+                (new / name).write_bytes(content)
             os.sync()  # the bytes before the name, as in run.atomic_write
-            os.replace(new, out)
+            os.replace(new, folder)
     except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}") from None
+        raise UserError(f"cannot write {folder}: {error.strerror}") from None
 
 
 def export(arguments):
+    """Export a model of a run, and any adapters."""
     if tensors_to_bytes is None:
         raise UserError('safetensors is missing: pip install "afm_min[export]"')
-    run, names = Run(arguments.run), list(filter(None, arguments.adapter.split(",")))
+    run = Run(arguments.run)
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
-    trained = [stage for stage in MODELS if run.checkpoint(stage).exists()]
-    stage = arguments.stage or ("quantize" if names else trained[-1] if trained else "sft")
-    if stage not in trained:
-        raise UserError(f"--stage {stage}: {run.path} has models of {', '.join(trained) or 'none'}")
-    if names and stage != "quantize":
-        raise UserError(f"--stage {stage}: adapters are for the packed model, so leave it out")
-    model = load_model(run, stage, QuantizedAFM if stage == "quantize" else AFM)
-    files = files_of(model, tokenizer)
-    for name in names:
+    stage = arguments.stage
+    if arguments.adapter and stage not in (None, "quantize"):
+        raise UserError(f"--stage {stage}: adapters are for the quantized model, so leave it out")
+    if arguments.adapter or stage == "quantize":
+        stage, model = "quantize", load_model(run, "quantize", QuantizedAFM)
+    else:
+        stage = choose_model(run, stage)
+        model = load_model(run, stage)
+    files = model_files(model, tokenizer)
+    for name in arguments.adapter:
         files |= adapter_files(name, lora.load_adapter(run.checkpoint(name), model))
-    write(pathlib.Path(arguments.out).resolve(), files)
-    print(f"{arguments.out}: {stage}{' with ' * bool(names)}{', '.join(names)}")
+    write_folder(pathlib.Path(arguments.out).resolve(), files)
+    print(f"{arguments.out}: {', '.join([stage, *arguments.adapter])}")
 
 
 def main():
@@ -183,10 +200,10 @@ def main():
     add = parser.add_argument
     add("--run", metavar="DIR", default="runs/toy", help="run directory (default: %(default)s)")
     add("--out", metavar="DIR", default="runs/exported", help="a new folder (default: %(default)s)")
-    add("--stage", metavar="NAME", help="whose model to export (default: the last one that is not "
-        "packed)")
-    add("--adapter", metavar="NAME,NAME", default="", help="adapters to export with the model they "
-        "are for: --stage quantize, each weight unpacked to a float (default: none)")
+    add("--stage", metavar="NAME", help="the model to export (default: the last one trained that "
+        "is not quantized)")
+    add("--adapter", metavar="NAME,NAME", type=lambda names: names.split(","), default=[],
+        help="adapters to export with the quantized model (default: none)")
     run_command(export, parser.parse_args())
 
 

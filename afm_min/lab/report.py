@@ -1,8 +1,12 @@
-"""report.md: what a run's report.json and claims.md say, as tables to read, and pictures.
+"""Write report.md: the tables of a run's report.json, its claims.md, and pictures.
 
-    python -m afm_min report --run runs/toy    writes it anew, from what the run holds
+    python -m afm_min.lab.report --run runs/toy    writes it again from what the run has
+
+Pictures need matplotlib, an optional dependency. The tables hold everything without them.
 """
 import argparse
+import collections
+import logging
 import platform
 import resource
 import sys
@@ -10,14 +14,17 @@ import sys
 import numpy
 import torch
 
-from afm_min.lab import plots
-from afm_min.run import Run, UserError, compute_dtype, run_command, write_text
+from afm_min.lab.stages import format_value
+from afm_min.run import Run, UserError, compute_dtype, atomic_write, run_command, write_text
 
-# The columns of each table; those of held-out text are what pre-training reports.
-TABLES = {name: columns.split(", ") for name, columns in {
-    "claims": "claim, after, metric, treatment, control, difference, 95% interval, shown",
+MODELS = {"base": "0.7", "draft": "#c6dbef", "sft": "#6baed6", "aligned": "#2171b5",
+          "quantized": "#fdae6b", "recovered": "#d94801"}  # those evaluated -> colour of the bar
+STYLE = {"font.size": 12, "legend.frameon": False, "axes.spines.top": False, "savefig.dpi": 90,
+         "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.alpha": 0.3}
+# The columns of each table. Those of held-out text are the metrics that pre-training reports.
+COLUMNS = {
     "stages": "stage, seconds, tokens, metric, before, after",
-    "other figures": "stage, what, value",
+    "all metrics": "stage, metric, value",
     "environment": "what, value",
     "funnel": "source, filter, documents in, out, M characters out",
     "planted": "planted, documents, got through",
@@ -29,99 +36,174 @@ TABLES = {name: columns.split(", ") for name, columns in {
     "checkpoints": "step, greedy %, best of 4 %",
     "pairs judged right": "family, %, 95% interval, pairs",
     "curve": "step, reward, truth %, KL, entropy, length, rising",
-    "evaluation": ", ".join(["benchmark", *(f"{model} %, 95% interval" for model in plots.MODELS),
-                             "n"]),
+    "evaluation": f"benchmark, {', '.join(f'{model} %, 95% interval' for model in MODELS)}, n",
     "sft against draft": "of all tasks, %, 95% interval, n",
     "aligned against sft": "of all tasks, %, 95% interval, n",
-}.items()}
-# What a stage is for: this, or else the first of those in MAIN that it reports.
-AIMS = {"sft": "math %", "math": "all math %", "tools": "tools %", "summary": "summary %"}
+}
+# The metric of each stage in the first table: this, or else the first of MAIN that it reports.
+MAIN_OF = {"sft": "math %", "math": "all math %", "tools": "tools %", "summary": "summary %"}
 MAIN = ["all pairs %", "mean %", "recall at 4x %", "bits/byte", "labels right %", "examples",
         "characters per token"]
-# Stage -> the one whose figures were true before it. (Of a round's stages, committee tells that.)
-BEGAN = {"prune": "parent", "core": "prune", "continued": "core", "sft": "draft",
-         "recovery": "quantize", **dict.fromkeys(("math", "tools", "summary"), "recovery")}
+# Stage -> the stage whose metrics are the values before it. Of a round, committee reports these.
+BEFORE = {"prune": "parent", "core": "prune", "continued": "core", "sft": "draft",
+          "recovery": "quantize", "math": "recovery", "tools": "recovery", "summary": "recovery"}
 
 
-def line(row):
+def table_row(cells):
     """["x", 0.51234] -> '| x | 0.5123 |\\n'"""
-    cells = (f"{cell:,.{4 if abs(cell) < 1e4 else 9}g}" if isinstance(cell, float) else str(cell)
-             for cell in row)
-    return f"| {' | '.join(cells)} |\n"
+    return f"| {' | '.join(map(format_value, cells))} |\n"
 
 
-def table(head, rows):
-    """(["a", "b"], [["x", 0.5]]) -> '| a | b |\\n| --- | --- |\\n| x | 0.5 |\\n\\n'"""
-    return "".join(map(line, [head, ["---"] * len(head), *rows])) + "\n"
+def table(columns, rows):
+    """("a, b", [["x", 0.5]]) -> '| a | b |\\n| --- | --- |\\n| x | 0.5 |\\n\\n'"""
+    columns = columns.split(", ")
+    return "".join(map(table_row, [columns, ["---"] * len(columns), *rows])) + "\n"
 
 
-def in_short(stage, row, figures):
-    """A row of the first table: what a stage took, and its main metric before it and after.
-    figures: stage -> {name: number or word}, of all."""
-    own, of_round = figures[stage], figures.get(f"committee{stage[-1]}", {})
-    began = figures.get(BEGAN.get(stage), {}) if row["settings"].get("start") != "scratch" else {}
-    main = AIMS.get(stage) or next((name for name in MAIN if name in own), next(iter(own), ""))
-    name = f"{main} before"
-    before = own.get(name, of_round.get(name, began.get(main, "")))
+def stage_row(stage, row, metrics):
+    """Return a stage's row of the first table: its cost, its main metric before it and after it.
+
+    metrics: {stage: {metric: number or word}} of all stages."""
+    own = metrics[stage]
+    main = next((name for name in [MAIN_OF.get(stage), *MAIN, *own] if name in own), "")
+    before = "" if row["settings"].get("start") == "scratch" else (
+        metrics.get(BEFORE.get(stage), {}).get(main, ""))
+    for reported in (metrics.get(f"committee{stage[-1]}", {}), own):
+        before = reported.get(f"{main} before", before)
     return [stage, row["seconds"], own.get("tokens", ""), main, before, own.get(main, "")]
 
 
-def claims(run):
-    """The section with the table that `make claims` wrote; without one, how to get it."""
-    if not run.file("claims.md").exists():
-        return ("Claims: `make claims` sets what Apple's report claims beside what is seen, in "
-                "runs/claims/report.md.\n\n")
-    return ("## Claims\n\nWhat Apple's report claims, and what is seen: a metric after a stage, "
-            "with the treatment and with the control. The interval is that of their difference, "
-            "over seeds; where it is clear of zero, the claim is shown, or the contrary.\n\n"
-            + run.file("claims.md").read_text())
-
-
 def write_report(run):
-    """Pictures, claims, a row for each stage, what else each tells, every table it returned."""
+    """Write report.md: pictures, claims, a row for each stage, and every table it returned."""
     report, begun = run.read_json("report.json"), run.read_json("run.json")
-    figures, returned = {}, {}  # stage -> {name: number or word}; name of a table -> its rows
+    metrics, returned = {}, {}  # {stage: {metric: number or word}}, {title: rows of a table}
     for stage, row in report.items():
-        returned |= {name: x for name, x in row["metrics"].items() if type(x) is list}
-        figures[stage] = {name: x for name, x in row["metrics"].items() if type(x) is not list}
-    trained = [stage for stage in figures if "tokens" in figures[stage]]  # those of pre-training
-    shared = list(figures[trained[0]]) if trained else []  # what each of them reports
-    made = {name: begun[name] for name in ("preset", "seed") if name in begun}
-    made |= run.read_json("environment.json")
-    made["seconds of all stages"] = round(sum(row["seconds"] for row in report.values()), 1)
-    tables = {"stages": [in_short(stage, row, figures) for stage, row in report.items()],
-              "held-out text": [[stage, *map(figures[stage].get, shared)] for stage in trained],
-              "other figures": [[stage, name, x] for stage in figures
-                                for name, x in figures[stage].items()
-                                if not (stage in trained and name in shared)],
-              "environment": made.items()} | returned
-    columns = TABLES | {"held-out text": ["stage", *shared]}
+        items = row["metrics"].items()
+        metrics[stage] = {name: value for name, value in items if not isinstance(value, list)}
+        returned |= {name: value for name, value in items if isinstance(value, list)}
+    pretrained = [stage for stage in metrics if "tokens" in metrics[stage]]
+    shared = list(metrics[pretrained[0]]) if pretrained else []  # metrics that all of them report
+    seconds = round(sum(row["seconds"] for row in report.values()), 1)
+    tables = {
+        "stages": [stage_row(stage, row, metrics) for stage, row in report.items()],
+        "held-out text": [[stage, *map(metrics[stage].get, shared)] for stage in pretrained],
+        "all metrics": [[stage, *item] for stage in metrics for item in metrics[stage].items()],
+        "environment": [["preset", begun.get("preset", "")], ["seed", begun.get("seed", "")],
+                        *run.read_json("environment.json").items(),
+                        ["seconds of all stages", seconds]],
+        **returned}
+    columns = COLUMNS | {"held-out text": ", ".join(["stage", *shared])}
     text = (f"# {run.path.name}\n\nBits per byte and accuracy are of held-out text, in sequences "
-            "of the core length. A stage of pre-training begins where the one before it ends.\n\n"
-            + plots.pictures(run) + claims(run))
-    for name, rows in tables.items():
+            "of the core length. A stage of pre-training starts from the model of the one before."
+            f"\n\n{draw_pictures(run, report)}")
+    if run.file("claims.md").exists():
+        text += run.file("claims.md").read_text()
+    else:
+        text += "`make claims` tests claims of Apple's report, in runs/claims/report.md.\n\n"
+    for title, rows in tables.items():
         if rows:  # "curve, round 2" has the columns of "curve"
-            text += f"## {name.capitalize()}\n\n{table(columns[name.split(', round')[0]], rows)}"
+            text += f"## {title.capitalize()}\n\n{table(columns[title.split(', round')[0]], rows)}"
     write_text(run.file("report.md"), text)
 
 
 def environment(run):
-    """What a run is made with, for environment.json: software, machine, and the most memory that
-    this process has held."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB, but on a Mac in bytes
-    has = [name for name, value in torch.cpu.get_capabilities().items() if value is True]
+    """Return the contents of environment.json: software, machine, and peak memory so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB, but on macOS in bytes
+    features = [name for name, value in torch.cpu.get_capabilities().items() if value is True]
     return {"Python": platform.python_version(), "torch": torch.__version__,
             "numpy": numpy.__version__, "platform": platform.platform(),
-            "processor has": " ".join(sorted(has)), "threads": torch.get_num_threads(),
+            "processor has": " ".join(sorted(features)), "threads": torch.get_num_threads(),
             "device": str(run.device),
             "computes in": str(compute_dtype(run.device)).removeprefix("torch."),
-            "peak memory, MB": round(most * (1 if sys.platform == "darwin" else 1024) / 1e6)}
+            "peak memory, MB": round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6)}
 
 
-def redraw(arguments):
+def draw_curve(axes, x, y, **options):
+    """Draw y over x as a moving average over a tenth of the steps, at most 20, in a band that holds
+    8 of 10 of the values averaged."""
+    width = min(20, 1 + len(y) // 10)
+    x, y = (numpy.lib.stride_tricks.sliding_window_view(values, width) for values in (x, y))
+    (line,) = axes.plot(x.mean(1), y.mean(1), linewidth=2, **options)
+    low, high = numpy.quantile(y, (0.1, 0.9), axis=1)
+    axes.fill_between(x.mean(1), low, high, alpha=0.25, linewidth=0, color=line.get_color())
+
+
+def draw_losses(figure, report, logged):
+    """Draw the loss of each stage in a column of its own, from its first step to its last."""
+    before = [stage for stage in logged if "tokens" in report[stage]["metrics"]]
+    after = [stage for stage in logged if stage not in before]
+    panels = [("Pre-training", "linear", before), ("Post-training", "log", after)]
+    panels = [panel for panel in panels if panel[2]]
+    for axes, (title, scale, stages) in zip(figure.subplots(1, len(panels), squeeze=False)[0],
+                                            panels):
+        for column, stage in enumerate(stages):
+            y = [row["loss"] for row in logged[stage]]
+            draw_curve(axes, numpy.linspace(column - 0.4, column + 0.4, len(y)), y, color="C0")
+        axes.set_xticks(range(len(stages)), stages, rotation=60, ha="right", rotation_mode="anchor")
+        axes.set(title=title, ylabel="loss per token (reward, dpo, ipo: per pair)", yscale=scale)
+
+
+def draw_mdloo(figure, report, logged):
+    """Draw, for each iteration of MDLOO, the mean reward, share of right responses, and KL."""
+    for axes, name in zip(figure.subplots(1, 3), ("reward", "truth %", "KL")):
+        for stage, rows in logged.items():
+            settings = report[stage]["settings"]
+            steps = settings["passes"] * settings["parts"]  # of an iteration
+            y = [numpy.mean([row[name] for row in rows[i:i + steps]])
+                 for i in range(0, len(rows), steps)]
+            draw_curve(axes, numpy.arange(1, 1 + len(y)), y, label=stage)
+        axes.set(title=name, xlabel="iteration")
+    axes.legend()
+
+
+def draw_evaluation(figure, report, rows):
+    """Draw, for each family of tasks, a bar with its interval for each model."""
+    rows = [row for row in rows if ":" not in row[0]]  # "follow: prompts, strict" is a part
+    axes, position = figure.subplots(), numpy.arange(len(rows))
+    for i, (model, color) in enumerate(MODELS.items()):
+        percent = numpy.array([row[1 + 2 * i] for row in rows])
+        ends = numpy.array([row[2 + 2 * i].split(" to ") for row in rows], float)  # (rows, 2)
+        axes.bar(position + 0.14 * (i - 2.5), percent, 0.14, color=color, label=model,
+                 yerr=abs(ends.T - percent), error_kw={"linewidth": 0.8})
+    axes.set_xticks(position, [row[0].replace(" ", "\n") for row in rows])
+    axes.set(ylabel="right, % of test tasks", ylim=(0, 100))
+    axes.grid(False, axis="x")
+    axes.legend(ncols=len(MODELS), loc="lower center", bbox_to_anchor=(0.5, 1))
+
+
+def draw_pictures(run, report):
+    """Draw each picture for which the run has data. Returns their links for report.md, or how to
+    install matplotlib."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no line about its font cache
+    try:
+        import matplotlib.figure  # only when needed: it takes half a second
+    except ImportError:
+        return ("Pictures: pip install matplotlib, then python -m afm_min.lab.report --run DIR, "
+                "with the path of this folder.\n\n")
+    losses, mdloo = collections.defaultdict(list), collections.defaultdict(list)
+    for row in run.read_log():
+        if row["stage"] in report:  # MDLOO's loss means nothing
+            (mdloo if "KL" in row else losses)[row["stage"]].append(row)
+    evaluation = report.get("evaluation", {}).get("metrics", {}).get("evaluation")
+    links = ""
+    with matplotlib.rc_context(STYLE):
+        for name, draw, data in (("losses", draw_losses, losses), ("mdloo", draw_mdloo, mdloo),
+                                 ("evaluation", draw_evaluation, evaluation)):
+            if data:
+                figure = matplotlib.figure.Figure((11, 4.5), layout="constrained")
+                draw(figure, report, data)
+                with atomic_write(run.file(f"{name}.png")) as file:
+                    figure.savefig(file)
+                links += f"![{name}]({name}.png)\n\n"
+    return links
+
+
+def rewrite(arguments):
+    """Write the report of an existing run again."""
     run = Run(arguments.run)
     if not run.read_json("report.json"):
-        raise UserError(f"{run.path} holds no run: python train.py --out {run.path} makes one")
+        raise UserError(f"{run.path} has no report.json: python train.py --out {run.path} "
+                        "trains a run")
     write_report(run)
 
 
@@ -129,7 +211,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", metavar="DIR", default="runs/toy",
                         help="run directory (default: %(default)s)")
-    run_command(redraw, parser.parse_args())
+    run_command(rewrite, parser.parse_args())
 
 
 if __name__ == "__main__":

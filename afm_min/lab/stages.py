@@ -1,7 +1,7 @@
-"""The table of stages in order, their settings, and how a stage is run and reported.
+"""The table of stages in order, their settings, and the code that runs and reports them.
 
-A stage is a function of a run; its keyword arguments, with their defaults, are its settings. A
-finished stage is skipped unless its settings or inputs changed: report.json has a row for each
+A stage is a function of a run. Its keyword-only arguments, with their defaults, are its settings.
+A finished stage is skipped unless its settings or inputs changed: report.json has a row for each
 stage, with a fingerprint of both.
 """
 import ast
@@ -9,7 +9,6 @@ import collections
 import concurrent.futures
 import contextlib
 import ctypes
-import functools
 import gc
 import hashlib
 import inspect
@@ -17,78 +16,91 @@ import json
 import math
 import multiprocessing
 import time
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 
 import torch
 
-from afm_min import (align, distributed, evaluate, ondevice, pretrain, reward, sft, trainer)
+from afm_min import align, distributed, evaluate, ondevice, pretrain, reward, sft, trainer
 from afm_min.data import corpus
 from afm_min.run import UserError
 
-Stage = collections.namedtuple("Stage", "function needs")  # needs: stages that it builds on
-STAGES = {function.__name__: Stage(function, needs.split()) for function, needs in (
-    (corpus.data, ""),
-    (corpus.tokenizer, "data"),
-    (pretrain.parent, "tokenizer"),
-    (pretrain.prune, "parent"),
-    (pretrain.core, "prune"),
-    (pretrain.continued, "core"),
-    (pretrain.lengthening, "continued"),
-    (sft.demonstrations, "lengthening"),
-    (sft.draft, "demonstrations"),
-    (sft.synthetic, "draft"),
-    (sft.mixture, "synthetic"),
-    (sft.sft, "mixture"))}
-ROUNDS = 2  # of alignment
+Stage = collections.namedtuple("Stage", "function needs")  # needs: stages whose results it uses
+STAGES = {}
+for function in (corpus.data, corpus.tokenizer, pretrain.parent, pretrain.prune, pretrain.core,
+                 pretrain.continued, pretrain.lengthening, sft.demonstrations, sft.draft,
+                 sft.synthetic, sft.mixture, sft.sft):
+    needs = list(STAGES)[-1:]  # the stage before, if any
+    STAGES[function.__name__] = Stage(function, needs)
+ROUNDS = 2  # of alignment; each starts from the model of the round before
 for n in range(1, ROUNDS + 1):
-    STAGES |= {f"{function.__name__}{n}": Stage(functools.partial(function, n), needs.split())
-               for function, needs in (
-                   (reward.preferences, f"committee{n - 1}" if n > 1 else "sft"),
-                   (reward.reward, f"preferences{n}"),
-                   (align.mdloo, f"reward{n}"),  # the longest first, see run_stages
-                   (align.rs, f"reward{n}"),
-                   (align.dpo, f"preferences{n}"),
-                   (align.ipo, f"preferences{n}"),
-                   (align.committee, f"rs{n} dpo{n} ipo{n} mdloo{n}"))}
+    STAGES |= {
+        f"preferences{n}": Stage(partial(reward.preferences, n),
+                                 ["sft" if n == 1 else f"committee{n - 1}"]),
+        f"reward{n}": Stage(partial(reward.reward, n), [f"preferences{n}"]),
+        f"mdloo{n}": Stage(partial(align.mdloo, n), [f"reward{n}"]),  # first: it takes longest
+        f"rs{n}": Stage(partial(align.rs, n), [f"reward{n}"]),
+        f"dpo{n}": Stage(partial(align.dpo, n), [f"preferences{n}"]),
+        f"ipo{n}": Stage(partial(align.ipo, n), [f"preferences{n}"]),
+        f"committee{n}": Stage(partial(align.committee, n),
+                               [f"rs{n}", f"dpo{n}", f"ipo{n}", f"mdloo{n}"])}
 STAGES |= {"quantize": Stage(ondevice.quantize, [f"committee{ROUNDS}"]),
            "recovery": Stage(ondevice.recovery, ["quantize"]),
            "evaluation": Stage(evaluate.evaluation, ["recovery"])}
-STAGES |= {name: Stage(functools.partial(ondevice.feature, name), ["recovery"])
-           for name in ondevice.FEATURES}
+for name in ondevice.FEATURES:
+    STAGES[name] = Stage(partial(ondevice.feature, name), ["recovery"])
+
+# The default settings of the preset "tiny", with which a run tries every stage and learns nothing.
+TINY_SETTINGS = {}
+for names, settings in {
+        "data": {"share": 0.2},
+        "parent prune core continued lengthening draft": {"steps": 10},
+        "demonstrations": {"count": 30, "evolved": 3},
+        "synthetic": {"math": 4, "code_questions": 4, "tool_questions": 4, "samples": 2},
+        "mixture": {"rounds": 1, "steps": 1, "count": 4, "seeds": 1},
+        "sft": {"steps": 10, "checkpoints": 1, "count": 2},
+        "preferences1 preferences2": {"prompts": 20},
+        "reward1 reward2": {"steps": 2, "held_out": 2},
+        "mdloo1 mdloo2": {"iterations": 2, "prompts": 2, "count": 2},
+        "rs1 rs2 committee1 committee2": {"steps": 2, "prompts": 20, "count": 2},
+        "dpo1 dpo2 ipo1 ipo2": {"steps": 2, "count": 2},
+        "quantize": {"calibration": 8, "count": 2},
+        "recovery": {"steps": 5, "prompts": 20, "count": 2},
+        "math tools summary": {"steps": 5, "examples": 20, "count": 2},
+        "evaluation": {"count": 4}}.items():
+    for stage in names.split():
+        TINY_SETTINGS |= {f"{stage}.{name}": value for name, value in settings.items()}
 
 
-def settings_of(stage, given=()):
-    """Return {setting: value} of a stage: given["stage.setting"] if it is there, or the default."""
+def settings_of(stage, values=None):
+    """Return {setting: value} of a stage: values["stage.setting"] if present, else the default."""
+    values = values or {}
     parameters = inspect.signature(STAGES[stage].function).parameters.values()
-    return {p.name: dict(given).get(f"{stage}.{p.name}", p.default)
+    return {p.name: values.get(f"{stage}.{p.name}", p.default)
             for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def parse_value(text):
-    """'20' -> 20, 'CORE' -> the mixture of that name in corpus.py, 'any other' -> itself."""
-    try:
-        return vars(corpus)[text] if text.isupper() else ast.literal_eval(text)
-    except (KeyError, ValueError, SyntaxError):
-        return text
-
-
 def parse_setting(text, model):
-    """'core.steps=20' -> ('core.steps', 20). model: {field: default} of the config.
+    """'core.steps=20' -> ('core.steps', 20). model: {field: default} of the model's config.
 
-    Raises UserError if there is no such setting, or if the value is of another type than its
-    default."""
+    Raises UserError if there is no such setting, or if the value is not of its default's type."""
+    defaults = {f"model.{field}": value for field, value in model.items()}
+    for stage in STAGES:
+        defaults |= {f"{stage}.{key}": value for key, value in settings_of(stage).items()}
     name, equals, value = text.partition("=")
-    section, _, key = name.partition(".")
-    known = {"model": dict(model)} | {stage: settings_of(stage) for stage in STAGES}
-    if not equals or key not in known.get(section, {}):
-        names = ", ".join(f"{part}.{setting}" for part in known for setting in known[part])
-        raise UserError(f"--set {text}: it must be NAME=VALUE, with one of the names {names}")
-    default = known[section][key]
-    value = value if isinstance(default, str) else parse_value(value)
-    value = float(value) if type(default) is float and type(value) is int else value
-    least = {int: 1, float: 0}.get(type(default))
-    if type(value) is not type(default) or least is not None and not least <= value < math.inf:
-        raise UserError(f"--set {text}: {name} takes a value like {default!r}"
-                        + ("" if least is None else f", at least {least}"))
+    if not equals or name not in defaults:
+        raise UserError(f"--set {text}: expected NAME=VALUE, with NAME one of "
+                        f"{', '.join(defaults)}")
+    default = defaults[name]
+    if not isinstance(default, str):
+        with contextlib.suppress(ValueError, SyntaxError):  # then it stays a string
+            value = ast.literal_eval(value)
+    if type(default) is float and type(value) is int:
+        value = float(value)
+    least = {int: 1, float: 0}.get(type(default))  # None: any value
+    if type(value) is not type(default) or not (least is None or least <= value < math.inf):
+        limit = "" if least is None else f", at least {least}"
+        raise UserError(f"--set {text}: {name} takes a value like {default!r}{limit}")
     return name, value
 
 
@@ -98,13 +110,30 @@ def with_needs(stages):
     ["core"] -> ["data", "tokenizer", "parent", "prune", "core"]"""
     wanted = set(stages)
     for stage in reversed(STAGES):
-        wanted.update(STAGES[stage].needs if stage in wanted else ())
+        if stage in wanted:
+            wanted.update(STAGES[stage].needs)
     return [stage for stage in STAGES if stage in wanted]
 
 
-def fingerprint(report, stage, settings):
-    """Return a hash, 8 hex digits, of a stage's settings and of the results that it needs."""
-    needed = [[name, report[name]["fingerprint"], report[name]["metrics"]]
+def choose_model(run, stage=None):
+    """Return `stage`, or the last stage that has left a language model of floats in the run.
+
+    Raises UserError if the run has no such model."""
+    other = ("quantize", "recovery", *ondevice.FEATURES)
+    trained = [name for name in STAGES if run.checkpoint(name).exists()
+               and name not in other and not name.startswith("reward")]
+    if not trained:
+        raise UserError(f"{run.path} has no model: python train.py --out {run.path} trains one")
+    if stage and stage not in trained:
+        raise UserError(f"--stage {stage}: {run.path} has models of {', '.join(trained)}")
+    return stage or trained[-1]
+
+
+def fingerprint(rows, stage, settings):
+    """Return a hash, 8 hex digits, of a stage's settings and of the results that it needs.
+
+    rows: {stage: row} as in report.json."""
+    needed = [[name, rows[name]["fingerprint"], rows[name]["metrics"]]
               for name in STAGES[stage].needs]
     return hashlib.sha256(json.dumps([settings, needed]).encode()).hexdigest()[:8]
 
@@ -125,40 +154,24 @@ def is_up_to_date(rows, stage, settings):
     return stage in rows and rows[stage]["fingerprint"] == fingerprint(rows, stage, settings)
 
 
+def format_value(value):
+    """Format a number or word for people: 0.51234 -> '0.5123', 12345.6 -> '12,346'."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
 def describe(values):
-    """{"steps": 20, "lr": 0.01, "rows": [1, 2]} -> 'steps=20 lr=0.01': tables are left out."""
-    return " ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
-                    for name, value in values.items() if not isinstance(value, list))
+    """{"steps": 20, "lr": 0.01, "rows": [1, 2]} -> 'steps=20 lr=0.01'. Tables are left out."""
+    return " ".join(f"{name}={format_value(value)}" for name, value in values.items()
+                    if not isinstance(value, list))
 
 
 def return_memory():
     """Return free memory to the system. glibc would keep it, a gigabyte after all stages."""
     gc.collect()
-    with contextlib.suppress(AttributeError):  # there are other C libraries
+    with contextlib.suppress(AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def run_stage(run, stage, settings):
-    """Run a stage and report it, unless it is up to date. What it needs must be up to date."""
-    rows = up_to_date(run.read_json("report.json"))
-    run.settings, run.fingerprint = settings, fingerprint(rows, stage, settings)
-    if is_up_to_date(rows, stage, settings):
-        print(f"{stage}: up to date: {describe(rows[stage]['metrics'])}")
-        return
-    forget(run, stage)
-    print(f"{stage}: {describe(settings)}", flush=True)
-    begun = time.perf_counter()
-    metrics = STAGES[stage].function(run, **settings)
-    return_memory()
-    seconds = round(time.perf_counter() - begun, 1)
-    row = {"settings": settings, "fingerprint": run.fingerprint, "seconds": seconds,
-           "metrics": metrics}
-    with run.locked():
-        run.write_json("report.json", run.read_json("report.json") | {stage: row})
-    for path in [run.partial_checkpoint(stage), *run.path.glob(f"{stage}-*.pt")]:  # what it resumes from
-        path.unlink(missing_ok=True)
-    run.remove_shards(stage)
-    print(f"{stage}: {seconds} s: {describe(metrics)}", flush=True)
 
 
 def forget(run, stage):
@@ -169,56 +182,82 @@ def forget(run, stage):
         run.write_json("report.json", report)  # even if unchanged: all ranks wait for each other
 
 
+def run_stage(run, stage, settings):
+    """Run a stage and report it, unless it is up to date. Its needs must be up to date."""
+    rows = up_to_date(run.read_json("report.json"))
+    if is_up_to_date(rows, stage, settings):
+        print(f"{stage}: up to date: {describe(rows[stage]['metrics'])}")
+        return
+    run.settings, run.fingerprint = settings, fingerprint(rows, stage, settings)
+    forget(run, stage)
+    print(f"{stage}: {describe(settings)}", flush=True)
+    start = time.perf_counter()
+    metrics = STAGES[stage].function(run, **settings)
+    return_memory()
+    seconds = round(time.perf_counter() - start, 1)
+    row = {"settings": settings, "fingerprint": run.fingerprint, "seconds": seconds,
+           "metrics": metrics}
+    with run.locked():
+        run.write_json("report.json", run.read_json("report.json") | {stage: row})
+    run.partial_checkpoint(stage).unlink(missing_ok=True)
+    run.remove_shards(stage)
+    for path in run.path.glob(f"{stage}-*.pt"):  # candidates that the stage chose from
+        path.unlink(missing_ok=True)
+    print(f"{stage}: {seconds} s: {describe(metrics)}", flush=True)
+
+
 def independent_groups(stages):
     """Split a list of stages into groups whose stages do not need each other, in order.
 
     ["reward1", "rs1", "dpo1", "committee1"] -> [["reward1"], ["rs1", "dpo1"], ["committee1"]]"""
-    cut = []
+    groups = []
     for stage in stages:
-        if cut and not set(STAGES[stage].needs) & set(cut[-1]):
-            cut[-1].append(stage)
+        if groups and not set(STAGES[stage].needs) & set(groups[-1]):
+            groups[-1].append(stage)
         else:
-            cut.append([stage])
-    return cut
+            groups.append([stage])
+    return groups
 
 
 def run_stages(run, settings, jobs=1):
-    """Run stages in order. settings: {stage: its settings}. jobs: number of stages that may run at
-    once, where they do not need each other, each in a process with its share of the cores.
+    """Run stages in order. settings: {stage: its settings}. jobs: the number of processes that
+    may run stages side by side where these do not need each other."""
+    for group in independent_groups(settings):
+        rows = up_to_date(run.read_json("report.json"))
+        pending = [stage for stage in group if not is_up_to_date(rows, stage, settings[stage])]
+        side_by_side = pending if jobs > 1 and len(pending) > 1 else []
+        for stage in group:
+            if stage not in side_by_side:
+                run_stage(run, stage, settings[stage])
+        if side_by_side:
+            run_side_by_side(run, {stage: settings[stage] for stage in side_by_side}, jobs)
+
+
+def run_side_by_side(run, settings, jobs):
+    """Run stages that do not need each other in several processes, which share the cores.
 
     With matrices as small as the toy's, two threads are less than twice as fast as one, so two
-    stages with one thread each end sooner than one after the other with two."""
-    with contextlib.ExitStack() as stack:
-        pool = None
-        for group in independent_groups(settings):
-            rows = up_to_date(run.read_json("report.json"))
-            done = [stage for stage in group if is_up_to_date(rows, stage, settings[stage])]
-            todo = [stage for stage in group if stage not in done]
-            for stage in group if len(todo) == 1 or jobs == 1 else done:
-                run_stage(run, stage, settings[stage])
-            if len(todo) < 2 or jobs == 1:
-                continue
-            if pool is None:
-                context = multiprocessing.get_context("spawn")  # forked, PyTorch's threads may hang
-                pool = stack.enter_context(concurrent.futures.ProcessPoolExecutor(
-                    jobs, context, start_job, [max(1, torch.get_num_threads() // jobs)]))
-            try:
-                started = [pool.submit(run_stage, run, stage, settings[stage]) for stage in todo]
-                for ended in concurrent.futures.as_completed(started):
-                    ended.result()
-            except BaseException as error:  # end the others: they resume from their checkpoints
-                for process in multiprocessing.active_children():
-                    process.terminate()
-                if isinstance(error, concurrent.futures.process.BrokenProcessPool):
-                    raise UserError(f"a process of the stages {', '.join(todo)} ended "
-                                    "early, perhaps for want of memory: call again with --resume "
-                                    "--jobs 1") from None
-                raise
+    single-threaded stages side by side end sooner than one after the other. If one of them fails,
+    the others are ended; --resume continues them."""
+    context = multiprocessing.get_context("spawn")  # with "fork" PyTorch's threads may hang
+    threads = max(1, torch.get_num_threads() // jobs)
+    with concurrent.futures.ProcessPoolExecutor(jobs, context, start_worker, [threads]) as pool:
+        try:
+            futures = [pool.submit(run_stage, run, *item) for item in settings.items()]
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+        except BrokenProcessPool:
+            raise UserError(f"a process running {', '.join(settings)} was killed, perhaps for lack "
+                            "of memory: try --resume --jobs 1") from None
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
 
 
-def start_job(threads):
-    """Prepare a process of `run_stages`: limit its threads, and print plain lines, as two processes
-    would overwrite each other's progress line."""
+def start_worker(threads):
+    """Prepare a process of `run_side_by_side`: limit its threads, and print progress as plain
+    lines, since processes that redraw one line would overwrite each other."""
     distributed.end_with_parent()
     torch.set_num_threads(threads)
     trainer.Progress.plain = True

@@ -1,0 +1,204 @@
+"""The table of stages, their settings, and stages that run side by side."""
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from afm_min.lab import stages
+from afm_min.model import AFM, PRESETS, Config, save_model
+from afm_min.run import Run, UserError
+from afm_min.tokenizer import Tokenizer
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def test_every_stage_comes_after_its_needs():
+    seen = set()
+    for name, stage in stages.STAGES.items():
+        assert seen >= set(stage.needs)
+        seen.add(name)
+
+
+def test_needs_of_the_first_stages_and_of_a_round():
+    needs = {name: stage.needs for name, stage in stages.STAGES.items()}
+    assert (needs["data"], needs["tokenizer"], needs["sft"]) == ([], ["data"], ["mixture"])
+    assert (needs["preferences1"], needs["preferences2"]) == (["sft"], ["committee1"])
+    assert needs["committee2"] == ["rs2", "dpo2", "ipo2", "mdloo2"]
+    assert needs["tools"] == ["recovery"]
+
+
+def test_with_needs():
+    assert stages.with_needs(["core"]) == ["data", "tokenizer", "parent", "prune", "core"]
+
+
+def test_settings_are_defaults_unless_given():
+    default = stages.settings_of("core")
+    assert stages.settings_of("core", {"core.steps": 3, "sft.steps": 5}) == default | {"steps": 3}
+
+
+def test_settings_of_the_preset_tiny_exist():
+    for name in stages.TINY_SETTINGS:
+        stage, _, setting = name.partition(".")
+        assert setting in stages.settings_of(stage)
+
+
+@pytest.mark.parametrize("text, value", [
+    ("core.steps=20", 20), ("core.lr=1", 1.0), ("core.start=scratch", "scratch"),
+    ("data.folder=12", "12"), ("sft.synthetic=False", False), ("model.dim=64", 64),
+    ("core.mixture={'web': 1}", {"web": 1})])
+def test_a_setting_is_parsed_by_the_type_of_its_default(text, value):
+    name = text.partition("=")[0]
+    parsed = stages.parse_setting(text, vars(PRESETS["tiny"]))
+    assert parsed == (name, value)
+    assert type(parsed[1]) is type(value)
+
+
+@pytest.mark.parametrize("text", [
+    "core.steps", "core.speed=3", "steps=3", "core.steps=2.5", "core.steps=0", "core.steps=x",
+    "core.lr=-1", "core.lr=1e999", "core.steps=True", "core.mixture=3", "sft.synthetic=0"])
+def test_a_bad_setting_is_refused(text):
+    with pytest.raises(UserError, match=f"--set {text}: "):
+        stages.parse_setting(text, vars(PRESETS["tiny"]))
+
+
+@pytest.mark.parametrize("value, text", [
+    (0.51234, "0.5123"), (50.0, "50"), (-0.5, "-0.5"), (12345.6, "12,346"), (6_315_089.0,
+    "6,315,089"), (7, "7"), ("word", "word"), (True, "True"), (1e-5, "1e-05")])
+def test_format_value(value, text):
+    assert stages.format_value(value) == text
+
+
+def test_describe_leaves_tables_out():
+    assert stages.describe({"steps": 20, "lr": 0.01, "rows": [1, 2]}) == "steps=20 lr=0.01"
+
+
+def test_stages_that_need_each_other_are_in_different_groups():
+    assert stages.independent_groups(["reward1", "rs1", "dpo1", "committee1"]) == [
+        ["reward1"], ["rs1", "dpo1"], ["committee1"]]
+    groups = stages.independent_groups(stages.STAGES)
+    assert sum(groups, []) == list(stages.STAGES)
+    for group in groups:
+        assert not any(set(stages.STAGES[stage].needs) & set(group) for stage in group)
+    assert ["mdloo1", "rs1", "dpo1", "ipo1"] in groups
+    assert groups[-1] == ["evaluation", "math", "tools", "summary"]
+
+
+def make_run(folder):
+    """Make a run of a tiny model that has what DPO and IPO need, the stages up to preferences1."""
+    run = Run(folder)
+    run.create()
+    tokenizer = Tokenizer.train(["How many pens does Ada have? The answer is 7."], 300)
+    tokenizer.save(run.file("tokenizer.json"))
+    torch.manual_seed(0)
+    config = Config(dim=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=24,
+                    vocab_size=tokenizer.vocab_size, context=200)
+    save_model(run, "sft", AFM(config))
+    run.file("documents.jsonl").write_text("")
+    preferences = [{"family": "math", "prompt": [1, 20 + i], "responses": [[7, i], [8]],
+                    "grades": [[2, 2, 2, 2], [2, 2, 0, 2]], "pairs": [[0, 1, 2, True]]}
+                   for i in range(20)]
+    run.file("preferences1.jsonl").write_text("".join(map("{}\n".format,
+                                                          map(json.dumps, preferences))))
+    rows = {}
+    for stage in stages.with_needs(["preferences1"]):
+        settings = stages.settings_of(stage)
+        rows[stage] = {"settings": settings, "metrics": {},
+                       "fingerprint": stages.fingerprint(rows, stage, settings)}
+    run.write_json("report.json", rows)
+    return run
+
+
+def small_settings(**changes):
+    return {stage: stages.settings_of(stage) | {"steps": 3, "prompts": 2, "count": 1} | changes
+            for stage in ("dpo1", "ipo1")}
+
+
+def test_stages_side_by_side_end_as_one_after_the_other(tmp_path):
+    """With one thread each: the same weights, bit for bit, the same report and log."""
+    threads = torch.get_num_threads()
+    runs = [make_run(tmp_path / name) for name in ("together", "apart")]
+    try:
+        torch.set_num_threads(1)
+        for run, jobs in zip(runs, (2, 1)):
+            stages.run_stages(run, small_settings(), jobs)
+    finally:
+        torch.set_num_threads(threads)
+    reports = [run.read_json("report.json") for run in runs]
+    assert set(reports[0]) == set(reports[1]) > {"dpo1", "ipo1"}
+    for stage in ("dpo1", "ipo1"):
+        models = [run.load(run.checkpoint(stage))["model"] for run in runs]
+        assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+        rows = [list(run.read_log(stage)) for run in runs]
+        assert rows[0] == rows[1]
+        assert len(rows[0]) == 3
+        assert reports[0][stage]["metrics"] == reports[1][stage]["metrics"]
+
+
+def test_stages_that_are_up_to_date_are_not_run_again(tmp_path, capsys):
+    run = make_run(tmp_path)
+    settings = small_settings()
+    stages.run_stages(run, settings)
+    capsys.readouterr()
+    stages.run_stages(run, settings, jobs=2)
+    assert capsys.readouterr().out.count("up to date") == 2
+
+
+def test_an_error_of_a_stage_that_runs_side_by_side_is_raised(tmp_path):
+    run = make_run(tmp_path)
+    run.file("preferences1.jsonl").write_text("")
+    with pytest.raises(UserError, match="no pairs"):
+        stages.run_stages(run, small_settings(), 2)
+
+
+def kill_process(run, stage, settings):
+    """Stands in for `run_stage`, in a process that the system kills."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "run_stage", kill_process)
+    with pytest.raises(UserError, match="dpo1, ipo1 was killed, perhaps for lack of memory"):
+        stages.run_stages(make_run(tmp_path), small_settings(), 2)
+
+
+def running_processes():
+    """Return {process id: its parent's}, without ended ones that wait to be collected."""
+    lines = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True,
+                           text=True).stdout.splitlines()
+    return {int(pid): int(parent) for pid, parent, state in map(str.split, lines)
+            if not state.startswith("Z")}
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    """Even if it was killed without warning: nothing continues to write into the run."""
+    run = make_run(tmp_path)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys; from tests import test_stages; from afm_min.lab import stages; "
+        "from afm_min.run import Run\n"
+        "if __name__ == '__main__':\n"
+        "    stages.run_stages(Run(sys.argv[1]), test_stages.small_settings(steps=10**6), 2)\n")
+    parent = subprocess.Popen(
+        [sys.executable, script, tmp_path], cwd=ROOT, stdout=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    children = set()
+    try:
+        while len({row["stage"] for row in run.read_log()}) < 2:  # until both train
+            assert parent.poll() is None
+            time.sleep(0.1)
+        children = {pid for pid, of in running_processes().items() if of == parent.pid}
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    assert len(children) >= 2
+    for _ in range(3000):  # five minutes, where a moment is enough
+        if not children & running_processes().keys():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"some of {children} still run")
