@@ -177,7 +177,7 @@ def tokenizer(run, *, mixture=CONTINUED, coverage=0.9995):
     trained.save(run.file("tokenizer.json"))
     streams = {split: {source: pack(sources[source], trained) for source in sources}
                for split, sources in texts.items()}  # split -> source -> ids (N,)
-    save(run.file("tokens.pt"), **streams, **run.origin("tokenizer"))
+    save(run.file("tokens.pt"), **streams, **run.provenance("tokenizer"))
     tokens = sum(len(ids) for split in streams.values() for ids in split.values())
     return {"vocabulary": trained.vocab_size,
             "characters per token": sum(len(d["text"]) for d in documents) / tokens}
