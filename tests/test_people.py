@@ -1,4 +1,4 @@
-"""The people of the toy world err at the rates they are set to, and compare by the grades' worth."""
+"""The people of the toy world: their errors have known rates, and they compare by grades."""
 import random
 
 import pytest

@@ -13,7 +13,7 @@ from afm_min.model import AFM
 from afm_min.run import Run, UserError
 from afm_min.tokenizer import DOCUMENT, Tokenizer
 from afm_min.world import families, people
-from afm_min.world.tasks import MATH, Math, Recall, Task, draw_task, draw_tasks
+from afm_min.world.tasks import MATH, Recall, Task, draw_task, draw_tasks
 from tests.test_chat import TINY
 
 
