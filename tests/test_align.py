@@ -227,11 +227,12 @@ def echo(*questions):
 
 @pytest.fixture
 def stage(monkeypatch):
-    """Settings that a stage hands to `fit`, which trains nothing here, and the model it saves. All
-    checkpoints are tiny models."""
-    settings = {}
+    """Settings that a stage hands to `fit`, which trains nothing here, the checkpoints it loads and
+    the model it saves. All checkpoints are tiny models."""
+    settings = {"loaded": []}
 
     def load_model(run, name, kind=AFM):
+        settings["loaded"].append(name)
         torch.manual_seed(len(name))
         return AFM(TINY)
 
@@ -319,6 +320,7 @@ def test_metrics_of_imitation(imitate):
 
 def test_settings_of_imitation(imitate, stage):
     imitate([0.4, 0.6, 0.5])
+    assert stage["loaded"] == ["reward1", "sft"]
     assert stage["saved"] == ("rs1", stage["model"])
     assert stage["loss"] is chat.response_loss
     assert (stage["steps"], stage["lr"], stage["stage"]) == (100, 0.1, "rs1")
@@ -400,6 +402,7 @@ def test_preference_losses_are_relative_to_the_reference(stage, preferences, met
 @pytest.mark.parametrize("method", ["dpo", "ipo"])
 def test_settings_of_preference_optimization(stage, preferences, method):
     getattr(align, method)(1, RUN, steps=100, lr=0.1)
+    assert stage["loaded"] == ["sft"]
     assert stage["saved"] == (f"{method}1", stage["model"])
     assert (stage["steps"], stage["lr"], stage["stage"]) == (100, 0.1, f"{method}1")
     assert [stage["schedule"](step) for step in (0, 50)] == pytest.approx([0.05, 0.5])
@@ -587,6 +590,7 @@ def test_settings_of_mdloo(mdloo, stage):
     assert (trainer.settings["lr"], trainer.settings["stage"]) == (0.1, "mdloo1")
     schedule = trainer.settings["schedule"]  # 10 steps of warm-up, then linear to 0
     assert [schedule(step) for step in (0, 30)] == pytest.approx([0.1, 0.5])
+    assert stage["loaded"] == ["sft", "sft", "reward1"]
     assert stage["saved"] == ("mdloo1", trainer.model)
     assert not trainer.model.training
 
@@ -732,11 +736,24 @@ def test_a_killed_mdloo_ends_with_the_weights_of_an_unbroken_one(stage, monkeypa
     assert [row["step"] for row in runs[1].read_log("mdloo1")] == list(range(1, 13))
 
 
+def curve_rows(*points):
+    """Return rows of a log with these pairs of reward and truth."""
+    return [{"step": step, "reward": reward, "truth %": truth, "KL": 0.0, "entropy": 1.0,
+             "length": 5.0} for step, (reward, truth) in enumerate(points, 1)]
+
+
+def test_curve_averages_stretches_of_the_training():
+    rows = curve_rows((1, 10), (2, 20), (3, 15), (2, 30), (4, 30), (5, 31))
+    assert align.curve(rows, points=6)[0] == [1, 1, 10, 0, 1, 5, ""]
+    table = align.curve(rows, points=3)
+    assert [row[0] for row in table] == [2, 4, 6]
+    assert table[0][1:3] == [1.5, 15]
+
+
 def test_curve_marks_where_the_reward_rises_alone():
-    rows = [{"step": i, "reward": r, "truth %": t, "KL": 0.0, "entropy": 1.0, "length": 5.0}
-            for i, (r, t) in enumerate([(1, 10), (2, 20), (3, 15), (2, 30), (4, 30), (5, 31)], 1)]
-    table = align.curve(rows, points=6)
-    assert [row[-1] for row in table] == ["", "", "reward alone", "", "reward alone", ""]
-    assert table[0] == [1, 1, 10, 0, 1, 5, ""]
-    assert [row[0] for row in align.curve(rows, points=3)] == [2, 4, 6]
-    assert align.curve(rows, points=3)[0][1:3] == [1.5, 15]
+    """A new highest reward without a new highest truth."""
+    rows = curve_rows((1, 10), (2, 20), (3, 15), (2, 30), (4, 30), (5, 31))
+    assert [row[-1] for row in align.curve(rows, points=6)] == [
+        "", "", "reward alone", "", "reward alone", ""]
+    rows = curve_rows((1, 10), (5, 20), (2, 15), (3, 12), (6, 18))  # 3 is higher than 2 only
+    assert [row[-1] for row in align.curve(rows, points=5)] == ["", "", "", "", "reward alone"]
