@@ -355,6 +355,19 @@ def test_sampled_responses_do_not_depend_on_the_size_of_the_batches():
         assert response.logp == pytest.approx(logp, abs=1e-4)
 
 
+def test_a_prompt_that_does_not_fit_does_not_change_the_other_responses():
+    torch.manual_seed(0)
+    model, results = AFM(TINY), []
+    model.tokenizer = Letters()
+    for first in ("a", "a" * 40):
+        torch.manual_seed(1)
+        conversations = [user(text) for text in (first, "abc", "ab")]
+        results.append(chat.generate_responses(model, conversations, max_new_tokens=8,
+                                               temperature=1.0))
+    assert results[0][0].ids != results[1][0].ids == []
+    assert [r.ids for r in results[0][1:]] == [r.ids for r in results[1][1:]]
+
+
 def test_sample_texts_returns_a_list_for_each_task(monkeypatch):
     use_fake_models(monkeypatch)
     model = FakeModel({"b": [[1, 0], [2, 0]], "a": [[3, 0], [4, 0]]})

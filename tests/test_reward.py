@@ -70,7 +70,7 @@ def two_pairs(reward_model):
     """A batch of two pairs, of levels 3 and 0, in which only the first response is found true; and
     rewards, grade logits and log-likelihoods of its four responses."""
     batch, _ = chat.share_prompts([([1, 2], ([4, 5], [6, 7])), ([1, 2], ([8, 9], [3, 3]))])
-    batch["pairs"] = torch.tensor([[[0, 1, 3], [2, 3, 0]]])
+    batch["pairs"] = torch.tensor([[[0, 1, 3], [2, 3, 0], [-1, -1, -1]]])  # the last is padding
     batch["grades"] = torch.tensor([[[2, 2, 2, 2], [2, 2, 0, 2], [2, 1, 0, 2], [2, 0, 0, 2]]])
     with torch.no_grad():
         rewards, logits, logp = reward_model(batch["ids"], batch["branch"], batch["segment_start"])
@@ -97,7 +97,7 @@ def test_reward_loss_counts_pairs_and_those_in_order(reward_model, two_pairs):
         sums = reward.reward_loss(reward_model, batch)
         assert sums["count"] == 2
         assert sums["ordered"] == sum(rewards[::2] > rewards[1::2])
-        batch["pairs"] = batch["pairs"][:, :, [1, 0, 2]]  # the other way round
+        batch["pairs"] = torch.tensor([[[1, 0, 3], [3, 2, 0]]])  # the other way round
         assert reward.reward_loss(reward_model, batch)["ordered"] == 2 - sums["ordered"]
 
 
@@ -447,3 +447,41 @@ def test_held_out_pairs_are_reported_by_family(stage, reward_model):
     assert metrics["all math %"] == right
     assert metrics["all pairs %"] == 75 - right / 2
     assert metrics["mean %"] == 50
+
+
+@pytest.mark.parametrize("round_number, start, rounds", [(1, "heads on sft", [1]),
+                                                        (2, "reward1", [1, 2])])
+def test_a_reward_model_continues_that_of_the_round_before(monkeypatch, round_number, start,
+                                                           rounds):
+    """It learns from the pairs of all rounds so far. A model here is its stage's name. Held-out
+    responses are those of the committee, compared without noise."""
+    read, held_out, settings = [], {}, {}
+
+    def read_preferences(run, number):
+        read.append(number)
+        return []
+
+    def fit(model, batches, loss, **others):
+        settings.update(others, model=model)
+
+    def collect_comparisons(models, tasks, samples, rng, noise):
+        held_out.update(models=models, samples=samples, noise=noise)
+        return []
+    monkeypatch.setattr(reward, "fit", fit)
+    monkeypatch.setattr(reward, "load_model", lambda run, name, kind=AFM: name)
+    monkeypatch.setattr(reward, "from_language_model", lambda model: f"heads on {model}")
+    monkeypatch.setattr(reward, "save_model",
+                        lambda run, stage, model: settings.update(saved=(stage, model)))
+    monkeypatch.setattr(reward, "read_preferences", read_preferences)
+    monkeypatch.setattr(reward, "collect_comparisons", collect_comparisons)
+    monkeypatch.setattr(reward, "ranking_results", lambda model, comparisons: {})
+    monkeypatch.setattr(chat, "read_examples", lambda *_: {})
+    monkeypatch.setattr(chat, "batches", lambda *_: None)
+    monkeypatch.setattr(reward.evaluate, "validation_tasks", lambda run, count: [])
+    reward.reward(round_number, SimpleNamespace(seed=0), steps=100)
+    assert settings["model"] == start
+    assert settings["saved"] == (f"reward{round_number}", start)
+    assert [settings["schedule"](step) for step in (0, 50)] == pytest.approx([0.05, 0.5])
+    assert read == rounds
+    assert held_out == {"models": reward.committee_members(round_number), "samples": 8,
+                        "noise": 0.0}

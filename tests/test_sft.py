@@ -44,21 +44,22 @@ class Words:
 
 @pytest.fixture
 def demonstrations(monkeypatch):
-    """Six demonstrations: a good one, a wrong one, a copy of the first, two with questions 2.8 and
-    2.6 times as unlikely as is usual, and a copy of the wrong one. Returns a function that filters
-    them; raters never err."""
+    """Seven demonstrations: a good one, a wrong one, a copy of the first, two with questions 2.8
+    and 2.6 times as unlikely as is usual, a good one with the wrong one's embedding, and a wrong
+    one with the first one's. Returns a function that filters them; raters never err."""
     task = draw_task(MATH, "train", 1)
-    written = [people.Demonstration(task, task.messages(), task.solution, "") for _ in range(6)]
-    written[1] = written[1]._replace(response="The answer is 99.", flaw="wrong")
-    vectors = torch.eye(6)
-    for copy, original in ((2, 0), (5, 1)):  # at a cosine of 0.99995
+    written = [people.Demonstration(task, task.messages(), task.solution, "") for _ in range(7)]
+    for i in (1, 6):
+        written[i] = written[i]._replace(response="The answer is 99.", flaw="wrong")
+    vectors = torch.eye(7)
+    for copy, original in ((2, 0), (5, 1), (6, 0)):  # at a cosine of 0.99995
         vectors[copy] = torch.nn.functional.normalize(vectors[original] + 0.01 * vectors[copy],
                                                       dim=0)
     question, solution = task.question.split(), task.solution.split()
 
     def conversation_losses(model, documents):  # of the question alone
         assert documents[0][0] == [DOCUMENT, *question]
-        return torch.tensor([1.0, 1.0, 1.0, 2.8, 2.6, 1.0])
+        return torch.tensor([1.0, 1.0, 1.0, 2.8, 2.6, 1.0, 1.0])
 
     def embeddings(model, documents):  # of the whole conversation
         assert documents[0][0] == [DOCUMENT, *question, *solution]
@@ -73,9 +74,9 @@ def demonstrations(monkeypatch):
 
 
 def test_each_filter_drops_what_it_is_for(demonstrations):
-    """The last one is a copy of one that was dropped, so it stays."""
+    """A copy of one that was dropped stays. The first filter to drop one is its outcome."""
     assert demonstrations(unlikely=2.7, similar=0.9999) == [
-        "kept", "rating", "copy", "model", "kept", "kept"]
+        "kept", "rating", "copy", "model", "kept", "kept", "rating"]
 
 
 def test_thresholds_of_the_filters(demonstrations):
@@ -85,12 +86,12 @@ def test_thresholds_of_the_filters(demonstrations):
 
 
 def test_demonstrations_are_counted_by_flaw_and_outcome(monkeypatch, tmp_path):
-    """Eight demonstrations of one family. The filters drop the second and the last."""
+    """Eight demonstrations of one family. Two are wrong, and a filter drops both. Two repeat an
+    earlier text, one of them by chance; a filter drops the other."""
     run = Run(tmp_path)
-    written = []
-    for i, flaw in enumerate(["", "wrong", "", "wordy", "copied", "", "garbled", "wrong"]):
-        text = "first" if flaw == "copied" else ("first" if i == 0 else f"response {i}")
-        written.append(people.Demonstration(None, [], text, flaw))
+    written = [people.Demonstration(None, [], response, flaw) for response, flaw in (
+        ("a", ""), ("b", "wrong"), ("c", ""), ("d", "wordy"), ("a", "copied"), ("c", ""),
+        ("e", "garbled"), ("f", "wrong"))]
     monkeypatch.setattr(sft, "load_model", lambda run, name: None)
     monkeypatch.setattr(corpus, "toy_world", lambda run, whole: {"math": MATH})
     monkeypatch.setattr(people, "write_demonstration", lambda family, i, flawed: written[i])
@@ -100,13 +101,13 @@ def test_demonstrations_are_counted_by_flaw_and_outcome(monkeypatch, tmp_path):
     metrics = sft.demonstrations(run, count=8, evolved=0)
     assert metrics["examples"] == 5
     # flaw, all, dropped by rating, by the model, as a copy, and kept
-    assert metrics["guards"] == [["none", 3, 0, 0, 0, 3], ["wrong", 2, 2, 0, 0, 0],
+    assert metrics["guards"] == [["none", 2, 0, 0, 0, 2], ["wrong", 2, 2, 0, 0, 0],
                                  ["wordy", 1, 0, 0, 0, 1], ["garbled", 1, 0, 0, 0, 1],
-                                 ["copied", 1, 0, 0, 1, 0]]
+                                 ["copied", 2, 0, 0, 1, 1]]
     examples = run.read_lines("demonstrations")
     assert [example["source"] for example in examples] == ["math"] * 5
     assert [example["messages"][-1]["content"] for example in examples] == [
-        "first", "response 2", "response 3", "response 5", "response 6"]
+        "a", "c", "d", "c", "e"]
 
 
 # Synthetic data.
