@@ -80,7 +80,8 @@ def two_pairs(reward_model):
 @pytest.mark.parametrize("labels, ranking_loss", [
     ("soft", lambda r: preference_loss(r[0], r[1], 0.95) + preference_loss(r[2], r[3], 0.65)),
     ("hard", lambda r: preference_loss(r[0], r[1], 1.0) + preference_loss(r[2], r[3], 1.0)),
-    ("margin", lambda r: margin_loss(r[0], r[1], 3.0) + margin_loss(r[2], r[3], 0.0))])
+    ("margin", lambda r: margin_loss(r[0], r[1], 3.0) + margin_loss(r[2], r[3], 0.0))],
+    ids=["soft", "hard", "margin"])
 def test_reward_loss_is_ranking_grades_and_language(reward_model, two_pairs, labels, ranking_loss):
     """All four responses have grades. Only the one found true counts as language."""
     batch, rewards, logits, logp = two_pairs
