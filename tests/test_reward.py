@@ -1,4 +1,4 @@
-"""The reward model's losses by hand, its annotators, and what it looks at."""
+"""The reward model's losses by hand, what its heads see, and the preferences it learns from."""
 import math
 import random
 from types import SimpleNamespace
@@ -6,339 +6,483 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from afm_min import chat, evaluate, reward
-from afm_min.model import AFM, Config
-from afm_min.world.tasks import Family, Task
-from afm_min.reward import grade_loss, margin_loss, perceived, preference_loss, preferred
+from afm_min import chat, reward
+from afm_min.model import AFM
+from afm_min.reward import grade_loss, margin_loss, preference_loss
+from afm_min.run import Run, UserError
+from afm_min.world import families, people
+from afm_min.world.tasks import EVOLVED, Family, Task
+from tests.test_chat import TINY, FakeModel, Letters, question, use_fake_models
 
-TINY = Config(dim=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=24, vocab_size=50,
-              context=40)
 
+# Losses.
 
 def test_preference_loss_by_hand():
     # r_c - r_r = 1, p = 0.75:
     # 0.75 log(1 + e^-1) + 0.25 log(1 + e) = 0.234946 + 0.328315 = 0.563262.
     # Its gradient by r_c: sigmoid(1) - p = 0.731059 - 0.75 = -0.018941.
     chosen = torch.tensor([3.0], requires_grad=True)
-    loss = preference_loss(chosen, torch.tensor([2.0]), torch.tensor([0.75]))
+    loss = preference_loss(chosen, rejected=torch.tensor([2.0]), target=torch.tensor([0.75]))
     loss.sum().backward()
     assert loss.item() == pytest.approx(0.563262, abs=1e-6)
     assert chosen.grad.item() == pytest.approx(-0.018941, abs=1e-6)
 
 
-def test_a_soft_label_is_followed_to_its_odds_and_half_pulls_nowhere():
-    for p in (0.5, *reward.TARGETS):
-        chosen = torch.tensor([math.log(p / (1 - p))], requires_grad=True)
-        preference_loss(chosen, torch.zeros(1), p).sum().backward()
-        assert chosen.grad.item() == pytest.approx(0, abs=1e-6)
+@pytest.mark.parametrize("p", [0.5, *reward.TARGETS])
+def test_preference_loss_has_its_minimum_at_the_log_odds(p):
+    chosen = torch.tensor([math.log(p / (1 - p))], requires_grad=True)
+    preference_loss(chosen, torch.zeros(1), p).sum().backward()
+    assert chosen.grad.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_targets_of_the_four_levels():
+    assert reward.TARGETS == (0.65, 0.75, 0.85, 0.95)
 
 
 def test_margin_loss_by_hand():
     # -log sigmoid(3 - 1 - 1) = log(1 + e^-1)
-    assert margin_loss(torch.tensor(3.0), torch.tensor(1.0), 1.0).item() == pytest.approx(
-        0.313262, abs=1e-6)
+    loss = margin_loss(torch.tensor(3.0), rejected=torch.tensor(1.0), margin=1.0)
+    assert loss.item() == pytest.approx(0.313262, abs=1e-6)
 
 
 def test_grade_loss_by_hand():
-    # Three heads that know nothing: log 3 each. One gives logits (0, 0, log 2) to the level 2:
-    # of 1 + 1 + 2, 2 are right: log 2. Together 3 log 3 + log 2 = 3.988984.
+    # Three heads with equal logits: log 3 each. One has the logits (0, 0, log 2), so the level 2
+    # has probability 2 / (1 + 1 + 2): log 2. Together 3 log 3 + log 2 = 3.988984.
     logits = torch.zeros(1, 4, 3)
     logits[0, 1, 2] = math.log(2)
     assert grade_loss(logits, torch.tensor([[0, 2, 1, 2]])).item() == pytest.approx(
         3.988984, abs=1e-6)
 
 
-def grades(*values):
-    return dict(zip(reward.GRADES, values))
-
-
-def test_preferred_by_how_much():
-    best = grades(2, 2, 2, 2)
-    assert preferred(best, best) == (None, 0)
-    assert preferred(best, grades(2, 1, 2, 2)) == (0, 0)  # 1 apart: negligibly better
-    assert preferred(grades(2, 0, 2, 2), best) == (1, 1)  # 2: slightly
-    assert preferred(best, grades(2, 2, 0, 2)) == (0, 2)  # 4: better
-    assert preferred(grades(0, 2, 0, 2), best) == (1, 3)  # 8: significantly
-    assert preferred(grades(2, 2, 0, 2), grades(2, 1, 2, 2)) == (1, 1)
-
-
-def test_annotators_err_as_often_as_they_are_set_to():
-    # With the chance 0.3 any grade at all, of which a third is the right one: 0.2 are wrong.
-    # Of 20,000 the standard deviation is 0.0028: odds of a false alarm beyond 0.015 are below 1e-6.
-    rng = random.Random(0)
-    wrong = sum(x != 2 for _ in range(5000)
-                for x in perceived(grades(2, 2, 2, 2), rng, 0.3).values())
-    assert wrong / 20_000 == pytest.approx(0.2, abs=0.015)
-    assert perceived(grades(2, 1, 0, 2), rng, 0.0) == grades(2, 1, 0, 2)
-
-
-@pytest.fixture
-def judge():
-    torch.manual_seed(0)
-    return reward.start(AFM(TINY))
-
-
-def batch_of(*responses):
-    """One row: a prompt, and responses that share it."""
+def one_row(*responses):
+    """Return a batch of one row: the prompt [1, 2, 3], and responses that share it."""
     return chat.share_prompts([([1, 2, 3], responses)])[0]
 
 
-def test_it_reads_the_last_token_and_neither_padding_nor_other_responses(judge, monkeypatch):
+@pytest.fixture
+def reward_model():
+    torch.manual_seed(0)
+    return reward.from_language_model(AFM(TINY))
+
+
+@pytest.fixture
+def two_pairs(reward_model):
+    """A batch of two pairs, of levels 3 and 0, in which only the first response is found true; and
+    rewards, grade logits and log-likelihoods of its four responses."""
+    batch, _ = chat.share_prompts([([1, 2], ([4, 5], [6, 7])), ([1, 2], ([8, 9], [3, 3]))])
+    batch["pairs"] = torch.tensor([[[0, 1, 3], [2, 3, 0], [-1, -1, -1]]])  # the last is padding
+    batch["grades"] = torch.tensor([[[2, 2, 2, 2], [2, 2, 0, 2], [2, 1, 0, 2], [2, 0, 0, 2]]])
+    with torch.no_grad():
+        rewards, logits, logp = reward_model(batch["ids"], batch["branch"], batch["segment_start"])
+    return batch, rewards[0], logits[0], logp[0]
+
+
+@pytest.mark.parametrize("labels, ranking_loss", [
+    ("soft", lambda r: preference_loss(r[0], r[1], 0.95) + preference_loss(r[2], r[3], 0.65)),
+    ("hard", lambda r: preference_loss(r[0], r[1], 1.0) + preference_loss(r[2], r[3], 1.0)),
+    ("margin", lambda r: margin_loss(r[0], r[1], 3.0) + margin_loss(r[2], r[3], 0.0))],
+    ids=["soft", "hard", "margin"])
+def test_reward_loss_is_ranking_grades_and_language(reward_model, two_pairs, labels, ranking_loss):
+    """All four responses have grades. Only the one found true counts as language."""
+    batch, rewards, logits, logp = two_pairs
+    with torch.no_grad():
+        sums = reward.reward_loss(reward_model, batch, labels, grade_weight=0.5)
+    expected = ranking_loss(rewards) + 0.5 * grade_loss(logits, batch["grades"][0]).sum()
+    expected = expected - reward.LANGUAGE_WEIGHT * logp[0]
+    assert sums["loss"].item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_reward_loss_counts_pairs_and_those_in_order(reward_model, two_pairs):
+    batch, rewards, _, _ = two_pairs
+    with torch.no_grad():
+        sums = reward.reward_loss(reward_model, batch)
+        assert sums["count"] == 2
+        assert sums["ordered"] == sum(rewards[::2] > rewards[1::2])
+        batch["pairs"] = torch.tensor([[[1, 0, 3], [3, 2, 0]]])  # the other way round
+        assert reward.reward_loss(reward_model, batch)["ordered"] == 2 - sums["ordered"]
+
+
+# The model.
+
+def test_each_response_is_scored_as_if_alone(reward_model, monkeypatch):
+    """The heads see neither padding nor the other responses of a row."""
     monkeypatch.setattr(chat, "ROUND", 16)
     responses = [4, 5], [4, 5, 6, 7, 8], [9]
     with torch.no_grad():
-        together = judge.score(**batch_of(*responses))[0, :, 0]
-        alone = [judge.score(**batch_of(response))[0, 0, 0].item() for response in responses]
+        together = reward_model.score(**one_row(*responses))[0, :, 0]
+        alone = [reward_model.score(**one_row(response))[0, 0, 0].item() for response in responses]
         batch, places = chat.share_prompts([([1, 2, 3], [response]) for response in responses])
         assert places == [(0, 1), (0, 0), (1, 0)]  # of 5, 8 and 4 tokens, in rows of 16
-        scores = judge.score(**batch)[..., 0]
-        padded = torch.stack([scores[place] for place in places])
+        scores = reward_model.score(**batch)[..., 0]
     assert together.tolist() == pytest.approx(alone, abs=1e-5)
-    assert padded.tolist() == pytest.approx(alone, abs=1e-5)
+    assert [scores[place].item() for place in places] == pytest.approx(alone, abs=1e-5)
     assert len({round(x, 3) for x in alone}) == 3
 
 
-def test_it_reads_the_state_of_the_last_token(judge):
+def test_heads_see_the_state_of_the_last_token(reward_model):
+    responses = [4, 5], [4, 5, 6, 7, 8]
     with torch.no_grad():
-        judge.reward.weight[0, -2:] = 0
-        judge.reward.weight[0, :-2].uniform_()
-        batch = batch_of([4, 5], [4, 5, 6, 7, 8])
-        expected = [(judge.states(torch.tensor([[1, 2, 3, *response]]))[0, -1]
-                     @ judge.reward.weight[0, :-2]).item()
-                    for response in ([4, 5], [4, 5, 6, 7, 8])]
-    assert judge.judge_all(**batch)[0][0].tolist() == pytest.approx(expected, abs=1e-5)
+        reward_model.reward.weight[0, :-2].uniform_()
+        reward_model.reward.weight[0, -2:] = 0  # those of the likelihood
+        rewards, _, _ = reward_model(**one_row(*responses))
+        expected = []
+        for response in responses:
+            states = reward_model.hidden_states(torch.tensor([[1, 2, 3, *response]]))
+            expected.append((states[0, -1] @ reward_model.reward.weight[0, :-2]).item())
+    assert rewards[0].tolist() == pytest.approx(expected, abs=1e-5)
 
 
-def test_it_begins_as_the_language_model_and_ranks_by_likelihood():
+def test_an_untrained_reward_model_ranks_by_likelihood():
+    """Its reward is 2 exp(logp / 2) - log(1 - logp / 2)."""
     torch.manual_seed(0)
     model = AFM(TINY)
-    judge, batch = reward.start(model), batch_of([4, 5, 6], [7])
-    ids = batch["ids"][:, :9]
-    torch.testing.assert_close(judge(ids), model(ids))
-    rewards, logits, logp = judge.judge_all(**batch)
-    assert rewards.shape == (1, 2) and logits.shape == (1, 2, 4, 3)
+    rewards, grade_logits, logp = reward.from_language_model(model)(**one_row([4, 5, 6], [7]))
+    assert rewards.shape == (1, 2)
+    assert grade_logits.shape == (1, 2, 4, 3)
     expected = []
     for response in ([4, 5, 6], [7]):
         ids = torch.tensor([1, 2, 3, *response])
         log_p = model(ids[None, :-1])[0].log_softmax(-1).gather(1, ids[1:, None])
         expected.append(log_p[-len(response):].sum().item())
     assert logp[0].tolist() == pytest.approx(expected, abs=1e-4)
-    # before any training: 2 exp(logp / 2) - log(1 - logp / 2)
     assert rewards[0].tolist() == pytest.approx(
         [2 * math.exp(x / 2) - math.log(1 - x / 2) for x in expected], abs=1e-4)
 
 
-def test_preferences_move_the_language_model_by_likelihood_alone(judge):
-    batch = batch_of([4, 5], [6])
+def test_a_reward_model_starts_as_the_language_model():
+    torch.manual_seed(0)
+    model = AFM(TINY)
+    reward_model, ids = reward.from_language_model(model), torch.tensor([[1, 2, 3, 4]])
+    torch.testing.assert_close(reward_model.hidden_states(ids), model.hidden_states(ids))
+    for name, p in model.state_dict().items():
+        assert torch.equal(reward_model.state_dict()[name], p)
+
+
+def test_rewards_train_the_language_model_through_the_likelihood_only(reward_model):
+    batch, head = one_row([4, 5], [6]), reward_model.reward.weight
     with torch.no_grad():
-        judge.reward.weight[0, :-2].uniform_(0.5, 1)
-        judge.reward.weight[0, -2:] = 0
-    judge.judge_all(**batch)[0].sum().backward()
-    assert judge.embedding.grad.abs().max() == 0 and judge.reward.weight.grad.abs().min() > 0
+        head[0, :-2].uniform_(0.5, 1)
+        head[0, -2:] = 0
+    reward_model(**batch)[0].sum().backward()
+    assert reward_model.embedding.grad.abs().max() == 0
+    assert head.grad.abs().min() > 0
     with torch.no_grad():
-        judge.reward.weight[0, -2:] = 1
-    judge.judge_all(**batch)[0].sum().backward()
-    assert judge.embedding.grad.abs().max() > 0
+        head[0, -2:] = 1
+    reward_model(**batch)[0].sum().backward()
+    assert reward_model.embedding.grad.abs().max() > 0
 
 
-def test_reward_loss_counts_language_of_what_was_found_true_only(judge):
-    sides, _ = chat.share_prompts([([1, 2], ([4, 5], [6, 7])), ([1, 2], ([8, 9], [3, 3]))])
-    batch = sides | {"pairs": torch.tensor([[[0, 1, 3], [2, 3, 0]]]), "grades": torch.tensor(
-        [[[2, 2, 2, 2], [2, 2, 0, 2], [2, 1, 0, 2], [2, 0, 0, 2]]])}  # true: the first alone
+def test_probability_of_truth_is_that_of_its_best_grade(reward_model):
+    batch = one_row([4, 5])
     with torch.no_grad():
-        rewards, logits, logp = (x.flatten(0, 1) for x in judge.judge_all(**sides))
-        expected = (preference_loss(rewards[0], rewards[1], 0.95)
-                    + preference_loss(rewards[2], rewards[3], 0.65)
-                    + 0.5 * grade_loss(logits, batch["grades"].view(4, 4)).sum()
-                    - reward.LANGUAGE * logp[0])
-        got = reward.reward_loss(judge, batch, grade_weight=0.5)
-        hard = reward.reward_loss(judge, batch, labels="hard", grade_weight=0.5)["loss"]
-        margin = reward.reward_loss(judge, batch, labels="margin", grade_weight=0.5)["loss"]
-    assert got["count"] == 2 and got["loss"].item() == pytest.approx(expected.item(), abs=1e-5)
-    soft = (preference_loss(rewards[0], rewards[1], 0.95)
-            + preference_loss(rewards[2], rewards[3], 0.65))
-    for loss, ranked in (
-            (hard, preference_loss(rewards[::2], rewards[1::2], 1.0)),
-            (margin, margin_loss(rewards[::2], rewards[1::2], torch.tensor([3.0, 0.0])))):
-        assert loss.item() == pytest.approx((expected - soft + ranked.sum()).item(), abs=1e-5)
+        rewards, logits, _ = reward_model(**batch)
+        score = reward_model.score(**batch)[0, 0]
+    assert score[0] == rewards[0, 0]
+    expected = logits[0, 0, 2].softmax(0)[2].item()  # truth is the third of the grades
+    assert score[1].item() == pytest.approx(expected)
 
 
-class Letters:
-    """A tokenizer of one letter each; 0 ends."""
-
-    def special(self, _):
-        return 0
-
-    def encode_chat(self, messages, reply):
-        return [ord(c) for c in messages[0]["content"]][:3]
-
-    def decode(self, ids):
-        return "".join(map(chr, ids))
-
-
-class Says:
-    """Stands for a model: says its texts, an end after each if wanted."""
-    config, tokenizer = TINY, Letters()
-
-    def __init__(self, *texts, end=()):
-        self.ids = [[*map(ord, text), *end] for text in texts]
+def test_scores_of_groups(reward_model):
+    """Equal responses are computed once, and seven responses take several rows."""
+    groups = [([1, 2], [[3], [4, 5], [3], [6], [7], [8, 9, 1], [2]]), ([5], [[4]]),
+              ([9, 9, 9, 9], [[1, 2], [1, 2]])]
+    for (prompt, responses), scores in zip(groups, reward.scores(reward_model, groups),
+                                           strict=True):
+        assert len(scores) == len(responses)
+        for response, score in zip(responses, scores):
+            batch, _ = chat.share_prompts([(prompt, [response])])
+            with torch.no_grad():
+                alone = reward_model.score(**batch)[0, 0]
+            assert score.tolist() == pytest.approx(alone.tolist(), abs=1e-5)
 
 
-@pytest.fixture(autouse=True)
-def generated(monkeypatch):
-    """Models of this file that stand for others say what they are to say."""
-    monkeypatch.setattr(evaluate, "Decoder", lambda model: model)
-    monkeypatch.setattr(evaluate, "generate_with_logp",
-                        lambda model, *_, **__: [(ids, 0.0) for ids in model.ids])
+# Preference data.
+
+def encode(*texts):
+    """Return each text's ids, with the end token."""
+    return [[*Letters().encode(text), 0] for text in texts]
 
 
 class Yes(Family):
-    def make(self, rng):
-        return Task("Say yes", "yes", "yes", "yes")
+    """A family whose solution is always "yes"."""
 
 
-def test_pairs_of_different_answers_say_which_was_chosen_and_whether_rightly(monkeypatch):
-    """Two models say "yes" and "no", and again "no": one pair. Without noise "yes" is chosen,
-    rightly, as truth is worth 2 levels of 2; by annotators who see it the other way round,
-    wrongly."""
-    models = [Says("yes", "yes", end=[0]), Says("no", "no", end=[0])]
-    compare = lambda: reward.compare(models, [(Yes(), Yes().make(None))], 4, random.Random(0), 0.0)
-    found, = compare()
-    assert found["family"] == "yes" and found["pairs"] == [[0, 1, 2, True]]
-    assert found["responses"] == [[ord(c) for c in text] + [0] for text in ("yes", "no")]
-    assert found["grades"] == [[2, 2, 2, 2], [2, 2, 0, 2]]
-    monkeypatch.setattr(reward, "perceived",
+def say_yes(*questions):
+    return [(Yes(), Task(text, "yes", "yes", text)) for text in questions]
+
+
+def test_members_of_the_committee():
+    assert reward.committee_members(1) == ["draft", "sft"]
+    assert reward.committee_members(3) == ["rs2", "dpo2", "ipo2", "mdloo2", "committee2"]
+
+
+def test_sampled_responses_are_listed_by_task_and_model(monkeypatch):
+    use_fake_models(monkeypatch)
+    models = [FakeModel({"a": [[11], [12]], "bb": [[13], [14]]}),
+              FakeModel({"a": [[21], [22]], "bb": [[23], [24]]})]
+    tasks = [(Yes(), question("a")), (Yes(), question("bb"))]
+    responses = reward.sample_responses(models, tasks, samples=2)
+    ids = [[[response.ids for response in drawn] for drawn in of_task] for of_task in responses]
+    assert ids == [[[[11], [12]], [[21], [22]]], [[[13], [14]], [[23], [24]]]]
+    prompts = [[response.prompt for drawn in of_task for response in drawn]
+               for of_task in responses]
+    assert prompts == [[[1]] * 4, [[2, 2]] * 4]
+
+
+@pytest.fixture
+def two_models(monkeypatch):
+    """One gives "yes" twice, one gives "no" twice."""
+    use_fake_models(monkeypatch)
+    return [FakeModel({"q": encode("yes", "yes")}), FakeModel({"q": encode("no", "no")})]
+
+
+def test_different_responses_are_compared_once(two_models):
+    """Without noise "yes" is chosen: truth is worth 2 for each of 2 levels, so the level is 2."""
+    comparison, = reward.collect_comparisons(two_models, say_yes("q"), 4, random.Random(0), 0.0)
+    assert comparison == {"family": "yes", "prompt": Letters().encode("q"),
+                          "responses": encode("yes", "no"),
+                          "grades": [[2, 2, 2, 2], [2, 2, 0, 2]], "pairs": [[0, 1, 2, True]]}
+
+
+def test_annotators_who_err_choose_the_wrong_response(two_models, monkeypatch):
+    monkeypatch.setattr(people, "perceive",
                         lambda grades, *_: grades | {"truth": 2 - grades["truth"]})
-    found, = compare()
-    assert found["pairs"] == [[1, 0, 2, False]]
+    comparison, = reward.collect_comparisons(two_models, say_yes("q"), 4, random.Random(0), 0.0)
+    assert comparison["grades"] == [[2, 2, 0, 2], [2, 2, 2, 2]]  # those perceived
+    assert comparison["pairs"] == [[1, 0, 2, False]]
 
 
-def test_of_each_prompt_its_own_answers_are_compared_and_not_too_many(monkeypatch):
-    """Two models, two answers each to two prompts, all different.
-    One is right: in three of six pairs one is better."""
-    models = [Says("ya", "yes", "na", "nb"),
-              Says("yc", "yd", "nc", "yes")]  # the first two are to the first prompt
-    tasks = [(Yes(), Task(text, "yes", "yes", text)) for text in ("first", "second")]
-
-    def compared():
-        found = reward.compare(models, tasks, 4, random.Random(1), 0.0)
-        assert all(len(each["responses"]) == len(each["pairs"]) + 1 for each in found)  # all used
-        return sorted("".join(map(chr, sum(
-            ([*each["prompt"]], *(each["responses"][i] for i in pair[:2])), [])))
-            for each in found for pair in each["pairs"])
-    whole = [*(f"firyes{other}" for other in ("ya", "yc", "yd")),
-             *(f"secyes{other}" for other in ("na", "nb", "nc"))]
-    assert compared() == whole
-    # five of the six are drawn, so one of three may be left out
-    monkeypatch.setattr(reward, "MOST_PAIRS", 5)
-    assert set(compared()) < set(whole) and len(compared()) >= 4
-    # What annotators tell apart by mistake is neither right nor wrong:
-    # two wrong answers, equal in truth.
-    seen = iter([grades(2, 2, 0, 2), grades(2, 1, 0, 2)])
-    monkeypatch.setattr(reward, "perceived", lambda *_: next(seen))
-    models = [Says("ya", "ya"), Says("yb", "yb")]
-    found, = reward.compare(models, tasks[:1], 4, random.Random(1), 0.0)
-    assert found["pairs"] == [[0, 1, 0, None]]
+def test_equal_responses_are_not_compared(monkeypatch):
+    use_fake_models(monkeypatch)
+    models = [FakeModel({"q": encode("yes", "yes")})]
+    assert reward.collect_comparisons(models, say_yes("q"), 2, random.Random(0), 0.0) == []
 
 
-def test_pairs_are_of_their_responses_in_a_row(monkeypatch):
+def test_a_preference_between_equally_true_responses_is_neither_right_nor_wrong(monkeypatch):
+    """Two wrong responses, of which annotators perceive different grades."""
+    use_fake_models(monkeypatch)
+    perceived = iter([[2, 2, 0, 2], [2, 1, 0, 2]])
+    monkeypatch.setattr(people, "perceive", lambda *_: dict(zip(reward.GRADES, next(perceived))))
+    models = [FakeModel({"q": encode("ya", "ya")}), FakeModel({"q": encode("yb", "yb")})]
+    comparison, = reward.collect_comparisons(models, say_yes("q"), 4, random.Random(1), 0.0)
+    assert comparison["pairs"] == [[0, 1, 0, None]]
+
+
+@pytest.mark.parametrize("samples, responses", [(2, 2), (3, 4), (4, 4)])
+def test_each_model_gives_equally_many_responses(monkeypatch, samples, responses):
+    """If three are asked for, two models give two each."""
+    use_fake_models(monkeypatch)
+    compared = []
+
+    def annotate(true_grades, *_):
+        compared.append(len(true_grades))
+        return true_grades, []
+    monkeypatch.setattr(people, "annotate", annotate)
+    models = [FakeModel({"q": encode("a", "b")}), FakeModel({"q": encode("c", "d")})]
+    reward.collect_comparisons(models, say_yes("q"), samples, random.Random(0), 0.0)
+    assert compared == [responses]
+
+
+def chosen_and_rejected_texts(comparisons):
+    """Return each pair as a text: prompt, chosen and rejected response."""
+    texts = []
+    for each in comparisons:
+        for chosen, rejected, *_ in each["pairs"]:
+            ids = [each["prompt"], each["responses"][chosen], each["responses"][rejected]]
+            texts.append(" ".join(Letters().decode(of_text).rstrip("`") for of_text in ids))
+    return sorted(texts)
+
+
+@pytest.fixture
+def four_responses(monkeypatch):
+    """Two models give two responses each to two prompts, all different. One of each four is right,
+    so in three of six pairs one is better. Returns a function that collects the comparisons."""
+    use_fake_models(monkeypatch)
+    models = [FakeModel({"first": encode("ya", "yes"), "second": encode("na", "nb")}),
+              FakeModel({"first": encode("yc", "yd"), "second": encode("nc", "yes")})]
+    return lambda: reward.collect_comparisons(models, say_yes("first", "second"), 4,
+                                              random.Random(1), 0.0)
+
+
+ALL_PAIRS = [*(f"first yes {other}" for other in ("ya", "yc", "yd")),
+             *(f"second yes {other}" for other in ("na", "nb", "nc"))]
+
+
+def test_responses_are_compared_with_others_to_their_prompt(four_responses):
+    comparisons = four_responses()
+    assert chosen_and_rejected_texts(comparisons) == ALL_PAIRS
+    assert [len(each["responses"]) for each in comparisons] == [4, 4]
+
+
+def test_at_most_max_pairs_are_compared_for_a_prompt(four_responses, monkeypatch):
+    """Five of six are drawn, so one of the three with a better response may be left out."""
+    monkeypatch.setattr(reward, "MAX_PAIRS", 5)
+    comparisons = four_responses()
+    pairs = chosen_and_rejected_texts(comparisons)
+    assert set(pairs) < set(ALL_PAIRS)
+    assert len(pairs) >= 4
+    for each in comparisons:  # responses without a pair are left out
+        assert len(each["responses"]) == len(each["pairs"]) + 1
+
+
+@pytest.fixture
+def comparisons():
+    """Of 8, 4 and 9 tokens."""
+    first = {"prompt": [1, 2], "responses": [[3], [4, 5], [6]],
+             "grades": [[2] * 4, [0] * 4, [1] * 4],
+             "pairs": [[1, 0, 2, True], [2, 1, 3, None], [2, 0, 1, True]]}
+    second = {"prompt": [9], "responses": [[8], [7]], "grades": [[0] * 4, [2] * 4],
+              "pairs": [[1, 0, 0, False]]}
+    return [first, second, second | {"prompt": [9] * 6}]
+
+
+def test_groups_of_comparisons(comparisons):
+    assert reward.groups_of(comparisons) == [
+        ([1, 2], [[3], [4, 5], [6]]), ([9], [[8], [7]]), ([9] * 6, [[8], [7]])]
+
+
+def test_collate_numbers_the_responses_of_a_row(comparisons, monkeypatch):
+    """In rows of 16 tokens: the longest comes first, and leaves room for the shortest."""
     monkeypatch.setattr(chat, "ROUND", 16)
-    compared = [{"prompt": [1, 2], "responses": [[3], [4, 5], [6]],
-                 "grades": [[2] * 4, [0] * 4, [1] * 4],
-                 "pairs": [[1, 0, 2, True], [2, 1, 3, None], [2, 0, 1, True]]},
-                {"prompt": [9], "responses": [[8], [7]], "grades": [[0] * 4, [2] * 4],
-                 "pairs": [[1, 0, 0, False]]}]
-    compared.append(compared[1] | {"prompt": [9] * 6})
-    batch = reward.collate(compared,
+    batch = reward.collate(comparisons,
                            extra=[torch.arange(3), torch.arange(3, 5), torch.arange(5, 7)])
-    # They take 8, 4 and 9 tokens: the last comes first, and leaves room for the second in its row.
     assert batch["ids"].tolist() == [[9, 9, 9, 9, 9, 9, 8, 9, 7] + [9, 8, 9, 7] + [0] * 3,
                                      [1, 2, 3, 2, 4, 5, 2, 6] + [0] * 8]
     assert batch["branch"].tolist() == [[0, 0, 0, 0, 0, 1, 1, 2, 2] + [3, 3, 4, 4] + [0] * 3,
                                         [0, 1, 1, 2, 2, 2, 3, 3] + [0] * 8]
-    assert batch["begin"].tolist() == [[0] * 9 + [9] * 4 + [16] * 3, [0] * 8 + [16] * 8]
+    assert batch["segment_start"].tolist() == [[0] * 9 + [9] * 4 + [16] * 3, [0] * 8 + [16] * 8]
     assert batch["grades"][:, :, 0].tolist() == [[0, 2, 0, 2], [2, 0, 1, 0]]
     assert batch["extra"].tolist() == [[5, 6, 3, 4], [0, 1, 2, 0]]
     assert batch["pairs"].tolist() == [[[1, 0, 0], [3, 2, 0], [-1, -1, -1]],
                                        [[1, 0, 2], [2, 1, 3], [2, 0, 1]]]
-    chosen, rejected = reward.sides(torch.arange(8).view(2, 4), batch["pairs"])
-    assert (chosen.tolist(), rejected.tolist()) == ([1, 3, 5, 6, 6], [0, 2, 4, 5, 4])
 
 
-def test_the_committee_of_a_round():
-    assert reward.members(1) == ["draft", "sft"]
-    assert reward.members(3) == ["rs2", "dpo2", "ipo2", "mdloo2", "committee2"]
+def test_chosen_and_rejected_values_of_pairs():
+    pairs = torch.tensor([[[1, 0, 0], [3, 2, 0], [-1, -1, -1]], [[1, 0, 2], [2, 1, 3], [2, 0, 1]]])
+    chosen, rejected = reward.chosen_and_rejected(torch.arange(8).view(2, 4), pairs)
+    assert chosen.tolist() == [1, 3, 5, 6, 6]
+    assert rejected.tolist() == [0, 2, 4, 5, 4]
 
 
-def test_a_step_learns_from_pairs_and_from_examples(monkeypatch, judge):
-    given = {}
-    compared = [{"family": "math", "prompt": [1, 2], "responses": [[3], [4, 5]],
-                 "pairs": [[0, 1, 2, True]], "grades": [[2] * 4, [2, 2, 0, 2]]}]
-    run = SimpleNamespace(seed=0, file=str)
-    monkeypatch.setattr(reward, "fit", lambda model, draw, loss, **settings: given.update(
-        settings, draw=draw, loss=loss))
-    monkeypatch.setattr(reward, "load_model", lambda run, name, kind=AFM: judge)
-    monkeypatch.setattr(reward, "start", lambda model: model)
-    monkeypatch.setattr(reward, "save_model", lambda *_: None)
-    monkeypatch.setattr(reward, "read_preferences", lambda run, number: compared)
-    monkeypatch.setattr(chat, "read_examples", lambda *_: {"code": [chat.answered([7], [8, 9])]})
-    monkeypatch.setattr(chat, "toy_world", lambda run: {})
-    monkeypatch.setattr(chat, "draw_tasks", lambda *_: [])
-    monkeypatch.setattr(reward, "compare", lambda *_, **__: (
-        compared + [compared[0] | {"family": "code", "pairs": [[0, 1, 2, False]]}] * 3))
-    told = reward.reward(1, run, examples=2, prompts=3, grade_weight=0.5)
-    batch = given["draw"](0)
-    with torch.no_grad():
-        shown = {name: batch[f"shown {name}"] for name in ("ids", "weight", "begin")}
-        expected = (reward.reward_loss(judge, batch, grade_weight=0.5)["loss"]
-                    + reward.LANGUAGE * chat.response_loss(judge, shown)["loss"])
-        assert given["loss"](judge, batch)["loss"].item() == pytest.approx(
-            expected.item(), rel=1e-5)
-    assert len(batch["pairs"][batch["pairs"][..., 2] >= 0]) == 3
-    assert shown["weight"].sum() == 4  # two examples of two tokens
-    right = 100 * given["loss"](judge, batch)["ordered"].item() / 3  # all three are the one pair
-    assert (told["all math %"], told["all pairs %"], told["mean %"]) == (right, 75 - right / 2, 50)
-
-
-def test_judged_right_is_to_rank_as_the_true_grades_do(monkeypatch, judge):
+def test_a_ranking_is_right_if_it_is_that_of_the_true_grades(monkeypatch):
+    """Rewards (2, 1, 3) and (1, 2, 0): 0 > 1 is right, 1 > 2 is not; a pair with equal true grades
+    is never right; 1 > 0 where annotators erred is not."""
     monkeypatch.setattr(reward, "scores", lambda *_: torch.tensor(
         [[[2.0, 0], [1, 0], [3, 0]], [[1, 0], [2, 0], [0, 0]]]))
-    compared = [{"family": "math", "prompt": [1], "responses": [[2], [3], [4]],
-                 "pairs": [[0, 1, 0, True], [1, 2, 0, True], [0, 2, 0, None]]},
-                {"family": "code", "prompt": [1], "responses": [[2], [3]],
-                 "pairs": [[1, 0, 0, False]]}]
-    assert reward.judged(judge, compared) == {"math": [True, False, False], "code": [False]}
+    comparisons = [{"family": "math", "prompt": [1], "responses": [[2], [3], [4]],
+                    "pairs": [[0, 1, 0, True], [1, 2, 0, True], [0, 2, 0, None]]},
+                   {"family": "code", "prompt": [1], "responses": [[2], [3]],
+                    "pairs": [[1, 0, 0, False]]}]
+    assert reward.ranking_results(None, comparisons) == {"math": [True, False, False],
+                                                         "code": [False]}
 
 
-def test_the_chance_of_truth_is_that_of_the_highest_level(judge):
-    batch = batch_of([4, 5])
+def test_a_run_without_any_pair_is_refused(tmp_path):
+    run = Run(tmp_path)
+    run.write_lines("preferences2", [])
+    with pytest.raises(UserError, match="has 0 pairs.*raise preferences2.prompts"):
+        reward.read_preferences(run, 2)
+
+
+# The stages.
+
+def test_prompts_are_drawn_from_every_family():
+    assert set(reward.PROMPTS) == set(families.all_families({"page": "text"}) | EVOLVED)
+
+
+def test_preferences_are_written_and_the_right_ones_counted(monkeypatch, tmp_path, comparisons):
+    """Of five pairs, two are right, two wrong, and one has equal true grades: two of four."""
+    monkeypatch.setattr(reward, "load_model", lambda run, name: name)
+    monkeypatch.setattr(reward, "draw_prompts", lambda run, count, rng: [])
+    monkeypatch.setattr(reward, "collect_comparisons", lambda models, *_: comparisons)
+    run = Run(tmp_path)
+    metrics = reward.preferences(1, run)
+    assert metrics == {"pairs": 5, "labels right %": 50}
+    assert reward.read_preferences(run, 1) == comparisons
+
+
+@pytest.fixture
+def stage(monkeypatch, reward_model):
+    """A first round with one comparison of mathematics and two examples. Returns what the stage
+    reports and hands to `fit`, which trains nothing here. Held out are that pair, in mathematics,
+    and its opposite, three times in code."""
+    settings = {}
+    comparison = {"family": "math", "prompt": [1, 2], "responses": [[3], [4, 5]],
+                  "pairs": [[0, 1, 2, True]], "grades": [[2] * 4, [2, 2, 0, 2]]}
+    opposite = comparison | {"family": "code", "pairs": [[0, 1, 2, False]]}
+
+    def fit(model, batches, loss, **others):
+        settings.update(others, batches=batches, loss=loss)
+    monkeypatch.setattr(reward, "fit", fit)
+    monkeypatch.setattr(reward, "load_model", lambda run, name, kind=AFM: reward_model)
+    monkeypatch.setattr(reward, "from_language_model", lambda model: model)
+    monkeypatch.setattr(reward, "save_model", lambda *_: None)
+    monkeypatch.setattr(reward, "read_preferences", lambda run, round_number: [comparison])
+    monkeypatch.setattr(reward, "collect_comparisons", lambda *_: [comparison] + [opposite] * 3)
+    monkeypatch.setattr(chat, "read_examples",
+                        lambda *_: {"code": [chat.render_response([7], [8, 9])]})
+    monkeypatch.setattr(reward.evaluate, "validation_tasks", lambda run, count: [])
+    metrics = reward.reward(1, SimpleNamespace(seed=0), examples=2, prompts=3, grade_weight=0.5)
+    return metrics, settings
+
+
+def test_a_step_learns_from_pairs_and_from_examples(stage, reward_model):
+    _, settings = stage
+    batch = settings["batches"](0)
+    examples = {name: batch[f"example {name}"] for name in ("ids", "loss_mask", "segment_start")}
+    assert (batch["pairs"][..., 2] >= 0).sum() == 3
+    assert examples["loss_mask"].sum() == 4  # two examples of two tokens
     with torch.no_grad():
-        _, logits, _ = judge.judge_all(**batch)
-        expected = logits[0, 0, 2].softmax(0)[2].item()  # truth is the third of the grades
-        assert judge.score(**batch)[0, 0, 1].item() == pytest.approx(expected)
+        expected = (reward.reward_loss(reward_model, batch, grade_weight=0.5)["loss"]
+                    + 0.1 * chat.response_loss(reward_model, examples)["loss"])
+        loss = settings["loss"](reward_model, batch)["loss"]
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_what_is_found_of_each_comes_in_their_order():
-    conversations = [chat.answered([1] * n, [2]) for n in (3, 1, 2, 5, 4)]
-    lengths = chat.of_each(lambda model, ids, weight: (ids > 0).sum(1), AFM(TINY), conversations,
-                           rows=2)
-    assert lengths.tolist() == [4, 2, 3, 6, 5]
+def test_held_out_pairs_are_reported_by_family(stage, reward_model):
+    """If the one pair is ranked rightly, 100% of mathematics and 0% of code; else the reverse."""
+    metrics, settings = stage
+    with torch.no_grad():  # all three pairs of a batch are the one pair
+        sums = settings["loss"](reward_model, settings["batches"](0))
+    right = 100 * sums["ordered"].item() / 3
+    assert metrics["all math %"] == right
+    assert metrics["all pairs %"] == 75 - right / 2
+    assert metrics["mean %"] == 50
 
 
-def test_each_response_has_its_own_score_however_they_are_grouped(judge):
-    """Equal responses are computed once, many take several rows, groups are of any size."""
-    groups = [([1, 2], [[3], [4, 5], [3], [6], [7], [8, 9, 1], [2]]), ([5], [[4]]),
-              ([9, 9, 9, 9], [[1, 2], [1, 2]])]
-    seen = []
+@pytest.mark.parametrize("round_number, start, rounds", [(1, "heads on sft", [1]),
+                                                        (2, "reward1", [1, 2])])
+def test_a_reward_model_continues_that_of_the_round_before(monkeypatch, round_number, start,
+                                                           rounds):
+    """It learns from the pairs of all rounds so far. A model here is its stage's name. Held-out
+    responses are those of the committee, compared without noise."""
+    read, held_out, settings = [], {}, {}
 
-    def score(model, ids, branch, begin):
-        seen.append(int(branch.amax(1).sum()))
-        return judge.score(ids, branch, begin)
-    with torch.no_grad():
-        found = chat.of_responses(score, judge, groups, rows=2, most=3)
-        for (prompt, responses), scores in zip(groups, found):
-            assert len(scores) == len(responses)
-            for response, score in zip(responses, scores):
-                alone = judge.score(**chat.share_prompts([(prompt, [response])])[0])[0, 0]
-                assert score.tolist() == pytest.approx(alone.tolist(), abs=1e-5)
-    assert sum(seen) == 6 + 1 + 1
+    def read_preferences(run, number):
+        read.append(number)
+        return []
+
+    def fit(model, batches, loss, **others):
+        settings.update(others, model=model)
+
+    def collect_comparisons(models, tasks, samples, rng, noise):
+        held_out.update(models=models, samples=samples, noise=noise)
+        return []
+    monkeypatch.setattr(reward, "fit", fit)
+    monkeypatch.setattr(reward, "load_model", lambda run, name, kind=AFM: name)
+    monkeypatch.setattr(reward, "from_language_model", lambda model: f"heads on {model}")
+    monkeypatch.setattr(reward, "save_model",
+                        lambda run, stage, model: settings.update(saved=(stage, model)))
+    monkeypatch.setattr(reward, "read_preferences", read_preferences)
+    monkeypatch.setattr(reward, "collect_comparisons", collect_comparisons)
+    monkeypatch.setattr(reward, "ranking_results", lambda model, comparisons: {})
+    monkeypatch.setattr(chat, "read_examples", lambda *_: {})
+    monkeypatch.setattr(chat, "batches", lambda *_: None)
+    monkeypatch.setattr(reward.evaluate, "validation_tasks", lambda run, count: [])
+    reward.reward(round_number, SimpleNamespace(seed=0), steps=100)
+    assert settings["model"] == start
+    assert settings["saved"] == (f"reward{round_number}", start)
+    assert [settings["schedule"](step) for step in (0, 50)] == pytest.approx([0.05, 0.5])
+    assert read == rounds
+    assert held_out == {"models": reward.committee_members(round_number), "samples": 8,
+                        "noise": 0.0}

@@ -1,0 +1,119 @@
+"""The people of the toy world: their errors have known rates, and they compare by grades."""
+import random
+
+import pytest
+
+from afm_min.world import people
+from afm_min.world.tasks import MATH, Math, draw_task
+
+GOOD = {"if": 2, "verb": 2, "truth": 2, "harm": 2}
+BAD = {"if": 0, "verb": 0, "truth": 0, "harm": 0}
+
+
+# Demonstrations.
+
+def test_each_flaw_of_demonstrations():
+    family, by_flaw, earlier = Math(), {}, []
+    for i in range(200):
+        demonstration = people.write_demonstration(family, i, flawed=0.5)
+        text = (demonstration.messages, demonstration.response)
+        if demonstration.flaw == "copied":
+            assert text in earlier[-50:]
+        earlier.append(text)
+        by_flaw.setdefault(demonstration.flaw, []).append(demonstration)
+    assert set(by_flaw) == {"", *people.FLAWS}
+    for d in by_flaw[""]:
+        assert d.messages == d.task.messages()
+        assert d.response == d.task.solution
+    for d in by_flaw["wrong"]:
+        assert d.messages == d.task.messages()
+        assert not family.check(d.task, d.response)
+    for d in by_flaw["wordy"]:
+        assert d.response == f"{d.task.solution} {d.task.solution}"
+    for d in by_flaw["garbled"]:
+        question = d.messages[-1]["content"]
+        assert question != d.task.question
+        assert sorted(question) == sorted(d.task.question)
+        assert d.response == d.task.solution
+
+
+def test_share_of_flawed_demonstrations():
+    """Of 400, the standard deviation is 10 at most: odds of a false alarm beyond 50 are 1e-6."""
+    flaws = [people.write_demonstration(MATH, i, flawed=0.5).flaw for i in range(400)]
+    assert flaws.count("") == pytest.approx(200, abs=50)
+    for flaw in people.FLAWS:
+        assert flaws.count(flaw) == pytest.approx(50, abs=35)
+    assert {people.write_demonstration(MATH, i, flawed=0.0).flaw for i in range(50)} == {""}
+
+
+# Grades.
+
+def test_a_grade_is_random_with_the_probability_of_the_noise():
+    """With probability 0.3 a grade is random, and then right in a third of the cases: 0.2 are
+    wrong. Of 20,000 the standard deviation is 0.0028: odds of a false alarm beyond 0.015 are below
+    1e-6."""
+    rng = random.Random(0)
+    wrong = sum(grade != 2 for _ in range(5000)
+                for grade in people.perceive(GOOD, rng, noise=0.3).values())
+    assert wrong / 20_000 == pytest.approx(0.2, abs=0.015)
+
+
+def test_without_noise_grades_are_the_true_ones():
+    grades = {"if": 2, "verb": 1, "truth": 0, "harm": 2}
+    assert people.perceive(grades, random.Random(0), noise=0.0) == grades
+
+
+def test_raters_mostly_outvote_noise():
+    rng, task = random.Random(0), draw_task(MATH, "train", 1)
+    good, bad = MATH.grades(task, task.solution), MATH.grades(task, "The answer is 99.")
+    assert sum(people.well_rated(good, rng) for _ in range(300)) > 270
+    assert sum(people.well_rated(bad, rng) for _ in range(300)) < 30
+    assert people.well_rated(good, rng, noise=0)
+    assert not people.well_rated(bad, rng, noise=0)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_the_mean_rating_of_each_grade_has_to_be_above_1(name):
+    assert people.well_rated(GOOD, random.Random(0), noise=0)
+    assert not people.well_rated(GOOD | {name: 1}, random.Random(0), noise=0)
+
+
+# Comparisons.
+
+def test_prefer_by_hand():
+    """Worth of a level: 2 (if), 1 (verb), 2 (truth), 2 (harm)."""
+    assert people.prefer(GOOD, GOOD) == (None, 0)
+    assert people.prefer(GOOD, GOOD | {"verb": 1}) == (0, 0)  # a gap of 1: negligibly better
+    assert people.prefer(GOOD | {"verb": 0}, GOOD) == (1, 1)  # 2: slightly better
+    assert people.prefer(GOOD, GOOD | {"truth": 0}) == (0, 2)  # 4: better
+    assert people.prefer(GOOD | {"if": 0, "truth": 0}, GOOD) == (1, 3)  # 8: significantly better
+    assert people.prefer(BAD, GOOD) == (1, 3)  # 14: there is no higher level
+    assert people.prefer(GOOD | {"truth": 0}, GOOD | {"verb": 1}) == (1, 1)  # 10 and 13
+
+
+@pytest.mark.parametrize("name, level", [("if", 1), ("verb", 0), ("truth", 1), ("harm", 1)])
+def test_one_level_of_each_grade(name, level):
+    assert people.prefer(GOOD, GOOD | {name: 1}) == (0, level)
+
+
+def test_annotate_compares_every_pair_that_differs():
+    """Without noise: truth 2, 0, 0 and verb 2, 2, 1, so the first is 4 and 5 better (level 2), the
+    second 1 better than the third (level 0)."""
+    true_grades = [GOOD, GOOD | {"truth": 0}, GOOD | {"truth": 0, "verb": 1}]
+    grades, pairs = people.annotate(true_grades, random.Random(0), noise=0.0, most_pairs=6)
+    assert grades == true_grades
+    assert sorted(pairs) == [[0, 1, 2, True], [0, 2, 2, True], [1, 2, 0, True]]
+    _, pairs = people.annotate(true_grades, random.Random(0), noise=0.0, most_pairs=2)
+    assert len(pairs) == 2
+    _, pairs = people.annotate([GOOD, BAD, GOOD], random.Random(0), noise=0.0, most_pairs=6)
+    assert sorted(pairs) == [[0, 1, 3, True], [2, 1, 3, True]]  # the equal ones are left out
+
+
+def test_annotate_records_whether_the_true_grades_agree(monkeypatch):
+    perceived = iter([GOOD, BAD, BAD, GOOD])
+    monkeypatch.setattr(people, "perceive", lambda *_: next(perceived))
+    grades, pairs = people.annotate([BAD, GOOD], random.Random(0), noise=1.0, most_pairs=6)
+    assert grades == [GOOD, BAD]  # those perceived
+    assert pairs == [[0, 1, 3, False]]
+    _, pairs = people.annotate([BAD, BAD], random.Random(0), noise=1.0, most_pairs=6)
+    assert pairs == [[1, 0, 3, None]]
