@@ -10,6 +10,7 @@ Departures: rejection sampling and the committee imitate for a fixed number of s
 model finds no response more likely true than not, all are imitated; the committee's name goes to
 the best model of the round.
 """
+import functools
 import random
 
 import torch
@@ -78,12 +79,6 @@ BASELINES = {"leave one out": leave_one_out, "mean": lambda rewards: rewards - r
 
 # Imitation: rejection sampling and the committee.
 
-def truths(tasks, responses):
-    """Return for each response to a pair (family, task) 1.0 if it is right and 0.0 if not."""
-    return torch.tensor([float(family.check(task, response.text))
-                         for (family, task), response in zip(tasks, responses)])
-
-
 def best_of_n(reward_model, responses):
     """Return, for N lists of Response, the one that the reward model ranks first, and its
     probability of truth according to the reward model, (N,)."""
@@ -114,7 +109,7 @@ def imitate(round_number, run, method, stages, prompts, samples, steps, batch_si
     save_model(run, stage, model)
     metrics = evaluate.full_validation(run, model, count)
     metrics |= {"examples": len(examples or pairs),
-                "first ranked true %": evaluate.percent(truths(tasks, best))}
+                "first ranked true %": evaluate.percent(reward.truths(tasks, best))}
     for i, name in enumerate(stages):
         same = [any(response.ids == r.ids for r in drawn[i])
                 for response, drawn in zip(best, by_model)]
@@ -205,7 +200,7 @@ def sample_rollouts(model, reference, tasks, samples, reward_model=None):
     model that is the truth), the truth, and the length in tokens."""
     sampled = [responses for (responses,) in reward.sample_responses([model], tasks, samples)]
     groups = [(responses[0].prompt, [r.ids for r in responses]) for responses in sampled]
-    truth = torch.stack([truths([task] * samples, responses)
+    truth = torch.stack([reward.truths([task] * samples, responses)
                          for task, responses in zip(tasks, sampled)])
     rewards = truth
     if reward_model:
@@ -239,6 +234,20 @@ def minibatch(groups, values, i, num_minibatches):
     return batch
 
 
+def policy_loss(policy, batch, loss, gamma):
+    """Return the summed loss of a minibatch, one of LOSSES, and metrics of its rollout, for
+    `trainer.backward`."""
+    logp = chat.response_logp(policy, batch["ids"], batch["branch"],
+                              batch["segment_start"])  # (R, K)
+    is_sample = batch["which"] >= 0  # (R, samples of a row)
+    logp = logp.gather(1, batch["which"].clamp(min=0))
+    losses = loss(logp, batch["old_logp"], batch["advantage"], gamma)
+    return {"loss": losses[is_sample].sum(), "count": is_sample.sum(),
+            "reward": batch["reward"].sum(), "truth %": 100 * batch["truth"].sum(),
+            "KL": (batch["old_logp"] - batch["ref_logp"]).sum(),
+            "entropy": -batch["old_logp"].sum(), "length": batch["length"].sum()}
+
+
 def mdloo(round_number, run, *, rewarded="model", iterations=40, prompts=64, samples=4, epochs=2,
           num_minibatches=2, lr=0.0007, beta=0.05, gamma=1.0, loss="mdpo", baseline="leave one out",
           count=50):
@@ -256,21 +265,10 @@ def mdloo(round_number, run, *, rewarded="model", iterations=40, prompts=64, sam
     reward_model = None
     if rewarded == "model":
         reward_model = load_model(run, f"reward{round_number}", reward.RewardModel)
-
-    def policy_loss(model, batch):
-        logp = chat.response_logp(model, batch["ids"], batch["branch"],
-                                  batch["segment_start"])  # (R, K)
-        is_sample = batch["which"] >= 0  # (R, samples of a row)
-        logp = logp.gather(1, batch["which"].clamp(min=0))
-        losses = LOSSES[loss](logp, batch["old_logp"], batch["advantage"], gamma)
-        return {"loss": losses[is_sample].sum(), "count": is_sample.sum(),
-                "reward": batch["reward"].sum(), "truth %": 100 * batch["truth"].sum(),
-                "KL": (batch["old_logp"] - batch["ref_logp"]).sum(),
-                "entropy": -batch["old_logp"].sum(), "length": batch["length"].sum()}
-
     updates = epochs * num_minibatches  # per iteration
     steps = iterations * updates
-    trainer = Trainer(model, policy_loss, steps=steps, lr=lr, schedule=linear(steps, 10), run=run,
+    minibatch_loss = functools.partial(policy_loss, loss=LOSSES[loss], gamma=gamma)
+    trainer = Trainer(model, minibatch_loss, steps=steps, lr=lr, schedule=linear(steps, 10), run=run,
                       stage=stage, micro_batch_size=32, save_every=updates, unit="responses")
     for iteration in range(trainer.step // updates, iterations):
         trainer.seed()
@@ -282,22 +280,4 @@ def mdloo(round_number, run, *, rewarded="model", iterations=40, prompts=64, sam
             for i in range(num_minibatches):
                 trainer.update(minibatch(groups, values, i, num_minibatches))
     save_model(run, stage, model.eval())
-    return evaluate.full_validation(run, model, count) | {
-        f"curve, round {round_number}": curve(list(run.read_log(stage)))}
-
-
-def curve(rows, points=10):
-    """Return the means of logged metrics over about `points` stretches of the training. A stretch
-    is marked "reward alone" if its reward is higher than in all before, and its truth is not."""
-    table, size = [], max(1, len(rows) // points)
-    for start in range(0, len(rows), size):
-        stretch = rows[start:start + size]
-        means = [sum(row[name] for row in stretch) / len(stretch)
-                 for name in ("reward", "truth %", "KL", "entropy", "length")]
-        mark = ""
-        if table:
-            best_reward, best_truth = (max(row[i] for row in table) for i in (1, 2))
-            if means[0] > best_reward and means[1] <= best_truth:
-                mark = "reward alone"
-        table.append([stretch[-1]["step"], *means, mark])
-    return table
+    return evaluate.full_validation(run, model, count)

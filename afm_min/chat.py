@@ -223,7 +223,7 @@ def score_responses(model, ids, branch, segment_start):
     logp = nll.new_zeros(R * K).index_add(0, response[predicts], -nll[predicts])
     last_states = states.new_zeros(R * K, states.shape[-1]).index_add(0, response[last],
                                                                       states[last])
-    return logp.view(R, K), last_states.view(R, K, -1)
+    return logp.view(R, K), last_states.view(R, K, states.shape[-1])
 
 
 def response_logp(model, ids, branch, segment_start):

@@ -83,7 +83,8 @@ def validation(model, families, count=50, samples=1):
 def full_validation(run, model, count):
     """Return `validation` of all families and evolved mathematics, and the mean of the latter with
     plain mathematics."""
-    metrics = validation(model, corpus.toy_world(run) | EVOLVED, count)
+    families = corpus.toy_world(run) | EVOLVED
+    metrics = validation(model, families, count)
     math_metrics = [value for name, value in metrics.items() if name.startswith("math")]
     return metrics | {"all math %": sum(math_metrics) / len(math_metrics)}
 

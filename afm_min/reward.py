@@ -136,7 +136,8 @@ def committee_members(round_number):
 
 def draw_prompts(run, count, rng):
     """Return `count` training tasks by the shares of PROMPTS, as pairs (family, task)."""
-    return draw_mixture(corpus.toy_world(run) | EVOLVED, PROMPTS, count, rng)
+    families = corpus.toy_world(run) | EVOLVED
+    return draw_mixture(families, PROMPTS, count, rng)
 
 
 def sample_responses(models, tasks, samples):
@@ -147,6 +148,12 @@ def sample_responses(models, tasks, samples):
                 for model in models]
     return [[responses[i:i + samples] for responses in by_model]
             for i in range(0, len(prompts), samples)]
+
+
+def truths(tasks, responses):
+    """Return for each response to a pair (family, task) 1.0 if it is right and 0.0 if not."""
+    return torch.tensor([float(family.check(task, response.text))
+                         for (family, task), response in zip(tasks, responses)])
 
 
 def collect_comparisons(models, tasks, samples, rng, noise):

@@ -255,7 +255,7 @@ def test_truth_is_that_of_the_text_with_or_without_the_end(monkeypatch):
     tasks = echo("ab", "ab", "ab")
     responses = chat.generate_responses(FakeModel({"ab": [[1, 2, 0], [1, 2], [1, 2, 3]]}),
                                         [task.messages() for _, task in tasks])
-    assert align.truths(tasks, responses).tolist() == [1, 1, 0]
+    assert reward.truths(tasks, responses).tolist() == [1, 1, 0]
 
 
 def test_best_of_n_has_the_highest_reward(monkeypatch):
@@ -734,26 +734,3 @@ def test_a_killed_mdloo_ends_with_the_weights_of_an_unbroken_one(stage, monkeypa
     for a, b in zip(unbroken.parameters(), resumed.parameters()):
         assert torch.equal(a, b)
     assert [row["step"] for row in runs[1].read_log("mdloo1")] == list(range(1, 13))
-
-
-def curve_rows(*points):
-    """Return rows of a log with these pairs of reward and truth."""
-    return [{"step": step, "reward": reward, "truth %": truth, "KL": 0.0, "entropy": 1.0,
-             "length": 5.0} for step, (reward, truth) in enumerate(points, 1)]
-
-
-def test_curve_averages_stretches_of_the_training():
-    rows = curve_rows((1, 10), (2, 20), (3, 15), (2, 30), (4, 30), (5, 31))
-    assert align.curve(rows, points=6)[0] == [1, 1, 10, 0, 1, 5, ""]
-    table = align.curve(rows, points=3)
-    assert [row[0] for row in table] == [2, 4, 6]
-    assert table[0][1:3] == [1.5, 15]
-
-
-def test_curve_marks_where_the_reward_rises_alone():
-    """A new highest reward without a new highest truth."""
-    rows = curve_rows((1, 10), (2, 20), (3, 15), (2, 30), (4, 30), (5, 31))
-    assert [row[-1] for row in align.curve(rows, points=6)] == [
-        "", "", "reward alone", "", "reward alone", ""]
-    rows = curve_rows((1, 10), (5, 20), (2, 15), (3, 12), (6, 18))  # 3 is higher than 2 only
-    assert [row[-1] for row in align.curve(rows, points=5)] == ["", "", "", "", "reward alone"]

@@ -264,3 +264,26 @@ def test_the_command_needs_a_run(run, tmp_path, capsys):
     assert_refused(call(capsys, report, "--run", tmp_path / "none"), "python train.py --out")
     run.file("report.json").write_text("{")
     assert_refused(call(capsys, report, "--run", run.path), "report.json is damaged")
+
+
+def curve_rows(*points):
+    """Return rows of a log with these pairs of reward and truth."""
+    return [{"step": step, "reward": reward, "truth %": truth, "KL": 0.0, "entropy": 1.0,
+             "length": 5.0} for step, (reward, truth) in enumerate(points, 1)]
+
+
+def test_curve_averages_stretches_of_the_training():
+    rows = curve_rows((1, 10), (2, 20), (3, 15), (2, 30), (4, 30), (5, 31))
+    assert report.learning_curve(rows, points=6)[0] == [1, 1, 10, 0, 1, 5, ""]
+    table = report.learning_curve(rows, points=3)
+    assert [row[0] for row in table] == [2, 4, 6]
+    assert table[0][1:3] == [1.5, 15]
+
+
+def test_curve_marks_where_the_reward_rises_alone():
+    """A new highest reward without a new highest truth."""
+    rows = curve_rows((1, 10), (2, 20), (3, 15), (2, 30), (4, 30), (5, 31))
+    assert [row[-1] for row in report.learning_curve(rows, points=6)] == [
+        "", "", "reward alone", "", "reward alone", ""]
+    rows = curve_rows((1, 10), (5, 20), (2, 15), (3, 12), (6, 18))  # 3 is higher than 2 only
+    assert [row[-1] for row in report.learning_curve(rows, points=5)] == ["", "", "", "", "reward alone"]

@@ -73,6 +73,23 @@ def stage_row(stage, row, metrics):
     return [stage, row["seconds"], own.get("tokens", ""), main, before, own.get(main, "")]
 
 
+def learning_curve(rows, points=10):
+    """Return the means of logged metrics over about `points` stretches of the training. A stretch
+    is marked "reward alone" if its reward is higher than in all before, and its truth is not."""
+    table, size = [], max(1, len(rows) // points)
+    for start in range(0, len(rows), size):
+        stretch = rows[start:start + size]
+        means = [sum(row[name] for row in stretch) / len(stretch)
+                 for name in ("reward", "truth %", "KL", "entropy", "length")]
+        mark = ""
+        if table:
+            best_reward, best_truth = (max(row[i] for row in table) for i in (1, 2))
+            if means[0] > best_reward and means[1] <= best_truth:
+                mark = "reward alone"
+        table.append([stretch[-1]["step"], *means, mark])
+    return table
+
+
 def write_report(run):
     """Write report.md: pictures, claims, a row for each stage, and every table it returned."""
     report, begun = run.read_json("report.json"), run.read_json("run.json")
@@ -81,6 +98,8 @@ def write_report(run):
         items = row["metrics"].items()
         metrics[stage] = {name: value for name, value in items if not isinstance(value, list)}
         returned |= {name: value for name, value in items if isinstance(value, list)}
+        if stage.startswith("mdloo"):
+            returned[f"curve, round {stage[5:]}"] = learning_curve(list(run.read_log(stage)))
     pretrained = [stage for stage in metrics if "tokens" in metrics[stage]]
     shared = list(metrics[pretrained[0]]) if pretrained else []  # metrics that all of them report
     seconds = round(sum(row["seconds"] for row in report.values()), 1)
@@ -148,7 +167,7 @@ def draw_mdloo(figure, report, logged):
     for axes, name in zip(figure.subplots(1, 3), ("reward", "truth %", "KL")):
         for stage, rows in logged.items():
             settings = report[stage]["settings"]
-            steps = settings["passes"] * settings["parts"]  # of an iteration
+            steps = settings["epochs"] * settings["num_minibatches"]  # of an iteration
             y = [numpy.mean([row[name] for row in rows[i:i + steps]])
                  for i in range(0, len(rows), steps)]
             draw_curve(axes, numpy.arange(1, 1 + len(y)), y, label=stage)
