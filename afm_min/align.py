@@ -268,8 +268,8 @@ def mdloo(round_number, run, *, rewarded="model", iterations=40, prompts=64, sam
     updates = epochs * num_minibatches  # per iteration
     steps = iterations * updates
     minibatch_loss = functools.partial(policy_loss, loss=LOSSES[loss], gamma=gamma)
-    trainer = Trainer(model, minibatch_loss, steps=steps, lr=lr, schedule=linear(steps, 10), run=run,
-                      stage=stage, micro_batch_size=32, save_every=updates, unit="responses")
+    trainer = Trainer(model, minibatch_loss, steps=steps, lr=lr, schedule=linear(steps, 10),
+                      run=run, stage=stage, micro_batch_size=32, save_every=updates, unit="responses")
     for iteration in range(trainer.step // updates, iterations):
         trainer.seed()
         tasks = reward.draw_prompts(run, prompts, random.Random(f"{run.seed} {stage} {iteration}"))

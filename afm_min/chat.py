@@ -11,9 +11,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from afm_min import distributed
 from afm_min.generate import Decoder, generate_with_logp
-from afm_min.model import token_losses
 from afm_min.run import UserError
 from afm_min.tokenizer import END
+from afm_min.trainer import token_losses
 
 # Row lengths and token counts are rounded up to multiples of this, so that shapes repeat: on a CPU
 # in bfloat16, PyTorch compiles a kernel for each new shape.

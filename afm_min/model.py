@@ -14,7 +14,6 @@ from afm_min.run import UserError, compute_dtype, save
 from afm_min.tokenizer import Tokenizer
 
 MASKED = -1e9  # added to the score of a token that may not be seen; a row of -inf would give NaN
-Z_LOSS = 1e-6  # weight of the z-loss, which keeps the softmax's normaliser near 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +49,9 @@ PRESETS = {
 }
 
 
-# Three functions with their gradients written out. Autograd would derive the same gradients from
-# F.rms_norm, F.cross_entropy and a line for RoPE, but with three times as many passes over memory,
-# and memory is what a small model on a CPU waits for. The tests compare each with autograd.
+# Two functions with their gradients written out (trainer.py has a third). Autograd would derive the
+# same gradients from F.rms_norm and a line for RoPE, but with three times as many passes over
+# memory, and memory is what a small model on a CPU waits for. Tests compare each with autograd.
 
 class RMSNormFunction(torch.autograd.Function):
     """y = weight * x / rms(x), over the last dim: x (..., C), weight (C,) -> (..., C).
@@ -93,34 +92,6 @@ class RotationFunction(torch.autograd.Function):
         cos, sin = ctx.saved_tensors
         rotated = (grad * cos).addcmul_(grad.roll(grad.shape[-1] // 2, -1), sin, value=-1)
         return rotated, None, None
-
-
-class CrossEntropyFunction(torch.autograd.Function):
-    """-log p(target) and log Z = logsumexp(logits) of each row: (N, V), (N,) -> two of (N,).
-
-    Their gradients are softmax - onehot(target) and softmax: one softmax serves both."""
-
-    @staticmethod
-    def forward(ctx, logits, targets):
-        log_p = logits.log_softmax(-1)
-        cross_entropy = -log_p.gather(1, targets[:, None])
-        log_z = logits.gather(1, targets[:, None]) + cross_entropy
-        ctx.save_for_backward(log_p, targets)
-        return cross_entropy[:, 0], log_z[:, 0]
-
-    @staticmethod
-    def backward(ctx, grad_cross_entropy, grad_log_z):
-        log_p, targets = ctx.saved_tensors
-        grad = log_p.exp().mul_((grad_cross_entropy + grad_log_z)[:, None])
-        return grad.scatter_add_(1, targets[:, None], -grad_cross_entropy[:, None]), None
-
-
-def token_losses(logits, targets):
-    """Return the cross-entropy and the z-loss, Z_LOSS * logsumexp(logits)^2, of each token.
-
-    In nats: (..., V), (...) -> two of (...)."""
-    cross_entropy, log_z = CrossEntropyFunction.apply(logits.flatten(0, -2), targets.flatten())
-    return cross_entropy.view(targets.shape), Z_LOSS * log_z.view(targets.shape) ** 2
 
 
 class RMSNorm(nn.RMSNorm):

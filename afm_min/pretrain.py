@@ -18,10 +18,10 @@ from torch import nn
 
 from afm_min import distributed
 from afm_min.data import corpus
-from afm_min.model import AFM, load_model, save_model, token_losses
+from afm_min.model import AFM, load_model, save_model
 from afm_min.run import compute_dtype
 from afm_min.tokenizer import DOCUMENT, Tokenizer
-from afm_min.trainer import cosine, fit, seed_step
+from afm_min.trainer import cosine, fit, seed_step, token_losses
 from afm_min.world.tasks import RECALL, draw_task
 
 

@@ -65,7 +65,7 @@ def squared_error(count, total, squares):
 
 
 def initial_centres(values, k):
-    """Return k centres, (G, k), at equal quantiles of the cube root of the density of sorted values.
+    """Return k centres, (G, k), at quantiles of the cube root of the density of sorted values.
 
     The best centres are as dense as the cube root of the values' density (Panter and Dite, 1951).
     Between two neighbours the density is 1 / gap, so each gap has the mass gap^(2/3)."""

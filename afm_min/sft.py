@@ -271,11 +271,10 @@ def mixture(run, *, rounds=1, dw=0.5, steps=24, batch_size=24, lr=0.002, count=4
         equal, rounds, dw)
     gains = (losses(equal, unseen, test_seeds, longer * steps)
              - losses(weights, unseen, test_seeds, longer * steps))  # (N,)
-    half_width = 1.96 * gains.std().item() / len(gains) ** 0.5
     run.write_json("mixture.json", weights)
     return {"gain over equal weights, nats": gains.mean().item(),
-            "interval": f"+-{half_width:.4f}", "weights": list(map(list, weights.items())),
-            "trace": trace}
+            "interval": f"+-{1.96 * gains.std().item() / len(gains) ** 0.5:.4f}",
+            "weights": list(map(list, weights.items())), "trace": trace}
 
 
 def sft(run, *, steps=600, batch_size=24, lr=0.001, dropout=0.1, synthetic=True, checkpoints=2,

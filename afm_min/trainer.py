@@ -1,4 +1,5 @@
-"""One optimizer, two schedules, one loop. A training stage supplies batches and a loss."""
+"""The loss of tokens, one optimizer, two schedules, one loop. A training stage supplies batches and
+a loss."""
 import collections
 import math
 import sys
@@ -9,6 +10,37 @@ import torch
 
 from afm_min import distributed
 from afm_min.run import UserError, load, save
+
+Z_LOSS = 1e-6  # weight of the z-loss, which keeps the softmax's normaliser near 1
+
+
+class CrossEntropyFunction(torch.autograd.Function):
+    """-log p(target) and log Z = logsumexp(logits) of each row: (N, V), (N,) -> two of (N,).
+
+    The gradients are written out, as in model.py, and not left to F.cross_entropy, which has no
+    log Z. They are softmax - onehot(target) and softmax: one softmax serves both."""
+
+    @staticmethod
+    def forward(ctx, logits, targets):
+        log_p = logits.log_softmax(-1)
+        cross_entropy = -log_p.gather(1, targets[:, None])
+        log_z = logits.gather(1, targets[:, None]) + cross_entropy
+        ctx.save_for_backward(log_p, targets)
+        return cross_entropy[:, 0], log_z[:, 0]
+
+    @staticmethod
+    def backward(ctx, grad_cross_entropy, grad_log_z):
+        log_p, targets = ctx.saved_tensors
+        grad = log_p.exp().mul_((grad_cross_entropy + grad_log_z)[:, None])
+        return grad.scatter_add_(1, targets[:, None], -grad_cross_entropy[:, None]), None
+
+
+def token_losses(logits, targets):
+    """Return the cross-entropy and the z-loss, Z_LOSS * logsumexp(logits)^2, of each token.
+
+    In nats: (..., V), (...) -> two of (...)."""
+    cross_entropy, log_z = CrossEntropyFunction.apply(logits.flatten(0, -2), targets.flatten())
+    return cross_entropy.view(targets.shape), Z_LOSS * log_z.view(targets.shape) ** 2
 
 
 class AdaStar(torch.optim.Optimizer):
