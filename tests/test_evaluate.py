@@ -1,79 +1,148 @@
 """Figures of the evaluation, against enumeration and numbers worked by hand."""
 import itertools
+from types import SimpleNamespace
 
 import pytest
 
-from afm_min import evaluate
-from afm_min.world import families, tools
-from afm_min.world.tasks import RECALL, Task, draw_tasks
+from afm_min import chat, evaluate
 from afm_min.model import PRESETS
 from afm_min.tokenizer import Tokenizer
+from afm_min.world import families, tools
+from afm_min.world.tasks import EVOLVED, MATH, RECALL, Recall, Task, draw_tasks
 
 PAGES = {"textwrap": "Text wrapping and filling.\nMore.", "heapq": "Heap queue algorithm."}
 
 
+# Shares and intervals.
+
 @pytest.mark.parametrize("n, right", [(4, 0), (4, 1), (5, 2), (6, 6)])
-def test_pass_at_k_is_the_share_of_choices_that_hold_a_right_one(n, right):
+def test_pass_at_k_is_the_share_of_choices_with_a_right_sample(n, right):
+    """Against all ways to choose k of n samples."""
+    samples = [True] * right + [False] * (n - right)
     for k in range(1, n + 1):
-        chosen = list(itertools.combinations([True] * right + [False] * (n - right), k))
-        assert evaluate.pass_at_k(n, right, k) == pytest.approx(sum(map(any, chosen)) / len(chosen))
+        choices = list(itertools.combinations(samples, k))
+        share = sum(map(any, choices)) / len(choices)
+        assert evaluate.pass_at_k(n, right, k) == pytest.approx(share)
 
 
 def test_wilson_solves_its_equation():
-    # its ends are the shares p from which 8 of 10 lies 1.96 standard deviations away
-    for p in evaluate.wilson(8, 10):
+    """Its ends are the shares p from which 8 of 10 is 1.96 standard deviations away."""
+    low, high = evaluate.wilson(8, 10)
+    assert low < 0.8 < high
+    for p in (low, high):
         assert abs(0.8 - p) == pytest.approx(1.96 * (p * (1 - p) / 10) ** 0.5)
-    assert evaluate.wilson(0, 10)[0] == pytest.approx(0) and evaluate.wilson(0, 0) == (0, 1)
+    assert evaluate.wilson(0, 10)[0] == pytest.approx(0)
+    assert evaluate.wilson(0, 0) == (0, 1)
 
 
-def test_loose_readings_forgive_a_line_before_and_marks_around():
+def test_a_row_by_hand():
+    """8 of 10 are 80%, with an interval of 49.0 to 94.3. Results may be probabilities."""
+    assert evaluate.row("math", [True] * 8 + [False] * 2) == ["math", 80, "49.0 to 94.3", 10]
+    assert evaluate.row("code", [0.25, 0.75])[:2] == ["code", 50]
+    assert evaluate.percent([]) == 0
+
+
+# Benchmarks of single families.
+
+def test_loose_readings_of_three_lines():
+    """Without the first line, the last, or both, and each without stars. Empty ones are left out,
+    unless all are."""
+    assert evaluate.loose_readings("*a\nb\nc") == [
+        "*a\nb\nc", "b\nc", "*a\nb", "b", "a\nb\nc", "b\nc", "a\nb", "b"]
+    assert evaluate.loose_readings("*a") == ["*a", "a"]
+    assert evaluate.loose_readings("") == [""]
+
+
+def test_instructions_followed_strictly_and_loosely():
+    """Four responses to one task with three instructions: right; right after a line before; right
+    between stars; without its end."""
     family = families.Follow()
-    rules = ("colours", 2, "plus", "", "", "Done")
-    given = Task("?", "+ red + blue. Done", rules, "")
+    task = Task("?", "+ red + blue. Done", ("colours", 2, "plus", "", "", "Done"), "")
     texts = ["+ red + blue. Done", "Sure!\n+ red + blue. Done", "**+ red + blue. Done**",
              "+ red + blue"]
-    avoiding = Task("?", "+ red + blue", ("colours", 2, "plus", "", "pink", ""), "")
-    assert [row[1] for row in evaluate.following(family, [avoiding], ["+ red + pink"])] == [
-        0, pytest.approx(200 / 3)] * 2
-    rows = {name: share for name, share, _, _ in evaluate.following(family, [given] * 4, texts)}
-    assert rows["follow: prompts, strict"] == 25 and rows["follow: prompts, loose"] == 75
-    assert rows["follow: instructions, strict"] == pytest.approx(100 * (3 + 2 + 0 + 2) / 12)
-    assert rows["follow: instructions, loose"] == pytest.approx(100 * 11 / 12)
+    rows = evaluate.instruction_following(family, [task] * 4, texts)
+    assert {name: (percent, count) for name, percent, _, count in rows} == {
+        "follow: prompts, strict": (25, 4), "follow: prompts, loose": (75, 4),
+        "follow: instructions, strict": (pytest.approx(100 * (3 + 2 + 0 + 2) / 12), 12),
+        "follow: instructions, loose": (pytest.approx(100 * 11 / 12), 12)}
 
 
-def test_side_by_side_counts_wins_and_takes_length_out():
-    given = Task("Where are Ada's keys?", "in box 4.", "4", "")
-    drawn = [(RECALL, given)] * 4
-    *shares, even = evaluate.side_by_side(drawn,
-                                          ["in box 4.", "in box 4.", "in box 5.", "in box 4."],
-                                          ["in box 4.", "in box 7.", "in box 4.", "in box 9."])
+def test_a_response_that_breaks_an_instruction_breaks_it_loosely_too():
+    """No empty reading keeps the instruction to avoid a word."""
+    task = Task("?", "+ red + blue", ("colours", 2, "plus", "", "pink", ""), "")
+    rows = evaluate.instruction_following(families.Follow(), [task], ["+ red + pink"])
+    assert [percent for _, percent, _, _ in rows] == [0, pytest.approx(200 / 3)] * 2
+
+
+def test_refusals_by_hand():
+    """One of four harmful requests is not refused, and one of three harmless ones is."""
+    harmful, harmless = (Task("?", "?", answer, "") for answer in ("", "paint a shed"))
+    texts = ["I cannot help with that."] * 3 + ["Sure."]
+    texts += ["I cannot.", "To paint a shed, go.", "Yes."]
+    rows = evaluate.refusals(families.Refuse(), [harmful] * 4 + [harmless] * 3, texts)
+    assert [(percent, count) for _, percent, _, count in rows] == [
+        (25, 4), (pytest.approx(100 / 3), 3)]
+
+
+# Two models side by side.
+
+KEYS = Task("Where are Ada's keys?", "in box 4.", "4", "")
+
+
+def test_side_by_side_counts_wins_ties_and_losses():
+    """Right against wrong wins, and right against right ties.
+
+    All are of one length. So the fitted rate is the mean, (2 + 0.5) / 4, drawn a little to one half
+    by the ridge. The information is 4 x 0.6135 x 0.3865 + 0.1 = 1.0485, so the log odds, 0.461,
+    are +- 1.96 / 1.0485 ** 0.5 = 1.914."""
+    *shares, even = evaluate.side_by_side(
+        [(RECALL, KEYS)] * 4, ours=["in box 4.", "in box 4.", "in box 5.", "in box 4."],
+        theirs=["in box 4.", "in box 7.", "in box 4.", "in box 9."])
     assert [row[:2] for row in shares] == [["wins", 50], ["ties", 25], ["losses", 25]]
-    # All of one length: the fitted rate is the mean, (2 + 0.5) / 4, drawn a little to one half by
-    # the ridge. The information is 4 x 0.6135 x 0.3865 + 0.1 = 1.0485, so its log odds, 0.461, are
-    # +- 1.96 / 1.0485 ** 0.5 = 1.914.
-    assert 60 < even[1] < 62.5 and even[2:] == ["19.0 to 91.5", 4]
-    # The longer answer wins three times in four, and ours is the longer one in 16 of 20: it wins
-    # 12 + 1 of them, but at equal length every second.
+    assert even[0] == "wins at equal length"
+    assert 60 < even[1] < 62.5
+    assert even[2:] == ["19.0 to 91.5", 4]
+
+
+def test_side_by_side_compares_grades_if_both_are_right_or_wrong():
+    """Of two right responses the more concise one wins, but a right one wins over a concise one."""
+    long = "It is in box number 4, as far as is known."
+    rows = evaluate.side_by_side([(RECALL, KEYS)] * 2, ours=["in box 4.", "in box 7."],
+                                 theirs=[long, long])
+    assert [row[1] for row in rows[:3]] == [50, 0, 50]
+
+
+def test_side_by_side_removes_the_effect_of_length():
+    """The longer response wins three times in four, and ours is the longer one in 16 of 20: it
+    wins 12 + 1 of them, but at equal length one in two."""
     long, short = "It is in box {}, as far as is known.", "box {}."
     pairs = ([(long.format(4), short.format(7))] * 12 + [(long.format(7), short.format(4))] * 4
              + [(short.format(4), long.format(7))] * 1
              + [(short.format(7), long.format(4))] * 3) * 10
-    rows = {row[0]: row[1] for row in evaluate.side_by_side([drawn[0]] * 200, *zip(*pairs))}
-    assert (rows["wins"] == pytest.approx(65)
-            and rows["wins at equal length"] == pytest.approx(50, abs=0.5))
+    rows = evaluate.side_by_side([(RECALL, KEYS)] * 200, *zip(*pairs))
+    percents = {row[0]: row[1] for row in rows}
+    assert percents["wins"] == pytest.approx(65)
+    assert percents["wins at equal length"] == pytest.approx(50, abs=0.5)
 
 
-def test_refusals_tell_violations_from_over_refusal():
-    harmful, harmless = (Task("?", "?", answer, "") for answer in ("", "paint a shed"))
-    rows = evaluate.refusals(families.Refuse(), [*[harmful] * 4, *[harmless] * 3],
-                             [*["I cannot help with that."] * 3, "Sure.",
-                              "I cannot.", "To paint a shed, go.", "Yes."])
-    assert [(row[1], row[3]) for row in rows] == [(25, 4), (pytest.approx(100 / 3), 3)]
+def test_length_counts_as_tanh_of_50_characters():
+    """Wins whose log odds are 0.4 + 1.5 tanh(characters / 50) have the rate sigmoid(0.4) = 0.5987
+    at equal length. At 0, 50 and 100 characters more they are 0.5987, 0.8239 and 0.8637."""
+    pairs = []
+    for characters, wins in ((0, 599), (50, 824), (100, 864)):  # of 1,000
+        suffix = "." * characters
+        pairs += [("in box 4." + suffix, "in box 7.")] * wins
+        pairs += [("in box 7." + suffix, "in box 4.")] * (1000 - wins)
+    rows = evaluate.side_by_side([(RECALL, KEYS)] * 3000, *zip(*pairs))
+    assert rows[0][1] == pytest.approx(100 * (599 + 824 + 864) / 3000)
+    assert rows[3][1] == pytest.approx(59.87, abs=0.1)
 
+
+# A model that knows some answers.
 
 class Oracle:
-    """Stands for a model: gives to each prompt that it knows the response it is told."""
-    config = PRESETS["afm-on-device"]  # its context: any prompt fits
+    """Stands for a model: returns the known response to a prompt, or "Hm."."""
+    config = PRESETS["afm-on-device"]  # any prompt fits its context
 
     def __init__(self, tokenizer):
         self.tokenizer, self.known = tokenizer, {}
@@ -81,49 +150,189 @@ class Oracle:
     def learn(self, messages, response):
         self.known[tuple(self.tokenizer.encode_chat(messages, reply=True))] = response
 
+    def learn_tasks(self, tasks):
+        for task in tasks:
+            self.learn(task.messages(), task.solution)
+
 
 @pytest.fixture
 def oracle(monkeypatch):
-    def generated(model, prompts, most, stop, temperature, uniforms):
-        return [([*model.tokenizer.encode(model.known.get(tuple(prompt), "Hm.")), stop], 0.0)
-                for prompt in prompts]
-    monkeypatch.setattr(evaluate, "Decoder", lambda model: model)
-    monkeypatch.setattr(evaluate, "generate_with_logp", generated)
-    return Oracle(Tokenizer.train(["Where are the keys?"], 300))
+    """An oracle that `chat` generates from. It lists the temperatures used."""
+    oracle = Oracle(Tokenizer.train(["Where are the keys?"], 300))
+    oracle.temperatures = []
+
+    def generate_with_logp(model, prompts, max_new_tokens, stop, temperature, uniforms):
+        model.temperatures.append(temperature)
+        texts = [model.known.get(tuple(prompt), "Hm.") for prompt in prompts]
+        return [([*model.tokenizer.encode(text), stop], 0.0) for text in texts]
+    monkeypatch.setattr(chat, "Decoder", lambda model: model)
+    monkeypatch.setattr(chat, "generate_with_logp", generate_with_logp)
+    return oracle
 
 
-def test_a_model_that_knows_half_of_the_answers(oracle):
-    everything = families.all_families(PAGES)
-    for family in everything.values():
-        for task in draw_tasks(family, "test", 20)[:10]:
-            oracle.learn(task.messages(), task.solution)
-    results = evaluate.accuracy(oracle, everything, count=20)
-    for name, family in everything.items():
-        known = {str(task.messages()) for task in draw_tasks(family, "test", 20)[:10]}
+def test_accuracy_of_a_model_that_knows_half_of_the_answers(oracle):
+    """Results are in the order of the tasks, and true for those whose solution is known."""
+    world = families.all_families(PAGES)
+    for family in world.values():
+        oracle.learn_tasks(draw_tasks(family, "test", 20)[:10])
+    results = evaluate.accuracy(oracle, world, count=20)
+    assert list(results) == list(world)
+    for name, family in world.items():
+        known = [str(task.messages()) for task in draw_tasks(family, "test", 20)[:10]]
         assert results[name] == [
-            str(p.messages()) in known for p in draw_tasks(family, "test", 20)]
-    assert evaluate.code_passes(oracle, everything["code"], 10, samples=3, ks=(1, 3)) == [
+            str(task.messages()) in known for task in draw_tasks(family, "test", 20)]
+    assert set(oracle.temperatures) == {0.0}
+
+
+def test_code_passes_of_a_model_that_knows_all_answers(oracle):
+    """Rows of pass@1 and pass@samples, from samples at temperature 1."""
+    code = families.Code()
+    oracle.learn_tasks(draw_tasks(code, "test", 10))
+    assert evaluate.code_passes(oracle, code, 10, samples=3) == [
         ["code: pass@1", 100, "72.2 to 100.0", 10], ["code: pass@3", 100, "72.2 to 100.0", 10]]
-    first, *others = evaluate.recall_by_distance(oracle, 10, notes=(4, 40))
-    assert first[:2] == ["recall: up to 4 notes", 100] and others[0][1] == 0
+    assert set(oracle.temperatures) == {1.0}
 
 
-def test_tools_are_really_run_in_the_conversations_that_are_counted(oracle):
+def test_code_passes_by_hand(monkeypatch):
+    """One of 4 samples passes: pass@1 is 1/4 and pass@4 is 1."""
+    code = families.Code()
+    task, = draw_tasks(code, "test", 1)
+    monkeypatch.setattr(evaluate, "sample_texts", lambda model, tasks, samples: (
+        [[task.solution] + ["?"] * (samples - 1)]))
+    rows = evaluate.code_passes(None, code, 1, samples=4)
+    assert [row[:2] for row in rows] == [["code: pass@1", 25], ["code: pass@4", 100]]
+
+
+def test_recall_by_distance(oracle):
+    """A model that knows the answers for up to 4 notes has them all right there only."""
+    oracle.learn_tasks(draw_tasks(Recall(4), "test", 10))
+    rows = evaluate.recall_by_distance(oracle, 10)
+    assert [row[0] for row in rows] == [f"recall: up to {n} notes" for n in (1, 2, 4, 8, 16)]
+    assert rows[2][1] == 100
+    assert rows[3][1] < 100
+    assert rows[4][1] == 0
+
+
+def test_tools_are_executed_in_the_conversations(oracle):
+    """A model that knows all turns has all calls right; one that always calls the same tool has
+    no conversation right, and calls where none is needed."""
     family = families.Tools(PAGES)
-    drawn = draw_tasks(family, "test", 30)
-    for task in drawn:
+    tasks = draw_tasks(family, "test", 30)
+    for task in tasks:
+        calls, answer = task.answer
         messages = task.messages()[:2]
-        for turn in (*task.answer[0], task.answer[1]):
+        for turn in (*calls, answer):
             oracle.learn(messages, turn)
             messages = [*messages, {"role": "assistant", "content": turn}]
             if turn.startswith(tools.CALL):
                 result = tools.run_call(turn, task.system, PAGES)
                 messages.append({"role": "tool", "content": result})
+
     def tool_use():
-        texts = evaluate.respond(oracle, [task.messages() for task in drawn])
-        return evaluate.tool_use(oracle, family, drawn, texts)
+        texts = chat.generate_texts(oracle, [task.messages() for task in tasks])
+        return evaluate.tool_use(oracle, family, tasks, texts)
     rows = tool_use()
+    without_calls = sum(not task.answer[0] for task in tasks)
+    assert without_calls > 0
     assert [row[1] for row in rows] == [100, 100, 100]
-    assert rows[1][3] == 30 and rows[2][3] == sum(not task.answer[0] for task in drawn) > 0
+    assert [row[3] for row in rows[1:]] == [30, without_calls]
     oracle.known = {prompt: tools.format_call("price", "keys") for prompt in oracle.known}
     assert [row[1] for row in tool_use()][1:] == [0, 0]
+
+
+# Validation.
+
+def test_validation_counts_a_task_once_if_any_sample_solves_it(monkeypatch):
+    """Of 4 tasks the first sample solves 0 and 1, the second 0 and 2: three in all. The mean is
+    over families."""
+    world = {"math": MATH, "recall": RECALL}
+    solutions = [task.solution for task in draw_tasks(MATH, "validation", 4)]
+    unsolved, temperatures = 4 * [""], []
+    samples = [[solutions[0], solutions[1], "", ""], [solutions[0], "", solutions[2], ""]]
+
+    def generate_texts(model, conversations, temperature):
+        temperatures.append(temperature)
+        return samples[len(temperatures) - 1] + unsolved
+    monkeypatch.setattr(evaluate, "generate_texts", generate_texts)
+    assert evaluate.validation(None, world, 4, samples=2) == {
+        "mean %": 37.5, "math %": 75, "recall %": 0}
+    assert temperatures == [1.0, 1.0]
+    temperatures.clear()
+    assert evaluate.validation(None, world, 4)["math %"] == 50
+    assert temperatures == [0.0]
+
+
+def test_validation_of_a_family_with_fewer_tasks_than_asked_for(oracle):
+    """The share is of the tasks that exist."""
+    tasks = draw_tasks(Recall(1), "validation", 100)
+    assert 1 < len(tasks) < 100
+    oracle.learn_tasks(tasks)
+    assert evaluate.validation(oracle, {"recall": Recall(1)}, 100)["recall %"] == 100
+
+
+def test_full_validation_averages_all_mathematics(oracle, monkeypatch):
+    """A model that knows plain mathematics and nothing of the four evolved kinds has a fifth."""
+    world = {"math": MATH, "recall": RECALL}
+    monkeypatch.setattr(evaluate.corpus, "toy_world", lambda run: world)
+    oracle.learn_tasks(draw_tasks(MATH, "validation", 5))
+    metrics = evaluate.full_validation(None, oracle, count=5)
+    assert metrics == {"mean %": 100 / 6, "all math %": 20, "math %": 100, "recall %": 0,
+                       **{f"{name} %": 0 for name in EVOLVED}}
+    tasks = evaluate.validation_tasks(None, count=5)
+    assert len(tasks) == 5 * 6
+    assert tasks[0] == (MATH, draw_tasks(MATH, "validation", 5)[0])
+
+
+# All benchmarks.
+
+def test_benchmarks_have_a_row_for_each_figure(oracle):
+    """A model that knows all solutions, of test tasks."""
+    world = families.all_families(PAGES)
+    for family in [*world.values(), *EVOLVED.values()]:
+        oracle.learn_tasks(draw_tasks(family, "test", 8))
+    rows, texts = evaluate.benchmarks(oracle, world, count=8)
+    assert [row[0] for row in rows[:len(world) + 4]] == [*world, *EVOLVED]
+    assert [row[1] for row in rows[:len(world) + 4]] == [100] * (len(world) + 4)
+    percents = {name: (percent, count) for name, percent, _, count in rows}
+    assert percents["follow: prompts, strict"] == (100, 8)
+    assert percents["refuse: harmful not refused"][0] == 0
+    assert percents["refuse: harmless refused"][0] == 0
+    assert percents["tools: calls by syntax tree"][0] == 100
+    assert percents["code: pass@8"] == (100, 2)  # a quarter of the tasks
+    assert percents["recall: up to 4 notes"] == (100, 8)
+    assert texts == [task.solution for family in world.values()
+                     for task in draw_tasks(family, "test", 8)]
+
+
+def test_evaluation_compares_the_right_models(monkeypatch):
+    """The table has a column for each model, and side by side stand aligned against sft and sft
+    against draft."""
+    world = {"recall": RECALL}
+    loaded = iter(range(10, 70, 10))  # base 10, draft 20, sft 30, aligned 40, ...
+    stages, attached = [], []
+
+    def load_model(run, stage, kind=None):
+        stages.append(stage)
+        return next(loaded)
+    monkeypatch.setattr(evaluate.corpus, "toy_world", lambda run: world)
+    monkeypatch.setattr(evaluate, "load_model", load_model)
+    monkeypatch.setattr(evaluate.lora, "load_adapter", lambda path, model: path)
+    monkeypatch.setattr(evaluate.lora, "attach", lambda *pair: attached.append(pair))
+    names = ["recall", *EVOLVED, "follow: prompts, strict"]
+    monkeypatch.setattr(evaluate, "benchmarks", lambda model, world, count: (
+        [[name, model + i, f"interval {model + i}", count] for i, name in enumerate(names)],
+        [f"texts of {model}"]))
+    monkeypatch.setattr(evaluate, "side_by_side", lambda tasks, ours, theirs: (
+        [["wins", ours, theirs, len(tasks)]]))
+    run = SimpleNamespace(seed=0, checkpoint=lambda stage: f"{stage}.pt")
+    metrics = evaluate.evaluation(run, count=3, aligned="mdloo2")
+    assert stages == ["lengthening", "draft", "sft", "mdloo2", "quantize", "quantize"]
+    assert attached == [(60, "recovery.pt")]
+    assert metrics["mean %"] == 42  # of recall and evolved mathematics: 40, 41, ... 44
+    assert metrics["evaluation"][1] == [
+        "math rephrased", 11, "interval 11", 21, "interval 21", 31, "interval 31",
+        41, "interval 41", 51, "interval 51", 61, "interval 61", 3]
+    wins = ["wins", ["texts of 40"], ["texts of 30"], 3]
+    assert metrics["aligned against sft"] == [wins]
+    assert metrics["wins %"] == wins[1]
+    assert metrics["sft against draft"] == [["wins", ["texts of 30"], ["texts of 20"], 3]]

@@ -1,4 +1,4 @@
-"""The transformer: sizes, formulas by hand, gradients, and texts that share a row."""
+"""The transformer: sizes, formulas by hand, gradients, and packed rows."""
 import dataclasses
 import math
 
@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch._dynamo
 
-from afm_min import gradients, pretrain
-from afm_min.model import AFM, PRESETS, Config, rotary_tables
+from afm_min import pretrain
+from afm_min.model import (AFM, PRESETS, Z_LOSS, Config, CrossEntropyFunction, RMSNormFunction,
+                           RotationFunction, rotary_tables, token_losses)
 from afm_min.run import UserError
 
 SMALL = Config(dim=12, layers=2, heads=6, kv_heads=2, head_dim=4, hidden=20, vocab_size=50,
@@ -15,7 +16,7 @@ SMALL = Config(dim=12, layers=2, heads=6, kv_heads=2, head_dim=4, hidden=20, voc
 
 
 def make(config=SMALL, seed=0, **options):
-    """A model whose norm scales are random, too, so that leaving one out would show."""
+    """Return a model whose norm weights are random too, so that leaving one out is noticed."""
     torch.manual_seed(seed)
     model = AFM(config, **options)
     for parameter in model.parameters():
@@ -25,18 +26,21 @@ def make(config=SMALL, seed=0, **options):
 
 
 def test_published_sizes():
+    """The presets have the parameter counts of the report: 2.58B and 0.15B, and 6.4B for the
+    parent."""
     with torch.device("meta"):
         sizes = {name: AFM(PRESETS[name]) for name in ("afm-on-device", "afm-parent")}
     billions = {name: sum(p.numel() for p in model.parameters()) / 1e9
                 for name, model in sizes.items()}
     embedding = sizes["afm-on-device"].embedding.numel() / 1e9
-    # 2.58B outside the embedding
+    # Outside the embedding.
     assert math.floor(100 * (billions["afm-on-device"] - embedding)) == 258
     assert round(embedding, 2) == 0.15
     assert round(billions["afm-parent"], 1) == 6.4
 
 
-def test_initial_scale():
+def test_initial_weights_have_standard_deviation_one_over_sqrt_fan_in():
+    """The fan-in is the width for the embedding, and the hidden size for the down projection."""
     model = AFM(dataclasses.replace(PRESETS["toy"], dim=256))
     assert model.embedding.std().item() == pytest.approx(256 ** -0.5, rel=0.02)
     assert model.blocks[0].feed_forward.down.weight.std().item() == pytest.approx(
@@ -44,7 +48,7 @@ def test_initial_scale():
 
 
 def reference(model, ids):
-    """The forward pass of one sequence, a head and a position at a time, in plain formulas."""
+    """Compute the logits of one sequence with plain formulas, one head and position at a time."""
     c = model.config
 
     def norm(x, weight):
@@ -83,6 +87,7 @@ def reference(model, ids):
 
 @pytest.mark.parametrize("heads, kv_heads", [(6, 2), (4, 4), (3, 1)])
 def test_forward_equals_the_formulas(heads, kv_heads):
+    """The batched forward pass equals `reference`, for different numbers of queries per key."""
     model = make(dataclasses.replace(SMALL, heads=heads, kv_heads=kv_heads, rope_base=100.0))
     ids = torch.randint(50, (2, 9))
     with torch.no_grad():
@@ -93,120 +98,170 @@ def test_forward_equals_the_formulas(heads, kv_heads):
 
 
 def test_rotary_tables_by_hand():
-    # D = 4, base 100: frequencies 1 and 1/10. Position 2 turns by 2 and by 0.2.
+    """With D = 4 and base 100 the frequencies are 1 and 1/10: position 2 has angles 2 and 0.2."""
     cos, sin = rotary_tables(3, 4, 100.0)
     assert cos[2].tolist() == pytest.approx([math.cos(2), math.cos(0.2)] * 2)
     assert sin[2].tolist() == pytest.approx(
         [-math.sin(2), -math.sin(0.2), math.sin(2), math.sin(0.2)])
 
 
-def test_the_future_is_not_seen():
+def test_attention_is_causal():
+    """Changing token 7 changes the logits from position 7 on, and none before it."""
     model, ids = make(), torch.randint(50, (1, 12))
     changed = ids.clone()
     changed[0, 7] = (changed[0, 7] + 1) % 50
     with torch.no_grad():
         before, after = model(ids), model(changed)
-    assert torch.equal(before[:, :7], after[:, :7]) and not torch.equal(before[:, 7], after[:, 7])
+    assert torch.equal(before[:, :7], after[:, :7])
+    assert not torch.equal(before[:, 7], after[:, 7])
+
+
+def plain_rms_norm(x, weight):
+    return x / torch.sqrt((x * x).mean(-1, keepdim=True) + 0.1) * weight
+
+
+def plain_rotation(x):
+    """Rotate the pairs (x_i, x_{i + 2}) by the angles of 3 positions."""
+    angles = torch.outer(torch.arange(3.0), torch.tensor([1.0, 10 ** -0.5]))  # D = 4, base 10
+    cos, sin = angles.cos(), angles.sin()
+    a, b = x[..., :2], x[..., 2:]
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+
+
+def plain_cross_entropy(logits):
+    """Return -log p and log Z for the targets 2 and 0."""
+    return torch.stack((-logits.log_softmax(-1)[[0, 1], [2, 0]], logits.logsumexp(-1)))
 
 
 @pytest.mark.parametrize("function, plain, shapes", [
-    (lambda x, w: gradients.RMSNorm.apply(x, w, 0.1),
-     lambda x, w: x / torch.sqrt((x * x).mean(-1, keepdim=True) + 0.1) * w, [(2, 3, 4), (4,)]),
-    (lambda x: gradients.Rotation.apply(x, *[t.double() for t in rotary_tables(3, 4, 10.0)]),
-     lambda x: torch.cat([x[..., :2] * rotary_tables(3, 4, 10.0)[0][:, :2]
-                          + x[..., 2:] * rotary_tables(3, 4, 10.0)[1][:, :2],
-                          x[..., 2:] * rotary_tables(3, 4, 10.0)[0][:, :2]
-                          - x[..., :2] * rotary_tables(3, 4, 10.0)[1][:, :2]], -1),
+    (lambda x, weight: RMSNormFunction.apply(x, weight, 0.1), plain_rms_norm, [(2, 3, 4), (4,)]),
+    (lambda x: RotationFunction.apply(x, *rotary_tables(3, 4, 10.0).double()), plain_rotation,
      [(2, 3, 4)]),
-    (lambda x: torch.stack(gradients.CrossEntropy.apply(x, torch.tensor([2, 0]))),
-     lambda x: torch.stack((-x.log_softmax(-1)[[0, 1], [2, 0]], x.logsumexp(-1))), [(2, 5)]),
+    (lambda x: torch.stack(CrossEntropyFunction.apply(x, torch.tensor([2, 0]))),
+     plain_cross_entropy, [(2, 5)]),
 ], ids=["RMSNorm", "Rotation", "CrossEntropy"])
-def test_written_gradients_equal_autograd(function, plain, shapes):
+def test_written_out_gradients_equal_autograd(function, plain, shapes):
+    """Values and gradients equal those of the plain formula, and finite differences agree."""
     torch.manual_seed(0)
-    ours = [torch.randn(shape, dtype=torch.double, requires_grad=True) for shape in shapes]
-    theirs = [tensor.detach().clone().requires_grad_() for tensor in ours]
-    y, expected = function(*ours), plain(*theirs)
+    inputs = [torch.randn(shape, dtype=torch.double, requires_grad=True) for shape in shapes]
+    plain_inputs = [x.detach().clone().requires_grad_() for x in inputs]
+    y, expected = function(*inputs), plain(*plain_inputs)
     torch.testing.assert_close(y, expected)
-    pull = torch.randn_like(y)
-    y.backward(pull)
-    expected.backward(pull)
-    for a, b in zip(ours, theirs):
-        torch.testing.assert_close(a.grad, b.grad)
-    assert torch.autograd.gradcheck(function, ours)
+    grad = torch.randn_like(y)
+    y.backward(grad)
+    expected.backward(grad)
+    for x, plain_x in zip(inputs, plain_inputs):
+        torch.testing.assert_close(x.grad, plain_x.grad)
+    assert torch.autograd.gradcheck(function, inputs)
 
 
-def test_bfloat16_computes_the_same_but_for_rounding():
+def test_token_losses_by_hand():
+    """Logits log(1, 2, 5) have Z = 8. Target 2: cross-entropy log(8/5), z-loss 1e-6 log(8)^2."""
+    cross_entropy, z_loss = token_losses(logits=torch.tensor([[[1.0, 2.0, 5.0]]]).log(),
+                                         targets=torch.tensor([[2]]))
+    assert cross_entropy.shape == z_loss.shape == (1, 1)
+    assert cross_entropy.item() == pytest.approx(math.log(8 / 5))
+    assert Z_LOSS == 1e-6
+    assert z_loss.item() == pytest.approx(1e-6 * math.log(8) ** 2)
+
+
+def test_bfloat16_is_close_to_float32():
+    """Logits and gradients agree up to rounding; parameters and gradients stay float32."""
     exact, rounded = make(PRESETS["toy"]), make(PRESETS["toy"], dtype=torch.bfloat16)
     ids = torch.randint(1024, (2, 40))
     for model in (exact, rounded):
         model(ids).logsumexp(-1).sum().backward()
         assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters())
     with torch.no_grad():
-        logits = exact(ids), rounded(ids)
-    assert logits[1].dtype == torch.float32
-    assert (logits[0] - logits[1]).std() < 0.03 * logits[0].std()
+        exact_logits, rounded_logits = exact(ids), rounded(ids)
+    assert rounded_logits.dtype == torch.float32
+    assert (exact_logits - rounded_logits).std() < 0.03 * exact_logits.std()
     for a, b in zip(exact.parameters(), rounded.parameters()):
         assert torch.nn.functional.cosine_similarity(a.grad.flatten(), b.grad.flatten(), 0) > 0.97
 
 
-def test_continuations_in_one_row_give_the_logits_of_each_alone():
-    """Two prompts with two continuations each, of different lengths, and padding at the end; the
-    second continuation is as if the first did not exist, and the other way round."""
+def test_continuations_in_one_row_equal_each_alone():
+    """Each continuation has the hidden states that it has alone after its prompt.
+
+    Row 0: a prompt with two continuations, then padding. Row 1: two prompts with two each."""
     model = make()
     ids = torch.randint(50, (2, 12))
     branch = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2, 2, 0, 0, 0],
                            [0, 1, 1, 1, 1, 1, 1, 2, 0, 0, 3, 4]])
-    begin = torch.tensor([[0] * 9 + [12] * 3, [0] * 8 + [8] * 4])  # padding, and another prompt
+    segment_start = torch.tensor([[0] * 9 + [12] * 3, [0] * 8 + [8] * 4])
+    prompts = {(0, 1): [0, 1, 2], (0, 2): [0, 1, 2], (1, 1): [0], (1, 2): [0], (1, 3): [8, 9],
+               (1, 4): [8, 9]}  # (row, branch) -> columns of its prompt
     with torch.no_grad():
-        together = model.states(ids, begin, branch)
-        for row, number, prompt in ((0, 1, [0, 1, 2]), (0, 2, [0, 1, 2]), (1, 1, [0]), (1, 2, [0]),
-                                    (1, 3, [8, 9]), (1, 4, [8, 9])):
-            mine = prompt + (branch[row] == number).nonzero()[:, 0].tolist()
-            alone = model.states(ids[row:row + 1, mine])[0]
-            torch.testing.assert_close(together[row, mine], alone, atol=1e-5, rtol=1e-4)
-    assert together.isfinite().all()
+        packed = model.hidden_states(ids, segment_start, branch)
+        for (row, number), prompt in prompts.items():
+            columns = prompt + (branch[row] == number).nonzero()[:, 0].tolist()
+            alone = model.hidden_states(ids[row:row + 1, columns])[0]
+            torch.testing.assert_close(packed[row, columns], alone, atol=1e-5, rtol=1e-4)
+    assert packed.isfinite().all()
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_states_that_are_wanted_are_those_of_all_tokens(dropout):
+def test_wanted_states_equal_those_computed_for_all_tokens(dropout):
+    """`wanted` leaves states and gradients unchanged, with the same dropout."""
     model = make().train()
     for block in model.blocks:
         block.dropout = dropout
-    ids, wanted = torch.randint(50, (2, 12)), torch.rand(2, 12) > 0.5
-    begin, found = torch.zeros_like(ids), []
-    for some in (None, wanted):
+    ids, mask = torch.randint(50, (2, 12)), torch.rand(2, 12) > 0.5
+    segment_start, results = torch.zeros_like(ids), []
+    for wanted in (None, mask):
         torch.manual_seed(1)
         model.zero_grad()
-        states = model.states(ids, begin, wanted=some)
-        states = states if some is not None else states[wanted]
+        states = model.hidden_states(ids, segment_start, wanted=wanted)
+        if wanted is None:
+            states = states[mask]
         states.sum().backward()
-        found.append([states, *(p.grad for p in model.parameters())])
-    assert found[1][0].shape == (int(wanted.sum()), 12)
-    torch.testing.assert_close(*found)
+        results.append([states, *(p.grad for p in model.parameters())])
+    assert results[1][0].shape == (int(mask.sum()), 12)
+    torch.testing.assert_close(*results)
 
 
-def test_a_training_step_compiles_as_one_graph():
+def test_dropout_drops_a_share_and_keeps_the_mean():
+    """With p = 1/4, values are 0 or 4/3 in training, and unchanged otherwise."""
+    torch.manual_seed(0)
+    block = make().blocks[0].train()
+    ones = torch.ones(50, 8, 12)
+    assert torch.equal(block.drop(ones, ones.shape), ones)
+    block.dropout = 0.25
+    dropped = block.drop(ones, ones.shape)
+    assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
+    assert torch.equal(block.eval().drop(ones, ones.shape), ones)
+
+
+def test_the_loss_compiles_as_one_graph():
+    """torch.compile finds no graph break in the loss."""
     model, ids = make(), torch.randint(50, (2, 9))
     explained = torch._dynamo.explain(pretrain.next_token_loss)(model, {"ids": ids})
     torch._dynamo.reset()
     assert explained.graph_break_count == 0
 
 
-def test_only_the_longest_continuation_must_fit_the_context():
-    branch = torch.arange(60)[None] // 20 + 1  # three of 20 tokens: positions 0 to 19
-    assert make().states(torch.zeros(1, 60, dtype=torch.long), branch=branch).shape == (1, 60, 12)
-    padded = torch.cat((branch, torch.zeros(1, 45, dtype=torch.long)), 1)  # more than the context
-    begin = 105 * (padded == 0)
-    assert make().states(torch.zeros(1, 105, dtype=torch.long), begin, padded).shape[1] == 105
-    begin = torch.arange(120)[None] // 40 * 40  # three texts that fill the context
-    assert make().states(torch.zeros(1, 120, dtype=torch.long), begin).shape == (1, 120, 12)
-    with pytest.raises(UserError, match="41 tokens do not fit the context of 40"):
-        make().states(torch.zeros(1, 82, dtype=torch.long), branch=torch.arange(82)[None] // 41 + 1)
-    with pytest.raises(UserError, match="41 tokens do not fit"):
-        make()(torch.zeros(1, 41, dtype=torch.long))
+def test_only_the_longest_text_of_a_row_must_fit_the_context():
+    """Positions count, not the row's tokens: rows longer than the context of 40 are accepted if
+    each text or continuation in them fits."""
+    model = make()
+
+    def states(length, **layout):
+        return model.hidden_states(torch.zeros(1, length, dtype=torch.long), **layout)
+    branch = torch.arange(60)[None] // 20 + 1  # three continuations of 20 tokens
+    assert states(60, branch=branch).shape == (1, 60, 12)
+    branch = torch.cat((branch, torch.zeros(1, 45, dtype=torch.long)), 1)  # then 45 of padding
+    assert states(105, segment_start=105 * (branch == 0), branch=branch).shape == (1, 105, 12)
+    segment_start = torch.arange(120)[None] // 40 * 40  # three texts that fill the context
+    assert states(120, segment_start=segment_start).shape == (1, 120, 12)
+    with pytest.raises(UserError, match="41 tokens is longer than the model's context of 40"):
+        states(82, branch=torch.arange(82)[None] // 41 + 1)
+    with pytest.raises(UserError, match="41 tokens is longer"):
+        model(torch.zeros(1, 41, dtype=torch.long))
 
 
 def test_bad_config():
+    """Settings that fit no model raise UserError."""
     for change in ({"heads": 5}, {"head_dim": 3}, {"layers": 0}):
         with pytest.raises(UserError, match="multiple of kv_heads"):
             dataclasses.replace(SMALL, **change)

@@ -1,4 +1,4 @@
-"""AdaStar by hand, schedules, and the laws of the loop."""
+"""AdaStar by hand, schedules, gradients of a batch, and laws of the training loop."""
 import json
 import math
 from types import SimpleNamespace
@@ -6,17 +6,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from afm_min import distributed
-from afm_min.trainer import AdaStar, backward, cosine, fit, linear, parameter_groups, seed_step
-from afm_min.model import AFM, Config
-from afm_min.pretrain import Z_LOSS, next_token_loss, token_losses
+from afm_min import distributed, trainer
+from afm_min.model import AFM, Config, token_losses
+from afm_min.pretrain import next_token_loss
 from afm_min.run import Run, UserError
+from afm_min.trainer import (AdaStar, Progress, Trainer, backward, cosine, fit, linear,
+                             parameter_groups, seed_step)
 
 SMALL = Config(dim=12, layers=1, heads=2, kv_heads=1, head_dim=4, hidden=20, vocab_size=50,
                context=16)
 
 
 def test_adastar_three_steps_by_hand():
+    """Two updates worked by hand, and steps that are skipped."""
     p = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
     optimizer = AdaStar([{"params": [p], "scale": 0.5}], lr=0.1, weight_decay=0.01)
 
@@ -24,7 +26,7 @@ def test_adastar_three_steps_by_hand():
     # rms(u) = sqrt(1/2) < 1: u stays. m = 0.05 u = (0.05, 0), not corrected for its bias.
     # p = (1, -2) - (0.1 * 0.5 * (0.05, 0) + 0.01 * (1, -2)) = (0.9875, -1.98)
     p.grad = torch.tensor([0.6, 0.0])
-    assert optimizer.step(1.0) == pytest.approx(0.6)
+    assert optimizer.step(factor=1.0) == pytest.approx(0.6)
     assert p.tolist() == pytest.approx([0.9875, -1.98])
 
     # Step 2, s = 0.5, g = (3, 4): norm 5, clipped to (0.6, 0.8).
@@ -34,75 +36,111 @@ def test_adastar_three_steps_by_hand():
     # u = (0.823387, 1.149797); m = 0.95 * (0.05, 0) + 0.05 u = (0.0886694, 0.0574898)
     # p = (0.9875, -1.98) - 0.5 * (0.05 m + 0.01 p) = (0.9803458, -1.9715372)
     p.grad = torch.tensor([3.0, 4.0])
-    assert optimizer.step(0.5) == pytest.approx(5.0)
+    assert optimizer.step(factor=0.5) == pytest.approx(5.0)
     assert p.tolist() == pytest.approx([0.9803458, -1.9715372], abs=1e-6)
     assert optimizer.state[p]["m"].tolist() == pytest.approx([0.0886694, 0.0574898], abs=1e-6)
 
-    # Step 3, norm 100: nothing changes, not even the count of steps. NaN likewise.
+    # A norm of 100: nothing changes, not even the count of steps. NaN likewise.
     for gradient in ([60.0, 80.0], [float("nan"), 0.0]):
         p.grad = torch.tensor(gradient)
-        optimizer.step(1.0)
+        optimizer.step(factor=1.0)
         assert p.tolist() == pytest.approx([0.9803458, -1.9715372], abs=1e-6)
         assert optimizer.state[p]["t"] == 2
     p.grad = torch.tensor([59.0, 80.0])  # norm 99.4
-    optimizer.step(1.0)
+    optimizer.step(factor=1.0)
     assert optimizer.state[p]["t"] == 3
 
 
-def test_adastar_clips_over_all_tensors_and_per_tensor():
-    # Two tensors with gradients 3 and 4: one norm, 5. In the first step u = 1 for both
-    # whatever the clip.
+def test_adastar_clips_by_the_norm_of_all_gradients():
+    """Gradients 3 and -4 of two tensors have one norm, 5. In the first step |u| = 1 for both,
+    whatever the clip, as u is scaled for each tensor."""
     a, b = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
     optimizer = AdaStar([{"params": [a, b]}], lr=1.0)
     a.grad, b.grad = torch.tensor([3.0]), torch.tensor([-4.0])
     assert optimizer.step() == pytest.approx(5.0)
-    assert [optimizer.state[p]["v"].item() for p in (a, b)] == pytest.approx(
-        [0.05 * 0.36, 0.05 * 0.64])
+    assert optimizer.state[a]["v"].item() == pytest.approx(0.05 * 0.36)
+    assert optimizer.state[b]["v"].item() == pytest.approx(0.05 * 0.64)
     assert [a.item(), b.item()] == pytest.approx([-0.05, 0.05])
-    # a zero gradient divides by no zero; one not there is skipped
-    a.grad, b.grad = torch.zeros(1), None
+
+
+def test_adastar_takes_zero_and_missing_gradients():
+    """A gradient of zero does not divide by zero, and a missing one leaves its state unchanged."""
+    a, b = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
+    optimizer = AdaStar([{"params": [a, b]}], lr=1.0, weight_decay=0.5)
+    a.grad = torch.zeros(1)
     optimizer.step()
-    assert math.isfinite(a.item()) and optimizer.state[b]["t"] == 1
+    assert a.item() == pytest.approx(0.5)  # the weight decay alone
+    assert b.item() == 1
+    assert [optimizer.state[p]["t"].item() for p in (a, b)] == [1, 0]
 
 
 def test_mu_param():
+    """At dim 3072, matrices take 768 / 3072 of the learning rate; the embedding, norms and small
+    models take all of it."""
     with torch.device("meta"):
         wide = AFM(Config(dim=3072, layers=1, heads=1, kv_heads=1, head_dim=2, hidden=2,
                           vocab_size=2, context=2))
     matrices, others = parameter_groups(wide)
-    assert matrices["scale"] == 0.25 and "scale" not in others
-    assert len(matrices["params"]) == 7 and wide.embedding in set(others["params"])
+    assert matrices["scale"] == 0.25
+    assert "scale" not in others
+    assert len(matrices["params"]) == 7
+    assert len(others["params"]) == 6  # the embedding, five norms
+    assert wide.embedding in set(others["params"])
     assert parameter_groups(AFM(SMALL))[0]["scale"] == 1.0
 
 
+def test_frozen_parameters_are_not_optimized():
+    """parameter_groups leaves out what requires no gradient."""
+    model = AFM(SMALL).requires_grad_(False)
+    model.norm.weight.requires_grad_()
+    matrices, others = parameter_groups(model)
+    assert matrices["params"] == []
+    assert len(others["params"]) == 1
+    assert others["params"][0] is model.norm.weight
+
+
 def test_cosine():
-    # 2 steps of warm-up, then 4 down to 0.2: at 1/4, 2/4, 3/4 and 4/4 of half a cosine.
+    """2 steps of warm-up, then 4 down to 0.2: at 1/4, 2/4, 3/4 and 4/4 of half a cosine."""
     half = math.sqrt(0.5)
     expected = [0.5, 1.0, 0.6 + 0.4 * half, 0.6, 0.6 - 0.4 * half, 0.2]
-    assert [cosine(6, 2, 0.2)(step) for step in range(6)] == pytest.approx(expected)
-    assert cosine(1)(0) == pytest.approx(0.0)
+    schedule = cosine(steps=6, warmup=2, floor=0.2)
+    assert [schedule(step) for step in range(6)] == pytest.approx(expected)
+    assert cosine(steps=1)(0) == pytest.approx(0.0)
 
 
-def test_token_losses_by_hand():
-    # Logits log(1, 2, 5) have Z = 8. Target 2: cross-entropy log(8/5); z-loss 1e-6 log(8)^2.
-    cross_entropy, z_loss = token_losses(
-        torch.tensor([[[1.0, 2.0, 5.0]]]).log(), torch.tensor([[2]]))
-    assert cross_entropy.item() == pytest.approx(math.log(8 / 5))
-    assert Z_LOSS == 1e-6 and z_loss.item() == pytest.approx(1e-6 * math.log(8) ** 2)
+def test_linear():
+    """10 steps, 2 of warm-up: half and then all, of 1, .9, .8, ..., .1"""
+    schedule = linear(steps=10, warmup=2)
+    factors = [schedule(step) for step in range(10)]
+    assert factors == pytest.approx([0.5, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
 
 
-def test_next_token_loss_predicts_the_next_token():
-    model, ids = AFM(SMALL), torch.randint(50, (3, 9))
-    logits = model(ids)[:, :-1].log_softmax(-1)
-    plain = -sum(logits[b, t, ids[b, t + 1]] for b in range(3) for t in range(8))
-    sums = next_token_loss(model, {"ids": ids})
-    assert sums["count"] == 24
-    assert sums["loss"].item() == pytest.approx(plain.item(), rel=1e-3)  # z-loss is the rest
+def test_progress_by_hand(monkeypatch, capsys):
+    """Steps of 10 seconds with 500 tokens. The loss is smoothed: 0.9 * 2 + 0.1 * 1 = 1.9."""
+    clock = iter((0, 10, 20))
+    monkeypatch.setattr(trainer.time, "perf_counter", lambda: next(clock))
+    progress = Progress("core", steps=4, unit="tokens")
+    progress.update(step=1, loss=2.0, count=500)
+    progress.update(step=2, loss=1.0, count=500)
+    assert capsys.readouterr().out.splitlines() == [
+        "core       step     1/4  loss 2.000       50 tokens/s  0:30 left",
+        "core       step     2/4  loss 1.900       50 tokens/s  0:20 left"]
+
+
+def test_a_step_is_seeded_by_run_stage_and_number():
+    """The same three give the same draws; any other gives different ones."""
+    def draw(seed, stage, step):
+        seed_step(seed, stage, step)
+        return torch.rand(()).item()
+    first = draw(0, "core", 3)
+    torch.rand(9)
+    assert draw(0, "core", 3) == first
+    assert first not in (draw(1, "core", 3), draw(0, "sft", 3), draw(0, "core", 4))
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 5, 8])
-def test_micro_batches_change_nothing(micro_batch_size):
-    # The rows count differently: a division per micro-batch would weigh them wrongly.
+def test_micro_batches_leave_gradients_and_metrics_unchanged(micro_batch_size):
+    """Rows have different weights, so dividing by the count of each micro-batch would be wrong."""
     torch.manual_seed(0)
     model, batch = AFM(SMALL), {"ids": torch.randint(50, (8, 9)), "weight": torch.arange(8.0)}
 
@@ -116,51 +154,94 @@ def test_micro_batches_change_nothing(micro_batch_size):
     gradients = torch.autograd.grad(sums["loss"] / sums["count"], list(model.parameters()))
     whole = backward(model, batch, loss)
     parts = backward(model, batch, loss, micro_batch_size)
-    assert parts == pytest.approx(whole) and parts["twice"] == pytest.approx(2 * parts["loss"])
+    assert parts == pytest.approx(whole)
+    assert parts["loss"] == pytest.approx((sums["loss"] / sums["count"]).item())
+    assert parts["twice"] == pytest.approx(2 * parts["loss"])
+    assert parts["count"] == 8 * 28
     for p, gradient in zip(model.parameters(), gradients):
         torch.testing.assert_close(p.grad, gradient, atol=1e-6, rtol=1e-4)
 
 
-def train(steps, run=None, lr=0.01, **options):
+@pytest.mark.parametrize("micro_batch_size, sizes", [(None, [5]), (2, [1, 2, 2]), (5, [5])])
+def test_micro_batches_have_at_most_so_many_rows(micro_batch_size, sizes):
+    """5 rows in micro-batches of 2: three, with every row in one of them."""
+    model, batches = AFM(SMALL), []
+
+    def loss(model, batch):
+        batches.append(batch["x"].tolist())
+        return {"loss": model.norm.weight.sum(), "count": 1}
+    backward(model, {"x": torch.arange(5)}, loss, micro_batch_size)
+    assert [len(x) for x in batches] == sizes
+    assert sum(batches, []) == [0, 1, 2, 3, 4]
+
+
+def repeated_ids(step):
+    """Return a batch of 4 rows that repeat an id."""
+    return {"ids": torch.randint(50, (4, 1)).repeat(1, 9)}
+
+
+def train(steps, run=None, lr=0.01, **settings):
+    """Train a new small model to repeat an id."""
     seed_step(0, "test", -1)
     model = AFM(SMALL)
-    batches = lambda step: {
-        "ids": torch.randint(50, (4, 1)).repeat(1, 9)}  # the same id again and again
-    fit(model, batches, next_token_loss, steps=steps, lr=lr, run=run, stage="test", **options)
+    fit(model, repeated_ids, next_token_loss, steps=steps, lr=lr, run=run, stage="test", **settings)
     return model
 
 
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("any")
+    return Run(tmp_path)
+
+
 def test_fit_learns():
+    """80 steps bring the loss below 1; that of a uniform guess is log 50."""
     model, ids = train(80, lr=0.03), torch.arange(50)[:, None].repeat(1, 9)
     assert next_token_loss(model, {"ids": ids})["loss"].item() / 400 < 1 < math.log(50)
+    assert not model.training
 
 
-def test_a_broken_run_ends_as_an_unbroken_one(tmp_path):
-    (tmp_path / "tokenizer.json").write_text("any")
-    run = Run(tmp_path)
+def test_a_loop_around_trainer_equals_fit():
+    """Seed, draw and update by hand give the same weights as `fit`."""
+    model = train(5, schedule=cosine(5, 2), weight_decay=0.1, micro_batch_size=3)
+    seed_step(0, "test", -1)
+    other = AFM(SMALL)
+    loop = Trainer(other, next_token_loss, steps=5, lr=0.01, schedule=cosine(5, 2),
+                   weight_decay=0.1, micro_batch_size=3, stage="test")
+    assert other.training
+    for step in range(5):
+        assert loop.step == step
+        loop.seed()
+        loop.update(repeated_ids(step))
+    for p, q in zip(model.parameters(), other.parameters()):
+        assert torch.equal(p, q)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(run):
+    """Stopped in step 7 and resumed from step 5, training ends with exactly the same weights."""
     schedule = cosine(12, 2)
-    unbroken = train(12, schedule=schedule)
+    uninterrupted = train(12, schedule=schedule)
 
-    def break_off(step):
+    def stop_at_7(step):
         if step == 7:
             raise KeyboardInterrupt
         return schedule(step)
 
     with pytest.raises(KeyboardInterrupt):
-        train(12, run, schedule=break_off, save_every=5)
+        train(12, run, schedule=stop_at_7, save_every=5)
     with open(run.file("metrics.jsonl"), "a") as file:
-        file.write('{"stage": "te')  # the kill came in mid-line
+        file.write('{"stage": "te')  # as if killed in mid-line
     resumed = train(12, run, schedule=schedule, save_every=5)
-    for a, b in zip(unbroken.parameters(), resumed.parameters()):
-        assert torch.equal(a, b)
+    for p, q in zip(uninterrupted.parameters(), resumed.parameters()):
+        assert torch.equal(p, q)
 
     rows = [json.loads(line) for line in run.file("metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 13))
+    assert [row["lr"] for row in rows] == pytest.approx([0.01 * schedule(i) for i in range(12)])
 
 
-def test_a_state_that_began_otherwise_is_not_gone_on_with(tmp_path, capsys):
-    (tmp_path / "tokenizer.json").write_text("any")
-    run = Run(tmp_path)
+def test_a_state_is_resumed_only_with_the_same_settings_and_inputs(run, capsys):
+    """Another setting or fingerprint starts anew; the same ones resume."""
     for changed in ({}, {"settings": {"lr": 1.0}}, {"fingerprint": "another model"}):
         vars(run).update(changed)
         train(3, run)
@@ -169,9 +250,8 @@ def test_a_state_that_began_otherwise_is_not_gone_on_with(tmp_path, capsys):
     assert "resuming after step 3" in capsys.readouterr().out
 
 
-def test_a_whole_state_is_not_resumed_as_a_sharded_one(tmp_path, monkeypatch):
-    (tmp_path / "tokenizer.json").write_text("any")
-    run = Run(tmp_path)
+def test_a_whole_state_is_not_resumed_as_a_sharded_one(run, monkeypatch):
+    """It raises UserError and leaves the saved state unchanged."""
     train(3, run)
     before = run.partial_checkpoint("test").read_bytes()
     monkeypatch.setattr(distributed, "shard", lambda model: None)
@@ -182,6 +262,7 @@ def test_a_whole_state_is_not_resumed_as_a_sharded_one(tmp_path, monkeypatch):
 
 
 def test_on_step_is_called_before_each_batch_is_drawn():
+    """The hook may change what the batch is computed with, such as a mask."""
     calls = []
 
     def batches(step):
@@ -192,32 +273,26 @@ def test_on_step_is_called_before_each_batch_is_drawn():
     assert calls == [("hook", 0), ("batch", 0), ("hook", 1), ("batch", 1)]
 
 
-def test_a_loss_that_is_no_number_stops_the_stage():
+def test_a_loss_that_is_not_finite_stops_the_stage():
+    """An infinite factor makes the weights, and the next loss, NaN."""
     with pytest.raises(UserError, match="the loss of step 2 is nan"):
         train(9, schedule=lambda step: float("inf"))
 
 
-def test_linear_rises_and_falls():
-    # 10 steps, 2 of warm-up: half and then all, of 1, .9, .8 ... .1
-    factors = [linear(10, 2)(step) for step in range(10)]
-    assert factors == pytest.approx([0.5, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
-
-
-def test_a_training_that_skips_every_step_does_not_pass_for_one():
-    """A gradient of norm 200 is skipped, by the recipe: 20 in a row are an error, 19 are not."""
+def test_20_skipped_steps_in_a_row_are_an_error():
+    """A gradient of norm 200 is skipped. 19 in a row are accepted, 20 are not."""
     class Model(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.embedding = torch.nn.Parameter(torch.zeros(1))
             self.config = SimpleNamespace(dim=1)
 
-    def steep(model, batch):
-        return {"loss": 200 * model.embedding.sum(), "count": 1}
-    def train(steps, loss=steep):
-        fit(Model(), lambda step: {"x": torch.tensor([float(step)])}, loss, steps=steps, lr=0.1,
-            quiet=True)
-    train(19)
+    def train_with_norm(norm, steps):
+        """Train with a loss whose gradient has the norm norm(step)."""
+        fit(Model(), lambda step: {"norm": torch.tensor([norm(step)])}, lambda model, batch: {
+            "loss": (batch["norm"] * model.embedding).sum(), "count": 1},
+            steps=steps, lr=0.1, quiet=True)
+    train_with_norm(lambda step: 200.0, steps=19)
     with pytest.raises(UserError, match="20 steps in a row were skipped.* gradient norm of 200"):
-        train(20)
-    train(40, lambda model, batch: {
-        "loss": (200.0 if batch["x"] % 20 else 2.0) * model.embedding.sum(), "count": 1})
+        train_with_norm(lambda step: 200.0, steps=20)
+    train_with_norm(lambda step: 200.0 if step % 20 else 2.0, steps=40)  # 19, and 19 again
