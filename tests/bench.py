@@ -23,7 +23,7 @@ from afm_min.data.funnel import Funnel
 from afm_min.generate import generate, sample
 from afm_min.model import AFM, PRESETS, Config
 from afm_min.pretrain import next_token_loss
-from afm_min.quantize import palettize, quantized
+from afm_min.quantize import palettize, quantize_model
 from afm_min.run import compute_dtype
 from afm_min.tokenizer import Tokenizer
 
@@ -163,7 +163,7 @@ def uncached(model, prompts, count):
     ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
     begin = torch.tensor([[longest - len(prompt)] for prompt in prompts])
     for _ in range(count):
-        states = model.states(ids, begin=begin.expand_as(ids) if begin.any() else None)[:, -1]
+        states = model.hidden_states(ids, segment_start=begin.expand_as(ids) if begin.any() else None)[:, -1]
         token, _ = sample(model.logits(states), torch.rand(len(ids)))
         ids = torch.cat((ids, token[:, None]), 1)
 
@@ -207,15 +207,15 @@ def on_device():
     """Measure quantizing, generating from quantized weights, and switching adapters."""
     model = AFM(PRESETS["toy"], compute_dtype("cpu")).eval()
     four = dict.fromkeys(lora.projections(model), 4)
-    packed = quantized(model, four)
+    packed = quantize_model(model, four)
     prompts = [torch.randint(1024, (40,)).tolist() for _ in range(64)]
     with tempfile.TemporaryDirectory() as folder:
-        switch = lora.Switch(packed, lambda name: f"{folder}/{name}.pt")
+        switch = lora.AdapterCache(packed, lambda name: f"{folder}/{name}.pt")
         for name in ("one", "other"):
             lora.save_adapter(switch.path(name), lora.create(packed, 16))
             switch.use(name)
         turns = itertools.cycle(("one", "other"))
-        measured = seconds({"pack": lambda: quantized(model, four),
+        measured = seconds({"pack": lambda: quantize_model(model, four),
                             "switch": lambda: switch.use(next(turns)),
                             "attached": lambda: generate(packed, prompts, 24, temperature=1.0)})
         switch.use(None)

@@ -287,7 +287,7 @@ def imitate(stage, monkeypatch):
                 [[other, other], [other, best[2]]]]
     monkeypatch.setattr(reward, "draw_prompts", lambda run, count, rng: echo("a", "b", "c"))
     monkeypatch.setattr(reward, "sample_responses", lambda models, tasks, samples: by_model)
-    monkeypatch.setattr(align, "truths", lambda tasks, responses: torch.tensor(
+    monkeypatch.setattr(reward, "truths", lambda tasks, responses: torch.tensor(
         [float(response.ids == [3, 0]) for response in responses]))
 
     def run_imitate(probabilities):

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from afm_min import chat
-from afm_min.model import AFM, Config, token_losses
+from afm_min.model import AFM, Config
 from afm_min.run import Run, UserError
+from afm_min.trainer import token_losses
 from afm_min.tokenizer import DOCUMENT, END, Tokenizer
 from afm_min.world.tasks import Task
 

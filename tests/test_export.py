@@ -1,5 +1,4 @@
 """transformers and peft compute from an export what we compute, and no other file changes."""
-import json
 import os
 import random
 
@@ -11,7 +10,7 @@ from afm_min import lora
 from afm_min.lab import export
 from afm_min.generate import generate
 from afm_min.model import AFM, Config, load_model, save_model
-from afm_min.quantize import load_quantized, quantized
+from afm_min.quantize import QuantizedAFM, quantize_model
 from afm_min.run import Run, UserError
 from afm_min.tokenizer import PATTERN, SPECIALS, Tokenizer
 from tests.helpers.commands import assert_refused, call
@@ -57,12 +56,12 @@ def make_run(path, seed=0, **shape):
         if "norm" in name:
             p.data.uniform_(0.5, 2)  # all different, so that a confusion of two shows
     save_model(run, "sft", model)
-    packed = quantized(model, {name: 2 + 2 * (i % 2)
+    packed = quantize_model(model, {name: 2 + 2 * (i % 2)
                                for i, name in enumerate(lora.projections(model))})
     save_model(run, "quantize", packed, bits=packed.bits)
     for rank, name in ((3, "math"), (8, "tools")):
         adapter = lora.create(packed, rank)
-        for p in (p for term in adapter.terms.values() for p in term.parameters()):
+        for p in (p for term in adapter.modules.values() for p in term.parameters()):
             p.data.normal_(std=0.3)
         lora.save_adapter(run.checkpoint(name), adapter)
     return run
@@ -116,7 +115,7 @@ def test_a_quantized_model_and_its_adapters_have_the_same_logits(hugging, run, t
     out = tmp_path / "out"
     assert call(capsys, export, "--run", run.path, "--out", out, "--adapter", "math,tools")[:2] == (
         0, f"{out}: quantize, math, tools\n")
-    ours = load_quantized(run, "quantize")
+    ours = load_model(run, "quantize", QuantizedAFM)
     size = ours.config.vocab_size
     base = hugging[0].AutoModelForCausalLM.from_pretrained(out)
     assert_same_logits(base, ours, size)

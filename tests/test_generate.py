@@ -6,7 +6,7 @@ from afm_min import lora
 from afm_min.generate import (Cache, Decoder, generate, generate_with_logp, prefill, sample,
                               stream)
 from afm_min.model import AFM
-from afm_min.quantize import quantized
+from afm_min.quantize import quantize_model
 from afm_min.run import UserError
 from tests.test_model import SMALL, make
 
@@ -31,7 +31,7 @@ def test_a_sequence_decoded_in_pieces_has_the_same_states(pieces):
     cache = Cache(decoder, rows=2, size=12)
     with torch.no_grad():
         states = torch.cat([decoder(piece, cache) for piece in ids.split(pieces, 1)], 1)
-        torch.testing.assert_close(states, model.states(ids), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(states, model.hidden_states(ids), atol=1e-5, rtol=1e-4)
 
 
 def test_the_bias_masks_padding_and_later_tokens():
@@ -52,7 +52,7 @@ def test_the_states_after_a_padded_prefill_are_those_of_each_prompt_alone():
         cache, last = prefill(decoder, prompts, max_new_tokens=1)
         states = decoder(last[:, None], cache)
         for row, prompt in enumerate(prompts):
-            alone = model.states(torch.tensor([prompt]))[0, -1]
+            alone = model.hidden_states(torch.tensor([prompt]))[0, -1]
             torch.testing.assert_close(states[row, -1], alone, atol=1e-5, rtol=1e-4)
 
 
@@ -72,7 +72,7 @@ def test_a_prefill_computes_equal_prompts_once(monkeypatch):
 def test_a_decoder_computes_adapters_and_packed_weights_as_the_model_does(packed):
     model = make()
     if packed:
-        model = quantized(model, dict.fromkeys(lora.projections(model), 4))
+        model = quantize_model(model, dict.fromkeys(lora.projections(model), 4))
     adapter = lora.create(model, rank=4)
     for module in adapter.modules.values():
         module.B.data.normal_(std=0.3)
@@ -82,7 +82,7 @@ def test_a_decoder_computes_adapters_and_packed_weights_as_the_model_does(packed
     with torch.no_grad():
         decoder = Decoder(model)
         states = decoder(ids[:, :1], Cache(decoder, rows=2, size=9))
-        torch.testing.assert_close(states, model.states(ids[:, :1]), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(states, model.hidden_states(ids[:, :1]), atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(decoder.logits(states), model(ids[:, :1]), atol=1e-5, rtol=1e-4)
     assert not torch.allclose(before, model(torch.tensor([[1, 2, 3]])), atol=0.01)
 

@@ -7,9 +7,10 @@ import torch
 import torch._dynamo
 
 from afm_min import pretrain
-from afm_min.model import (AFM, PRESETS, Z_LOSS, Config, CrossEntropyFunction, RMSNormFunction,
-                           RotationFunction, rotary_tables, token_losses)
+from afm_min.model import (AFM, PRESETS, Config, RMSNormFunction, RotationFunction,
+                           rotary_tables)
 from afm_min.run import UserError
+from afm_min.trainer import Z_LOSS, CrossEntropyFunction, token_losses
 
 SMALL = Config(dim=12, layers=2, heads=6, kv_heads=2, head_dim=4, hidden=20, vocab_size=50,
                context=40)

@@ -312,15 +312,6 @@ def test_a_saved_model_loads_with_its_bits_and_tokenizer(pair, tmp_path):
         load_model(run, "quantize", QuantizedAFM)
 
 
-def test_an_adapter_is_not_merged_into_quantized_weights(pair):
-    """merge raises UserError and leaves the adapter attached."""
-    _, quantized = pair
-    lora.attach(quantized, lora.create(quantized, 2))
-    with pytest.raises(UserError, match="quantized model cannot"):
-        lora.merge(quantized)
-    assert all(layer.adapter for layer in lora.projections(quantized).values())
-
-
 def test_an_adapters_gradients_equal_those_on_unpacked_weights(pair):
     """Quantized weights pass the same gradients on to an adapter."""
     _, quantized = pair

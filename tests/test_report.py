@@ -39,7 +39,7 @@ def run(tmp_path):
                                      "recall at 4x %": 25.0}),
         "draft": stage_result({"mean %": 50.0}),
         "reward1": stage_result({"mean %": 1.0, "all pairs %": 60.0}),
-        "mdloo1": stage_result({"mean %": 55.0}, passes=2, parts=2),
+        "mdloo1": stage_result({"mean %": 55.0}, epochs=2, num_minibatches=2),
         "rs2": stage_result({"mean %": 56.0}),
         "committee1": stage_result({"mean %": 57.0, "mean % before": 50.0, "best": "committee1"},
                                    seconds=3.2),
@@ -53,7 +53,7 @@ def run(tmp_path):
             run.log(stage=stage, step=step, loss=1 / step, count=16)
     for step in range(1, 41):
         run.log(stage="mdloo1", step=step, loss=-0.1, count=8, reward=float(step),
-                **{"truth %": 50.0, "KL": 0.1})
+                **{"truth %": 50.0, "KL": 0.1, "entropy": 2.0, "length": 9.0})
     return run
 
 

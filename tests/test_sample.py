@@ -79,7 +79,7 @@ def test_tool_calls_end_after_four(ask):
 BAD_INPUT = {  # message: arguments
     "give 0, or 0.01 to 100": ["--temperature", "nan"],
     "--top-p must be above 0": ["--top-p", "0"],
-    "--device meta": ["--device", "meta"],
+    "device 'meta' is not available here": ["--device", "meta"],
     "has no model: python train.py": ["--run", "none"],
     "it must have 1 to 255": ["--prompt", "fox " * 999],
     "has models of parent, prune, core, continued, lengthening": ["--stage", "sft"],

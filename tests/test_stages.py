@@ -152,7 +152,7 @@ def test_stages_that_are_up_to_date_are_not_run_again(tmp_path, capsys):
 def test_an_error_of_a_stage_that_runs_side_by_side_is_raised(tmp_path):
     run = make_run(tmp_path)
     run.file("preferences1.jsonl").write_text("")
-    with pytest.raises(UserError, match="no pairs"):
+    with pytest.raises(UserError, match="has 0 pairs"):
         stages.run_stages(run, small_settings(), 2)
 
 

@@ -24,7 +24,7 @@ def read_report(folder):
 def test_a_run_prints_its_progress(pretrained):
     _, output = pretrained
     for expected in ("data: folder=", "characters per token=", "tokens/s", "0:00 left",
-                     "core: start=prune distill=0.9 steps=60 batch=8", "step    60/60  loss ",
+                     "core: start=prune distill=0.9 steps=60 batch_size=8", "step    60/60  loss ",
                      "user bits/byte="):
         assert expected in output
     assert "\r" not in output  # in a log, progress is printed as plain lines
@@ -143,7 +143,7 @@ def test_a_stage_that_was_killed_when_run_again_is_resumed(pretrained, tmp_path)
     process.wait_for((folder / "core.part.pt").exists)
     process.kill()
     process = Launched(command, "train", "--out", folder, "--resume", *PRETRAIN)
-    process.wait_for(lambda: "from step" in process.printed()[0])
+    process.wait_for(lambda: "after step" in process.printed()[0])
     process.kill()
 
 
@@ -182,10 +182,10 @@ BAD_INPUT = {  # message: arguments
     "--set core.speed=3: expected NAME=VALUE": ["--out", "{new}", "--set", "core.speed=3"],
     "NAME one of model.dim, model.layers": ["--out", "{run}", "--set", "help"],
     "core.steps takes a value like 250": ["--out", "{new}", "--set", "core.steps=many"],
-    "core.batch takes a value like 8, at least 1": ["--out", "{new}", "--set", "core.batch=0"],
+    "core.batch_size takes a value like 8, at least 1": ["--out", "{new}", "--set", "core.batch_size=0"],
     "core.lr takes a value like 0.005, at least 0": ["--out", "{new}", "--set", "core.lr=1e999"],
     "head_dim even": ["--out", "{new}", "--set", "model.head_dim=3"],
-    "--device abacus": ["--out", "{new}", "--device", "abacus"],
+    "device 'abacus' is not available here": ["--out", "{new}", "--device", "abacus"],
     "start several with torchrun": ["--out", "{new}", "--shard"],
     "--jobs 0: give 1 or more": ["--jobs", "0"],
     "has a run: add --resume": ["--out", "{run}"],
@@ -280,14 +280,14 @@ def test_interrupted_fine_tuning_ends_with_the_same_weights(post_trained, tmp_pa
 def test_interrupted_mdloo_ends_with_the_same_weights(post_trained, tmp_path, capsys, monkeypatch):
     folder = shutil.copytree(post_trained[0], tmp_path / "copy")
     shorten(monkeypatch)
-    rollouts = align.rollouts
+    sample_rollouts = align.sample_rollouts
 
     def interrupt(*arguments):
         if (folder / "mdloo2.part.pt").exists():  # in the second iteration
             raise KeyboardInterrupt
-        return rollouts(*arguments)
+        return sample_rollouts(*arguments)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(align, "rollouts", interrupt)
+        patch.setattr(align, "sample_rollouts", interrupt)
         assert call(capsys, train, "--out", folder, "--stages", "mdloo2")[0] == 130
     (folder / "mdloo2.pt").unlink()
     code, output, errors = call(capsys, train, "--out", folder, "--resume")

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from afm_min import distributed, trainer
-from afm_min.model import AFM, Config, token_losses
+from afm_min.model import AFM, Config
 from afm_min.pretrain import next_token_loss
 from afm_min.run import Run, UserError
-from afm_min.trainer import (AdaStar, Progress, Trainer, backward, cosine, fit, linear,
+from afm_min.trainer import (AdaStar, Progress, Trainer, backward, cosine, fit, linear, token_losses,
                              parameter_groups, seed_step)
 
 SMALL = Config(dim=12, layers=1, heads=2, kv_heads=1, head_dim=4, hidden=20, vocab_size=50,
