@@ -253,9 +253,9 @@ def minibatch(groups, values, i, num_minibatches):
 def policy_loss(policy, batch, loss, gamma):
     """Return sums over a minibatch for `trainer.backward`: the loss, one of LOSSES, and metrics of
     the rollout."""
-    logp = chat.response_logp(policy, batch["ids"], batch["branch"], batch["segment_start"])  # (R, K)
+    logp = chat.response_logp(policy, batch["ids"], batch["branch"], batch["segment_start"])
     is_sample = batch["which"] >= 0  # (R, samples of a row)
-    logp = logp.gather(1, batch["which"].clamp(min=0))  # of each sample
+    logp = logp.gather(1, batch["which"].clamp(min=0))  # (R, K) -> of each sample
     losses = loss(logp, batch["old_logp"], batch["advantage"], gamma)
     return {"loss": losses[is_sample].sum(), "count": is_sample.sum(),
             "reward": batch["reward"].sum(), "truth %": 100 * batch["truth"].sum(),
