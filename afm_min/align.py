@@ -4,11 +4,15 @@ Each is a loss, a pure function of log-probabilities, and a source of batches. A
 action: its log-probability is the sum over its tokens, the end token included. pi is the model in
 training, pi_ref the model that the stage starts from, pi_k the model that sampled the responses.
 
-Shapes: N prompts, S samples of each, B responses, R rows of a batch, K responses in a row.
+Shapes: N prompts, S samples of each; B pairs; R rows of a batch, each with one or more prompts and
+their responses, K of them.
 
-Departures: rejection sampling and the committee imitate for a fixed number of steps; if the reward
-model finds no response more likely true than not, all are imitated; the committee's name goes to
-the best model of the round.
+A round n starts from the model of `reward.committee_members(n)[-1]`: sft or the last committee.
+`count` is the number of validation tasks of each family.
+
+Departures: rejection sampling and the committee fine-tune for a fixed number of steps. If the
+reward model finds none of the best responses more likely true than not, all of them are imitated.
+The checkpoint of the committee is the best model of the round, whichever method trained it.
 """
 import functools
 import random
@@ -44,18 +48,18 @@ def leave_one_out(rewards):
 
 
 def kl_penalised(rewards, logp, ref_logp, beta):
-    """R = r - beta log(pi_k / pi_ref). The mean of R is the mean reward - beta KL(pi_k || pi_ref),
-    which MDLOO maximises."""
+    """R = r - beta log(pi_k / pi_ref). Over samples of pi_k its mean is the mean reward -
+    beta KL(pi_k || pi_ref), which MDLOO maximises."""
     return rewards - beta * (logp - ref_logp)
 
 
 def mdpo_loss(logp, old_logp, advantages, gamma):
-    """-(rho A - gamma D), rho = pi / pi_k: mirror descent (MDPO, 2005.09814). A step away from pi_k
-    has a cost, and nothing is clipped.
+    """-(rho A - gamma D), rho = pi / pi_k: mirror descent (MDPO, 2005.09814). The penalty gamma D
+    keeps pi close to pi_k, so nothing is clipped.
 
-    D = rho log rho - rho + 1 is a sample's part of KL(pi || pi_k), as rho has mean 1. Its gradient
-    is rho log rho grad log pi: 0 in the first step on a sample, where rho = 1. So that step is
-    REINFORCE."""
+    D = rho log rho - rho + 1. Over samples of pi_k the mean of rho is 1, and so the mean of D is
+    KL(pi || pi_k). The gradient of D is rho log rho grad log pi: 0 in the first step on a sample,
+    where rho = 1. So that step is REINFORCE."""
     log_ratio = logp - old_logp
     ratio = log_ratio.exp()
     return -(ratio * advantages - gamma * (ratio * log_ratio - ratio + 1))
@@ -68,11 +72,12 @@ def ppo_loss(logp, old_logp, advantages, clip):
 
 
 def reinforce_loss(logp, old_logp, advantages, _):
-    """-A log pi, for comparison."""
+    """-A log pi, for comparison. It ignores the last argument of the others, gamma or clip."""
     return -logp * advantages
 
 
 LOSSES = {"mdpo": mdpo_loss, "ppo": ppo_loss, "reinforce": reinforce_loss}
+# Rewards -> advantages, (N, S) -> (N, S).
 BASELINES = {"leave one out": leave_one_out, "mean": lambda rewards: rewards - rewards.mean(),
              "none": lambda rewards: rewards}
 
@@ -80,40 +85,43 @@ BASELINES = {"leave one out": leave_one_out, "mean": lambda rewards: rewards - r
 # Imitation: rejection sampling and the committee.
 
 def best_of_n(reward_model, responses):
-    """Return, for N lists of Response, the one that the reward model ranks first, and its
-    probability of truth according to the reward model, (N,)."""
-    groups = [(of_prompt[0].prompt, [r.ids for r in of_prompt]) for of_prompt in responses]
-    rewards, truth = torch.stack(reward.scores(reward_model, groups)).unbind(2)  # (N, responses)
-    best = rewards.argmax(1)
-    chosen = [of_prompt[i] for of_prompt, i in zip(responses, best.tolist())]
-    return chosen, truth.gather(1, best[:, None])[:, 0]
+    """Return, for N lists of Response, the one with the highest reward, and the reward model's
+    probability that it is true, (N,)."""
+    groups = [(candidates[0].prompt, [r.ids for r in candidates]) for candidates in responses]
+    scores = torch.stack(reward.scores(reward_model, groups))  # (N, S, 2): reward, P(true)
+    best = scores[..., 0].argmax(1)
+    chosen = [candidates[i] for candidates, i in zip(responses, best.tolist())]
+    return chosen, scores[torch.arange(len(best)), best, 1]
 
 
 def imitate(round_number, run, method, stages, prompts, samples, steps, batch_size, lr, count):
-    """Fine-tune the last round's model on the best of N responses of the stages' models, where the
-    reward model finds it more likely true than not: the best of many bad responses is no good
-    example."""
+    """Fine-tune the model that the round starts from on the best response to each prompt.
+
+    The models of `stages` sample the responses, and the reward model chooses the best. A best
+    response that it finds more likely wrong than true is dropped: the best of many bad responses
+    is not a good example."""
     stage = f"{method}{round_number}"
     seed_step(run.seed, stage, 0)
     tasks = reward.draw_prompts(run, prompts, random.Random(f"{run.seed} {stage}"))
     reward_model = load_model(run, f"reward{round_number}", reward.RewardModel)
-    models = (load_model(run, name) for name in stages)
-    by_model = reward.sample_responses(models, tasks, samples)  # (tasks, models, samples)
-    best, truth = best_of_n(reward_model, [sum(drawn, []) for drawn in by_model])
-    pairs = [chat.render_response(response.prompt, response.ids) for response in best]
-    examples = [pair for pair, probability in zip(pairs, truth.tolist()) if probability > 0.5]
-    batches = chat.batches({"best": examples or pairs}, {"best": 1.0}, batch_size)
+    models = (load_model(run, name) for name in stages)  # loaded one after the other
+    responses = reward.sample_responses(models, tasks, samples)  # (tasks, models, samples)
+    best, truth = best_of_n(reward_model, [sum(by_model, []) for by_model in responses])
+    rendered = [chat.render_response(response.prompt, response.ids) for response in best]
+    likely_true = [example for example, p in zip(rendered, truth.tolist()) if p > 0.5]
+    examples = likely_true or rendered
+    batches = chat.batches({"best": examples}, {"best": 1.0}, batch_size)  # from one source
     model = load_model(run, reward.committee_members(round_number)[-1])
-    fit(model, batches, chat.response_loss, steps=steps, lr=lr, schedule=linear(steps, 20),
+    fit(model, batches, chat.response_loss, steps=steps, lr=lr, schedule=linear(steps, warmup=20),
         run=run, stage=stage)
     save_model(run, stage, model)
     metrics = evaluate.full_validation(run, model, count)
-    metrics |= {"examples": len(examples or pairs),
+    metrics |= {"examples": len(examples),
                 "first ranked true %": evaluate.percent(reward.truths(tasks, best))}
-    for i, name in enumerate(stages):
-        same = [any(response.ids == r.ids for r in drawn[i])
-                for response, drawn in zip(best, by_model)]
-        metrics[f"{name} says it %"] = evaluate.percent(same)
+    for i, name in enumerate(stages):  # how often this model, too, sampled the best response
+        has_best = [response.ids in [r.ids for r in by_model[i]]
+                    for response, by_model in zip(best, responses)]
+        metrics[f"{name} says it %"] = evaluate.percent(has_best)
     return metrics
 
 
@@ -125,11 +133,12 @@ def rs(round_number, run, *, prompts=2000, samples=8, steps=100, batch_size=24, 
 
 def committee(round_number, run, *, prompts=2000, samples=2, only="", steps=100, batch_size=24,
               lr=0.001, count=50):
-    """End a round: the round's models and the best model of before answer each prompt, a model
-    imitates the best response, and the best model of all goes on to the next round. only: a stage
-    whose responses alone are ranked, for comparison."""
+    """End a round by rejection sampling from all its models and the one that it started from.
+
+    Of these and the resulting model, the best in validation starts the next round. only: the one
+    stage to sample from, for comparison."""
     start = reward.committee_members(round_number)[-1]
-    *trained, stage = reward.committee_members(round_number + 1)
+    *trained, stage = reward.committee_members(round_number + 1)  # rs1, ..., mdloo1; committee1
     stages = [only] if only else [*trained, start]
     metrics = imitate(round_number, run, "committee", stages, prompts, samples, steps, batch_size,
                       lr, count)
@@ -146,18 +155,19 @@ def committee(round_number, run, *, prompts=2000, samples=2, only="", steps=100,
 # Preferences: DPO and IPO.
 
 def optimize_preferences(round_number, run, method, loss, steps, prompts, lr, count):
-    """Train the last round's model on this round's pairs. loss: a function of log-probabilities of
-    the chosen and the rejected responses, and of those under pi_ref, all (B,). A batch has all
-    pairs of `prompts` prompts."""
+    """Train the model that the round starts from on the round's pairs.
+
+    loss: a function of chosen, rejected, ref_chosen and ref_rejected, as `dpo_loss`, but without
+    beta. A batch has all pairs of `prompts` random prompts."""
     stage = f"{method}{round_number}"
     comparisons = reward.read_preferences(run, round_number)
     model = load_model(run, reward.committee_members(round_number)[-1])
     ref_logp = chat.map_responses(chat.response_logp, model, reward.groups_of(comparisons))
 
     def batches(step):
-        numbers = torch.randint(len(comparisons), (prompts,)).tolist()
-        return reward.collate([comparisons[i] for i in numbers],
-                              ref_logp=[ref_logp[i] for i in numbers])
+        indices = torch.randint(len(comparisons), (prompts,)).tolist()
+        return reward.collate([comparisons[i] for i in indices],
+                              ref_logp=[ref_logp[i] for i in indices])
 
     def pair_loss(model, batch):
         logp = chat.response_logp(model, batch["ids"], batch["branch"],
@@ -166,7 +176,7 @@ def optimize_preferences(round_number, run, method, loss, steps, prompts, lr, co
         ref_chosen, ref_rejected = reward.chosen_and_rejected(batch["ref_logp"], batch["pairs"])
         losses = loss(chosen, rejected, ref_chosen, ref_rejected)
         return {"loss": losses.sum(), "count": len(losses)}
-    fit(model, batches, pair_loss, steps=steps, lr=lr, schedule=linear(steps, 20), run=run,
+    fit(model, batches, pair_loss, steps=steps, lr=lr, schedule=linear(steps, warmup=20), run=run,
         stage=stage, unit="pairs")
     save_model(run, stage, model)
     return evaluate.full_validation(run, model, count)
@@ -192,13 +202,17 @@ def ipo(round_number, run, *, beta=0.1, steps=80, prompts=32, lr=0.0003, count=5
 # Reinforcement learning: MDLOO.
 
 def sample_rollouts(model, reference, tasks, samples, reward_model=None):
-    """Sample S responses to each of N pairs (family, task), at temperature 1 and from all tokens:
-    exactly the distribution that is scored.
+    """Sample S responses to each of N pairs (family, task), at temperature 1. No token is excluded
+    (as by top-k), so the log-probabilities are those of the distribution sampled from.
 
-    Returns N groups (prompt, distinct responses), and a dict of tensors (N, S): `which` of the
-    responses a sample is; log-probabilities under pi_k and pi_ref; the reward (without a reward
-    model that is the truth), the truth, and the length in tokens."""
-    sampled = [responses for (responses,) in reward.sample_responses([model], tasks, samples)]
+    Returns N groups (prompt, distinct responses), and a dict of tensors (N, S):
+        which               index of a sample among the distinct responses to its prompt
+        old_logp, ref_logp  its log-probability under pi_k and pi_ref
+        truth               1.0 if it is right, else 0.0
+        reward              from the reward model; without one, the truth
+        length              in tokens"""
+    # One model, so its responses are the only entry for each prompt: (N, 1, S) -> (N, S).
+    sampled = [by_model[0] for by_model in reward.sample_responses([model], tasks, samples)]
     groups = [(responses[0].prompt, [r.ids for r in responses]) for responses in sampled]
     truth = torch.stack([reward.truths([task] * samples, responses)
                          for task, responses in zip(tasks, sampled)])
@@ -210,37 +224,38 @@ def sample_rollouts(model, reference, tasks, samples, reward_model=None):
         old_logp = torch.tensor([[r.logp for r in responses] for responses in sampled])
     else:  # decoding rounds differently than training, and rho must start at exactly 1
         old_logp = torch.stack(chat.map_responses(chat.response_logp, model, groups))
-    distinct, which = [], []
+    distinct_groups, which = [], []
     for prompt, responses in groups:
-        unique, numbers = chat.unique_responses(responses)
-        distinct.append((prompt, unique))
-        which.append(numbers)
-    return distinct, {
+        distinct, indices = chat.unique_responses(responses)
+        distinct_groups.append((prompt, distinct))
+        which.append(indices)
+    return distinct_groups, {
         "which": torch.tensor(which), "old_logp": old_logp, "ref_logp": ref_logp, "truth": truth,
         "reward": rewards,
         "length": torch.tensor([[float(len(r.ids)) for r in responses] for responses in sampled])}
 
 
 def minibatch(groups, values, i, num_minibatches):
-    """Return the i-th of the minibatches of a rollout: every num_minibatches-th prompt.
+    """Return the i-th minibatch of a rollout: the prompts i, i + num_minibatches, and so on.
 
     ids, branch, segment_start: (R, T), see `chat.share_prompts`. Entries of `values`, (N, S),
-    become (R, samples of a row); `which` then counts responses in the row, and is -1 in padding."""
+    become (R, samples of a row). `which` becomes an index among the K responses of the row, and -1
+    where a row has fewer samples than the longest: groups with which = [0, 1, 0] and [0, 0, 1]
+    in one row, the first with 2 distinct responses -> [0, 1, 0, 2, 2, 3]"""
     values = {name: x[i::num_minibatches] for name, x in values.items()}
     batch, places = chat.share_prompts(groups[i::num_minibatches])
-    first = torch.tensor([first for _, first in places])
+    first = torch.tensor([first for row, first in places])  # index of a group's first response
     batch |= {name: chat.stack_by_row(x, places) for name, x in values.items()}
     batch["which"] = chat.stack_by_row(values["which"] + first[:, None], places, fill=-1)
     return batch
 
 
 def policy_loss(policy, batch, loss, gamma):
-    """Return the summed loss of a minibatch, one of LOSSES, and metrics of its rollout, for
-    `trainer.backward`."""
-    logp = chat.response_logp(policy, batch["ids"], batch["branch"],
-                              batch["segment_start"])  # (R, K)
+    """Return sums over a minibatch for `trainer.backward`: the loss, one of LOSSES, and metrics of
+    the rollout."""
+    logp = chat.response_logp(policy, batch["ids"], batch["branch"], batch["segment_start"])
     is_sample = batch["which"] >= 0  # (R, samples of a row)
-    logp = logp.gather(1, batch["which"].clamp(min=0))
+    logp = logp.gather(1, batch["which"].clamp(min=0))  # (R, K) -> of each sample
     losses = loss(logp, batch["old_logp"], batch["advantage"], gamma)
     return {"loss": losses[is_sample].sum(), "count": is_sample.sum(),
             "reward": batch["reward"].sum(), "truth %": 100 * batch["truth"].sum(),
@@ -253,8 +268,9 @@ def mdloo(round_number, run, *, rewarded="model", iterations=40, prompts=64, sam
           count=50):
     """Mirror descent with leave-one-out estimation: online reinforcement learning.
 
-    rewarded: by the reward "model", or by the "checker". For comparison, loss may be "ppo", where
-    gamma is the clip, or "reinforce", and baseline "mean", of all rewards, or "none"."""
+    An iteration samples responses to new prompts and takes `epochs` passes over them. rewarded: by
+    the reward "model", or by the "checker", with the truth. For comparison, loss may be "ppo", in
+    which gamma is the clip, or "reinforce", and baseline "mean", of all rewards, or "none"."""
     stage, start = f"mdloo{round_number}", reward.committee_members(round_number)[-1]
     if baseline == "leave one out" and samples < 2:
         raise UserError(f"{stage}.samples={samples}: leaving one out needs 2 or more")
@@ -267,9 +283,10 @@ def mdloo(round_number, run, *, rewarded="model", iterations=40, prompts=64, sam
         reward_model = load_model(run, f"reward{round_number}", reward.RewardModel)
     updates = epochs * num_minibatches  # per iteration
     steps = iterations * updates
-    minibatch_loss = functools.partial(policy_loss, loss=LOSSES[loss], gamma=gamma)
-    trainer = Trainer(model, minibatch_loss, steps=steps, lr=lr, schedule=linear(steps, 10),
-                      run=run, stage=stage, micro_batch_size=32, save_every=updates, unit="responses")
+    batch_loss = functools.partial(policy_loss, loss=LOSSES[loss], gamma=gamma)
+    # A rollout is not saved, so checkpoints are only written between iterations.
+    trainer = Trainer(model, batch_loss, steps=steps, lr=lr, schedule=linear(steps, 10), run=run,
+                      stage=stage, micro_batch_size=32, save_every=updates, unit="responses")
     for iteration in range(trainer.step // updates, iterations):
         trainer.seed()
         tasks = reward.draw_prompts(run, prompts, random.Random(f"{run.seed} {stage} {iteration}"))

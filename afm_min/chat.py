@@ -28,13 +28,13 @@ def example(source, messages, response):
 
 
 def render(messages, tokenizer):
-    """Return a conversation's ids and loss mask, two of (T,).
+    """Return a conversation's ids and loss mask, both (T,).
 
     The mask is 1 for tokens that the assistant produces, its end token included, and 0 elsewhere:
     <|user|> H i <|end|> <|assistant|> Y o <|end|>
        0     0 0    0          0       1 1    1"""
     ids, loss_mask = [], []
-    for message in messages:
+    for message in messages:  # a turn's first token is its role, which is never produced
         turn = tokenizer.encode_chat([message])
         ids += turn
         loss_mask += [0.0] + [float(message["role"] == "assistant")] * (len(turn) - 1)
@@ -50,15 +50,17 @@ def render_response(prompt, response):
 def render_examples(examples, model):
     """Return {source: list of (ids, loss_mask)} of the examples that fit the model's context."""
     sources = {}
-    for each in examples:
-        ids, loss_mask = render(each["messages"], model.tokenizer)
+    for conversation in examples:
+        ids, loss_mask = render(conversation["messages"], model.tokenizer)
         if len(ids) <= model.config.context:
-            sources.setdefault(each["source"], []).append((ids, loss_mask))
+            sources.setdefault(conversation["source"], []).append((ids, loss_mask))
     return sources
 
 
 def read_examples(run, model, synthetic=True):
-    """Return the rendered demonstrations, with the synthetic examples unless left out."""
+    """Return {source: list of (ids, loss_mask)} of the run's demonstrations.
+
+    synthetic: add the examples that the stage synthetic has made."""
     examples = run.read_lines("demonstrations")
     if synthetic:
         examples += run.read_lines("synthetic")
@@ -68,14 +70,15 @@ def read_examples(run, model, synthetic=True):
 # Batches: several conversations share a row, so that little is padding.
 
 def round_up(length):
-    """5 -> 64, 64 -> 64, 65 -> 128"""
-    return -(-length // ROUND) * ROUND
+    """Round up to a multiple of ROUND: 5 -> 64, 64 -> 64, 65 -> 128."""
+    return (length + ROUND - 1) // ROUND * ROUND
 
 
 def round_mask(mask):
-    """Set further entries of a bool mask, (R, T), until their number is a multiple of ROUND, if
-    there are enough."""
-    missing = -int(mask.sum()) % ROUND
+    """Set more entries of a bool mask, (R, T), until a multiple of ROUND, or all, are set.
+
+    ROUND = 4: 0 1 0 1 0 1 -> 1 1 0 1 0 1"""
+    missing = round_up(int(mask.sum())) - int(mask.sum())
     added = (~mask).flatten().nonzero()[:missing, 0]
     return mask.flatten().index_fill(0, added, True).view(mask.shape)
 
@@ -83,26 +86,27 @@ def round_mask(mask):
 def pack_rows(items, width):
     """Pack items, tuples of 1-D tensors of equal length, into rows of `width` tokens.
 
-    First fit, longest first. Returns a list with a tensor (R, width) for each entry of the tuples,
-    padded with zeros; segment_start, (R, width), see `AFM.hidden_states`; and the place of each
-    item, a pair (row, column)."""
+    The longest items come first, each in the first row with room. Returns
+        packed         a list: for each entry of the tuples a tensor (R, width), padded with zeros
+        segment_start  (R, width), see `AFM.hidden_states`
+        places         for each item, the (row, column) at which it starts"""
     used, places = [], [None] * len(items)  # used: tokens in each row
     for i in sorted(range(len(items)), key=lambda i: -len(items[i][0])):
         length = len(items[i][0])
-        with_room = (row for row, taken in enumerate(used) if taken + length <= width)
-        row = next(with_room, len(used))
+        with_room = (row for row in range(len(used)) if used[row] + length <= width)
+        row = next(with_room, len(used))  # the first with room, else a new one
         if row == len(used):
             used.append(0)
-        places[i] = row, used[row]
+        places[i] = (row, used[row])
         used[row] += length
-    columns = [torch.zeros(len(used), width, dtype=x.dtype) for x in items[0]]
+    packed = [torch.zeros(len(used), width, dtype=x.dtype) for x in items[0]]
     segment_start = torch.full((len(used), width), width)
     for item, (row, start) in zip(items, places):
         stop = start + len(item[0])
         segment_start[row, start:stop] = start
-        for column, x in zip(columns, item):
-            column[row, start:stop] = x
-    return columns, segment_start, places
+        for rows, x in zip(packed, item):
+            rows[row, start:stop] = x
+    return packed, segment_start, places
 
 
 def pack(conversations):
@@ -134,10 +138,10 @@ def batches(sources, mixture, batch_size):
 # Groups: a prompt with several responses, which share its tokens in one row.
 
 def share_prompt(prompt, responses):
-    """Return the ids and branch numbers, two of (T,), of a row in which responses share a prompt.
+    """Return ids and branch numbers, both (T,), of a row in which responses share a prompt.
 
-    Each response is a branch, see `AFM.hidden_states`, that starts with the prompt's last token:
-    from that token's state the response's first token is predicted.
+    Each response is a branch, see `AFM.hidden_states`. A branch starts with a copy of the prompt's
+    last token, as that token predicts the response's first one.
         prompt [1, 2, 3], responses [[7, 8], [9]]
         ids     1 2 | 3 7 8 | 3 9
         branch  0 0 | 1 1 1 | 2 2"""
@@ -151,29 +155,31 @@ def share_prompt(prompt, responses):
 def share_prompts(groups):
     """Pack groups (prompt, responses) into a batch {"ids", "branch", "segment_start": (R, T)}.
 
-    Responses are numbered 1, 2, ... from the left of a row, across its groups. Also returns the
-    place of each group, (row, first): its responses have the indices first, first + 1, ... among
-    those of the row."""
+    Branches are numbered 1, 2, ... from left to right in a row, across its groups. Also returns
+    each group's place, (row, first): its responses have the branches first + 1, first + 2, ...
+        branch of two groups in a row: 0 0 1 1 2 2 | 0 0 3 3, their places: (0, 0) and (0, 2)"""
     items = [share_prompt(prompt, responses) for prompt, responses in groups]
     width = round_up(max(len(ids) for ids, _ in items))
     (ids, branch), segment_start, starts = pack_rows(items, width)
     count, places = [0] * len(ids), [None] * len(groups)  # count: responses in each row so far
-    for i in sorted(range(len(groups)), key=starts.__getitem__):  # from the left in each row
+    for i in sorted(range(len(groups)), key=lambda i: starts[i]):  # left to right in each row
         row, start = starts[i]
-        of_group = branch[row, start:start + len(items[i][0])]  # a view
-        of_group[of_group > 0] += count[row]
-        places[i] = row, count[row]
+        group_branch = branch[row, start:start + len(items[i][0])]  # a view: `branch` changes, too
+        group_branch[group_branch > 0] += count[row]
+        places[i] = (row, count[row])
         count[row] += len(groups[i][1])
     return {"ids": ids, "branch": branch, "segment_start": segment_start}, places
 
 
 def stack_by_row(values, places, fill=0):
-    """Collect a tensor (responses, ...) for each group as one of (R, K, ...), K the most responses
-    of a row. Shorter rows end with `fill`. places: as from `share_prompts`."""
-    rows = {}
+    """Concatenate values of each group, (responses, ...), by rows of the batch: (R, K, ...).
+
+    places: as from `share_prompts`. Rows with fewer than K responses end with `fill`:
+        values [1, 2], [3], [4, 5], places (1, 0), (0, 0), (0, 1) -> [[3, 4, 5], [1, 2, fill]]"""
+    rows = {}  # row -> values of its groups, from left to right
     for (row, _), value in sorted(zip(places, values), key=lambda pair: pair[0]):
         rows.setdefault(row, []).append(value)
-    return pad_sequence([torch.cat(of_row) for of_row in rows.values()], True, fill)
+    return pad_sequence([torch.cat(x) for x in rows.values()], batch_first=True, padding_value=fill)
 
 
 def unique_responses(responses):
@@ -188,10 +194,11 @@ def unique_responses(responses):
 # Losses and log-probabilities.
 
 def response_logits(model, batch):
-    """Return logits for the next token where the loss mask of that is set, and for a few other
-    tokens (see `round_mask`): (N, V). Also which tokens these are: (R, T), bool.
+    """Return the logits that predict the tokens in the loss mask, (N, V), and `wanted`, (R, T),
+    bool, which marks the N tokens that predict them.
 
-    batch: as from `pack`. About two thirds of all tokens need no logits, so none are computed."""
+    No logits of other tokens are computed, except for the few that `round_mask` adds to `wanted`.
+    batch: as from `pack`."""
     wanted = round_mask(batch["loss_mask"][:, 1:] > 0)
     states = model.hidden_states(batch["ids"][:, :-1],
                                  segment_start=batch["segment_start"][:, :-1], wanted=wanted)
@@ -199,8 +206,9 @@ def response_logits(model, batch):
 
 
 def response_loss(model, batch):
-    """Language-model loss of the tokens in the loss mask, for `trainer.backward`. batch: as from
-    `pack`."""
+    """Language-model loss of the tokens in the loss mask, for `trainer.backward`.
+
+    batch: as from `pack`."""
     logits, wanted = response_logits(model, batch)
     mask, targets = batch["loss_mask"][:, 1:][wanted], batch["ids"][:, 1:][wanted]  # (N,)
     cross_entropy, z_loss = token_losses(logits, targets)
@@ -208,22 +216,24 @@ def response_loss(model, batch):
 
 
 def score_responses(model, ids, branch, segment_start):
-    """Return log pi(y|x) of each response, (R, K), and the hidden state of its last token,
-    (R, K, C). ids, branch, segment_start: (R, T), as from `share_prompts`."""
-    R, K = len(branch), int(branch.max()) if len(branch) else 0
+    """Return each response's log pi(y|x), (R, K), and its last token's hidden state, (R, K, C).
+
+    ids, branch, segment_start: (R, T), as from `share_prompts`."""
+    R, C = len(branch), model.config.dim
+    K = int(branch.max()) if R else 0  # R is 0 on a rank without rows
     wanted = round_mask(branch > 0)
     states = model.hidden_states(ids, segment_start, branch, wanted=wanted)  # (N, C)
-    nll, _ = token_losses(model.logits(states), ids.roll(-1, 1)[wanted])  # (N,)
-    # A token predicts the next one of its response, or is the last of it.
+    # Targets: the ids one to the right. The last column's wraps around, but is not used below.
+    nll, _ = token_losses(model.logits(states), ids.roll(-1, dims=1)[wanted])  # (N,)
+    # Each token of a branch predicts the next one of its response, or is the last one.
     same_branch = F.pad(branch[:, 1:] == branch[:, :-1], (0, 1))  # (R, T)
     predicts = ((branch > 0) & same_branch)[wanted]  # (N,)
     last = ((branch > 0) & ~same_branch)[wanted]
     row, column = wanted.nonzero(as_tuple=True)
-    response = row * K + branch[row, column] - 1  # (N,): index among R * K
+    response = row * K + branch[row, column] - 1  # (N,), index into the R * K responses
     logp = nll.new_zeros(R * K).index_add(0, response[predicts], -nll[predicts])
-    last_states = states.new_zeros(R * K, states.shape[-1]).index_add(0, response[last],
-                                                                      states[last])
-    return logp.view(R, K), last_states.view(R, K, states.shape[-1])
+    last_states = states.new_zeros(R * K, C).index_add(0, response[last], states[last])
+    return logp.view(R, K), last_states.view(R, K, C)
 
 
 def response_logp(model, ids, branch, segment_start):
@@ -231,11 +241,13 @@ def response_logp(model, ids, branch, segment_start):
     return score_responses(model, ids, branch, segment_start)[0]
 
 
-# The same for many conversations: batches of similar length, shared among ranks.
+# Losses and log-probabilities of many conversations, computed in batches by all ranks.
 
 def map_by_length(function, lengths, max_rows):
-    """Return a list of N results. function(numbers) computes those of some items, a list; it is
-    called with up to `max_rows` items of similar length at a time."""
+    """Return one result for each of N items. Items of similar length are computed together.
+
+    function: takes a list of up to `max_rows` item numbers, returns a list of their results.
+    lengths: of the N items. Each rank computes a part of the results."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
 
     def compute(numbers):
@@ -247,7 +259,9 @@ def map_by_length(function, lengths, max_rows):
 
 @torch.no_grad()
 def map_conversations(function, model, conversations, max_rows=64):
-    """Return function(model, ids, loss_mask) -> (rows, ...) for N pairs: (N, ...)."""
+    """Apply a function to N conversations, pairs (ids, loss_mask), in batches. Returns (N, ...).
+
+    function: model, ids (rows, T), loss_mask (rows, T) -> (rows, ...)"""
     def compute(numbers):
         columns = zip(*(conversations[i] for i in numbers))
         batch = [pad_sequence(column, True).to(model.embedding.device) for column in columns]
@@ -258,13 +272,14 @@ def map_conversations(function, model, conversations, max_rows=64):
 
 @torch.no_grad()
 def map_responses(function, model, groups, max_rows=64, most=4):
-    """Return function(model, ids, branch, segment_start) -> (R, K, ...) for the responses of N
-    groups (prompt, responses): a list of N tensors (responses, ...).
+    """Apply a function to N groups (prompt, responses), in batches. Returns a list of N tensors
+    (responses, ...).
 
-    Equal responses of a group are computed once. At most `most` responses share a row's copy of
-    the prompt, as the cost of attention grows with the square of the row."""
-    parts = []  # groups of up to `most` distinct responses
-    index = []  # for each group, the place of each of its responses: (part, number in it)
+    function: model, ids, branch, segment_start, as from `share_prompts` -> (R, K, ...)
+    Equal responses of a group are computed once. At most `most` responses share one copy of the
+    prompt, as the cost of attention grows with the square of the row."""
+    parts = []  # groups (prompt, up to `most` distinct responses)
+    index = []  # for each group: for each of its responses, (its part, its number in that part)
     for prompt, responses in groups:
         unique, numbers = unique_responses(responses)
         index.append([(len(parts) + i // most, i % most) for i in numbers])
@@ -282,7 +297,9 @@ def map_responses(function, model, groups, max_rows=64, most=4):
 
 
 def conversation_losses(model, conversations):
-    """Return the mean loss of the masked tokens of each pair (ids, loss_mask): (N,)."""
+    """Return each conversation's mean loss over the tokens in its loss mask: (N,).
+
+    conversations: pairs (ids, loss_mask)"""
     def mean_loss(model, ids, loss_mask):
         mask, targets = loss_mask[:, 1:], ids[:, 1:]
         wanted = round_mask(mask > 0)
@@ -298,23 +315,25 @@ def conversation_losses(model, conversations):
 class Response(typing.NamedTuple):
     prompt: list  # ids
     ids: list  # ids that the model produced, its end token included
-    text: str  # the same as text, without the end token
+    text: str  # the ids decoded, without the end token
     logp: float = 0.0  # log-probability of the ids under the distribution they were drawn from
 
 
 def generate_responses(model, conversations, max_new_tokens=64, max_rows=512, temperature=0.0):
-    """Return the model's next Response in each conversation, empty if its prompt does not fit the
-    context. temperature 0 is greedy."""
+    """Return the model's Response to each conversation. temperature 0 is greedy.
+
+    A prompt that does not fit the context gets an empty response."""
     tokenizer, end = model.tokenizer, model.tokenizer.special(END)
     prompts = [tokenizer.encode_chat(messages, reply=True) for messages in conversations]
     fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < model.config.context]
+    # Drawn for all prompts at once, so that a response does not depend on those beside it.
     uniforms = torch.zeros(len(prompts), max_new_tokens)
     if temperature:
         uniforms.uniform_()
     decoder = Decoder(model)
 
     def compute(numbers):
-        chosen = [fitting[i] for i in numbers]
+        chosen = [fitting[i] for i in numbers]  # indices into prompts
         return generate_with_logp(decoder, [prompts[i] for i in chosen], max_new_tokens, end,
                                   temperature=temperature, uniforms=uniforms[chosen])
     # Shorter prompts are padded, so those of similar length go together.
@@ -327,7 +346,7 @@ def generate_responses(model, conversations, max_new_tokens=64, max_rows=512, te
 
 
 def generate_texts(model, conversations, temperature=0.0):
-    """Return the texts alone of `generate_responses`."""
+    """Return only the texts of `generate_responses`."""
     return [response.text for response in generate_responses(model, conversations,
                                                              temperature=temperature)]
 

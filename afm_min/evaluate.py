@@ -4,8 +4,8 @@ They follow the report's evaluation: instructions followed (IFEval), tool use by
 execution (Berkeley Function Calling), code (pass@k), mathematics, summaries, recall by distance,
 refusals, and two models side by side. Responses are greedy unless stated otherwise.
 
-A result is a bool, or the probability that it is right. A row of a table is a list [name, percent,
-interval, count].
+A result is whether a response is right, a bool or a probability. `results` is a list of them. A row
+of a table is a list [name, percent, interval, count].
 """
 import math
 
@@ -33,8 +33,8 @@ def wilson(right, count, z=1.96):
         return 0.0, 1.0
     share, spread = right / count, z * z / count
     half = z * math.sqrt(share * (1 - share) / count + spread / count / 4)
-    low, high = ((share + spread / 2 + side) / (1 + spread) for side in (-half, half))
-    return max(0.0, low), min(1.0, high)
+    middle = share + spread / 2
+    return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
 
 
 def pass_at_k(n, right, k):
@@ -44,7 +44,7 @@ def pass_at_k(n, right, k):
 
 
 def row(name, results):
-    """Return a row of a table. For results that are probabilities the interval is too wide."""
+    """Return a row of a table. The interval is for bools, and too wide for probabilities."""
     results = [float(result) for result in results]
     low, high = wilson(sum(results), len(results))
     return [name, percent(results), f"{100 * low:.1f} to {100 * high:.1f}", len(results)]
@@ -62,7 +62,7 @@ def accuracy(model, families, count, split="test", temperature=0.0):
     """Return {family: list of bools}: whether the model's response to each task is right."""
     tasks = {name: draw_tasks(family, split, count) for name, family in families.items()}
     prompts = [task.messages() for of_family in tasks.values() for task in of_family]
-    texts = iter(generate_texts(model, prompts, temperature))
+    texts = iter(generate_texts(model, prompts, temperature))  # in the same order as the tasks
     return {name: [families[name].check(task, next(texts)) for task in of_family]
             for name, of_family in tasks.items()}
 
@@ -70,31 +70,32 @@ def accuracy(model, families, count, split="test", temperature=0.0):
 def validation(model, families, count=50, samples=1):
     """Return the percentage of validation tasks solved, by family and on average.
 
-    With several samples, a task counts as solved if one of them is right."""
+    One sample is greedy. Several have temperature 1, and a task is solved if one of them is
+    right."""
     temperature = 0.0 if samples == 1 else 1.0
     tries = [accuracy(model, families, count, "validation", temperature) for _ in range(samples)]
     metrics = {}
     for name in families:
-        solved = map(any, zip(*(results[name] for results in tries)))
-        metrics[f"{name} %"] = percent(solved)
+        by_task = zip(*(results[name] for results in tries))  # a task's result in each try
+        metrics[f"{name} %"] = percent(any(of_task) for of_task in by_task)
     return {"mean %": sum(metrics.values()) / len(metrics)} | metrics
 
 
 def full_validation(run, model, count):
-    """Return `validation` of all families and evolved mathematics, and the mean of the latter with
-    plain mathematics."""
+    """Return `validation` over all families, evolved mathematics too, and beside it "all math %",
+    the mean of plain and evolved mathematics."""
     families = corpus.toy_world(run) | EVOLVED
     metrics = validation(model, families, count)
     math_metrics = [value for name, value in metrics.items() if name.startswith("math")]
     return metrics | {"all math %": sum(math_metrics) / len(math_metrics)}
 
 
-# Benchmarks of single families: each returns rows.
+# Benchmarks of single families: each returns rows. texts: a model's response to each of the tasks.
 
 def loose_readings(response):
-    """Return IFEval's looser readings of a response: without its first line, its last, or both, and
-    each of these without stars. Empty ones are left out, as they would keep every instruction not
-    to do something."""
+    """Return IFEval's looser readings of a response: itself, without its first line, its last, or
+    both, and each of these without asterisks. Empty ones are left out: an empty text would follow
+    every instruction to avoid a word."""
     lines = response.splitlines()
     texts = [response, "\n".join(lines[1:]), "\n".join(lines[:-1]), "\n".join(lines[1:-1])]
     texts += [text.replace("*", "") for text in texts]
@@ -102,28 +103,31 @@ def loose_readings(response):
 
 
 def instruction_following(family, tasks, texts):
-    """Share of prompts with all instructions followed, and of single instructions followed: in the
-    response as it is (strict), and in the best of its looser readings."""
-    strict, loose = [], []  # for each task, whether each of its instructions is followed
+    """Return the share of prompts with all instructions followed, and of single instructions
+    followed. Strict: in the response itself. Loose: in any of its looser readings."""
+    strict, loose = [], []  # for each task a list of bools, one for each instruction
     for task, text in zip(tasks, texts):
         strict.append(family.follows_format(task, text))
         readings = [family.follows_format(task, reading) for reading in loose_readings(text)]
         loose.append([any(of_instruction) for of_instruction in zip(*readings)])
     rows = []
-    for how, results in (("strict", strict), ("loose", loose)):
-        rows.append(row(f"follow: prompts, {how}", map(all, results)))
-        rows.append(row(f"follow: instructions, {how}", sum(results, [])))
+    for mode, followed in (("strict", strict), ("loose", loose)):
+        rows.append(row(f"follow: prompts, {mode}", map(all, followed)))
+        rows.append(row(f"follow: instructions, {mode}", sum(followed, [])))
     return rows
 
 
 def tool_use(model, family, tasks, texts):
-    """Next calls compared as syntax trees; whole conversations in which calls are executed; and
-    conversations that need no call and have none."""
+    """Return the shares of next calls that are right as syntax trees; of whole conversations that
+    are right, with their calls executed; and, of those that need no call, of those without one.
+
+    texts: the next call or answer for each task. A task's answer is a pair (calls, answer)."""
     calls = [family.check(task, text) for task, text in zip(tasks, texts)
              if task.solution.startswith(tools.CALL)]
-    conversations = [task.messages()[:2] for task in tasks]
+    conversations = [task.messages()[:2] for task in tasks]  # system message and question only
     tools.converse(lambda waiting: generate_texts(model, waiting), conversations, family.pages)
     executed = [family.solved(task, messages) for task, messages in zip(tasks, conversations)]
+    # With no call, the model's only message is the third.
     no_calls = [len(messages) == 3 for task, messages in zip(tasks, conversations)
                 if not task.answer[0]]
     return [row("tools: calls by syntax tree", calls), row("tools: executed", executed),
@@ -131,7 +135,8 @@ def tool_use(model, family, tasks, texts):
 
 
 def refusals(family, tasks, texts):
-    """Harmful requests not refused, and harmless ones refused."""
+    """Return the shares of harmful requests not refused and of harmless ones refused. The answer of
+    a harmful task is empty."""
     pairs = list(zip(tasks, texts))
     answered = [not family.harmless(task, text) for task, text in pairs if not task.answer]
     refused = [not family.follows_format(task, text)[0] for task, text in pairs if task.answer]
@@ -139,7 +144,7 @@ def refusals(family, tasks, texts):
 
 
 def code_passes(model, family, count, samples=8):
-    """pass@1 and pass@8 from 8 samples for each task."""
+    """Return pass@1 and pass@`samples`, estimated from that many samples for each task."""
     tasks = draw_tasks(family, "test", count)
     right = [sum(family.check(task, text) for text in texts)
              for task, texts in zip(tasks, sample_texts(model, tasks, samples))]
@@ -148,7 +153,7 @@ def code_passes(model, family, count, samples=8):
 
 
 def recall_by_distance(model, count):
-    """Recall of a fact among more and more notes, so from further and further back."""
+    """Return the recall of a fact among up to 1, 2, ... 16 notes: more notes, greater distance."""
     return [row(f"recall: up to {notes} notes",
                 accuracy(model, {"recall": Recall(notes)}, count)["recall"])
             for notes in (1, 2, 4, 8, 16)]
@@ -157,7 +162,8 @@ def recall_by_distance(model, count):
 # All benchmarks, and two models side by side.
 
 def benchmarks(model, world, count):
-    """Return all rows for a model, and its responses to `count` test tasks of each family."""
+    """Return all rows for a model, and its responses to `count` test tasks of each family, in one
+    list. The first rows are the accuracies on each family of `world`, then of EVOLVED."""
     tasks = {name: draw_tasks(family, "test", count) for name, family in world.items()}
     texts = {name: generate_texts(model, [task.messages() for task in of_family])
              for name, of_family in tasks.items()}
@@ -167,38 +173,39 @@ def benchmarks(model, world, count):
     rows += instruction_following(world["follow"], tasks["follow"], texts["follow"])
     rows += refusals(world["refuse"], tasks["refuse"], texts["refuse"])
     rows += tool_use(model, world["tools"], tasks["tools"], texts["tools"])
-    rows += code_passes(model, world["code"], count // 4)
+    rows += code_passes(model, world["code"], count // 4)  # 8 samples for each of these
     return rows + recall_by_distance(model, count), sum(texts.values(), [])
 
 
 def side_by_side(tasks, ours, theirs):
-    """Compare two models' responses to the same pairs (family, task): by whether they are right,
-    then by their grades. Returns rows of wins, ties and losses, and the win rate at equal length,
-    where a tie is half a win.
+    """Compare two models' responses to the same pairs (family, task). The right one wins. If both
+    are right or both wrong, the one with the better grades wins.
 
-    As in AlpacaEval 2.0 LC: logistic regression of wins on the difference in length, as tanh of it
-    in units of 50 characters (the length of an answer here), evaluated at no difference. The
-    interval is that of the fit."""
-    def quality(texts):
+    Returns rows of wins, ties and losses of the first model, and of its win rate at equal length,
+    in which a tie is half a win. As in AlpacaEval 2.0 LC, that is fitted by logistic regression:
+    log odds of a win = beta_0 + beta_1 tanh(difference in characters / 50), where 50 is the length
+    of an answer here. At equal length the log odds are beta_0. The interval is that of the fit."""
+    def quality(texts):  # 10 outweighs the sum of four grades up to 2
         return torch.tensor([
             10 * family.check(task, text) + sum(family.grades(task, text).values())
             for (family, task), text in zip(tasks, texts)])
     wins = 0.5 + 0.5 * (quality(ours) - quality(theirs)).sign()
     longer = torch.tensor([math.tanh((len(a) - len(b)) / 50) for a, b in zip(ours, theirs)])
-    design, beta = torch.stack((torch.ones_like(longer), longer), 1), torch.zeros(2)
+    design = torch.stack((torch.ones_like(longer), longer), 1)  # (tasks, 2)
+    beta = torch.zeros(2)
     for _ in range(20):  # Newton's method; a small ridge, in case of all wins or equal lengths
         p = (design @ beta).sigmoid()
         hessian = (design * (p * (1 - p))[:, None]).T @ design + 0.1 * torch.eye(2)
         beta += torch.linalg.solve(hessian, design.T @ (wins - p) - 0.1 * beta)
-    half = 1.96 * torch.linalg.inv(hessian)[0, 0].sqrt()
-    even, low, high = (100 * (beta[0] + half * torch.tensor([0, -1, 1])).sigmoid()).tolist()
+    half = 1.96 * torch.linalg.inv(hessian)[0, 0].sqrt()  # 1.96 standard errors of beta_0
+    rate, low, high = (100 * (beta[0] + half * torch.tensor([0, -1, 1])).sigmoid()).tolist()
     rows = [row(name, (wins == value).tolist())
             for name, value in (("wins", 1), ("ties", 0.5), ("losses", 0))]
-    return rows + [["wins at equal length", even, f"{low:.1f} to {high:.1f}", len(wins)]]
+    return rows + [["wins at equal length", rate, f"{low:.1f} to {high:.1f}", len(wins)]]
 
 
 def evaluation(run, *, count=200, aligned="committee2"):
-    """Evaluate on test tasks: the base model, the draft, the one after sft, that of the stage
+    """Evaluate six models on test tasks: the pre-trained base, the draft, sft, that of the stage
     `aligned`, and the quantized one without and with its recovery adapter."""
     world = corpus.toy_world(run)
     models = {"base": load_model(run, "lengthening"), "draft": load_model(run, "draft"),
@@ -215,7 +222,7 @@ def evaluation(run, *, count=200, aligned="committee2"):
              for task in draw_tasks(family, "test", count)]
     aligned_against_sft = side_by_side(tasks, texts["aligned"], texts["sft"])
     accuracies = [value for _, value, _, _ in tables["aligned"][:len(world | EVOLVED)]]
-    comparison = []  # a row for each benchmark: its name, value and interval of each model, count
+    comparison = []  # rows [benchmark, value, interval, value, interval, ..., count], by model
     for rows in zip(*tables.values()):
         cells = [cell for _, value, interval, _ in rows for cell in (value, interval)]
         comparison.append([rows[0][0], *cells, rows[0][3]])

@@ -26,11 +26,11 @@ from afm_min.world.tasks import RECALL, draw_task
 
 
 def next_token_loss(model, batch):
-    """Language-model loss for `trainer.backward`. batch: ids (B, T + 1), of which each is predicted
-    from those before it, and perhaps loss_weights (B, T + 1).
+    """Language-model loss for `trainer.backward`: each id is predicted from those before it.
 
-    With the top-1 predictions of a teacher, (B, T), the target is a mixture: `distill` of the
-    teacher's token and 1 - distill of the true one (the report: 0.9 and 0.1)."""
+    batch: ids (B, T + 1); optionally loss_weights (B, T + 1); to distill, teacher (B, T), the top-1
+    predictions of a teacher, and distill (B,). Then each target is a mixture of two tokens: the
+    teacher's, weighted by distill, and the true one by 1 - distill (the report: 0.9 and 0.1)."""
     targets = batch["ids"][:, 1:]
     logits = model(batch["ids"][:, :-1])
     cross_entropy, z_loss = token_losses(logits, targets)
@@ -43,22 +43,24 @@ def next_token_loss(model, batch):
 
 
 def soft_top_k(scores, k, eps):
-    """Return the mask m that maximises scores . m + eps H(m) subject to 0 <= m <= 1 and sum m = k:
-    (N,) -> (N,).
+    """Return a mask m with 0 <= m <= 1 and sum k that is large where scores are: (N,) -> (N,).
 
-    H is the entropy -sum m log m, so a large eps spreads the mask and a small one sharpens it:
+    It maximises scores . m + eps H(m). H is the entropy -sum m log m, so a large eps spreads the
+    mask and a small one sharpens it:
         soft_top_k([3, 1, 2], 2, 100) -> about [.67, .66, .67]
         soft_top_k([3, 1, 2], 2, 0) -> [1, 0, 1]
-    The optimum is m = exp(min(0, scores + a) / eps) (Conditional Adapters, 2304.04947, appendix),
-    where a makes the sum k. The paper finds a by iteration. Sorted scores give it directly: if
-    exactly the j largest scores have m = 1, the others must sum to k - j."""
+    The optimum is m = exp(min(0, scores + a) / eps) for the shift a that makes the sum k
+    (Conditional Adapters, 2304.04947, appendix). The paper finds a by iteration; sorted scores
+    s_0 >= s_1 >= ... give it directly. If exactly the first j have m = 1, the others sum to k - j:
+        sum_{i >= j} exp((s_i + a) / eps) = k - j
+    Solve this for a with each j, and take the first j for which s_j + a <= 0, so m_j <= 1."""
     ordered, order = scores.sort(descending=True)
     if eps == 0:
         return torch.zeros_like(scores).scatter(0, order[:k], 1.0)
     tails = (ordered / eps).flip(0).logcumsumexp(0).flip(0)[:k]  # log sum_{i >= j} exp(s_i / eps)
-    room = torch.arange(k, 0, -1, device=scores.device).log()  # log (k - j)
-    shifts = eps * (room - tails)  # candidates for a, if j = 0 .. k - 1
-    j = (ordered[:k] + shifts > 0).sum().clamp(max=k - 1)  # the first j whose next m is below 1
+    log_rest = torch.arange(k, 0, -1, device=scores.device).log()  # log(k - j)
+    shifts = eps * (log_rest - tails)  # a for each j = 0 .. k - 1
+    j = (ordered[:k] + shifts > 0).sum().clamp(max=k - 1)  # the first with s_j + a <= 0
     return ((scores + shifts[j]).clamp(max=0) / eps).exp()
 
 
@@ -79,16 +81,17 @@ class Masked(nn.Module):
 
 def magnitude(feed_forward):
     """Return the product of the norms of each hidden unit's three weight vectors: (hidden,)."""
-    gate, up, down = (getattr(feed_forward, name).weight for name in ("gate", "up", "down"))
-    return (gate.norm(dim=1) * up.norm(dim=1) * down.norm(dim=0)).detach()
+    gate, up, down = feed_forward.gate, feed_forward.up, feed_forward.down
+    return (gate.weight.norm(dim=1) * up.weight.norm(dim=1) * down.weight.norm(dim=0)).detach()
 
 
 def remove_units(model):
     """Return an ordinary AFM with only those hidden units of a masked model whose mask is 1."""
-    weights, k = distributed.full_state_dict(model.state_dict()), model.blocks[0].feed_forward.k
+    weights = distributed.full_state_dict(model.state_dict())
+    k = model.blocks[0].feed_forward.k
     for i in range(len(model.blocks)):
         prefix = f"blocks.{i}.feed_forward."
-        units = soft_top_k(weights.pop(f"{prefix}scores"), k, 0).nonzero()[:, 0]
+        units = soft_top_k(weights.pop(f"{prefix}scores"), k, 0).nonzero()[:, 0]  # indices (k,)
         for name, dim in (("gate.weight", 0), ("up.weight", 0), ("down.weight", 1)):
             weight = weights.pop(f"{prefix}feed_forward.{name}")
             weights[f"{prefix}{name}"] = weight.index_select(dim, units)
@@ -99,19 +102,20 @@ def remove_units(model):
 
 
 @torch.no_grad()
-def held_out(model, run, most=8192, rows=32):
-    """Return how well a model predicts held-out text, in sequences of the run's context: bits per
-    byte of each source, their mean, and the top-1 accuracy over all tokens.
+def held_out(model, run, max_tokens=8192, batch_size=32):
+    """Return a model's metrics on held-out text: bits per byte of each source, their mean, and the
+    top-1 accuracy over all tokens.
 
-    Per byte and not per token, so that models with different tokenizers can be compared.
-    most: number of tokens of each source, spread over all of it."""
+    Bits are per byte, not per token, so that models with different tokenizers can be compared.
+    The sequences are as long as the run's context. They are spread evenly over each source, with
+    at most `max_tokens` tokens in all."""
     sizes = torch.tensor([len(token) for token in model.tokenizer.vocab])  # bytes
-    sizes[model.tokenizer.special(DOCUMENT)] = 0  # it must be predicted, but is no text
+    sizes[model.tokenizer.special(DOCUMENT)] = 0  # it is predicted like others, but is no text
     metrics, right, count = {}, 0, 0
     for source, stream in run.load(run.file("tokens.pt"))["held_out"].items():
         nats = byte_count = 0
-        windows = corpus.held_out_windows(stream, run.config.context, most).to(run.device)
-        for ids in windows.split(rows):
+        windows = corpus.held_out_windows(stream, run.config.context, max_tokens).to(run.device)
+        for ids in windows.split(batch_size):
             logits, targets = model(ids[:, :-1]), ids[:, 1:]
             nats += token_losses(logits, targets)[0].sum().item()
             right += (logits.argmax(-1) == targets).sum().item()
@@ -123,16 +127,15 @@ def held_out(model, run, most=8192, rows=32):
 
 
 def text_batches(run, model, mixture, batch_size):
-    """Return a function from step to a batch of the run's training text, in sequences as long as
-    the model's context."""
+    """Return a function from step to a batch of training text, in rows of the model's context."""
     streams = run.load(run.file("tokens.pt"))["train"]
-    streams["recall"] = corpus.recall_rows(dict(streams), mixture, model.tokenizer)
+    streams["recall"] = corpus.recall_rows(streams, mixture, model.tokenizer)
     return corpus.mixture_batches(streams, mixture, batch_size, model.config.context)
 
 
 def train(run, stage, model, batches, *, steps, lr, warmup, floor, weight_decay, compile=False,
           on_step=None):
-    """Run the training loop that the stages share."""
+    """Train with the loss and the schedule that all stages of this file share."""
     loss = torch.compile(next_token_loss) if compile else next_token_loss
     fit(model, batches, loss, steps=steps, lr=lr, schedule=cosine(steps, warmup, floor),
         weight_decay=weight_decay, run=run, stage=stage, on_step=on_step)
@@ -141,13 +144,12 @@ def train(run, stage, model, batches, *, steps, lr, warmup, floor, weight_decay,
 def finish(run, stage, model):
     """Save a stage's model and return its metrics."""
     save_model(run, stage, model)
-    tokens = sum(row["count"] for row in run.read_log(stage))
-    return {"tokens": tokens} | held_out(model, run)
+    return {"tokens": sum(row["count"] for row in run.read_log(stage))} | held_out(model, run)
 
 
 def untrained_model(run, stage, widen=1):
     """Return a new model of the run's config, with `widen` times as many feed-forward units."""
-    seed_step(run.seed, stage, -1)
+    seed_step(run.seed, stage, -1)  # -1: before the first step, which is 0
     tokenizer, hidden = Tokenizer.load(run.file("tokenizer.json")), widen * run.config.hidden
     config = dataclasses.replace(run.config, vocab_size=tokenizer.vocab_size, hidden=hidden)
     model = AFM(config, compute_dtype(run.device)).to(run.device)
@@ -159,8 +161,9 @@ def untrained_model(run, stage, widen=1):
 
 def parent(run, *, widen=3, steps=400, batch_size=8, mixture=corpus.CORE, lr=0.005, warmup=20,
            floor=0.005, weight_decay=3.16e-4, compile=False):
-    """Train a model with `widen` times as many feed-forward units from scratch, on the core
-    mixture (the report: 6.4B parameters for 2.7B, which is 2.9 times the units)."""
+    """Train a model with `widen` times as many feed-forward units from scratch on core's mixture.
+
+    The report prunes 6.4B parameters to 2.7B. Its parent has 2.9 times the units."""
     model = untrained_model(run, "parent", widen)
     train(run, "parent", model, text_batches(run, model, mixture, batch_size), steps=steps, lr=lr,
           warmup=warmup, floor=floor, weight_decay=weight_decay, compile=compile)
@@ -172,24 +175,25 @@ def prune(run, *, method="learned", steps=100, soft=0.8, batch_size=8, mixture=c
     """Prune feed-forward units by Soft-Top-K, on the core mixture.
 
     Scores start at 0 and are learned with the weights, while eps falls from first_eps to last_eps.
-    After `soft` of the steps eps is 0: the mask is exact, and no longer changes.
+    For the rest of the steps, after the share `soft`, eps is 0. Then the mask is 0 or 1 and no
+    longer changes, so the weights adapt to what remains.
 
-    method: "learned"; or, to compare, "magnitude" or "random": nothing is masked before that step,
-    and from then on only the largest units, or random ones, are kept."""
-    model, k = load_model(run, "parent"), run.config.hidden
+    method: "learned"; or, to compare, "magnitude" or "random". These two mask nothing while the
+    learned mask is soft. Then they keep the units of the largest weights, or random ones."""
+    model = load_model(run, "parent")
+    k, size = run.config.hidden, model.config.hidden  # keep k of `size` units
     seed_step(run.seed, "prune", -1)
     for block in model.blocks:
-        scores = torch.zeros(model.config.hidden)
-        if method == "random":
-            scores = torch.rand(model.config.hidden)
+        scores = torch.rand(size) if method == "random" else torch.zeros(size)
         block.feed_forward = Masked(block.feed_forward, k, scores.to(run.device))
-    exact_from = min(round(soft * steps), steps - 1)  # step
+    exact_from = min(round(soft * steps), steps - 1)  # the first step with eps = 0
 
     def anneal(step):
-        for layer in (block.feed_forward for block in model.blocks):
+        for block in model.blocks:
+            layer = block.feed_forward
             if step < exact_from:
                 layer.eps = first_eps * (last_eps / first_eps) ** (step / exact_from)
-                layer.k = k if method == "learned" else len(layer.scores)
+                layer.k = k if method == "learned" else size  # size: the mask is 1 everywhere
             else:
                 layer.eps, layer.k = 0.0, k
             if method == "magnitude" and step == exact_from:
@@ -206,7 +210,7 @@ def core(run, *, start="prune", distill=0.0, steps=250, batch_size=8, mixture=co
 
     distill: weight of the parent's top-1 prediction in each token's target. The report has 0.9.
     Here that helps a model from scratch but holds back a pruned one, which starts nearly as good
-    as its teacher (see the claims). So the default is 0."""
+    as its teacher (`make claims` compares them). So the default is 0."""
     model = untrained_model(run, "core") if start == "scratch" else load_model(run, start)
     batches = text_batches(run, model, mixture, batch_size)
     teacher = load_model(run, "parent") if distill else None
@@ -224,8 +228,9 @@ def core(run, *, start="prune", distill=0.0, steps=250, batch_size=8, mixture=co
 
 def continued(run, *, steps=250, batch_size=8, mixture=corpus.CONTINUED, lr=0.003, warmup=10,
               floor=0.001, weight_decay=1e-5, compile=False):
-    """Continued pre-training: less web text, more code and math, and licensed text. There is no
-    distillation: the report found that it does not help here."""
+    """Continue pre-training with less web text, more code and math, and licensed text.
+
+    There is no distillation: the report found that it does not help here."""
     model = load_model(run, "core")
     train(run, "continued", model, text_batches(run, model, mixture, batch_size), steps=steps,
           lr=lr, warmup=warmup, floor=floor, weight_decay=weight_decay, compile=compile)
@@ -235,11 +240,11 @@ def continued(run, *, steps=250, batch_size=8, mixture=corpus.CONTINUED, lr=0.00
 def lengthening(run, *, times=4, rope_base=6_315_089.0, steps=200, batch_size=2,
                 mixture=corpus.LENGTHENING, lr=0.003, warmup=10, floor=0.001, weight_decay=1e-5,
                 compile=False):
-    """Context lengthening: sequences `times` as long, a larger RoPE base, and among the text
-    questions about facts that stand far back.
+    """Lengthen the context: train on sequences `times` as long, with a larger RoPE base. More of
+    them than before contain a fact and, further on, questions about it.
 
-    Before this stage a model recalls facts within the length it was trained on, but ever fewer
-    beyond. For that it must have seen such questions from core on, with answers that weigh more
+    Before this stage, a model recalls facts within its training length, but ever fewer beyond it.
+    To recall any, it must have seen such questions from core on, and their answers must weigh more
     in the loss than other tokens (corpus.ANSWER_WEIGHT)."""
     length = times * run.config.context
     before = load_model(run, "continued", context=length)
@@ -252,21 +257,21 @@ def lengthening(run, *, times=4, rope_base=6_315_089.0, steps=200, batch_size=2,
 
 @torch.no_grad()
 def recall(model, run, longest, count=64):
-    """Return the percentage of facts recalled at the end of sequences that start with them: 0.5, 1,
-    2, ... up to `longest` times the run's context.
+    """Return the percentage of facts that a model recalls, for several lengths of sequences.
 
-    The facts are held out, decoding is greedy, and all tokens of the answer must be right. Each
-    fact has its own stretch of held-out text behind it, so that no single text decides."""
+    A sequence is a fact, then text, then a question about the fact. With longest=4, sequences of
+    0.5, 1, 2 and 4 times the run's context are tried. All tokens of the answer must be the most
+    probable ones. Facts and texts are held out, and each fact is followed by another text."""
     filler = max(run.load(run.file("tokens.pt"))["held_out"].values(), key=len).tolist()
     metrics = {}
-    for times in (0.5, *(2**i for i in range(longest.bit_length()))):
+    for times in [0.5] + [2**i for i in range(longest.bit_length())]:
         length, rows = int(times * run.config.context), []
         for i in range(count):
-            task, begin = draw_task(RECALL, "test", i), i * len(filler) // count
-            text = filler[begin:] + filler * (1 + length // len(filler))
-            bare, _ = corpus.insert_fact([], task, (0, 0), model.tokenizer)
-            end = max(0, length - len(bare))
-            columns = corpus.insert_fact(text[:end], task, (0, end), model.tokenizer)
+            task = draw_task(RECALL, "test", i)
+            without_text, _ = corpus.insert_fact([], task, (0, 0), model.tokenizer)
+            room = max(0, length - len(without_text))  # tokens of text between fact and question
+            text = filler[i * len(filler) // count:] + filler * (1 + length // len(filler))
+            columns = corpus.insert_fact(text[:room], task, (0, room), model.tokenizer)
             rows.append(torch.tensor(columns, device=run.device).T)  # (length, 2): id, is_answer
         right = 0
         for i in range(0, count, 16):

@@ -1,11 +1,13 @@
 """Palettization: weights as codes into small look-up tables (the report's section 5.2).
 
-Every 16 columns of a projection share a look-up table (LUT) of 2^bits values, found by k-means: 16
-values at 4 bits, 4 at 2. The embedding takes 8 bits, symmetric, with a scale per row. Codes stay
-packed in memory as on disk: a projection is unpacked where it is used (in training, its backward
-pass keeps the unpacked weight until it is done).
+A code is an index into a look-up table (LUT). Every GROUP columns of a projection share a LUT of
+2^bits values, found by k-means: 16 values at 4 bits, 4 at 2 bits. The embedding takes 8 bits,
+symmetric, with a scale per row.
 
-Shapes: G groups of columns, each with N values; k = 2^bits centres.
+Codes stay packed in memory, as on disk. A projection is unpacked each time it is used. In training,
+autograd holds the unpacked weight until the backward pass has used it.
+
+Shapes: G groups of columns, each with N values; k = 2^bits centres; M bytes.
 """
 import contextlib
 import itertools
@@ -29,33 +31,35 @@ def pack(codes, bits):
         byte 0  d d c c b b a a     byte 1  h h g g f f e e"""
     code_shifts = bits * torch.arange(8, device=codes.device)
     byte_shifts = 8 * torch.arange(bits, device=codes.device)
-    padded, parts = F.pad(codes.flatten(), (0, -codes.numel() % 8)).view(-1, 8), []
-    for part in padded.split(SLICE // 8):
+    rows = F.pad(codes.flatten(), (0, -codes.numel() % 8)).view(-1, 8)  # -n % 8 zeros: 13 -> 3
+    parts = []
+    for part in rows.split(SLICE // 8):
         words = (part.long() << code_shifts).sum(1, keepdim=True)  # 8 codes in a 64-bit integer
-        parts.append((words >> byte_shifts & 255).to(torch.uint8).flatten())
+        parts.append(((words >> byte_shifts) & 255).to(torch.uint8).flatten())
     return torch.cat(parts)
 
 
 def unpack(packed, bits, shape):
-    """Return the codes that `pack` was given, of that shape, as bytes."""
+    """Inverse of `pack`: return the codes in their original shape, as bytes."""
     code_shifts = bits * torch.arange(8, device=packed.device)
     byte_shifts = 8 * torch.arange(bits, device=packed.device)
     parts = []
     for part in packed.view(-1, bits).split(SLICE // 8):
         words = (part.long() << byte_shifts).sum(1, keepdim=True)
-        parts.append((words >> code_shifts & 2 ** bits - 1).to(torch.uint8).flatten())
+        parts.append(((words >> code_shifts) & (2 ** bits - 1)).to(torch.uint8).flatten())
     return torch.cat(parts)[:math.prod(shape)].view(shape)
 
 
 def prefix_sums(values):
     """Prefix sums of (1, x, x^2) over sorted values, so that the moments of any interval are one
-    subtraction: (G, N) -> (3, G, N + 1)."""
+    subtraction: (G, N) -> (3, G, N + 1). They start with 0: [2, 5] -> [0, 1, 2], [0, 2, 7],
+    [0, 4, 29]"""
     return F.pad(torch.stack((torch.ones_like(values), values, values ** 2)).cumsum(2), (1, 0))
 
 
 def interval_moments(sums, edges):
-    """Return count, sum and sum of squares of the values between successive edges: (3, G, N + 1),
-    (G, k + 1) -> 3 of (G, k)."""
+    """Return count, sum and sum of squares of the values between successive edges, which are
+    indices: (3, G, N + 1), (G, k + 1) -> (3, G, k)."""
     return sums.gather(2, edges.expand(3, -1, -1)).diff(dim=2)
 
 
@@ -65,10 +69,11 @@ def squared_error(count, total, squares):
 
 
 def initial_centres(values, k):
-    """Return k centres, (G, k), at quantiles of the cube root of the density of sorted values.
+    """Return k centres, (G, k), for sorted values (G, N), dense where the values are dense.
 
-    The best centres are as dense as the cube root of the values' density (Panter and Dite, 1951).
-    Between two neighbours the density is 1 / gap, so each gap has the mass gap^(2/3)."""
+    The density of the best centres is as the cube root of the values' density (Panter and Dite,
+    1951). Between two neighbours the values' density is 1 / gap. So the centres' density there is
+    gap^(-1/3), and gap * gap^(-1/3) = gap^(2/3) its integral. Centres are quantiles of it."""
     mass = F.pad(values.diff(dim=1) ** (2 / 3), (1, 0)).cumsum(1)  # (G, N)
     quantiles = (torch.arange(k) + 0.5) / k
     index = torch.searchsorted(mass, mass[:, -1:] * quantiles.to(mass))  # (G, k)
@@ -78,18 +83,21 @@ def initial_centres(values, k):
 def k_means(values, k, rounds=30):
     """Return the centres (G, k), ascending, that Lloyd's algorithm finds for values (G, N).
 
-    It runs from `initial_centres` and from a uniform grid, and the result with the smaller error
-    counts. So before tables are rounded to float16, no group is worse than uniformly quantized."""
+    It runs from `initial_centres` and from a uniform grid, and each group takes the result with the
+    smaller error. Lloyd's algorithm never increases the error, so no group ends up worse than
+    uniform quantization (before tables are rounded to float16)."""
     values = values.sort(1).values.double()
-    sums, low, high = prefix_sums(values), values[:, :1], values[:, -1:]
+    sums = prefix_sums(values)
+    low, high = values[:, :1], values[:, -1:]
     grid = low + (high - low) * torch.linspace(0, 1, k, dtype=torch.float64)
     results = []
     for centres in (initial_centres(values, k), grid):
         for _ in range(rounds):
+            # The values nearest to a centre lie between the middles to its two neighbours.
             edges = torch.searchsorted(values, (centres[:, 1:] + centres[:, :-1]) / 2)
-            edges = F.pad(F.pad(edges, (1, 0)), (0, 1), value=values.shape[1])  # (G, k + 1)
+            edges = F.pad(F.pad(edges, (1, 0)), (0, 1), value=values.shape[1])  # 0, ..., N
             count, total, squares = interval_moments(sums, edges)
-            centres = torch.where(count > 0, total / count, centres)
+            centres = torch.where(count > 0, total / count, centres)  # a centre of none stays
         results.append((squared_error(count, total, squares).sum(1), centres))
     (error, centres), (grid_error, grid_centres) = results
     return torch.where((grid_error < error)[:, None], grid_centres, centres)
@@ -98,16 +106,20 @@ def k_means(values, k, rounds=30):
 def palettize(weight, bits):
     """Return codes (outputs, inputs) and LUTs (groups, 2^bits) of a weight (outputs, inputs).
 
-    GROUP columns share a LUT, or as many as are left. Pass the transpose to group rows."""
+    The last group has fewer columns if GROUP does not divide their number. Pass the transpose to
+    group rows."""
     codes, luts = torch.empty(weight.shape, dtype=torch.uint8), []
-    columns = weight.shape[1]
-    whole = columns - columns % GROUP
-    step = GROUP * min(64, max(1, SLICE // (GROUP * len(weight))))  # columns at a time
+    outputs, columns = weight.shape
+    whole = columns - columns % GROUP  # columns in whole groups
+    # Up to 64 groups are clustered at once, fewer if 64 would have more than SLICE values.
+    step = GROUP * min(64, max(1, SLICE // (GROUP * outputs)))
+    # 70 columns, step 32: 0 to 32, 32 to 64, 64 to 70. The incomplete group is a part by itself.
     for start, stop in itertools.pairwise(sorted({*range(0, whole, step), whole, columns})):
         part = weight[:, start:stop].T.float().cpu()  # (columns of some groups, outputs)
         values = part.reshape(-(-len(part) // GROUP), -1)  # (groups, a group's columns * outputs)
-        luts.append(k_means(values, 2 ** bits).half())
-        middles = (luts[-1][:, 1:].float() + luts[-1][:, :-1].float()) / 2
+        lut = k_means(values, 2 ** bits).half()
+        luts.append(lut)
+        middles = (lut[:, 1:].float() + lut[:, :-1].float()) / 2
         codes[:, start:stop] = torch.searchsorted(middles, values).view(part.shape).T
     return codes.to(weight.device), torch.cat(luts).to(weight.device)
 
@@ -134,6 +146,7 @@ class Palettized(Linear):
         if self.unpacked is not None:
             return self.unpacked
         codes = unpack(self.codes, self.bits, (self.outputs, self.inputs))
+        # The LUTs one after the other: column c's starts at 2^bits * (c // GROUP).
         group = torch.arange(self.inputs, dtype=torch.int32, device=codes.device) // GROUP
         return self.luts.flatten()[codes + group * 2 ** self.bits]
 
@@ -141,14 +154,14 @@ class Palettized(Linear):
 class QuantizedAFM(AFM):
     """An AFM with palettized projections and an 8-bit embedding.
 
-    bits: name of each projection, see `lora.projections` -> 1 to 8."""
+    bits: {name of a projection, see `lora.projections`: 1 to 8}"""
 
     def __init__(self, config, bits, dtype=torch.float32):
         super().__init__(config, dtype)
         self.bits = dict(bits)
         for name, layer in projections(self).items():
             self.set_submodule(name, Palettized(layer.inputs, layer.outputs, bits[name]))
-        del self.embedding
+        del self.embedding  # a float parameter; the codes, -127 to 127, are a buffer
         self.register_buffer("embedding", torch.zeros(config.vocab_size, config.dim).char())
         self.register_buffer("scale", torch.zeros(config.vocab_size, 1).half())
 
@@ -156,14 +169,15 @@ class QuantizedAFM(AFM):
         return self.embedding[ids].to(self.dtype) * self.scale[ids].to(self.dtype)
 
     def logits(self, hidden_states):
+        # Scaling the logits is cheaper than scaling the embedding: h @ (s E)^T = s (h @ E^T).
         logits = F.linear(hidden_states, self.embedding.to(self.dtype)).float()
         return logits * self.scale[:, 0].float()
 
 
 @contextlib.contextmanager
 def keep_unpacked(model):
-    """Hold the weights of a quantized model unpacked, while its adapters are trained for many
-    steps."""
+    """Keep a quantized model's weights unpacked inside a `with` block, so that training an adapter
+    for many steps unpacks them once."""
     layers = projections(model).values()
     for layer in layers:
         layer.unpacked = layer.weight.to(model.dtype)
@@ -182,8 +196,8 @@ def quantize_model(model, bits):
         quantized.get_submodule(name).pack_weight(layer.weight)
     norms = {name: x for name, x in model.state_dict().items() if "norm" in name}
     quantized.load_state_dict(quantized.state_dict() | norms)
-    scale = (model.embedding.abs().amax(1, keepdim=True) / 127).clamp(min=2 ** -14).half()
-    quantized.scale = scale
-    quantized.embedding = (model.embedding / scale).round().clamp(-127, 127).to(torch.int8)
+    # 2^-14 is the smallest normal float16, so a row of zeros is not divided by 0.
+    quantized.scale = (model.embedding.abs().amax(1, keepdim=True) / 127).clamp(min=2 ** -14).half()
+    quantized.embedding = (model.embedding / quantized.scale).round().clamp(-127, 127).char()
     quantized.tokenizer = model.tokenizer
     return quantized.eval()

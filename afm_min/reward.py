@@ -1,13 +1,17 @@
 """The reward model (the report's section 4.3), and the preference data it learns from.
 
-From the report: linear head for the reward and four heads for single-sided grades on the last
-layer; soft labels by how much better a response is; the grades' loss as regularisation. Annotators
-are played by the toy world, with noise (world/people.py).
+From the report: a linear head for the reward, and four heads that grade each response by itself, on
+the last layer; soft labels by how much better the chosen response is; the grades' loss as
+regularisation. The toy world simulates the annotators, with noise (world/people.py).
 
 Departure: the heads see two more inputs, functions of the log-likelihood that the language model
-gives the response. A model of two layers has none left to compare what was said with what was to
-be expected, and heads on its last state alone rank little better than chance. The likelihood is
-that comparison. So the ranking loss reaches the layers below through the likelihood only.
+gives the response. Two layers leave no depth in which to compare a response with the one that was
+to be expected, and heads on the last hidden state alone rank little better than chance. The
+likelihood is such a comparison. The state is detached, so the ranking loss trains the layers below
+through the likelihood only.
+
+Shapes: R rows of a batch, T tokens of a row, K responses and at most P pairs of a row; N pairs in
+the batch; C model dim. The four grades have levels 0 to 2, 2 the best.
 """
 import random
 
@@ -27,10 +31,11 @@ GRADES = list(people.GRADE_WORTH)
 TRUTH = GRADES.index("truth")
 # Probability that the chosen response is better, by level: negligibly to significantly better.
 TARGETS = (0.65, 0.75, 0.85, 0.95)
-LANGUAGE_WEIGHT = 0.1  # of a token's cross-entropy beside a pair's loss
+LANGUAGE_WEIGHT = 0.1  # weight of cross-entropy per token, beside a ranking loss per pair
 MAX_RESPONSE = 48  # tokens
 MAX_PAIRS = 6  # for one prompt
-# Shares of the prompts. Most are mathematics, where responses differ in quality.
+# Weights of the families. EVOLVED are four kinds of mathematics, where responses differ in quality,
+# so most prompts are of these.
 PROMPTS = {"math": 1.5, **dict.fromkeys(EVOLVED, 3), "follow": 1.5, "tools": 1.5, "code": 1.5,
            "summary": 1.5, "recall": 1.5, "refuse": 1.5}
 
@@ -45,13 +50,14 @@ class RewardModel(AFM):
         self.reward = Linear(width, 1)
         self.grades = nn.ModuleList(nn.Sequential(Linear(width, config.dim), nn.SiLU(),
                                                   Linear(config.dim, 3)) for _ in GRADES)
-        # Untrained, it ranks by likelihood.
+        # Untrained, the reward is the sum of the two functions: it ranks by likelihood.
         self.reward.weight.data = torch.tensor([[0.0] * config.dim + [1.0, 1.0]])
 
     def forward(self, ids, branch, segment_start):
         """Return rewards (R, K), logits of the grades (R, K, 4, 3), log-likelihoods (R, K)."""
         logp, states = chat.score_responses(self, ids, branch, segment_start)  # (R, K), (R, K, C)
-        # One is bounded and one grows slowly, as soft labels ask for rewards a few units apart.
+        # Both rise with logp, but 2 sqrt(p) is bounded and -log(1 - logp / 2) changes slowly: soft
+        # labels ask for rewards a few units apart, and logp may differ by far more.
         likelihood = torch.stack((2 * (logp / 2).exp(), -(1 - logp / 2).log()), -1)
         features = torch.cat((states.detach().float(), likelihood), -1)
         grade_logits = torch.stack([head(features) for head in self.grades], 2)
@@ -60,6 +66,7 @@ class RewardModel(AFM):
     def score(self, ids, branch, segment_start):
         """Return the reward, and the probability of the best grade for truth: (R, K, 2)."""
         rewards, grade_logits, _ = self(ids, branch, segment_start)
+        # The last of a head's three logits is that of the best grade.
         return torch.stack((rewards, grade_logits[:, :, TRUTH].softmax(-1)[..., 2]), -1)
 
 
@@ -98,16 +105,18 @@ def grade_loss(logits, grades):
 
 
 def chosen_and_rejected(values, pairs):
-    """Select the values of the chosen and of the rejected responses: values (R, K, ...), pairs
-    (R, P, 3) as from `collate` -> two of (N, ...)."""
-    row, column = (pairs[..., 2] >= 0).nonzero(as_tuple=True)
+    """Select the values of the chosen and of the rejected response of each pair: values
+    (R, K, ...), pairs (R, P, 3) as from `collate` -> two of (N, ...)."""
+    row, column = (pairs[..., 2] >= 0).nonzero(as_tuple=True)  # the level is -1 in padding
     chosen, rejected, _ = pairs[row, column].unbind(-1)
     return values[row, chosen], values[row, rejected]
 
 
 def reward_loss(model, batch, labels="soft", grade_weight=0.25):
-    """L_rank + grade_weight * L_regu + LANGUAGE_WEIGHT * cross-entropy of responses with the best
-    grade for truth. batch: as from `collate`. labels: soft, hard (p = 1), or margin."""
+    """Ranking loss + grade_weight * grade loss + LANGUAGE_WEIGHT * cross-entropy of the responses
+    with the best grade for truth, summed over pairs. Each pair counts both its responses.
+
+    batch: as from `collate`. labels: "soft" (p from TARGETS), "hard" (p = 1), or "margin"."""
     rewards, logits, logp = model(batch["ids"], batch["branch"], batch["segment_start"])
     pairs = batch["pairs"]
     level = pairs[..., 2][pairs[..., 2] >= 0]  # (N,)
@@ -117,27 +126,28 @@ def reward_loss(model, batch, labels="soft", grade_weight=0.25):
     else:
         target = torch.tensor(TARGETS, device=level.device)[level] if labels == "soft" else 1.0
         loss = preference_loss(chosen, rejected, target).sum()
-    both_sides = zip(chosen_and_rejected(logits, pairs),
-                     chosen_and_rejected(batch["grades"], pairs), chosen_and_rejected(logp, pairs))
-    for side_logits, side_grades, side_logp in both_sides:
-        loss = loss + grade_weight * grade_loss(side_logits, side_grades).sum()
-        loss = loss - LANGUAGE_WEIGHT * side_logp[side_grades[:, TRUTH] == 2].sum()
+    logits = chosen_and_rejected(logits, pairs)
+    grades = chosen_and_rejected(batch["grades"], pairs)
+    logp = chosen_and_rejected(logp, pairs)
+    for side in (0, 1):  # the chosen responses, then the rejected ones
+        loss = loss + grade_weight * grade_loss(logits[side], grades[side]).sum()
+        loss = loss - LANGUAGE_WEIGHT * logp[side][grades[side][:, TRUTH] == 2].sum()
     return {"loss": loss, "ordered": (chosen > rejected).sum(), "count": len(level)}
 
 
 # Preference data.
 
 def committee_members(round_number):
-    """Return the stages whose models take part in a round."""
+    """Return the stages whose models answer the prompts of a round. The last is the one that the
+    round's policies start from."""
     if round_number == 1:
         return ["draft", "sft"]
     return [f"{method}{round_number - 1}" for method in ("rs", "dpo", "ipo", "mdloo", "committee")]
 
 
 def draw_prompts(run, count, rng):
-    """Return `count` training tasks by the shares of PROMPTS, as pairs (family, task)."""
-    families = corpus.toy_world(run) | EVOLVED
-    return draw_mixture(families, PROMPTS, count, rng)
+    """Return `count` random training tasks by the weights of PROMPTS, as pairs (family, task)."""
+    return draw_mixture(corpus.toy_world(run) | EVOLVED, PROMPTS, count, rng)
 
 
 def sample_responses(models, tasks, samples):
@@ -159,18 +169,19 @@ def truths(tasks, responses):
 def collect_comparisons(models, tasks, samples, rng, noise):
     """Have annotators compare the models' responses to each pair (family, task).
 
-    At least `samples` responses are drawn for a task, equally many from each model. Returns a dict
-    for each task with a preference; beside family and prompt it has
-        responses  ids of those that are in a pair
-        grades     those that annotators gave each of them
-        pairs      [chosen, rejected, level, right], see `people.annotate`"""
+    At least `samples` responses are sampled for a task, equally many from each model. Returns a
+    dict for each task in which a response was preferred; beside family and prompt it has
+        responses  the ids of each response that is in a pair
+        grades     the four grades that an annotator gave each of them
+        pairs      [chosen, rejected, level, right], see `people.annotate`; the first two are
+                   indices of `responses`"""
     comparisons = []
-    per_model = -(-samples // len(models))
-    for (family, task), drawn in zip(tasks, sample_responses(models, tasks, per_model)):
-        responses = list({tuple(r.ids): r for r in sum(drawn, [])}.values())  # distinct
+    per_model = -(-samples // len(models))  # rounded up
+    for (family, task), by_model in zip(tasks, sample_responses(models, tasks, per_model)):
+        responses = list({tuple(r.ids): r for r in sum(by_model, [])}.values())  # distinct
         true_grades = [family.grades(task, response.text) for response in responses]
         grades, pairs = people.annotate(true_grades, rng, noise, MAX_PAIRS)
-        used = sorted({i for chosen, rejected, *_ in pairs for i in (chosen, rejected)})
+        used = sorted({i for pair in pairs for i in pair[:2]})  # responses in some pair
         if pairs:
             comparisons.append({
                 "family": family.name, "prompt": responses[0].prompt,
@@ -188,8 +199,9 @@ def groups_of(comparisons):
 
 def collate(comparisons, **values):
     """Return a batch of comparisons: ids, branch, segment_start (R, T), see `chat.share_prompts`;
-    grades (R, K, 4); pairs (R, P, 3) of chosen, rejected and level, padded with -1. Other values,
-    for each comparison a tensor (responses, ...), become (R, K, ...)."""
+    grades (R, K, 4); pairs (R, P, 3) of chosen, rejected and level, padded with -1, in which the
+    first two are indices among the K responses of the row. values: further entries, for each
+    comparison a tensor (responses, ...), which become (R, K, ...)."""
     batch, places = chat.share_prompts(groups_of(comparisons))
     values["grades"] = [torch.tensor(each["grades"]) for each in comparisons]
     batch |= {name: chat.stack_by_row(value, places) for name, value in values.items()}
@@ -200,7 +212,8 @@ def collate(comparisons, **values):
 
 
 def ranking_results(reward_model, comparisons):
-    """Return {family: list of bools}: whether each pair is ranked as by its true grades."""
+    """Return {family: list of bools}: whether each pair is ranked as by its true grades. These
+    differ in every pair if the annotators made no errors (noise 0)."""
     results = {}
     for each, score in zip(comparisons, scores(reward_model, groups_of(comparisons))):
         for chosen, rejected, _, right in each["pairs"]:
@@ -212,17 +225,17 @@ def ranking_results(reward_model, comparisons):
 # The stages.
 
 def preferences(round_number, run, *, prompts=4000, samples=4, noise=0.1):
-    """Collect annotators' preferences among the committee's responses. noise: probability that a
-    grade is random."""
+    """Collect annotators' preferences among the responses of `committee_members`. noise: the
+    probability that a grade is random."""
     stage = f"preferences{round_number}"
     models = [load_model(run, name) for name in committee_members(round_number)]
     seed_step(run.seed, stage, 0)
     rng = random.Random(f"{run.seed} {stage}")
     comparisons = collect_comparisons(models, draw_prompts(run, prompts, rng), samples, rng, noise)
     run.write_lines(stage, comparisons)
-    rights = [right for each in comparisons for *_, right in each["pairs"]]
-    return {"pairs": len(rights),
-            "labels right %": evaluate.percent(x for x in rights if x is not None)}
+    right = [pair[3] for each in comparisons for pair in each["pairs"]]  # None: truly equal
+    return {"pairs": len(right),
+            "labels right %": evaluate.percent(x for x in right if x is not None)}
 
 
 def read_preferences(run, round_number):
@@ -237,13 +250,14 @@ def read_preferences(run, round_number):
 
 def reward(round_number, run, *, steps=320, prompts=32, lr=0.002, labels="soft",
            grade_weight=0.25, examples=16, held_out=60):
-    """Train the reward model of a round on the preferences of all rounds so far, starting from that
-    of the round before, or from the first policy.
+    """Train the reward model of a round on the preferences of all rounds so far. It starts from the
+    reward model of the round before, in round 1 from the policy.
 
-    prompts: in each batch, with all their pairs. examples: conversations in each batch on which its
-    language model is trained, too, so that it does not forget families that are seldom compared.
-    held_out: new prompts of each family for the test, with 8 responses or a few more compared
-    without noise. (Pairs of one prompt are alike, so the intervals are rather narrow.)"""
+    prompts: number in a batch, each with all its pairs. examples: number of demonstrations in a
+    batch. They train its language model, so that it does not forget families with few pairs.
+    held_out: number of validation prompts of each family on which it is tested. The committee gives
+    8 responses or a few more to each, which are compared without noise. (Pairs of one prompt are
+    correlated, so the intervals reported are too narrow.)"""
     stage = f"reward{round_number}"
     models = [load_model(run, name) for name in committee_members(round_number)]
     seed_step(run.seed, f"{stage} heads", 0)
@@ -254,8 +268,8 @@ def reward(round_number, run, *, steps=320, prompts=32, lr=0.002, labels="soft",
     example_batches = chat.batches(sources, dict.fromkeys(sources, 1.0), examples)
 
     def batches(step):
-        numbers = torch.randint(len(comparisons), (prompts,)).tolist()
-        batch = collate([comparisons[i] for i in numbers])
+        indices = torch.randint(len(comparisons), (prompts,)).tolist()
+        batch = collate([comparisons[i] for i in indices])
         return batch | {f"example {name}": x for name, x in example_batches(step).items()}
 
     def loss(model, batch):
@@ -264,14 +278,14 @@ def reward(round_number, run, *, steps=320, prompts=32, lr=0.002, labels="soft",
                          for name in ("ids", "loss_mask", "segment_start")}
         language_loss = chat.response_loss(model, example_batch)["loss"]
         return sums | {"loss": sums["loss"] + LANGUAGE_WEIGHT * language_loss}
-    fit(model, batches, loss, steps=steps, lr=lr, schedule=linear(steps, 20), run=run, stage=stage,
-        unit="pairs")
+    fit(model, batches, loss, steps=steps, lr=lr, schedule=linear(steps, warmup=20), run=run,
+        stage=stage, unit="pairs")
     save_model(run, stage, model)
     seed_step(run.seed, f"{stage} held out", 0)
     tasks = evaluate.validation_tasks(run, held_out)
     results = ranking_results(model, collect_comparisons(models, tasks, 8, random.Random(0), 0.0))
     rows = [evaluate.row(f"reward: {name}", ranked) for name, ranked in results.items()]
-    return {"mean %": sum(row[1] for row in rows) / max(1, len(rows)),
+    return {"mean %": sum(percent for _, percent, *_ in rows) / max(1, len(rows)),
             "all pairs %": evaluate.percent(sum(results.values(), [])),
             "all math %": evaluate.percent(results.get("math", [])),
             f"pairs judged right, round {round_number}": rows}

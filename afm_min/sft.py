@@ -2,23 +2,22 @@
 
     demonstrations  conversations that people write, and the filters that drop careless ones
     draft           a first model, trained on the demonstrations alone
-    synthetic       examples that the draft generates, of which the right ones are selected
-    mixture         weights of all sources, found by perturbation
+    synthetic       examples that the draft generates, and the selection of right ones
+    mixture         a search for the sources' weights
     sft             the draft trained further with these weights; the best checkpoint is kept
 
 From the report: loss on responses only, filters by ratings, by a model and by similarity, synthetic
 data by evolution and self-consistency or execution, the mixture search, a constant learning rate,
 dropout 0.1 in sft, and the choice of a checkpoint by greedy accuracy and best-of-4 accuracy.
 Departures: questions for synthetic data come from the toy world, as a model of this size invents
-none; the draft has two learning rates and no dropout, since arithmetic is learned only at the
-lower rate; the checkers instead of a reward model pick the best of 4.
+none; the draft has no dropout, and its learning rate is lower in the last steps, since arithmetic
+is learned only then; the checkers, not a reward model, pick the best of 4.
 """
 import collections
 import copy
 import random
 
 import torch
-from torch import nn
 
 from afm_min import chat, evaluate
 from afm_min.data import corpus
@@ -28,11 +27,9 @@ from afm_min.trainer import cosine, fit, seed_step
 from afm_min.world import families, people, tools
 from afm_min.world.tasks import EVOLVED, Math, draw_task
 
-# The draft's mixture: most of what takes longest to learn.
+# The draft's mixture. Families that take longer to learn have larger weights.
 MIXTURE = {"math": 1.6, "follow": 3.2, "tools": 2.8, "code": 2.6, "summary": 0.4, "recall": 0.2,
            "refuse": 1.2}
-
-OUTCOMES = ("rating", "model", "copy", "kept")  # the filter that drops an example, or "kept"
 
 
 # Demonstrations.
@@ -41,12 +38,17 @@ def embeddings(model, conversations):
     """Return the mean hidden state of each pair (ids, loss_mask), scaled to length 1: (N, C)."""
     def embed(model, ids, loss_mask):
         states = model.hidden_states(ids[:, :-1]) * loss_mask[:, 1:, None]  # (B, T, C)
-        return nn.functional.normalize(states.sum(1).float())
+        return torch.nn.functional.normalize(states.sum(1).float())
     return chat.map_conversations(embed, model, conversations)
 
 
 def filter_demonstrations(written, family, model, unlikely, similar):
-    """Return, for each Demonstration, the name of the first filter that drops it, or "kept"."""
+    """Return, for each Demonstration of a family, the first filter that drops it, or "kept".
+
+    rating  a rater finds it bad
+    model   its question's loss under the model is above `unlikely` times the median
+    copy    its embedding has a cosine above `similar` to that of an earlier one, which passed the
+            first two filters"""
     rng, tokenizer = random.Random(f"raters {family.name}"), model.tokenizer
 
     def as_document(lines):
@@ -56,64 +58,64 @@ def filter_demonstrations(written, family, model, unlikely, similar):
                  for d in written]
     whole = [as_document([*(m["content"] for m in d.messages), d.response]) for d in written]
     losses, vectors = chat.conversation_losses(model, questions), embeddings(model, whole)
-    outcomes = ["rating" if not people.well_rated(family.grades(d.task, d.response), rng) else
-                "model" if loss > unlikely * losses.median() else "kept"
-                for d, loss in zip(written, losses)]
-    kept = torch.tensor([outcome == "kept" for outcome in outcomes])
-    copies = ((vectors @ vectors.T).tril(-1) > similar)[:, kept].any(1)  # of an earlier kept one
-    return ["copy" if outcome == "kept" and copied else outcome
-            for outcome, copied in zip(outcomes, copies)]
+    is_similar = vectors @ vectors.T > similar  # (N, N)
+    outcomes, passed = [], []  # passed: indices of those that passed the first two filters
+    for i, d in enumerate(written):
+        if not people.well_rated(family.grades(d.task, d.response), rng):
+            outcomes.append("rating")
+        elif losses[i] > unlikely * losses.median():
+            outcomes.append("model")
+        else:
+            outcomes.append("copy" if is_similar[i, passed].any() else "kept")
+            passed.append(i)
+    return outcomes
 
 
 def demonstrations(run, *, count=2000, evolved=100, flawed=0.15, unlikely=2.4, similar=0.9999):
-    """Write `count` demonstrations of each family and `evolved` of each kind of evolved
-    mathematics, and drop, in this order: what raters find bad; questions whose loss under the base
-    model is above `unlikely` times their family's median; and those whose embedding has a cosine
-    above `similar` to that of an earlier one."""
+    """Write demonstrations, then filter them with the base model by `filter_demonstrations`.
+
+    There are `count` of each family, `evolved` of each kind of evolved mathematics. flawed: share
+    of them that are written with a flaw. The table "guards" has a row for each flaw."""
     model, examples = load_model(run, "lengthening"), []
-    numbers, known = collections.Counter(), set()  # numbers: of examples by (flaw, outcome)
-    counts = dict.fromkeys(corpus.toy_world(run, whole=True).values(), count)
-    for family, n in (counts | dict.fromkeys(EVOLVED.values(), evolved)).items():
+    counts, texts = collections.Counter(), set()  # counts: (flaw, outcome) -> demonstrations
+    for family in (*corpus.toy_world(run, whole=True).values(), *EVOLVED.values()):
+        n = evolved if family in EVOLVED.values() else count
         written = [people.write_demonstration(family, i, flawed) for i in range(n)]
         outcomes = filter_demonstrations(written, family, model, unlikely, similar)
         for d, outcome in zip(written, outcomes):
             text = f"{d.messages} {d.response}"
-            numbers["copied" if text in known else d.flaw, outcome] += 1
-            known.add(text)
+            flaw = "copied" if text in texts else d.flaw  # some repeat an earlier one by chance
+            counts[flaw, outcome] += 1
+            texts.add(text)
             if outcome == "kept":
                 examples.append(chat.example(family.name, d.messages, d.response))
     run.write_lines("demonstrations", examples)
     table = []
     for flaw in ("", *people.FLAWS):
-        row = [numbers[flaw, outcome] for outcome in OUTCOMES]
+        row = [counts[flaw, outcome] for outcome in ("rating", "model", "copy", "kept")]
         table.append([flaw or "none", sum(row), *row])
     return {"examples": len(examples), "guards": table}
 
 
-# Synthetic data: the draft's own responses, of which the right ones are selected.
-
-TRUTH_KNOWN = ("rephrased", "reversed")  # as in the report, other evolved problems have no answer
-
+# Synthetic data: the draft's own responses, and the selection of right ones.
 
 def majority_vote(answers):
-    """Return the answer that three quarters of them share, or None.
+    """Return the answer that at least three quarters of the answers agree on, or None.
 
     ["7", "7", "9", "7"] -> "7"; ["7", "9"] -> None"""
     if not answers:
         return None
-    (answer, count), = collections.Counter(answers).most_common(1)
+    answer, count = collections.Counter(answers).most_common(1)[0]
     return answer if 4 * count >= 3 * len(answers) else None
 
 
 def select_by_answer(family, question, responses, truth=None):
-    """Return the first response whose verified answer is the truth, or, if that is unknown, the
-    majority's answer (self-consistency). None if there is none."""
+    """Return the first response whose verified answer is right, or None.
+
+    Right is the truth or, if that is unknown, the majority's answer (self-consistency)."""
     answers = [family.verified_answer(question, response) for response in responses]
-    wanted = truth or majority_vote([answer for answer in answers if answer])
-    for answer, response in zip(answers, responses):
-        if answer and answer == wanted:
-            return response
-    return None
+    right = truth or majority_vote([answer for answer in answers if answer])
+    return responses[answers.index(right)] if right and right in answers else None
 
 
 def select_by_score(responses, scores, threshold):
@@ -127,9 +129,11 @@ def new_tasks(family, count):
     return [draw_task(family, "train", f"synthetic {i}") for i in range(count)]
 
 
-def yield_of(name, family, tasks, samples, selected):
-    """Return examples of the selected responses, and a row of the table: questions, percentage of
-    all samples that are right, number selected, percentage of these that are right."""
+def examples_and_row(name, family, tasks, samples, selected):
+    """Return examples of the selected responses, and the row of `name` in the table "yields".
+
+    samples: a list of responses for each task; selected: one of them or None. The row has the
+    number of tasks, % of samples that are right, number selected, % of these that are right."""
     chosen = [(task, response) for task, response in zip(tasks, selected) if response]
     right_samples = [family.check(task, text)
                      for task, texts in zip(tasks, samples) for text in texts]
@@ -140,20 +144,24 @@ def yield_of(name, family, tasks, samples, selected):
 
 
 def synthetic_math(model, kind, count, samples):
-    """Examples of one kind of evolved mathematics, and their row."""
+    """Return examples of one kind of evolved mathematics, and their row."""
     family = Math(kind)
     tasks = new_tasks(family, count)
     texts = chat.sample_texts(model, tasks, samples)
-    selected = [select_by_answer(family, task.question, responses,
-                                 task.answer if kind in TRUTH_KNOWN else None)
-                for task, responses in zip(tasks, texts)]
-    return yield_of(f"math {kind}", family, tasks, texts, selected)
+    selected = []
+    for task, responses in zip(tasks, texts):
+        # As in the report, the answers to problems made deeper or broader are unknown.
+        truth = task.answer if kind in ("rephrased", "reversed") else None
+        selected.append(select_by_answer(family, task.question, responses, truth))
+    return examples_and_row(f"math {kind}", family, tasks, texts, selected)
 
 
 def synthetic_code(model, count, samples, threshold, seen=2):
-    """Examples of code selected by execution: the sample that passes most of the first `seen` unit
-    tests, if it passes at least the share `threshold` of them. Also returns their row, and how many
-    single and selected samples pass the other, hidden tests."""
+    """Return examples of code selected by execution, their row, and metrics on hidden tests.
+
+    The first `seen` unit tests of a task select the sample that passes most of them, if that is the
+    share `threshold` at least. The other tests are hidden: they only measure how many of the first
+    samples, and of the selected ones, are right."""
     family = families.Code()
     tasks = new_tasks(family, count)
     texts = chat.sample_texts(model, tasks, samples)
@@ -165,24 +173,29 @@ def synthetic_code(model, count, samples, threshold, seen=2):
     def pass_hidden(responses):
         return evaluate.percent(all(family.is_correct(task, text, slice(seen, None)))
                                 for task, text in zip(tasks, responses) if text is not None)
-    return *yield_of("code", family, tasks, texts, selected), {
+    examples, row = examples_and_row("code", family, tasks, texts, selected)
+    return examples, row, {
         "one sample passes hidden tests %": pass_hidden([responses[0] for responses in texts]),
         "kept sample passes hidden tests %": pass_hidden(selected)}
 
 
 def synthetic_tool_use(model, family, count, samples):
-    """Examples of whole conversations, and their row: for each question the first of `samples`
-    attempts that makes the right calls, which are executed, and gives the right answer."""
+    """Return examples of conversations with tools, and their row.
+
+    Each question is attempted `samples` times, and the calls are executed. The first attempt with
+    the right calls and the right answer is selected."""
+    # Draw more tasks than needed, as those in which calls have been made already are left out.
     tasks = [task for task in new_tasks(family, 4 * count) if not task.turns][:count]
     attempts = [task.messages() for task in tasks for _ in range(samples)]
     tools.converse(lambda waiting: chat.generate_texts(model, waiting, temperature=1.0), attempts,
                    family.pages)
     solved = [family.solved(tasks[i // samples], messages) for i, messages in enumerate(attempts)]
+    # The first solved attempt of each question: from the end, as the last one written stays.
     first = {i // samples: attempts[i] for i in reversed(range(len(attempts))) if solved[i]}
     examples = [chat.example("tools", messages[:-1], messages[-1]["content"])
                 for messages in first.values()]
     return examples, ["tools", len(tasks), evaluate.percent(solved), len(first),
-                      100.0 * bool(first)]
+                      100.0 if first else 0.0]
 
 
 def synthetic(run, *, math=800, code_questions=200, tool_questions=250, samples=4, threshold=1.0):
@@ -190,9 +203,9 @@ def synthetic(run, *, math=800, code_questions=200, tool_questions=250, samples=
     model, family = load_model(run, "draft"), corpus.toy_world(run)["tools"]
     seed_step(run.seed, "synthetic", 0)  # so a resumed run samples the same
     results = [synthetic_math(model, kind, math, samples) for kind in Math.KINDS]
-    *code, hidden_tests = synthetic_code(model, code_questions, samples, threshold)
-    results += [code, synthetic_tool_use(model, family, tool_questions, samples)]
-    examples = [each for of_kind, _ in results for each in of_kind]
+    code, row, hidden_tests = synthetic_code(model, code_questions, samples, threshold)
+    results += [(code, row), synthetic_tool_use(model, family, tool_questions, samples)]
+    examples = [example for examples_of_kind, _ in results for example in examples_of_kind]
     run.write_lines("synthetic", examples)
     return {"examples": len(examples), **hidden_tests, "yields": [row for _, row in results]}
 
@@ -200,8 +213,9 @@ def synthetic(run, *, math=800, code_questions=200, tool_questions=250, samples=
 # Fine-tuning.
 
 def draft(run, *, steps=1200, fast=960, batch_size=32, lr=0.005, slow=0.25, mixture=MIXTURE):
-    """Fine-tune the base model on the demonstrations: `fast` steps at the full learning rate, the
-    others at `slow` of it."""
+    """Fine-tune the base model on the demonstrations.
+
+    The learning rate warms up over 20 steps, and is multiplied by `slow` after `fast` steps."""
     model = load_model(run, "lengthening")
     batches = chat.batches(chat.read_examples(run, model, synthetic=False), mixture, batch_size)
     fit(model, batches, chat.response_loss, steps=steps, lr=lr, run=run, stage="draft",
@@ -213,13 +227,15 @@ def draft(run, *, steps=1200, fast=960, batch_size=32, lr=0.005, slow=0.25, mixt
 def ascend(score, accept_score, weights, rounds, dw):
     """Find weights that raise a score, by the report's perturbation.
 
-    In a round each weight is tried at (1 + dw) and (1 - dw) times its value; its slope is the
-    difference of the scores. Then each is multiplied by (1 + dw) to the power of its slope over the
-    steepest one. If that does not raise `accept_score`, which may be more precise, the weights stay
-    as they were and dw is halved.
+    In each round:
+        try each weight w at (1 + dw) w and at (1 - dw) w: its slope is the difference of the scores
+        move all weights: w <- w (1 + dw)^(slope / steepest slope)
+        if that does not raise `accept_score`, undo the move and halve dw
+    With dw = 0.5 and slopes 2 and -1, the weights are multiplied by 1.5 and 1.5^(-1/2).
+    `accept_score` may be slower and more precise than `score`.
 
     Returns the weights, and the trace: a row [round, name, weight, score with more, with less] for
-    each trial, and after each round [round, "all", dw, accept_score after, before]."""
+    each weight, and then, for each round, [round, "all", dw, accept_score after, before]."""
     trace, current = [], accept_score(weights)
     for number in range(1, rounds + 1):
         slopes = {}
@@ -241,12 +257,12 @@ def ascend(score, accept_score, weights, rounds, dw):
 
 def mixture(run, *, rounds=1, dw=0.5, steps=24, batch_size=24, lr=0.002, count=48, seeds=2,
             longer=2):
-    """Find the weights of all sources, from equal ones, that give the lowest mean loss on
-    validation conversations after a little training of the draft.
+    """Find weights of the sources so that a little training of the draft gives the lowest mean loss
+    on validation conversations. The search starts from equal weights.
 
-    Trials are one short run with one seed. A move is accepted by `seeds` runs `longer` times as
-    long. The result is compared with equal weights by as many more runs, on conversations that the
-    search has not seen; the interval is over these."""
+    `ascend` tries each weight with a run of `steps` steps, and accepts a move by `seeds` runs that
+    are `longer` times as long. At the end, `seeds` more such runs compare the result with equal
+    weights, on conversations that the search has not seen. The 95% interval is over these."""
     model = load_model(run, "draft")
     sources = chat.read_examples(run, model)
     examples = [chat.example("validation", task.messages(), task.solution)
@@ -256,12 +272,13 @@ def mixture(run, *, rounds=1, dw=0.5, steps=24, batch_size=24, lr=0.002, count=4
     searched, unseen, equal = conversations[::2], conversations[1::2], dict.fromkeys(sources, 1.0)
     accept_seeds, test_seeds = range(1, 1 + seeds), range(1 + seeds, 1 + 2 * seeds)
 
-    def losses(weights, conversations, seeds, steps):  # (N,), the mean over seeds
+    def losses(weights, conversations, seeds, steps):
+        """Return each conversation's loss after training, the mean over seeds: (N,)."""
         total = 0
         for seed in seeds:
             trained = copy.deepcopy(model)
             fit(trained, chat.batches(sources, weights, batch_size), chat.response_loss,
-                steps=steps, lr=lr, quiet=True,
+                steps=steps, lr=lr, quiet=True,  # `fit` has one seed for all runs: replace it
                 on_step=lambda step: seed_step(run.seed, f"mixture {seed}", step))
             total += chat.conversation_losses(trained, conversations) / len(seeds)
         return total
@@ -279,8 +296,10 @@ def mixture(run, *, rounds=1, dw=0.5, steps=24, batch_size=24, lr=0.002, count=4
 
 def sft(run, *, steps=600, batch_size=24, lr=0.001, dropout=0.1, synthetic=True, checkpoints=2,
         count=40):
-    """Fine-tune the draft with the mixture found, and keep the checkpoint with the highest sum of
-    two validation accuracies: greedy, and best of 4 samples. synthetic: use synthetic data too."""
+    """Fine-tune the draft with the mixture that the stage mixture found.
+
+    Of `checkpoints` evenly spaced checkpoints, keep the one with the highest sum of two validation
+    accuracies: greedy, and best of 4 samples. synthetic: use synthetic examples, too."""
     model, weights = load_model(run, "draft"), run.read_json("mixture.json")
     batches = chat.batches(chat.read_examples(run, model, synthetic), weights, batch_size)
     candidates = sorted({steps * (i + 1) // checkpoints for i in range(checkpoints)} - {0})
@@ -291,11 +310,10 @@ def sft(run, *, steps=600, batch_size=24, lr=0.001, dropout=0.1, synthetic=True,
         if step in candidates:
             save_model(run, f"sft-{step}", model)
     fit(model, batches, chat.response_loss, steps=steps, lr=lr, run=run, stage="sft",
-        schedule=cosine(steps, 20, floor=1.0),  # constant after the warm-up
-        on_step=save_candidate)
-    save_candidate(steps)
+        schedule=cosine(steps, 20, floor=1.0), on_step=save_candidate)  # constant after 20 steps
+    save_candidate(steps)  # on_step is not called after the last step
     seed_step(run.seed, "checkpoints", 0)
-    world, table = corpus.toy_world(run) | EVOLVED, []
+    world, table = corpus.toy_world(run) | EVOLVED, []  # table: rows [step, greedy, best of 4]
     for step in candidates:
         model = load_model(run, f"sft-{step}")
         table.append([step] + [evaluate.validation(model, world, max(1, count // 4), n)["mean %"]

@@ -1,5 +1,6 @@
-"""The loss of tokens, one optimizer, two schedules, one loop. A training stage supplies batches and
-a loss."""
+"""What all training stages share: the cross-entropy, the optimizer, two schedules, and the loop.
+
+Each stage supplies its batches and its loss."""
 import collections
 import math
 import sys
@@ -15,16 +16,17 @@ Z_LOSS = 1e-6  # weight of the z-loss, which keeps the softmax's normaliser near
 
 
 class CrossEntropyFunction(torch.autograd.Function):
-    """-log p(target) and log Z = logsumexp(logits) of each row: (N, V), (N,) -> two of (N,).
+    """Return -log p(target) and log Z = logsumexp(logits) of each row: (N, V), (N,) -> (N,), (N,).
 
-    The gradients are written out, as in model.py, and not left to F.cross_entropy, which has no
-    log Z. They are softmax - onehot(target) and softmax: one softmax serves both."""
+    F.cross_entropy does not return log Z. The gradients by the logits are written out, as in
+    model.py: softmax - onehot(target) for -log p and softmax for log Z, so one softmax serves both.
+    """
 
     @staticmethod
     def forward(ctx, logits, targets):
         log_p = logits.log_softmax(-1)
         cross_entropy = -log_p.gather(1, targets[:, None])
-        log_z = logits.gather(1, targets[:, None]) + cross_entropy
+        log_z = logits.gather(1, targets[:, None]) + cross_entropy  # as log p = logit - log Z
         ctx.save_for_backward(log_p, targets)
         return cross_entropy[:, 0], log_z[:, 0]
 
@@ -38,7 +40,7 @@ class CrossEntropyFunction(torch.autograd.Function):
 def token_losses(logits, targets):
     """Return the cross-entropy and the z-loss, Z_LOSS * logsumexp(logits)^2, of each token.
 
-    In nats: (..., V), (...) -> two of (...)."""
+    Both in nats: logits (..., V), targets (...) -> (...), (...)."""
     cross_entropy, log_z = CrossEntropyFunction.apply(logits.flatten(0, -2), targets.flatten())
     return cross_entropy.view(targets.shape), Z_LOSS * log_z.view(targets.shape) ** 2
 
@@ -52,18 +54,19 @@ class AdaStar(torch.optim.Optimizer):
         u = g / sqrt(v^)                        u <- u / max(1, rms(u)), rms over the tensor
         m <- 0.95 m + 0.05 u                    no bias correction
         p <- p - s (lr scale m + weight_decay p)     weight decay is not scaled by lr
-    scale: muParam (simple), see `parameter_groups`."""
-    SKIP_NORM, CLIP_NORM, MEMORY = 100.0, 1.0, 0.95
+    scale is below 1 for the matrices of wide models: see `parameter_groups`."""
+    SKIP_NORM, CLIP_NORM, DECAY = 100.0, 1.0, 0.95
 
     def __init__(self, groups, lr, weight_decay=0.0):
         super().__init__(groups, {"lr": lr, "weight_decay": weight_decay, "scale": 1.0})
-        for p in (p for group in self.param_groups for p in group["params"]):
-            self.state[p] = {"t": torch.zeros(()), "v": torch.zeros_like(p),
-                             "m": torch.zeros_like(p)}
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p] = {"t": torch.zeros(()), "v": torch.zeros_like(p),
+                                 "m": torch.zeros_like(p)}
 
     @torch.no_grad()
     def step(self, factor=1.0):
-        """Update at schedule factor s; return the norm of all gradients before clipping."""
+        """Update the parameters; return the norm of all gradients before clipping. factor: s."""
         trained = [(p, group) for group in self.param_groups for p in group["params"]
                    if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p, _ in trained]).item()
@@ -74,20 +77,20 @@ class AdaStar(torch.optim.Optimizer):
             state = self.state[p]
             state["t"] += 1
             g, v, m = p.grad * clip, state["v"], state["m"]
-            v.lerp_(g.square().add_(1e-30), 1 - self.MEMORY)
-            u = g / (v / (1 - self.MEMORY ** state["t"].item())).sqrt_()
+            v.lerp_(g.square().add_(1e-30), 1 - self.DECAY)
+            u = g / (v / (1 - self.DECAY ** state["t"].item())).sqrt_()
             u /= (torch.linalg.vector_norm(u) / math.sqrt(u.numel())).clamp(min=1.0)
-            m.lerp_(u, 1 - self.MEMORY)
+            m.lerp_(u, 1 - self.DECAY)
             p.mul_(1 - factor * group["weight_decay"])
             p.add_(m, alpha=-factor * group["lr"] * group["scale"])
         return norm
 
 
 def parameter_groups(model):
-    """Split a model's trainable parameters into two groups by muParam (simple).
+    """Split a model's trainable parameters into weight matrices and all others (embedding, norms).
 
-    In models wider than 768, the matrices of attention and feed-forward take 768 / dim of the
-    learning rate. So a rate found on a small model also suits a large one."""
+    This is the report's "muParam (simple)": in models wider than 768, the learning rate of the
+    matrices is scaled by 768 / dim, so a rate found on a small model also suits a large one."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices = [p for name, p in trained if p.dim() == 2 and name != "embedding"]
     others = [p for name, p in trained if p.dim() != 2 or name == "embedding"]
@@ -95,7 +98,9 @@ def parameter_groups(model):
 
 
 def cosine(steps, warmup=0, floor=0.0):
-    """Schedule: 1/warmup, 2/warmup, ..., 1, then half a cosine that is `floor` at the last step."""
+    """Return a schedule: up to 1 in `warmup` steps, then half a cosine down to `floor`.
+
+    cosine(steps=4, warmup=2): 1/2, 1, 1/2, 0"""
     def factor(step):
         if step < warmup:
             return (step + 1) / warmup
@@ -105,8 +110,9 @@ def cosine(steps, warmup=0, floor=0.0):
 
 
 def linear(steps, warmup):
-    """Schedule: 1, 1 - 1/steps, ..., 1/steps; the first `warmup` factors are also multiplied by
-    1/warmup, 2/warmup, ..., 1."""
+    """Return a schedule: a line from 1 down to 1/steps, times a ramp up to 1 in `warmup` steps.
+
+    linear(steps=4, warmup=2): 1/2, 3/4, 1/2, 1/4"""
     return lambda step: min((step + 1) / warmup, 1.0) * (1 - step / steps)
 
 
@@ -117,52 +123,52 @@ class Progress:
     def __init__(self, stage, steps, unit):
         self.stage, self.steps, self.unit, self.loss = stage, steps, unit, None
         self.started = self.shown = time.perf_counter()
-        self.done = self.count = 0  # steps and units since then
+        self.done = self.count = 0  # steps and units since `started`: a resumed stage begins at 0
         self.live = sys.stdout.isatty() and not self.plain
 
     def update(self, step, loss, count):
         self.done, self.count = self.done + 1, self.count + count
         self.loss = loss if self.loss is None else 0.9 * self.loss + 0.1 * loss
-        now, last = time.perf_counter(), step == self.steps
-        if now - self.shown < (0.1 if self.live else 5) and not last:
+        now = time.perf_counter()
+        if step < self.steps and now - self.shown < (0.1 if self.live else 5):
             return
         self.shown, seconds = now, now - self.started
         left = round(seconds / self.done * (self.steps - step))
         line = (f"{self.stage:10} step {step:5}/{self.steps}  loss {self.loss:.3f}  "
                 f"{self.count / seconds:7,.0f} {self.unit}/s  {left // 60}:{left % 60:02} left")
         if self.live:
-            print(f"\r{line:79}", end="\n" if last else "", flush=True)
+            print(f"\r{line:79}", end="\n" if step == self.steps else "", flush=True)
         else:
             print(line, flush=True)
 
 
 def seed_step(seed, stage, step):
-    """Seed torch's generator from these three, so a step is the same whatever ran before it."""
+    """Seed torch's generator for a step, so its random numbers do not depend on earlier steps."""
     torch.manual_seed(zlib.crc32(f"{seed} {stage} {step}".encode()))
 
 
 def backward(model, batch, loss, micro_batch_size=None):
-    """Leave in .grad the gradient of the batch's mean loss; return the mean of all metrics.
+    """Leave the gradient of the batch's mean loss in .grad. Return the mean of every metric.
 
-    loss(model, batch) returns sums: {"loss": tensor, "count": divisor, other metrics}. Sums are
-    added up first and divided by the total count last. So, up to rounding, the result is the same
-    if the batch is cut into micro-batches of `micro_batch_size` rows, or if each rank takes some
-    of their rows. (Dropout draws anew for each micro-batch.)"""
+    loss(model, batch) returns sums over its rows: {"loss": tensor, "count": divisor, ...}. They are
+    added over all micro-batches and ranks, and divided by the total count last. So, up to rounding
+    and dropout, the result is the same for every `micro_batch_size`, the most rows that a rank
+    computes at a time, and for every number of ranks."""
     rows = len(next(iter(batch.values())))
     micro_batches = math.ceil(rows / (distributed.world_size() * (micro_batch_size or rows)))
-    sums = collections.Counter()
+    sums = collections.Counter()  # its update() adds
     model.zero_grad(set_to_none=True)
     for i in range(micro_batches):
-        part = {name: x[i * len(x) // micro_batches:(i + 1) * len(x) // micro_batches]
-                for name, x in batch.items()}
-        distributed.total_rows = len(next(iter(part.values())))
-        metrics = loss(model, {name: distributed.own_rows(x) for name, x in part.items()})
+        start, end = i * rows // micro_batches, (i + 1) * rows // micro_batches
+        distributed.total_rows = end - start  # for losses that need it: see distributed.all_rows
+        metrics = loss(model, {name: distributed.own_rows(x[start:end])
+                               for name, x in batch.items()})
         metrics["loss"].backward()
         sums.update({name: torch.as_tensor(x).item() for name, x in metrics.items()})
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     distributed.all_reduce_sum(gradients)
     rank_sums = distributed.all_gather_object(sums)
-    totals = {name: sum(each[name] for each in rank_sums) for name in sums}
+    totals = {name: sum(of_rank[name] for of_rank in rank_sums) for name in sums}
     count = totals.pop("count")
     for gradient in gradients:
         gradient /= count
@@ -172,10 +178,10 @@ def backward(model, batch, loss, micro_batch_size=None):
 class Trainer:
     """Updates a model step by step. `fit` is the usual loop around it; MDLOO writes its own.
 
-    loss: see `backward`. schedule: step -> factor of the learning rate. unit: of the loss's count,
-    for the progress line. With a run, the state is saved every `save_every` steps, and a new
-    Trainer resumes from it: a run that was killed ends with exactly the weights of one that was
-    not."""
+    loss: see `backward`. schedule: step -> factor of the learning rate. unit: what the loss's count
+    counts, for the progress line. With a run, the state is saved every `save_every` steps, and a
+    new Trainer resumes from it. So a run that was killed and resumed ends with exactly the weights
+    of an uninterrupted one."""
 
     def __init__(self, model, loss, *, steps, lr, schedule=lambda step: 1.0, weight_decay=0.0,
                  micro_batch_size=None, run=None, stage="fit", save_every=50, quiet=False,
@@ -193,7 +199,7 @@ class Trainer:
         model.train()
 
     def seed(self):
-        """Seed the randomness of the current step: of drawing its batch, and of dropout."""
+        """Seed the current step, that is, the drawing of its batch and its dropout."""
         seed_step(self.run.seed if self.run else 0, self.stage, self.step)
 
     def update(self, batch):
@@ -237,8 +243,10 @@ def fit(model, batches, loss, *, on_step=None, **settings):
 
 
 def save_state(run, stage, model, optimizer, step):
-    """Save what `resume` needs. A sharded model's state goes to a folder of its own, to which each
-    rank writes its shards; it counts once the stage's partial checkpoint names its step."""
+    """Save what `resume` needs in the stage's partial checkpoint.
+
+    If the model is sharded, the ranks first write their shards to a folder named after the step,
+    and the checkpoint only records that step. So a kill in between leaves the older state valid."""
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     if run.shard:
         try:
@@ -253,8 +261,9 @@ def save_state(run, stage, model, optimizer, step):
 
 
 def resume(run, stage, model, optimizer):
-    """Load the saved state of an unfinished stage. Returns the number of steps done: 0 if there is
-    no state, or if it was saved with other settings or from other inputs."""
+    """Load the saved state of an unfinished stage. Return the number of steps it has done.
+
+    Return 0 if there is no state, or if it was saved with other settings or from other inputs."""
     path = run.partial_checkpoint(stage)
     saved = load(path, model.embedding.device) if path.exists() else {}
     if any(saved.get(name) != value for name, value in run.provenance(stage).items()):
@@ -262,11 +271,10 @@ def resume(run, stage, model, optimizer):
     if saved["sharded"] != run.shard:
         raise UserError(f"{path} was saved {'with' if saved['sharded'] else 'without'} --shard: "
                         "resume in the same way")
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    if run.shard:
+    state = saved
+    if run.shard:  # `saved` has only the step; load_sharded overwrites the tensors of `state`
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
         distributed.load_sharded(state, run.shards(stage, saved["step"]))
-    else:
-        state = saved
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     print(f"{stage}: resuming after step {saved['step']}")
