@@ -64,7 +64,7 @@ class Decoder:
 
     Packed weights are unpacked, adapters merged, shards gathered, and the norms' weights multiplied
     into the matrices that follow them. Later changes of the model have no effect. Only making a
-    Decoder communicates, so ranks may then use theirs differently often."""
+    Decoder communicates, so ranks need not make the same calls of it."""
 
     @torch.no_grad()
     def __init__(self, model):
@@ -210,7 +210,7 @@ def stream(model, prompts, max_new_tokens, stop=-1, temperature=1.0, top_p=1.0, 
         # Compaction, an optimisation: once half of the rows have finished, stop computing them.
         if 2 * active.sum() <= len(rows):
             cache.select(active)
-            rows, next_ids, active = rows[active], next_ids[active], active[active]  # R now
+            rows, next_ids, active = rows[active], next_ids[active], active[active]  # all are active
 
 
 def generate(model, prompts, max_new_tokens, stop=-1, **sampling):

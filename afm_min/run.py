@@ -15,9 +15,9 @@
     environment.json   the machine and the versions used
     .lock              empty; see Run.locked
 
-Every file is written under a temporary name and then renamed. Even if the process is killed, a
-file is the old or the new one, never half of one. Only metrics.jsonl grows line by line. All ranks
-call a function that writes a file: rank 0 writes, and the others wait until the file is complete.
+Every file but metrics.jsonl, which grows line by line, is written under a temporary name and then
+renamed. Even if the process is killed, a file is the old or the new one, never half of one. All
+ranks call a function that writes a file: rank 0 writes, and the others wait until it is complete.
 """
 import contextlib
 import ctypes
