@@ -210,7 +210,7 @@ def stream(model, prompts, max_new_tokens, stop=-1, temperature=1.0, top_p=1.0, 
         # Compaction, an optimisation: once half of the rows have finished, stop computing them.
         if 2 * active.sum() <= len(rows):
             cache.select(active)
-            rows, next_ids, active = rows[active], next_ids[active], active[active]  # all are active
+            rows, next_ids, active = rows[active], next_ids[active], active[active]  # all True
 
 
 def generate(model, prompts, max_new_tokens, stop=-1, **sampling):
