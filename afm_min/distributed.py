@@ -1,10 +1,10 @@
 """Data parallelism and sharding: torchrun --standalone --nproc-per-node N train.py ...
 
-All ranks run the same code with the same seeds, so they agree at every step. They divide what takes
-time: the rows of a batch, the prompts to answer, and with --shard the parameters, gradients and
-optimizer state of a model. Only rank 0 prints and writes files, except for the shards of a model.
-Ranks on several machines need a folder that all of them can read and write. Without torchrun there
-is one process, of rank 0.
+A rank is one of the processes that torchrun starts. All run the same code with the same seeds, so
+they agree at every step. They share out the rows of a batch, the prompts to answer, and with
+--shard the parameters, gradients and optimizer state of a model. Only rank 0 prints and writes
+files, except for the shards of a model. Ranks on several machines need a folder that all of them
+can read and write. Without torchrun there is one process, of rank 0.
 """
 import contextlib
 import multiprocessing.connection
@@ -16,13 +16,13 @@ import threading
 import torch
 from torch import distributed
 
-total_rows = 0  # rows of the current micro-batch over all ranks, set by trainer.backward
+total_rows = 0  # rows of the current micro-batch on all ranks together, set by trainer.backward
 
 
 def end_with_parent():
-    """End this process as soon as its parent has ended, even if the parent was killed.
+    """Make this process, the child of another, end with its parent, even if that is killed.
 
-    Ctrl-C reaches both processes; only the parent handles it."""
+    Ctrl-C interrupts parent and child. The child ignores it and ends when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch():
@@ -59,7 +59,8 @@ def world_size():
 
 
 def all_reduce_sum(tensors):
-    """Replace each tensor by its sum over all ranks. Sharded ones have been summed by PyTorch."""
+    """Replace each tensor by its sum over all ranks, except sharded ones: PyTorch has summed the
+    gradients of sharded parameters in backward."""
     for tensor in tensors:
         if world_size() > 1 and not is_sharded(tensor):
             distributed.all_reduce(tensor)
@@ -74,22 +75,24 @@ def all_gather_object(value):
 
 
 def split_work(work, items):
-    """Return work(items), a list with one result per item. Each rank computes a part of it.
+    """Return the list work(items), which has one result per item. Each rank computes a part.
 
     With two ranks, of items [a, b, c], rank 0 computes [a, c] and rank 1 computes [b]."""
     parts = all_gather_object(work(own_rows(items)))
+    # With N ranks, item i is entry i // N of rank i % N.
     return [parts[i % world_size()][i // world_size()] for i in range(len(items))]
 
 
 def own_rows(rows):
-    """Return this rank's rows of a list or tensor: rows[rank::world_size]."""
+    """Return this rank's rows of a list or tensor: every world_size-th, from its rank on."""
     return rows[rank()::world_size()]
 
 
 def all_rows(rows):
-    """Return the number of rows of the current micro-batch over all ranks.
+    """Return the number of rows of the current micro-batch on all ranks together.
 
-    rows: the number that this rank has. To be used in losses, which `trainer.backward` calls."""
+    rows: the number on this rank. Call it inside a loss only: there `trainer.backward` has set
+    the total."""
     return total_rows if world_size() > 1 else rows
 
 
@@ -101,8 +104,8 @@ def is_sharded(tensor):
 def shard(model):
     """Shard parameters, gradients and optimizer state over the ranks with PyTorch's fully_shard.
 
-    Each submodule is gathered while it computes, and freed afterwards. A model whose embedding is
-    frozen is not sharded: only its adapters are trained, and these are small."""
+    The parameters of a submodule are gathered while it computes, and freed afterwards. A model
+    whose embedding is frozen is not sharded: only its adapters are trained, and these are small."""
     if is_sharded(model.embedding) or not model.embedding.requires_grad:
         return
     from torch.distributed import fsdp, init_device_mesh  # imported only when used: it is slow
@@ -111,30 +114,31 @@ def shard(model):
     for child in model.children():
         parts += child if isinstance(child, torch.nn.ModuleList) else [child]  # blocks one by one
     for part in (*parts, model):
-        # Without reshard_after_forward, the outermost module would stay gathered after sampling
-        # responses, and its gradients would not be reset.
+        # By default, the outermost module stays gathered from forward to backward. After sampling
+        # responses, which has no backward, zero_grad would then miss the gradients of its shards.
         fsdp.fully_shard(part, mesh=mesh, reshard_after_forward=True)
-        part.set_gradient_divide_factor(1.0)  # gradients are summed: see `trainer.backward`
+        part.set_gradient_divide_factor(1.0)  # sum, not mean: see `trainer.backward`
         part.set_force_sum_reduction_for_comms(True)
     for method in ("hidden_states", "logits"):  # these are called directly, like forward
         fsdp.register_fsdp_forward_method(model, method)
 
 
 def full_tensor(tensor):
-    """Return a tensor that may be sharded as a whole one. All ranks must call this."""
+    """Gather a tensor if it is sharded, else return it as it is. All ranks must call this."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def full_state_dict(state, keep=True):
     """Gather the sharded tensors of a state dict on the CPU. All ranks must call this.
 
-    A rank with keep=False gets None for every tensor, and never holds more than one."""
+    A rank with keep=False takes part but gets None for every value. It never holds the whole model,
+    as the generator below gathers tensors one by one."""
     full = ((name, full_tensor(x).cpu() if is_sharded(x) else x) for name, x in state.items())
-    return {name: x if keep else None for name, x in full}
+    return {name: tensor if keep else None for name, tensor in full}
 
 
 def save_sharded(state, folder):
-    """Write a nested state dict to a folder, in which each rank writes its shards.
+    """Write a nested state dict to a folder. Each rank writes its own shards there.
 
     Raises OSError on every rank if one of them cannot write."""
     from torch.distributed import checkpoint  # imported only when used: it is slow
@@ -146,8 +150,8 @@ def save_sharded(state, folder):
 
 
 def load_sharded(state, folder):
-    """Replace the tensors of a nested state dict by those that `save_sharded` wrote.
+    """Load into the tensors of a nested state dict, in place, what `save_sharded` wrote.
 
-    The number of ranks may differ from when they were written."""
+    The number of ranks may differ from when the folder was written."""
     from torch.distributed import checkpoint
     checkpoint.load(state, checkpoint_id=folder)

@@ -1,11 +1,11 @@
 """Generate text with a key/value cache and a batched decoding loop.
 
-Decoding one token takes little arithmetic but many small operations, so their number decides the
-speed. `Decoder` computes the same as `AFM.forward` with fewer and larger operations: one matrix for
-query, key and value, one for gate and up, weights cast once, no autograd.
+Decoding one token takes little arithmetic, so most of its time is the fixed cost of each PyTorch
+operation. `Decoder` computes the same as `AFM.forward` with fewer and larger operations: one matrix
+for query, key and value, one for gate and up, weights cast once, no autograd.
 
-Shapes: B prompts, P distinct prompts, R rows computed, T tokens fed, S tokens attended to,
-C model dim, H query heads, K key/value heads, G = H / K, D head dim, V vocabulary.
+Shapes: B prompts, P distinct prompts, R rows computed, T tokens fed, S tokens attended to
+(those in the cache and the T fed), and C, H, K, G, D, V as in model.py.
 """
 import torch
 from torch.nn import functional as F
@@ -18,39 +18,43 @@ from afm_min.run import UserError
 class Cache:
     """Keys and values of the tokens so far, and the position of the next token.
 
-    Keys are stored after rotation. On a CPU the cache is float32, as PyTorch would build a new
-    bfloat16 kernel for every length."""
+    Keys are stored after rotation. On a CPU the cache is float32: it grows with every token, and
+    PyTorch would compile a new bfloat16 kernel for every length."""
 
     def __init__(self, decoder, rows, size, padding=0):
-        """padding: number of padding tokens at the left of each row, (R,), or of all rows."""
+        """size: the most tokens a row can have. padding: the number of padding tokens at the left
+        of each row: a tensor (R,), or one number for all rows."""
         config, device = decoder.config, decoder.embedding.device
         shape = (2, config.layers, rows, config.kv_heads, size, config.head_dim)
         dtype = torch.float32 if device.type == "cpu" else decoder.dtype
-        self.keys, self.values = torch.empty(shape, device=device, dtype=dtype)
+        self.keys, self.values = torch.empty(shape, device=device, dtype=dtype)  # (layers, R, ...)
         self.position = 0
+        # (R, 1, 1, 1, 1), to be compared with the (R, K, G, T, S) of attention: see bias
         self.padding = torch.as_tensor(padding, device=device).expand(rows).view(-1, 1, 1, 1, 1)
 
     def bias(self, length):
-        """Return what to add to the attention scores of the next `length` tokens, (R, 1, 1, T, S).
+        """Return what to add to the attention scores of the next T = `length` tokens: MASKED for
+        later tokens and for padding, else 0. (R, 1, 1, T, S), which broadcasts over K and G.
 
-        It is MASKED (M) for later tokens and for padding, else 0. For two tokens from position 1
-        on, in a row with padding 1: [[M, 0, M], [M, 0, 0]]"""
+        With M for MASKED: if the cache holds one token, and that is padding, the bias of the next
+        two tokens is [[M, 0, M], [M, 0, 0]]."""
         keys = torch.arange(self.position + length, device=self.keys.device)  # (S,)
         queries = keys[self.position:, None]  # (T, 1)
-        hidden = (keys > queries) | (keys < self.padding)  # (R, 1, 1, T, S)
-        return hidden.to(self.keys.dtype) * MASKED
+        blocked = (keys > queries) | (keys < self.padding)  # (R, 1, 1, T, S)
+        return blocked.to(self.keys.dtype) * MASKED
 
     def select(self, rows):
-        """Keep these rows only: a mask, or indices, which may repeat."""
+        """Keep only some rows. rows: a bool mask, or indices; a repeated index copies its row."""
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
         self.padding = self.padding[rows]
 
 
 def normalize(x, eps):
-    """x / rms(x) / sqrt(N) over the last dim, of size N. The caller's weights include sqrt(N).
+    """Return x / sqrt(sum x^2 + N eps), over the last dim, of size N.
 
-    sqrt(sum x^2 + N eps) is the length of the vector (|x|, sqrt(N eps)). Computing it so takes
-    fewer operations than F.rms_norm does on a CPU."""
+    RMSNorm without its weight is sqrt(N) times this; `Decoder` puts the sqrt(N) in its weights. As
+    hypot(a, b) = sqrt(a^2 + b^2), the divisor is hypot(|x|, sqrt(N eps)). This takes fewer
+    operations than F.rms_norm does on a CPU."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
     return x / length.hypot(length.new_tensor((x.shape[-1] * eps) ** 0.5)).to(x.dtype)
 
@@ -59,24 +63,24 @@ class Decoder:
     """A copy of a model's weights for generation, in the model's compute precision.
 
     Packed weights are unpacked, adapters merged, shards gathered, and the norms' weights multiplied
-    into the matrices that follow them. Later changes of the model have no effect. Once they have a
-    Decoder, ranks need not generate in step."""
+    into the matrices that follow them. Later changes of the model have no effect. Only making a
+    Decoder communicates, so ranks need not make the same calls of it."""
 
     @torch.no_grad()
     def __init__(self, model):
         self.config, self.dtype, self.rotation = model.config, model.dtype, model.rotation
         config = model.config
         embedding = distributed.full_tensor(model.embedding.detach())
-        if hasattr(model, "scale"):  # a packed model has a scale for each row
+        if hasattr(model, "scale"):  # a quantized model: (V, 1), one for each row
             embedding = embedding.float() * model.scale.float()
         self.embedding = embedding.to(model.dtype, copy=True)  # (V, C)
-        self.norm = self.scale(model.norm).to(model.dtype)
+        self.norm = self.norm_weight(model.norm).to(model.dtype)
         self.layers = []
         for block in model.blocks:
             attention, feed_forward = block.attention, block.feed_forward
-            query_norm = self.scale(attention.query_norm).expand(config.heads, -1)
-            key_norm = self.scale(attention.key_norm).expand(config.kv_heads, -1)
-            key_norm = key_norm / config.head_dim ** 0.5  # so that the scores need no factor
+            query_norm = self.norm_weight(attention.query_norm).expand(config.heads, -1)
+            key_norm = self.norm_weight(attention.key_norm).expand(config.kv_heads, -1)
+            key_norm = key_norm / config.head_dim ** 0.5  # so scores need not be divided
             self.layers.append({
                 "qkv": self.fuse(block.attention_norm, attention.query, attention.key,
                                  attention.value),
@@ -85,15 +89,15 @@ class Decoder:
                 "gate_up": self.fuse(block.feed_forward_norm, feed_forward.gate, feed_forward.up),
                 "down": self.fuse(None, feed_forward.down)})
 
-    def scale(self, norm):
+    def norm_weight(self, norm):
         """Return a norm's weight, (N,), times sqrt(N): see `normalize`."""
         weight = distributed.full_tensor(norm.weight.detach())
         return weight * len(weight) ** 0.5
 
     def fuse(self, norm, *projections):
-        """Return one matrix, (inputs, all outputs), for projections of the same normalised input.
+        """Return one matrix, (inputs, all outputs), for projections that read the same input.
 
-        norm: the norm before them, or None."""
+        norm: the RMSNorm of that input, or None."""
         weights = []
         for projection in projections:
             weight = distributed.full_tensor(projection.weight.detach()).float()
@@ -102,37 +106,37 @@ class Decoder:
             weights.append(weight)
         fused = torch.cat(weights)
         if norm is not None:
-            fused = fused * self.scale(norm)
+            fused = fused * self.norm_weight(norm)
         return fused.to(self.dtype).T
 
     def __call__(self, ids, cache, fill=False):
-        """Return the final-layer hidden states of new tokens: (R, T) -> (R, T, C).
-
-        Appends their keys and values to the cache. With fill it does only that: it returns None.
+        """Append the keys and values of new tokens to the cache. Return their final-layer hidden
+        states, (R, T) -> (R, T, C), or None with fill=True, which skips what only they need.
 
         Attention is written out, because for the large batches of rollouts this is faster on a CPU
         than F.scaled_dot_product_attention."""
-        config, eps, dtype = self.config, self.config.norm_eps, self.dtype
-        (R, T), H, K, D = ids.shape, config.heads, config.kv_heads, config.head_dim
-        G, start, stop = H // K, cache.position, cache.position + T
-        cos, sin = self.rotation[:, start:stop, None].to(dtype)  # (T, 1, D) each
+        config, eps = self.config, self.config.norm_eps
+        R, T = ids.shape
+        H, K, D, G = config.heads, config.kv_heads, config.head_dim, config.heads // config.kv_heads
+        start, stop = cache.position, cache.position + T  # stop is S
+        cos, sin = self.rotation[:, start:stop, None].to(self.dtype)  # (T, 1, D) each
         bias = cache.bias(T)
         x = F.embedding(ids, self.embedding).view(R * T, -1)
         for i, layer in enumerate(self.layers):
             qkv = (normalize(x, eps) @ layer["qkv"]).view(R, T, H + 2 * K, D)
-            # Normalise and rotate queries and keys together.
+            # Normalise and rotate queries and keys together. Each head has its row of head_norms.
             normed = normalize(qkv[:, :, :H + K], eps) * layer["head_norms"]
             rotated = (normed * cos).addcmul_(normed.roll(D // 2, -1), sin)
             query = rotated[:, :, :H].view(R, T, K, G, D).permute(0, 2, 3, 1, 4)
             cache.keys[i, :, :, start:stop] = rotated[:, :, H:].transpose(1, 2)
             cache.values[i, :, :, start:stop] = qkv[:, :, H + K:].transpose(1, 2)
             if fill and layer is self.layers[-1]:
-                break
+                break  # the cache is complete
             key, value = cache.keys[i, :, :, :stop], cache.values[i, :, :, :stop]  # (R, K, S, D)
             scores = query.reshape(R, K, G * T, D).to(key.dtype) @ key.mT  # (R, K, G*T, S)
             scores.view(R, K, G, T, stop).add_(bias)
             mixed = (scores.softmax(-1) @ value).view(R, K, G, T, D)
-            mixed = mixed.permute(0, 3, 1, 2, 4).reshape(R * T, H * D).to(dtype)
+            mixed = mixed.permute(0, 3, 1, 2, 4).reshape(R * T, H * D).to(self.dtype)
             x = torch.addmm(x, mixed, layer["output"])
             gate, up = (normalize(x, eps) @ layer["gate_up"]).chunk(2, -1)
             x = torch.addmm(x, F.silu(gate) * up, layer["down"])
@@ -140,25 +144,27 @@ class Decoder:
         return None if fill else (normalize(x, eps) * self.norm).view(R, T, -1)
 
     def logits(self, hidden_states):
-        """(..., C) -> (..., V), computed in the compute precision, then cast to float32."""
+        """(..., C) -> (..., V), computed in the precision of the weights, then cast to float32."""
         return F.linear(hidden_states, self.embedding).float()
 
 
 def prefill(decoder, prompts, max_new_tokens):
-    """Feed all tokens but the last of B prompts, each distinct prompt once.
+    """Return a cache filled with B prompts except their last tokens, and those tokens, (B,), which
+    the first step of decoding feeds. The cache has room for the new tokens, up to the context.
 
-    Prompts are padded on the left, so that all rows continue at the same position. Returns the
-    cache, with room for new tokens up to the model's context, and the last token of each prompt."""
-    indices = {}  # prompt -> its index among the distinct ones
-    copies = [indices.setdefault(tuple(prompt), len(indices)) for prompt in prompts]  # B indices
+    A prompt that occurs several times is computed once and copied. Prompts are padded on the left,
+    so that all rows continue at the same position."""
+    # The P distinct prompts, in order of first occurrence: prompt -> its index
+    distinct = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
     longest = max(map(len, prompts))
-    padding = torch.tensor([longest - len(prompt) for prompt in indices])  # (P,)
-    padded = [(0,) * (longest - len(prompt)) + prompt for prompt in indices]
+    padding = torch.tensor([longest - len(prompt) for prompt in distinct])  # (P,)
+    padded = [(0,) * (longest - len(prompt)) + prompt for prompt in distinct]
     ids = torch.tensor(padded, device=decoder.embedding.device)  # (P, T)
     size = min(longest + max_new_tokens, decoder.config.context)
     cache = Cache(decoder, len(ids), size, padding)
     if longest > 1:
         decoder(ids[:, :-1], cache, fill=True)
+    copies = [distinct[tuple(prompt)] for prompt in prompts]  # B indices
     cache.select(copies)
     return cache, ids[copies, -1]
 
@@ -172,13 +178,14 @@ def stream(model, prompts, max_new_tokens, stop=-1, temperature=1.0, top_p=1.0, 
     raises UserError if a prompt is empty or too long.
 
     model: an AFM or a `Decoder`, which can be made once for several calls. prompts: B lists of ids,
-    of any lengths. temperature: 0 is greedy. top_p: below 1, sample from the likeliest ids that
-    together have this probability; not for training, which must score the distribution that was
-    sampled. uniforms: (B, max_new_tokens), random numbers in [0, 1) that choose the ids.
+    of any lengths. temperature: 0 is greedy. top_p: below 1, sample only from the likeliest ids
+    whose probabilities add up to it; leave it at 1 where training scores the responses, as it
+    scores them with the whole distribution. uniforms: (B, max_new_tokens), random numbers in
+    [0, 1) that choose the ids.
 
-    In float32, with the same uniforms, a row is the same up to rounding whichever rows are beside
-    it. In bfloat16 it can differ more: padding shifts its positions, so its rotary embeddings are
-    rounded differently."""
+    In float32, with the same uniforms, a row's result does not depend on the other rows, up to
+    rounding. In bfloat16 it depends on them more: the longest prompt decides the padding, which
+    shifts a row's positions, and its rotary embeddings are rounded differently."""
     decoder = model if isinstance(model, Decoder) else Decoder(model)
     context, lengths = decoder.config.context, list(map(len, prompts))
     if min(lengths) < 1 or max(lengths) > context - 1:
@@ -188,22 +195,22 @@ def stream(model, prompts, max_new_tokens, stop=-1, temperature=1.0, top_p=1.0, 
         uniforms = torch.rand(len(prompts), max_new_tokens)
     cache, next_ids = prefill(decoder, prompts, max_new_tokens)
     B, uniforms = len(prompts), uniforms.to(next_ids.device)
-    rows = torch.arange(B, device=next_ids.device)  # (R,): the rows computed, at first all B
-    active = rows >= 0  # (R,): which of them have not produced `stop`, at first all
+    rows = torch.arange(B, device=next_ids.device)  # (R,), rows still computed: at first all B
+    active = torch.ones_like(rows, dtype=torch.bool)  # (R,), True until a row produces `stop`
     for step in range(min(max_new_tokens, context - max(lengths))):
         if not active.any():
             return
-        hidden_states = decoder(next_ids[:, None], cache)[:, 0]  # (R, C)
-        sampled, logp = sample(decoder.logits(hidden_states), uniforms[rows, step], temperature,
-                               top_p)
+        logits = decoder.logits(decoder(next_ids[:, None], cache)[:, 0])  # (R, V)
+        sampled, logp = sample(logits, uniforms[rows, step], temperature, top_p)
         next_ids = sampled.where(active, stop)
+        # From R rows to B: those no longer computed have `stop` and 0.
         yield (next_ids.new_full((B,), stop).scatter(0, rows, next_ids),
                logp.new_zeros(B).scatter(0, rows, logp * active))
         active = next_ids != stop
         # Compaction, an optimisation: once half of the rows have finished, stop computing them.
         if 2 * active.sum() <= len(rows):
             cache.select(active)
-            rows, next_ids, active = rows[active], next_ids[active], active[active]
+            rows, next_ids, active = rows[active], next_ids[active], active[active]  # all True
 
 
 def generate(model, prompts, max_new_tokens, stop=-1, **sampling):
@@ -219,28 +226,29 @@ def generate_with_logp(model, prompts, max_new_tokens, stop=-1, **sampling):
     steps = list(stream(model, prompts, max_new_tokens, stop, **sampling))
     if not steps:
         return [([], 0.0) for _ in prompts]
-    ids, logp = (torch.stack(columns, 1) for columns in zip(*steps))  # (B, T) each
+    ids, logp = (torch.stack(columns, 1) for columns in zip(*steps))  # T pairs -> two (B, T)
     rows = [row[:row.index(stop) + 1] if stop in row else row for row in ids.tolist()]
     return list(zip(rows, logp.sum(1).tolist()))
 
 
 def sample(logits, uniforms, temperature=1.0, top_p=1.0):
-    """Sample an id from each row with a random number in [0, 1): (R, V), (R,) -> two of (R,).
+    """Sample an id from each row: logits (R, V), uniforms (R,) in [0, 1) -> ids (R,), logp (R,).
 
-    Returns the ids and their log-probabilities under the distribution that they are sampled from.
+    logp: log-probabilities of the ids under the distribution that they are sampled from.
 
-    Inverts the cumulative distribution. torch.multinomial is slower, and draws its own random
-    numbers, so a row would depend on the rows before it."""
+    The id is the first whose cumulative probability exceeds the uniform: with probabilities
+    0.2, 0.5, 0.3 (cumulative 0.2, 0.7, 1), 0.6 chooses id 1. torch.multinomial is slower, and draws
+    its own random numbers, so a row would depend on the rows before it."""
     if temperature == 0:
         return logits.argmax(-1), logits.new_zeros(len(logits))
     probabilities = (logits if temperature == 1 else logits / temperature).softmax(-1)
     if top_p < 1:
         ordered, order = probabilities.sort(descending=True)
-        likelier = ordered.cumsum(-1) - ordered  # total probability of the ids before each
-        probabilities = probabilities.scatter(-1, order, ordered.where(likelier < top_p, 0.0))
+        before = ordered.cumsum(-1) - ordered  # total probability of the likelier ids
+        probabilities = probabilities.scatter(-1, order, ordered.where(before < top_p, 0.0))
         probabilities /= probabilities.sum(-1, keepdim=True)
     cumulative = probabilities.cumsum(-1)
-    points = uniforms[:, None] * cumulative[:, -1:]
+    points = uniforms[:, None] * cumulative[:, -1:]  # the last is 1 only up to rounding
     ids = torch.searchsorted(cumulative, points, right=True)  # (R, 1)
     ids = ids.clamp(max=logits.shape[1] - 1)  # in a row of NaN, the search finds no place
     return ids[:, 0], probabilities.gather(1, ids)[:, 0].log()

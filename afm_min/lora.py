@@ -1,9 +1,10 @@
-"""LoRA adapters: what a feature adds to a frozen base model (the report's section 5.1).
+"""LoRA adapters: small trained additions to a frozen base model, usually one for each feature, such
+as summaries (the report's section 5.1).
 
-An adapter gives each projection W, (outputs, inputs), of attention and feed-forward a low-rank
-term: W x + B (A x), with A (rank, inputs) and B (outputs, rank). B starts as zeros, so a new
-adapter changes nothing. The base never changes. All adapters share it, and one at a time is
-attached. `generate.Decoder` merges an attached adapter into its own copy of the weights.
+An adapter adds a low-rank term to each matrix W, (outputs, inputs), of attention and feed-forward:
+W x + B (A x), with A (rank, inputs) and B (outputs, rank). B starts as zeros, so a new adapter
+changes nothing. The base never changes, and all adapters share it. At most one is attached at a
+time. `generate.Decoder` merges an attached adapter into its own copy of the weights.
 """
 import collections
 import functools
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from afm_min.model import Linear, init_matrix
 from afm_min.run import UserError, load, save
 
-# base: `base_id` of the model that it was made for. modules: name of a projection -> LoRA.
+# base: `base_id` of the model that the adapter was made for. modules: {projection's name: LoRA}.
 Adapter = collections.namedtuple("Adapter", "base rank modules")
 
 
@@ -33,7 +34,8 @@ class LoRA(nn.Module):
 
 
 def projections(model):
-    """Return the matrices of attention and feed-forward: {name: Linear}."""
+    """Return the Linear layers of attention and feed-forward:
+    {"blocks.0.attention.query": Linear, ...}"""
     return {name: layer for name, layer in model.named_modules()
             if name.startswith("blocks.") and isinstance(layer, Linear)}
 
@@ -49,13 +51,14 @@ def base_id(model):
 
 def create(model, rank):
     """Return a new adapter for a model. The report offers ranks 8, 16 and 32."""
-    return Adapter(base_id(model), rank, {
-        name: LoRA(rank, layer.inputs, layer.outputs).to(model.embedding.device)
-        for name, layer in projections(model).items()})
+    modules = {name: LoRA(rank, layer.inputs, layer.outputs).to(model.embedding.device)
+               for name, layer in projections(model).items()}
+    return Adapter(base_id(model), rank, modules)
 
 
 def check_base(name, base, model):
-    """Raise UserError if an adapter's base is not this model. name: the adapter's, for messages."""
+    """Raise UserError if `base`, an adapter's base_id, is not this model's. name: what the message
+    calls the adapter."""
     if base != base_id(model):
         raise UserError(f"{name} was made for the base {base}, but this model is {base_id(model)}: "
                         "train it again")
@@ -65,7 +68,7 @@ def attach(model, adapter):
     """Attach an adapter to a model.
 
     Raises UserError, and changes nothing, if the model has one already, or is not the base that the
-    adapter was made for. To check this, all weights are read."""
+    adapter was made for. This check hashes all weights, so it takes a moment."""
     if any(layer.adapter for layer in projections(model).values()):
         raise UserError("the model has an adapter already: detach it first")
     check_base("the adapter", adapter.base, model)
@@ -73,9 +76,9 @@ def attach(model, adapter):
 
 
 def use(model, modules):
-    """Set the LoRA of every projection, unchecked. A projection without one in `modules` gets None.
+    """Replace the LoRA of every projection, without checking the base as `attach` does.
 
-    modules: {name of a projection: LoRA}"""
+    modules: {projection's name: LoRA}. A projection that is not in it has no LoRA afterwards."""
     for name, layer in projections(model).items():
         layer.adapter = modules.get(name)
 
@@ -86,7 +89,7 @@ def detach(model):
 
 
 def save_adapter(path, adapter, **provenance):
-    """Write an adapter in 16 bits."""
+    """Write an adapter to a file, as float16."""
     weights = {name: {key: x.half() for key, x in module.state_dict().items()}
                for name, module in adapter.modules.items()}
     save(path, base=adapter.base, rank=adapter.rank, modules=weights, **provenance)
@@ -109,17 +112,18 @@ def load_adapter(path, model):
 
 
 class AdapterCache:
-    """The adapters of one base model, in files path(name). The last `keep` ones used stay in
-    memory, so switching between them reads no file.
+    """Switches a base model between adapters. The `keep` adapters used last stay in memory, so
+    switching between them reads no file.
 
-    The base must not change, as it is only checked when a file is read."""
+    path: function from an adapter's name to its file. The weights of the base must not change, as
+    they are only checked when a file is read."""
 
     def __init__(self, model, path, keep=4):
         self.model, self.path = model, path
         self.load = functools.lru_cache(keep)(lambda name: load_adapter(path(name), model))
 
     def use(self, name):
-        """Attach the adapter of this name, or none if it is None.
+        """Replace the attached adapter by the one of this name. None: only detach it.
 
-        If loading fails, the adapter attached before stays."""
+        If loading fails, the adapter attached before stays attached."""
         use(self.model, self.load(name).modules if name else {})

@@ -1,7 +1,7 @@
 """The transformer: dense, decoder-only, pre-norm, no biases (the report's section 2.1).
 
-Shapes: B batch, T tokens fed, S tokens attended to (T, or more with a cache), C model dim,
-H query heads, K key/value heads, G = H / K queries per key, D head dim, V vocabulary.
+Shapes: B batch, T tokens, C model dim, H query heads, K key/value heads, G = H / K query heads per
+key/value head, D head dim, V vocabulary.
 """
 import dataclasses
 
@@ -44,14 +44,15 @@ PRESETS = {
                   context=128),
     # The feed-forward's width is from AXLearn's open recipe "honeycrisp".
     "afm-on-device": Config(**AFM_SHAPE, hidden=8064),
-    # Pruning removes feed-forward units only, so all else is equal. This width makes 6.4B.
+    # The larger model that is pruned to the one above. Pruning removes feed-forward units only, so
+    # nothing else differs. The report gives 6.4B parameters; this width gives that number.
     "afm-parent": Config(**AFM_SHAPE, hidden=23_360),
 }
 
 
-# Two functions with their gradients written out (trainer.py has a third). Autograd would derive the
-# same gradients from F.rms_norm and a line for RoPE, but with three times as many passes over
-# memory, and memory is what a small model on a CPU waits for. Tests compare each with autograd.
+# Two functions with their gradients written out (trainer.py has a third). F.rms_norm and plain RoPE
+# have the same gradients, but autograd makes more passes over memory for them, and a small model on
+# a CPU spends most of its time waiting for memory. Tests compare each function with autograd.
 
 class RMSNormFunction(torch.autograd.Function):
     """y = weight * x / rms(x), over the last dim: x (..., C), weight (C,) -> (..., C).
@@ -61,7 +62,7 @@ class RMSNormFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, eps):
-        precise = torch.promote_types(x.dtype, torch.float32)  # for the sum of squares
+        precise = torch.promote_types(x.dtype, torch.float32)  # bfloat16 is too coarse to sum in
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=precise)
         scale = torch.rsqrt(norm ** 2 / x.shape[-1] + eps).to(x.dtype)  # 1 / rms(x): (..., 1)
         ctx.save_for_backward(x, weight, scale)
@@ -78,9 +79,12 @@ class RMSNormFunction(torch.autograd.Function):
 
 
 class RotationFunction(torch.autograd.Function):
-    """RoPE: rotate each pair (x_i, x_{i + D/2}) by an angle. The gradient is rotated back.
+    """RoPE: rotate each pair (x_i, x_{i + D/2}) by an angle. Backward rotates the gradient
+    by the opposite angle.
 
-    x (..., T, D), cos (T, D), sin (T, D), whose first half is negated: see `rotary_tables`."""
+    x (..., T, D), cos and sin (T, D) as `rotary_tables` returns them: the first half of sin is
+    negated. Rolling x by D/2 swaps its halves, so for halves (a, b) the result is
+        (a, b) * cos + (b, a) * (-sin, sin) = (a cos - b sin, b cos + a sin)"""
 
     @staticmethod
     def forward(ctx, x, cos, sin):
@@ -106,9 +110,10 @@ def init_matrix(outputs, inputs):
 
 
 class Linear(nn.Module):
-    """x weight^T in the precision of x, plus the term of an adapter if one is attached.
+    """Return x @ weight.T in the dtype of x, plus the output of an adapter if one is attached.
 
-    The weight is cast here and not by autocast, which would also cast what must stay float32."""
+    The float32 weight is cast here. Autocast would do it too, but it would also choose the dtype of
+    every other operation."""
 
     def __init__(self, inputs, outputs):
         super().__init__()
@@ -122,9 +127,8 @@ class Linear(nn.Module):
 
 
 def rotary_tables(length, head_dim, base):
-    """Return cos and signed sin of RoPE's angles, position * base^(-2i/D): (2, length, D).
-
-    Halves of the head dim are the two coordinates: (a, b) -> (a cos - b sin, b cos + a sin)."""
+    """Return RoPE's cos and (-sin, sin) of the angles position * base^(-2i/D), i < D/2, each angle
+    twice because entries i and i + D/2 of a head are a pair: (2, length, D)."""
     frequencies = base ** (-torch.arange(0, head_dim, 2) / head_dim)
     angles = torch.outer(torch.arange(length), frequencies)  # (length, D/2)
     cos, sin = angles.cos(), angles.sin()
@@ -147,17 +151,17 @@ class Attention(nn.Module):
 
     def forward(self, x, rotation, mask):
         """x (B, T, C), rotation 2 x (1 or B, 1, T, D), mask (1 or B, 1, G*T, T) -> (B, T, C)"""
-        (B, T, _), K, D = x.shape, self.config.kv_heads, self.config.head_dim
+        B, T, _ = x.shape
+        K, D = self.config.kv_heads, self.config.head_dim
         G = self.config.heads // K
         # Query heads are grouped by the key/value head they read, so no key is repeated.
         query = self.query(x).view(B, T, K, G, D).permute(0, 2, 3, 1, 4)  # (B, K, G, T, D)
         key = self.key(x).view(B, T, K, D).transpose(1, 2)  # (B, K, T, D)
         value = self.value(x).view(B, T, K, D).transpose(1, 2)
         cos, sin = rotation
-        query = RotationFunction.apply(self.query_norm(query.contiguous()), cos.unsqueeze(1),
-                                       sin.unsqueeze(1))
-        # The scores' factor, 1/sqrt(D), is applied to the keys, which are fewer.
-        key = RotationFunction.apply(self.key_norm(key.contiguous()), cos, sin) / D ** 0.5
+        query = RotationFunction.apply(self.query_norm(query), cos.unsqueeze(1), sin.unsqueeze(1))
+        # Attention divides the scores by sqrt(D). Dividing the keys is the same and cheaper.
+        key = RotationFunction.apply(self.key_norm(key), cos, sin) / D ** 0.5
         scores = query.flatten(2, 3) @ key.transpose(-1, -2)  # (B, K, G*T, T)
         mixed = scores.add_(mask).softmax(-1) @ value  # (B, K, G*T, D)
         mixed = mixed.view(B, K, G, T, D).permute(0, 3, 1, 2, 4)  # (B, T, K, G, D)
@@ -189,19 +193,23 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.feed_forward_norm = RMSNorm(config.dim, config.norm_eps)
         self.feed_forward = FeedForward(config)
-        self.dropout = 0.0  # on what a block adds to the stream; fine-tuning sets it
+        self.dropout = 0.0  # of the two terms that a block adds to x; fine-tuning sets it
 
     def forward(self, x, rotation, mask, wanted=None):
-        """(B, T, C) -> (B, T, C), or (N, C) for the N tokens of a mask `wanted`, (B, T)."""
-        shape, attended = x.shape, self.attention(self.attention_norm(x), rotation, mask)
-        x = x + self.drop(attended, shape)
+        """(B, T, C) -> (B, T, C). With a bool mask `wanted`, (B, T), the feed-forward is computed
+        for its N True tokens only, and the result is (N, C)."""
+        shape = x.shape
+        x = x + self.drop(self.attention(self.attention_norm(x), rotation, mask), shape)
         if wanted is not None:
             x = x[wanted]
         return x + self.drop(self.feed_forward(self.feed_forward_norm(x)), shape, wanted)
 
     def drop(self, added, shape, wanted=None):
-        """Apply dropout in training. Each rank draws for the rows of all ranks and takes its own,
-        so a row's dropout does not depend on the number of ranks."""
+        """Apply dropout to `added` in training.
+
+        shape: (B, T, C), the block's input. Ranks share a random state: each draws the mask of all
+        ranks' rows and uses its own rows, so results do not depend on the number of ranks. For the
+        same reason the mask is drawn for all tokens, even if only those `wanted` are computed."""
         if not (self.dropout and self.training):
             return added
         ones = added.new_ones(distributed.all_rows(shape[0]), *shape[1:])
@@ -212,8 +220,8 @@ class Block(nn.Module):
 class AFM(nn.Module):
     """ids (B, T) -> logits (B, T, V). Input and output share one embedding matrix.
 
-    dtype: precision of forward and backward; the parameters are always float32. Logits are float32
-    numbers, but in a bfloat16 model with the precision of bfloat16."""
+    dtype: of activations and matrix products. The parameters are always float32. Logits are
+    returned as float32, but in a bfloat16 model they were rounded to bfloat16 before."""
 
     def __init__(self, config, dtype=torch.float32):
         super().__init__()
@@ -231,20 +239,22 @@ class AFM(nn.Module):
     def hidden_states(self, ids, segment_start=None, branch=None, wanted=None):
         """Return the normalised final-layer states of each token, (B, T) -> (B, T, C).
 
-        wanted: (B, T), bool: return the states of these N tokens only, (N, C). Then what follows
-        the last attention is computed for them only.
+        wanted: (B, T), bool: return the states of its N True tokens only, (N, C). This saves the
+        last feed-forward, and the logits, of all other tokens.
 
         segment_start: (B, T), for rows that pack several texts: the index at which the text of each
-        token starts, or T for padding. A token sees nothing before its own text, padding nothing.
+        token starts, or T for padding. A token attends to its own text only.
 
         branch: (B, T), for rows in which several continuations share a prompt: 0 in the prompt,
-        1, 2, ... in the continuations, each of which sees the prompt and itself. Positions are
-        those that each would have alone:
+        1, 2, ... in the continuations. A continuation attends to the prompt and to itself.
+
+        With these two, RoPE's positions are those that each text would have in a row of its own.
+        Below, one prompt with continuations 1 and 2, then another with continuation 3:
             segment_start  0 0 0 0 0 0 0 0 8 8 8
             branch         0 0 0 1 1 2 2 2 0 3 3
             position       0 1 2 3 4 3 4 5 0 1 2"""
-        mask, positions = self.mask(ids, segment_start, branch)
-        length = ids.shape[1]
+        mask, positions = self.mask_and_positions(ids, segment_start, branch)
+        length = ids.shape[1]  # of the longest text; a row that packs several may be longer
         if segment_start is not None or branch is not None:
             length = int(positions.max()) + 1 if len(ids) else 0
         if length > self.config.context:
@@ -263,25 +273,27 @@ class AFM(nn.Module):
         """(..., C) -> (..., V)"""
         return F.linear(hidden_states, self.embedding.to(self.dtype)).float()
 
-    def mask(self, ids, segment_start, branch):
-        """Return the attention bias that hides what each token may not see, (1 or B, 1, G*T, T),
-        and each token's position, (1 or B, T). See `hidden_states`."""
+    def mask_and_positions(self, ids, segment_start, branch):
+        """Return what is added to the attention scores, 0 or MASKED, (1 or B, 1, G*T, T), and each
+        token's position, (1 or B, T). See `hidden_states`."""
         T = ids.shape[1]
         positions = torch.arange(T, device=ids.device)[None]  # (1, T)
-        hidden = positions > positions.mT[None]  # (1, T, T): the future
+        # blocked[b, i, j]: in row b, token i may not attend to token j
+        blocked = positions > positions[..., None]  # (1, T, T): the future
         if segment_start is not None:
-            hidden = hidden | (positions < segment_start[..., None])  # (B, T, T)
+            blocked = blocked | (positions < segment_start[..., None])  # (B, T, T)
         if branch is not None:
-            of_keys, of_queries = branch[:, None], branch[..., None]
-            hidden = hidden | (of_keys > 0) & (of_keys != of_queries)
+            query_branch, key_branch = branch[..., None], branch[:, None]
+            blocked = blocked | (key_branch > 0) & (key_branch != query_branch)
         if segment_start is not None or branch is not None:
-            positions = (T - 1 - hidden.sum(-1)).clamp(min=0)  # (B, T): tokens seen before it
-        mask = hidden[:, None].to(self.dtype) * MASKED
+            # The number of earlier tokens a token attends to; clamp is for padding, which has none.
+            positions = (T - 1 - blocked.sum(-1)).clamp(min=0)  # (B, T)
+        mask = blocked[:, None].to(self.dtype) * MASKED
         return mask.repeat(1, 1, self.config.heads // self.config.kv_heads, 1), positions
 
 
 def save_model(run, stage, model, **more):
-    """Write a finished stage's checkpoint, with further entries if given."""
+    """Write a finished stage's checkpoint. `more`: further entries, such as quantize's `bits`."""
     weights = distributed.full_state_dict(model.state_dict(), keep=distributed.rank() == 0)
     save(run.checkpoint(stage), config=dataclasses.asdict(model.config), **more, model=weights,
          **run.provenance(stage))
@@ -290,9 +302,11 @@ def save_model(run, stage, model, **more):
 def load_model(run, stage, kind=AFM, **changes):
     """Load the model that a stage ended with, and the run's tokenizer with it.
 
-    kind: its class; quantize.QuantizedAFM also takes the checkpoint's bit widths. changes: to its
-    config, of fields that leave the parameters as they are (context, rope_base). Raises UserError
-    if the checkpoint is missing, damaged, or was trained with another tokenizer."""
+    kind: the model's class. quantize.QuantizedAFM also takes the bit widths in its checkpoint.
+    changes: config fields to replace, for example context=256. Only those that change no parameter
+    can be (context, rope_base).
+
+    Raises UserError if the checkpoint is missing, damaged, or made with another tokenizer."""
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     entries = run.load(run.checkpoint(stage), run.device)
     bits = {"bits": entries["bits"]} if "bits" in entries else {}

@@ -1,19 +1,23 @@
 """The run directory: the files of a run, safe writing, and errors that the user can fix.
 
     run.json           the preset, model, seed and settings that the run was started with
-    documents.jsonl    the text; tokenizer.json, tokens.pt: made from it
-    STAGE.jsonl        examples that a stage has made; mixture.json: weights that a stage has found
+    documents.jsonl    the training text
+    tokenizer.json     learned from that text
+    tokens.pt          the text as token ids
+    STAGE.jsonl        examples that a stage made
+    mixture.json       the data mixture that a stage found
     STAGE.pt           a finished stage's checkpoint
-    STAGE.part.pt      the state of an unfinished stage; if it is sharded, the folder
-                       STAGE-...-50.shards has the shards of step 50
+    STAGE.part.pt      an unfinished stage's checkpoint; if the model is sharded, its tensors are in
+                       a folder STAGE-...-50.shards, here after step 50
     metrics.jsonl      a row for each training step
     report.json        a row for each finished stage
-    report.md          both as tables and pictures; environment.json: the machine and versions used
-    .lock              locked while a stage changes a file that stages running side by side share
+    report.md          tables and pictures made from the two files above
+    environment.json   the machine and the versions used
+    .lock              empty; see Run.locked
 
-Every file but metrics.jsonl is written under a temporary name and then renamed. So whenever the
-process dies, there is the old file or the new one, never half of one. All ranks call a function
-that writes a file: rank 0 writes, and the others wait, so none reads a file before it is complete.
+Every file but metrics.jsonl, which grows line by line, is written under a temporary name and then
+renamed. Even if the process is killed, a file is the old or the new one, never half of one. All
+ranks call a function that writes a file: rank 0 writes, and the others wait until it is complete.
 """
 import contextlib
 import ctypes
@@ -30,8 +34,9 @@ import torch
 from afm_min import distributed
 
 FORMAT = "afm_min checkpoint 1"
-# glibc returns large tensors to the system as soon as they are freed, and the next step waits for
-# thousands of zeroed pages again. So keep free memory: blocks of up to 32 MB, half a GB in all.
+# By default, glibc returns the memory of a freed large tensor to the system at once, and the next
+# step waits for the system to zero new pages. These settings let the process keep free memory:
+# blocks of up to 32 MB, half a GB in all. The numbers -3 and -1 are from glibc's malloc.h.
 with contextlib.suppress(AttributeError):  # other C libraries have no mallopt
     ctypes.CDLL(None).mallopt(-3, 2 ** 25)  # M_MMAP_THRESHOLD
     ctypes.CDLL(None).mallopt(-1, 2 ** 29)  # M_TRIM_THRESHOLD
@@ -58,41 +63,45 @@ def run_command(command, arguments):
 
 
 def choose_device(name=None):
-    """Return the device of that name, by default the best one. Each process has a GPU of its own.
+    """Return the device of that name, by default the best one.
 
-    "cuda" -> device("cuda:2") in the third process of a machine, "cuda:0" -> device("cuda:0")"""
+    "cuda" is a different GPU in each process that torchrun starts on a machine: in the third,
+    "cuda" -> device("cuda:2"). A name with a number is taken as it is: "cuda:0" ->
+    device("cuda:0")."""
     backends = {"cuda": torch.cuda, "mps": torch.backends.mps, "cpu": torch.cpu}
     available = [kind for kind, backend in backends.items() if backend.is_available()]
     name = name or available[0]
-    with contextlib.suppress(RuntimeError, AssertionError):
-        own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if name == "cuda" else name
-        device = torch.empty(0, device=own).device
+    with contextlib.suppress(RuntimeError, AssertionError):  # if there is no such device
+        full_name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if name == "cuda" else name
+        device = torch.empty(0, device=full_name).device  # torch.device alone would not try it
         if device.type in available:
             return device
     raise UserError(f"device {name!r} is not available here (available: {', '.join(available)})")
 
 
 def compute_dtype(device):
-    """Return bfloat16 if the device multiplies it faster than float32, else float32.
+    """Return bfloat16 if the device has instructions for it, and so is faster, else float32.
 
-    The parameters stay float32 and are cast where they are used: mixed precision, as reported."""
-    kind, fast = torch.device(device).type, False
-    if kind == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    if kind == "cpu":  # ATEN_CPU_CAPABILITY=avx2 makes a newer processor compute like an older one
-        has, used = torch.cpu.get_capabilities(), torch.backends.cpu.get_cpu_capability()
+    This is mixed precision, as in the report: parameters stay float32 and are cast where used."""
+    kind = torch.device(device).type
+    fast = kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if kind == "cpu":
+        has = torch.cpu.get_capabilities()
+        # What PyTorch uses can be less: the user may set the variable ATEN_CPU_CAPABILITY=avx2.
+        used = torch.backends.cpu.get_cpu_capability()
         fast = used == "AVX512" and (has.get("avx512_bf16") or has.get("amx_bf16"))
     return torch.bfloat16 if fast else torch.float32
 
 
 @contextlib.contextmanager
 def atomic_write(path):
-    """Yield a binary file that replaces `path` once the block has ended without error.
+    """Yield a binary file that replaces `path` if the block ends without error.
 
-    Only rank 0 writes. If it cannot, all ranks raise UserError."""
-    path, failure = pathlib.Path(path), ""
+    All ranks run the block, but only rank 0 writes to a real file. If it fails, all raise
+    UserError."""
+    failure = ""
     writes = distributed.rank() == 0
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = pathlib.Path(f"{path}.tmp")
     try:
         with open(temporary if writes else os.devnull, "wb") as file:
             yield file
@@ -106,7 +115,7 @@ def atomic_write(path):
     finally:
         if writes:
             temporary.unlink(missing_ok=True)
-    failures = list(filter(None, distributed.all_gather_object(failure)))
+    failures = [text for text in distributed.all_gather_object(failure) if text]
     if failures:
         raise UserError(f"{failures[0]}; what was there before is unchanged: make room, then call "
                         "again with --resume")
@@ -125,15 +134,15 @@ def save(path, **entries):
 
 
 def load(path, device="cpu"):
-    """Read a checkpoint. `weights_only`: it can contain data but no code.
+    """Read a checkpoint. Raises UserError if the file is missing, damaged, or not a checkpoint.
 
-    Raises UserError if the file is missing, damaged, or not a checkpoint."""
+    weights_only rejects a file that contains code, which a pickle could run."""
     try:
         entries = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise UserError(f"there is no {path}: train the stage first") from None
     except (torch.OutOfMemoryError, MemoryError, PermissionError):
-        raise  # not the file's fault
+        raise  # these do not mean that the file is damaged
     except Exception:  # a damaged file raises one of many kinds
         entries = None
     if not isinstance(entries, dict) or entries.get("format") != FORMAT:
@@ -148,7 +157,7 @@ class Run:
     def __init__(self, path, device="cpu"):
         self.path, self.device = pathlib.Path(path), device
         self.config, self.seed, self.shard = None, 0, False  # shard: see distributed.py
-        self.settings, self.fingerprint = {}, ""  # of the current stage: see lab/stages.py
+        self.settings, self.fingerprint = {}, ""  # of the current stage, set by lab/stages.py
 
     def create(self):
         """Make the folder, if there is none."""
@@ -174,7 +183,7 @@ class Run:
         return self.file(f"{stage}-{self.fingerprint}-{step}.shards")
 
     def remove_shards(self, stage, except_step=None):
-        """Remove a stage's folders of sharded states, except that of one step."""
+        """Remove a stage's folders of sharded states, except that of one step, if given."""
         for folder in self.path.glob(f"{stage}-*.shards"):
             if distributed.rank() == 0 and folder != self.shards(stage, except_step):
                 shutil.rmtree(folder)
@@ -198,9 +207,10 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self):
-        """Hold the run's lock, while changing a file that stages running side by side share.
+        """Hold the run's lock. Several processes can run stages of the same run at once, so lock it
+        while changing a file that they share.
 
-        Of the ranks that torchrun started, only rank 0 locks: they write together."""
+        Only rank 0 locks. As ranks write together, one that waited for the lock would block all."""
         with open(self.file(".lock"), "a") as file:  # network folders cannot lock a folder
             if distributed.rank() == 0:
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -248,7 +258,7 @@ class Run:
             for line in self.file("metrics.jsonl").read_text().splitlines():
                 with contextlib.suppress(json.JSONDecodeError):  # a kill may have cut the last line
                     row = json.loads(line)
-                    if stage in (None, row["stage"]):
+                    if stage is None or row["stage"] == stage:
                         yield row
 
     def truncate_log(self, stage, after):

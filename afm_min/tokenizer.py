@@ -1,14 +1,14 @@
 """Text to token ids and back: byte pair encoding (BPE) in the SentencePiece manner.
 
-The base symbols are the characters seen in training, each digit alone, and the 256 bytes. A
-character outside the vocabulary is spelled in its UTF-8 bytes, so nothing is ever unknown and
-decode(encode(text)) == text. There is no Unicode normalisation.
+The base symbols are the frequent characters of the training text, the ten digits, and the 256
+bytes. Digits are never merged. Any other character is spelled in its UTF-8 bytes, so there is no
+unknown token, and decode(encode(text)) == text. There is no Unicode normalisation.
 
     >>> tokenizer = Tokenizer.train(["low lower lowest"], vocab_size=300)
     >>> [tokenizer.decode([i]) for i in tokenizer.encode("low lowest 42")]
     ['low', ' lowest', ' ', '4', '2']
 
-The ids are, in this order: special tokens, bytes, characters, and one token for each merge.
+Ids are numbered in this order: special tokens, bytes, characters, one token for each merge.
 """
 import collections
 import functools
@@ -27,20 +27,22 @@ BYTES = range(len(SPECIALS), len(SPECIALS) + 256)  # the id of byte b is BYTES[b
 DIGITS = "0123456789"
 
 # Merges never cross the border of a chunk: a word or a run of punctuation, with the space before
-# it; one digit; a run of white space. A chunk has at most 16 characters, like SentencePiece's
-# longest piece, so the cost of encoding one is bounded, even in a text of one repeated letter.
+# it; one digit; a run of white space. The last space before a word belongs to the word:
+# "a  b1" -> "a", " ", " b", "1". A chunk has at most 16 characters, like SentencePiece's longest
+# piece, so the cost of encoding one is bounded, even in a text of one repeated letter.
 PATTERN = r" ?[^\W\d]{1,15}|\d| ?[^\s\w]{1,15}|\s{1,16}(?!\S)|\s{1,16}"
 
-# The same for ASCII text. Python's own `re` splits faster than `regex`, but its \w differs on other
-# text: for example, it lacks combining marks.
+# The same pattern for ASCII text, where Python's own `re` is used because it is faster. On other
+# text its \w differs from that of `regex`: for example, it lacks combining marks.
 ASCII_PATTERN = r" ?[A-Za-z_]{1,15}|[0-9]| ?[^\s\w]{1,15}|\s{1,16}(?!\S)|\s{1,16}"
 
-# A text is split in blocks of about 1,024 characters, so one "é" slows down its own block only. A
-# block ends at a visible ASCII character before a space or a newline, where a chunk always ends.
+# A text is split block by block, each of about 1,024 characters, so one "é" slows down only its own
+# block. A block ends between a visible ASCII character and a space or newline. A chunk always ends
+# there, too, so the chunks are those of the whole text.
 BLOCK_PATTERN = r"(?s).{1024}.*?[!-~](?=[ \n])|.+"
 
 CACHE_SIZE = 2**16  # chunks
-EDGE = "\0"  # marks the ends of a word in training
+EDGE = "\0"  # marks the ends of a word in training: see spell_words
 
 split_blocks = re.compile(BLOCK_PATTERN).findall
 split_ascii = re.compile(ASCII_PATTERN, re.ASCII).findall
@@ -49,25 +51,24 @@ split_unicode = regex.compile(PATTERN).findall
 
 def split(text):
     """Iterate over the chunks of a text, the same as in regex.findall(PATTERN, text)."""
-    return itertools.chain.from_iterable(
-        split_ascii(block) if block.isascii() else split_unicode(block)
-        for block in split_blocks(text))
+    for block in split_blocks(text):
+        yield from split_ascii(block) if block.isascii() else split_unicode(block)
 
 
 class Tokenizer:
     """A vocabulary of byte strings, and the merges that spell a text with it."""
 
     def __init__(self, characters, merges, pattern=PATTERN):
-        """characters: a str of distinct ones. merges: pairs of ids, in the order learned."""
+        """characters: a str without repetitions. merges: pairs of ids, in the order learned."""
         self.pattern = pattern
         self.characters = {c: BYTES.stop + i for i, c in enumerate(characters)}  # -> id
-        self.vocab = [special.encode() for special in SPECIALS]  # id -> the bytes it stands for
+        self.vocab = [special.encode() for special in SPECIALS]  # id -> bytes
         self.vocab += [bytes([b]) for b in range(256)] + [c.encode() for c in characters]
         self.merges = {}  # (left id, right id) -> id of the merged token
         for left, right in merges:
             self.add_merge(left, right)
         self.split = split if pattern == PATTERN else regex.compile(pattern).findall
-        self.encode_chunk = functools.lru_cache(CACHE_SIZE)(self.merge_chunk)
+        self.encode_chunk = functools.lru_cache(CACHE_SIZE)(self.merge_chunk)  # words repeat
 
     @property
     def vocab_size(self):
@@ -88,31 +89,31 @@ class Tokenizer:
         vocabulary, [269, 201, 175] with its two bytes."""
         ids = []
         for c in chunk:
-            known = c in self.characters
-            ids += [self.characters[c]] if known else [BYTES[b] for b in c.encode()]
+            ids += [self.characters[c]] if c in self.characters else [BYTES[b] for b in c.encode()]
         return ids
 
     def merge_chunk(self, chunk):
-        """Return the ids of a chunk: of all merges that apply, do the one learned first, until none
-        applies. A merge changes the pairs on its two sides, so only these are looked up again."""
-        ids, merges, never = self.spell(chunk), self.merges, len(self.vocab)
-        merged = [merges.get(pair, never) for pair in zip(ids, ids[1:])]
-        while merged and (new := min(merged)) < never:
-            i = merged.index(new)
+        """Return the ids of a chunk. As long as any merge applies, do the one learned first: it has
+        the lowest id. A merge changes its two neighbouring pairs, so only these are looked up."""
+        ids, merges, never = self.spell(chunk), self.merges, len(self.vocab)  # never: not an id
+        pair_ids = [merges.get(pair, never) for pair in zip(ids, ids[1:])]  # what each merges to
+        while pair_ids and (new := min(pair_ids)) < never:
+            i = pair_ids.index(new)
             ids[i] = new
-            del ids[i + 1], merged[i]
+            del ids[i + 1], pair_ids[i]
             if i > 0:
-                merged[i - 1] = merges.get((ids[i - 1], new), never)
-            if i < len(merged):
-                merged[i] = merges.get((new, ids[i + 1]), never)
+                pair_ids[i - 1] = merges.get((ids[i - 1], new), never)
+            if i < len(pair_ids):
+                pair_ids[i] = merges.get((new, ids[i + 1]), never)
         return ids
 
     def encode(self, text, specials=False):
         """Return the ids of a text, a list.
 
-        specials: read '<|end|>' as the special token; without it, it is text like any other.
+        specials: encode '<|end|>' and its like as special tokens. By default they are plain text.
         Raises UserError for a lone surrogate, which UTF-8 cannot hold."""
         if specials:
+            # The group in the pattern keeps the separators: text, special, text, special, ...
             parts = regex.split("(" + "|".join(map(regex.escape, SPECIALS)) + ")", text)
             return [i for part in parts
                     for i in ([self.special(part)] if part in SPECIALS else self.encode(part))]
@@ -123,7 +124,7 @@ class Tokenizer:
                             "pair, which is no character: read the text as UTF-8") from None
 
     def decode(self, ids):
-        """Return the text of a list of ids. A model may emit invalid UTF-8: it becomes U+FFFD."""
+        """Return the text of a list of ids. Invalid UTF-8 (a model may emit it) becomes U+FFFD."""
         return b"".join([self.vocab[i] for i in ids]).decode("utf-8", errors="replace")
 
     def encode_chat(self, messages, reply=False):
@@ -141,7 +142,7 @@ class Tokenizer:
         return ids + [self.special(ASSISTANT)] if reply else ids
 
     def save(self, path):
-        """Write a JSON file."""
+        """Write the tokenizer to a JSON file."""
         write_text(path, json.dumps({
             "pattern": self.pattern, "characters": "".join(self.characters),
             "merges": list(self.merges)}))
@@ -162,8 +163,9 @@ class Tokenizer:
     def train(cls, texts, vocab_size, coverage=0.9995):
         """Learn characters, then merges, from an iterable of str.
 
-        coverage: share of the text's characters that become base symbols; the rarest are spelled in
-        bytes. The vocabulary is smaller than `vocab_size` if the text has no more pairs to merge.
+        coverage: the most frequent characters, which make up this share of the text, become base
+        symbols; the others are spelled in bytes. The vocabulary is smaller than `vocab_size` if the
+        text has no more pairs to merge.
         Raises UserError as `check_vocab_size` does."""
         check_vocab_size(vocab_size)
         chunks = collections.Counter()
@@ -183,14 +185,16 @@ def check_vocab_size(vocab_size):
 
 
 def frequent_characters(chunks, coverage, room):
-    """Return the digits, then the most frequent characters until `coverage` of the text is reached.
+    """Return the digits, then the most frequent characters: as many as make up the share
+    `coverage` of the text.
 
     chunks: {chunk: count}. room: the most characters to return."""
     counts = collections.Counter()
     for chunk, count in chunks.items():
         for c in chunk:
             counts[c] += count
-    characters, covered, total = DIGITS, sum(counts[digit] for digit in DIGITS), counts.total()
+    characters = DIGITS
+    covered, total = sum(counts[digit] for digit in DIGITS), counts.total()
     for c in sorted(counts.keys() - DIGITS, key=lambda c: (-counts[c], c)):
         if covered >= coverage * total or len(characters) == room:
             break
@@ -200,67 +204,73 @@ def frequent_characters(chunks, coverage, room):
 
 
 def learn_merges(tokenizer, chunks, vocab_size):
-    """Merge the most frequent pair of neighbours until there are `vocab_size` tokens or no more
-    pairs. Among equally frequent pairs, the one with the lowest ids is merged.
+    """Add to the tokenizer a merge of the most frequent pair of neighbouring tokens, until it has
+    `vocab_size` tokens or no pairs are left. Of equally frequent pairs, the lowest ids come first.
 
     For example, the chunks {"low": 5, "lot": 2, " low": 1}:
 
-        pair counts                        merge     words then
+        pair counts                        merge     words after it
         lo 8, ow 6, ot 2, " l" 1           lo        lo-w 5, lo-t 2, " "-lo-w 1
         lo-w 6, lo-t 2, " "-lo 1           lo-w      low 5, lo-t 2, " "-low 1
         lo-t 2, " "-low 1                  lo-t      low 5, lot 2, " "-low 1
 
-    A text has few distinct chunks, and a merge changes few of them. So each distinct chunk is
-    counted once, every pair knows the words it occurs in, and after a merge only the pairs next to
-    the new token are counted again. Above, merging lo adds lo-w with 5 + 1 and lo-t with 2, and
-    takes the same numbers from ow and ot. The heap is lazy: an entry whose count has fallen since
-    is pushed back with the current count when it is popped. The cost grows with the number of
-    distinct chunks, not with their repetitions."""
+    A text has few distinct chunks (words), and a merge changes few of them. So a word is stored
+    once, with its frequency; `where` lists the words that a pair occurs in; and a merge updates
+    only the counts of the pairs beside the new token. Above, merging lo adds lo-w with 5 + 1 and
+    lo-t with 2, and takes the same numbers from ow and ot.
+
+    The heap finds the most frequent pair. When a count falls, its entry in the heap is left as it
+    is. Once popped, such an outdated entry is pushed again with the current count."""
     words, frequency = spell_words(tokenizer, chunks), list(chunks.values())
     where = collections.defaultdict(list)  # pair -> indices of words, one per occurrence
     for w, word in enumerate(words):
-        for pair in map(str.__add__, word[1:-2], word[2:-1]):  # 'abc' -> 'ab', 'bc'
-            where[pair].append(w)
+        for i in range(1, len(word) - 2):  # all but the EDGE at both ends
+            where[word[i:i + 2]].append(w)
     counts = {pair: sum([frequency[w] for w in places])  # pair -> occurrences in the text
               for pair, places in where.items() if EDGE not in pair}
     heap = [(-count, pair) for pair, count in counts.items()]
     heapq.heapify(heap)
     while heap and tokenizer.vocab_size < vocab_size:
         negated, pair = heapq.heappop(heap)
-        if counts[pair] != -negated:
+        if counts[pair] != -negated:  # outdated
             if counts[pair] > 0:
                 heapq.heappush(heap, (-counts[pair], pair))
             continue
-        (left, right), new = pair, chr(tokenizer.vocab_size)
+        left, right = pair
+        new = chr(tokenizer.vocab_size)
         tokenizer.add_merge(ord(left), ord(right))
         for new_pair, places in replace_pair(words, where.pop(pair), pair, new).items():
             if EDGE not in new_pair:
-                where[new_pair] = tuple(places)  # the garbage collector skips a tuple of ints
+                where[new_pair] = tuple(places)  # unlike a list, not scanned by garbage collection
                 counts[new_pair] = count = sum([frequency[w] for w in places])
                 heapq.heappush(heap, (-count, new_pair))
-                before, after = new_pair  # the pair that was here had right, or left, for new
+                # (before, new) was (before, left) until now, and (new, after) was (right, after).
+                before, after = new_pair
                 old_pair = (right if before == new else before) + (left if after == new else after)
                 counts[old_pair] -= count
 
 
 def spell_words(tokenizer, chunks):
-    """Return each chunk as a str with one character per token, chr(id), for str's fast methods.
+    """Return each chunk as a str with one character, chr(id), per token. Finding and replacing a
+    pair of ids then takes only the fast methods of str.
 
-    EDGE is at both ends, so every token has neighbours. EDGE also replaces the characters outside
-    the vocabulary, so they are never merged. If é is one: 'aé' -> EDGE + chr(272) + EDGE + EDGE."""
+    EDGE is added at both ends, so every token has neighbours. EDGE also replaces characters outside
+    the vocabulary, so they are never merged. If a has id 272 and é is outside:
+    'aé' -> EDGE + chr(272) + EDGE + EDGE"""
     tokens = collections.defaultdict(lambda: EDGE)
     tokens.update({ord(c): chr(i) for c, i in tokenizer.characters.items()})
     return [f"{EDGE}{chunk.translate(tokens)}{EDGE}" for chunk in chunks]
 
 
 def replace_pair(words, places, pair, new):
-    """Replace a pair by the token `new` in the words at `places`: indices, one per occurrence.
+    """Replace a pair by the token `new` in words, in place. places: indices of the words with the
+    pair, one for each occurrence.
 
-    Returns the pairs that arise: {pair: indices, one per occurrence}. With EDGE as '.':
+    Returns the pairs that arise, in the same form: {pair: indices}. With EDGE as '.':
     words ['.xaby.'], pair 'ab', new 'N' -> words ['.xNy.'], returns {'xN': [0], 'Ny': [0]}"""
     new_pairs = collections.defaultdict(list)
     for w in places:
-        if pair in words[w]:  # else another merge has used up its tokens
+        if pair in words[w]:  # else an earlier merge took one of its two tokens
             before, after = words[w].split(pair, 1)
             words[w] = before + new + after
             new_pairs[before[-1] + new].append(w)
