@@ -1,5 +1,6 @@
 """Figures of the evaluation, against enumeration and numbers worked by hand."""
 import itertools
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -33,6 +34,9 @@ def test_wilson_solves_its_equation():
         assert abs(0.8 - p) == pytest.approx(1.96 * (p * (1 - p) / 10) ** 0.5)
     assert evaluate.wilson(0, 10)[0] == pytest.approx(0)
     assert evaluate.wilson(0, 0) == (0, 1)
+    for count in range(1, 100):  # despite rounding
+        assert evaluate.wilson(0, count)[0] >= 0
+        assert evaluate.wilson(count, count)[1] <= 1
 
 
 def test_a_row_by_hand():
@@ -110,6 +114,14 @@ def test_side_by_side_compares_grades_if_both_are_right_or_wrong():
     rows = evaluate.side_by_side([(RECALL, KEYS)] * 2, ours=["in box 4.", "in box 7."],
                                  theirs=[long, long])
     assert [row[1] for row in rows[:3]] == [50, 0, 50]
+
+
+def test_all_wins_have_a_finite_rate_at_equal_length():
+    """At 200 wins of 200 the gradient is zero where 200 (1 - p) = 0.1 log(p / (1 - p)): at log odds
+    of 5.834."""
+    rows = evaluate.side_by_side([(RECALL, KEYS)] * 200, ["in box 4."] * 200, ["in box 7."] * 200)
+    assert [row[1] for row in rows[:3]] == [100, 0, 0]
+    assert rows[3][1] == pytest.approx(100 / (1 + math.exp(-5.834)), abs=0.001)
 
 
 def test_side_by_side_removes_the_effect_of_length():
@@ -232,10 +244,11 @@ def test_tools_are_executed_in_the_conversations(oracle):
         texts = chat.generate_texts(oracle, [task.messages() for task in tasks])
         return evaluate.tool_use(oracle, family, tasks, texts)
     rows = tool_use()
+    next_calls = sum(task.solution.startswith(tools.CALL) for task in tasks)
     without_calls = sum(not task.answer[0] for task in tasks)
-    assert without_calls > 0
+    assert 0 < next_calls < 30 and without_calls > 0
     assert [row[1] for row in rows] == [100, 100, 100]
-    assert [row[3] for row in rows[1:]] == [30, without_calls]
+    assert [row[3] for row in rows] == [next_calls, 30, without_calls]
     oracle.known = {prompt: tools.format_call("price", "keys") for prompt in oracle.known}
     assert [row[1] for row in tool_use()][1:] == [0, 0]
 

@@ -378,3 +378,4 @@ def test_each_fact_to_recall_has_its_own_text_before_the_question(run):
     begins = [next(i for i in row if i >= 1000) for row in rows]  # the first id of the stream
     assert begins == [1000, 1100, 1200, 1300] * 2
     assert all(row[0] < 1000 for row in rows)
+    assert [len(row) for row in rows] == [127] * 4 + [255] * 4  # the last id is only predicted

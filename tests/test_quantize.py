@@ -169,6 +169,14 @@ def test_a_bad_start_is_no_worse_than_a_uniform_grid(monkeypatch):
     assert (error(values, k_means(values, 4)) <= error(values, uniform_grid(values, 4))).all()
 
 
+def test_centres_move_with_their_values():
+    """A large mean costs no precision: sums of squares are float64."""
+    torch.manual_seed(0)
+    values = (64 * torch.randn(1, 2000)).round() / 64  # so that the sum with 512 is exact
+    centres = k_means(values, 8)
+    torch.testing.assert_close(k_means(values + 512, 8) - 512, centres, atol=1e-6, rtol=0)
+
+
 def test_groups_do_not_affect_each_other():
     """Each group takes the better of its two results: the first that of `initial_centres`, the
     second that of the grid."""

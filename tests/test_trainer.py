@@ -205,7 +205,7 @@ def test_a_loop_around_trainer_equals_fit():
     """Seed, draw and update by hand give the same weights as `fit`."""
     model = train(5, schedule=cosine(5, 2), weight_decay=0.1, micro_batch_size=3)
     seed_step(0, "test", -1)
-    other = AFM(SMALL)
+    other = AFM(SMALL).eval()
     loop = Trainer(other, next_token_loss, steps=5, lr=0.01, schedule=cosine(5, 2),
                    weight_decay=0.1, micro_batch_size=3, stage="test")
     assert other.training
@@ -217,7 +217,23 @@ def test_a_loop_around_trainer_equals_fit():
         assert torch.equal(p, q)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(run):
+def test_a_step_applies_the_settings():
+    """Without a learning rate, weights lose s * weight_decay = 0.5 * 0.1 of themselves. 4 rows in
+    micro-batches of 3 are two calls of the loss."""
+    model, sizes = AFM(SMALL), []
+
+    def loss(model, batch):
+        sizes.append(len(batch["ids"]))
+        return next_token_loss(model, batch)
+    before = [p.detach().clone() for p in model.parameters()]
+    fit(model, repeated_ids, loss, steps=1, lr=0.0, schedule=lambda step: 0.5, weight_decay=0.1,
+        micro_batch_size=3, quiet=True)
+    for p, old in zip(model.parameters(), before):
+        torch.testing.assert_close(p.detach(), 0.95 * old)
+    assert sizes == [2, 2]
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(run, capsys):
     """Stopped in step 7 and resumed from step 5, training ends with exactly the same weights."""
     schedule = cosine(12, 2)
     uninterrupted = train(12, schedule=schedule)
@@ -232,6 +248,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run):
     with open(run.file("metrics.jsonl"), "a") as file:
         file.write('{"stage": "te')  # as if killed in mid-line
     resumed = train(12, run, schedule=schedule, save_every=5)
+    assert "resuming after step 5" in capsys.readouterr().out
     for p, q in zip(uninterrupted.parameters(), resumed.parameters()):
         assert torch.equal(p, q)
 
