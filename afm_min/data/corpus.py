@@ -193,8 +193,8 @@ def in_proportion(texts, mixture):
     """Yield texts of all sources, some repeatedly and some not at all, so that the sources' numbers
     of characters are in the proportions of the mixture.
 
-    Half of all characters are a's, and a's weight is 3/4 of all: its copies are 1.5 per text, so
-    each text is yielded once or, with probability 1/2, twice."""
+    For example, a source with 1/2 of all characters and 3/4 of all weights needs 1.5 copies of
+    each text: one, and with probability 1/2 a second."""
     lengths = {source: sum(map(len, source_texts)) for source, source_texts in texts.items()}
     total_weight = sum(mixture.get(source, 0) for source in texts) or 1
     characters_per_weight = sum(lengths.values()) / total_weight
