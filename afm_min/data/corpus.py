@@ -202,8 +202,7 @@ def in_proportion(texts, mixture):
     for source, source_texts in texts.items():
         copies = mixture.get(source, 0) * characters_per_weight / lengths[source]
         for text in source_texts:
-            for _ in range(int(copies + rng.random())):  # rounded up or down at random
-                yield text
+            yield from [text] * int(copies + rng.random())  # rounded up or down at random
 
 
 def pack(texts, tokenizer):

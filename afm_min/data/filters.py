@@ -57,8 +57,8 @@ def path_matches(path, pattern):
     (?>) can forbid backtracking, and many stars take no longer than few. '^' marks the start: no
     normalized path contains it."""
     pattern = pattern[:-1] if pattern.endswith("$") else pattern + "*"
-    pattern = pattern.replace("$", "%24")  # other '$' are literal, '%24' in normalized paths
-    *pieces, last = map(regex.escape, f"^{pattern}".split("*"))
+    # Any other '$' is an ordinary character, which normalized paths spell '%24'.
+    *pieces, last = map(regex.escape, f"^{pattern}".replace("$", "%24").split("*"))
     first_matches = "".join(f"(?>.*?{piece})" for piece in pieces)
     return bool(regex.fullmatch(f"{first_matches}.*{last}", "^" + path))
 
@@ -134,7 +134,7 @@ class BlockParser(html.parser.HTMLParser):
         self.tag, self.parts, self.words, self.linked_words = "", [], 0, 0
         self.blocks, self.in_link, self.in_article = [], False, False
         # Tag of the open boilerplate element, repeated for each element of the same tag inside it:
-        # <nav><div><nav> -> ["nav", "nav"]. So the right end tag is found.
+        # <nav><div><nav> -> ["nav", "nav"], so that the second </nav> ends it.
         self.boilerplate = []
         # html.parser raises on '<![x]>' and takes quadratic time for unclosed tags. So remove
         # declarations and comments first, and escape each < that begins no tag.
