@@ -1,7 +1,7 @@
 """The corpus: collect documents, hold some out, train the tokenizer, and draw batches.
 
 A document is a dict of source, name, topic, text and held_out: true if no stage may train on it.
-Shapes: N ids in a stream, T tokens in a row.
+Shapes: N ids in a stream; B rows in a batch, each of T + 1 ids: T inputs, and T targets one later.
 """
 import collections
 import functools
@@ -23,13 +23,13 @@ from afm_min.world import families
 from afm_min.world.tasks import RECALL, draw_task
 
 HELD_OUT = 0.05  # share of each source's topics that is held out
-# Share of a source's topics that is used; 1 for other sources. `hold_out` and this share both take
-# the topics with the lowest digests, so the share hardly changes what is held out.
+# Share of a source's topics that is used; 1 for other sources. The topics with the lowest digests
+# are used, and the lowest of these are held out, so a smaller share holds out some of the same.
 SHARES = {"code": 0.3, "public": 0.7}
 
 # The mixture of each stage: source -> weight. Rows are drawn in proportion to the weights. "user"
-# is the text of --data. "recall" rows are generated; the report has them in context lengthening
-# only.
+# is the text of --data. "recall" is no source: `recall_rows` makes its rows. (The report has such
+# rows in context lengthening only.)
 CORE = {"web": 0.5, "code": 0.2, "public": 0.25, "math": 0.05, "questions": 0.7, "user": 1,
         "recall": 0.25}
 CONTINUED = CORE | {"web": 0.2, "code": 0.3, "public": 0.1, "math": 0.2, "licensed": 0.2}
@@ -60,10 +60,11 @@ def user_files(folder):
 
 
 def collect(folder, common, share=1.0, lexicon=""):
-    """Return the documents, and the funnel that they passed or None.
+    """Return (documents, funnel).
 
-    With a folder these are the user's files, unfiltered, as source "user". Without one, they are
-    those of SOURCES on this share of the topics that pass the funnel."""
+    With a folder, the documents are its files, unfiltered, as source "user"; funnel is None.
+    Without one, SOURCES are read, on this share of their topics, and filtered by the funnel.
+    common, lexicon: see `data`."""
     if folder and lexicon:
         raise UserError(f"data.lexicon={lexicon}: with --data, text passes no filter")
     if not 0 < share <= 1:
@@ -74,6 +75,7 @@ def collect(folder, common, share=1.0, lexicon=""):
     else:
         swearwords = safety.read_lexicon(lexicon) if lexicon else safety.SWEARWORDS
         funnel = Funnel(pydoc_data.topics.topics.values(), common, swearwords)
+        # Digests are uniform, so a share of them lies below that share.
         documents = funnel.run(d for d in read_sources(SOURCES)
                                if digest(d["topic"]) < share * SHARES.get(d["source"], 1))
     documents = [{key: d[key] for key in ("source", "name", "text", "topic")} for d in documents]
@@ -96,8 +98,8 @@ def read_sources(sources):
 def topic(source, name):
     """Return the topic of a document: ("code", "json/decoder.py") -> "json"
 
-    A module's page and its code contain the same docstrings, so both need the same topic, as the
-    split is by topic. The topic of "_pydecimal.py" is decimal, too."""
+    The split is by topic. A module's page and its code contain the same docstrings, so they have
+    the same topic. Prefixes are removed: _json, _pydecimal, _py_abc -> json, decimal, abc"""
     if source in ("web", "code"):
         return re.sub(r"^_(py_?)?", "", re.split(r"[./]", name)[0])
     return f"{source} {name}"
@@ -141,9 +143,9 @@ def read_documents(run):
 
 @functools.lru_cache(2)  # so that a later stage finds the tasks that an earlier one has drawn
 def toy_world(run, whole=False):
-    """Return the families of tasks, with the run's web pages to search.
+    """Return {name: family of tasks}. The search tool searches the run's web pages.
 
-    whole: see families.Tools."""
+    whole: each task with tools makes all its calls (see tools.Tools)."""
     pages = {d["name"]: d["text"] for d in read_documents(run)
              if d["source"] == "web" and not d["held_out"]}
     return families.all_families(pages, whole)
@@ -154,7 +156,8 @@ def toy_world(run, whole=False):
 def data(run, *, folder="", common=5, share=1.0, lexicon=""):
     """Collect the documents: the files in `folder`, or those of SOURCES that pass the funnel.
 
-    common: see Decontamination. share: of the topics; a small one is enough for a trial.
+    common: occurrences from which an n-gram is common usage (see funnel.Decontamination).
+    share: of the topics; a small one is enough for a trial.
     lexicon: file of more words that no web page may contain, one a line."""
     documents, funnel = collect(folder, common, share, lexicon)
     write_text(run.file("documents.jsonl"), "".join(json.dumps(d) + "\n" for d in documents))
@@ -166,7 +169,9 @@ def data(run, *, folder="", common=5, share=1.0, lexicon=""):
 
 def tokenizer(run, *, mixture=CONTINUED, coverage=0.9995):
     """Train the tokenizer on documents in the proportions of the mixture, so that frequent text
-    needs few tokens. Then encode all documents."""
+    needs few tokens. Then encode all documents.
+
+    coverage: share of the characters that become tokens of their own (see Tokenizer.train)."""
     documents = read_documents(run)
     texts = {"train": {}, "held_out": {}}  # split -> source -> texts
     for d in documents:
@@ -175,8 +180,9 @@ def tokenizer(run, *, mixture=CONTINUED, coverage=0.9995):
     trained = Tokenizer.train(in_proportion(texts["train"], mixture), run.config.vocab_size,
                               coverage)
     trained.save(run.file("tokenizer.json"))
-    streams = {split: {source: pack(sources[source], trained) for source in sources}
-               for split, sources in texts.items()}  # split -> source -> ids (N,)
+    streams = {}  # split -> source -> ids (N,)
+    for split, sources in texts.items():
+        streams[split] = {source: pack(sources[source], trained) for source in sources}
     save(run.file("tokens.pt"), **streams, **run.provenance("tokenizer"))
     tokens = sum(len(ids) for split in streams.values() for ids in split.values())
     return {"vocabulary": trained.vocab_size,
@@ -184,15 +190,19 @@ def tokenizer(run, *, mixture=CONTINUED, coverage=0.9995):
 
 
 def in_proportion(texts, mixture):
-    """Yield the texts of each source so often, in part or repeatedly, that the sources' numbers of
-    characters are in the proportions of the mixture."""
+    """Yield texts of all sources, some repeatedly and some not at all, so that the sources' numbers
+    of characters are in the proportions of the mixture.
+
+    For example, a source with 1/2 of all characters and 3/4 of all weights needs 1.5 copies of
+    each text: one, and with probability 1/2 a second."""
     lengths = {source: sum(map(len, source_texts)) for source, source_texts in texts.items()}
-    unit = sum(lengths.values()) / (sum(mixture.get(source, 0) for source in texts) or 1)
+    total_weight = sum(mixture.get(source, 0) for source in texts) or 1
+    characters_per_weight = sum(lengths.values()) / total_weight
     rng = random.Random(0)
     for source, source_texts in texts.items():
-        copies = mixture.get(source, 0) * unit / lengths[source]
+        copies = mixture.get(source, 0) * characters_per_weight / lengths[source]
         for text in source_texts:
-            yield from [text] * int(copies + rng.random())
+            yield from [text] * int(copies + rng.random())  # rounded up or down at random
 
 
 def pack(texts, tokenizer):
@@ -206,10 +216,11 @@ def pack(texts, tokenizer):
 def mixture_batches(streams, weights, batch_size, length):
     """Return a function from step to batch: {"ids": (B, T + 1), "loss_weights": (B, T + 1)}.
 
-    streams: source -> ids (N,), or a function from a size to a row of ids and of loss weights.
-    weights: source -> weight, in proportion to which rows are drawn. Sources without a stream are
-    ignored. A window may cross the border between documents. Random numbers come from torch's
-    global generator, which the training loop seeds at every step."""
+    streams: source -> ids (N,), of which rows are windows, or a function from a size to a row:
+    ids and loss weights, both (size,). weights: source -> weight. Each row comes from one source,
+    drawn in proportion to the weights. Sources without a stream are ignored.
+    A window may cross the border between documents. Random numbers come from torch's global
+    generator, which the training loop seeds at every step."""
     if batch_size < 1 or not all(isinstance(weight, (int, float)) for weight in weights.values()):
         raise UserError(f"{batch_size} rows drawn by the mixture {weights}: there must be at least "
                         "one, and weights must be numbers")
@@ -221,11 +232,11 @@ def mixture_batches(streams, weights, batch_size, length):
             raise UserError(f"source {name} has {len(stream)} tokens, too few for sequences "
                             f"of {length}: give more text, or a smaller model.context")
     shares = torch.tensor([float(weights[name]) for name in used])
-    draws = [s if callable(s) else functools.partial(window, s) for s in used.values()]
+    draw_row = [s if callable(s) else functools.partial(window, s) for s in used.values()]
 
     def get_batch(step):
-        chosen = torch.multinomial(shares, batch_size, replacement=True)
-        ids, loss_weights = zip(*[draws[i](length + 1) for i in chosen])
+        chosen = torch.multinomial(shares, batch_size, replacement=True)  # (B,): index of a source
+        ids, loss_weights = zip(*[draw_row[i](length + 1) for i in chosen])  # B rows each
         return {"ids": torch.stack(ids).long(), "loss_weights": torch.stack(loss_weights)}
 
     return get_batch
@@ -242,33 +253,35 @@ def insert_fact(filler, task, places, tokenizer):
     each of the others. Return the ids, and for each of them True if it is part of an answer.
 
     (filler = 1 2 3 4, places = 1, 3) -> 1 fact 2 3 question answer 4"""
-    before, after = task.text().split(task.answer)
-    fact = [(i, False) for i in tokenizer.encode(f"\n{task.fact}\n")]
-    question = [(i, text == task.answer) for text in (f"\n{before}", task.answer, after)
-                for i in tokenizer.encode(text)]
+    def encode(text, is_answer=False):
+        return [(i, is_answer) for i in tokenizer.encode(text)]
+
+    before, after = task.text().split(task.answer)  # the answer, one digit, occurs once
+    question = encode(f"\n{before}") + encode(task.answer, True) + encode(after)
     row = [(i, False) for i in filler]
-    inserts = list(zip(places, [fact] + [question] * (len(places) - 1)))
-    for place, piece in reversed(inserts):  # from the end, so that earlier places stay valid
-        row[place:place] = piece
-    return [list(column) for column in zip(*row)]
+    for place in reversed(places[1:]):  # from the end, so that earlier places stay valid
+        row[place:place] = question
+    row[places[0]:places[0]] = encode(f"\n{task.fact}\n")
+    return [i for i, _ in row], [is_answer for _, is_answer in row]
 
 
 def recall_rows(streams, mixture, tokenizer):
-    """Return a function from size to ids and loss weights, both (size,): text of the mixture with a
-    fact, and later questions about it (synthetic long-context question answering, as in the
-    report)."""
+    """Return a function from a size to a row: ids and loss weights, both (size,).
+
+    A row is text of the mixture that contains a fact and, later, questions about it. This is
+    the report's synthetic long-context question answering."""
     weights = {name: mixture[name] for name in streams if mixture.get(name, 0)}
 
     def draw_row(size):
         if not weights:
             raise UserError(f"the mixture {mixture} has no text to insert facts in: add a source")
-        rng = random.Random(torch.randint(2**31, ()).item())
+        rng = random.Random(torch.randint(2**31, ()).item())  # so torch's seed decides the row
         source = rng.choices(list(weights), weights.values())[0]
         filler = window(streams[source], size)[0].tolist()
         task = draw_task(RECALL, "train", rng.random())
-        num_questions = rng.randint(1, max(1, size // 40))
+        num_questions = rng.randint(1, max(1, size // 40))  # so much of the row remains filler
         inserted, _ = insert_fact([], task, [0] * (1 + num_questions), tokenizer)
-        room = max(0, size - len(inserted))
+        room = max(0, size - len(inserted))  # for filler; what exceeds it is cut off below
         fact = rng.randint(0, room // 4)  # early, so that questions can be far from it
         places = [fact, *sorted(rng.randint(fact, room) for _ in range(num_questions))]
         ids, is_answer = torch.tensor(insert_fact(filler, task, places, tokenizer))[:, :size]
@@ -278,9 +291,9 @@ def recall_rows(streams, mixture, tokenizer):
 
 
 def held_out_windows(stream, length, max_tokens):
-    """Cut a stream into rows that overlap by one id: (N,) -> (rows, T + 1). If it is longer than
-    max_tokens, return evenly spaced rows of that many tokens in all."""
+    """Cut a stream into rows that overlap by one id: (N,) -> (rows, T + 1), so each id but the
+    first is a target once. Of more than max_tokens, return max_tokens // T rows, evenly spaced."""
     length = min(length, len(stream) - 1)
     rows = stream.unfold(0, length + 1, length)
-    kept = max(1, min(len(rows), max_tokens // length))
-    return rows[torch.linspace(0, len(rows) - 1, kept).long()].long()
+    num_rows = max(1, min(len(rows), max_tokens // length))
+    return rows[torch.linspace(0, len(rows) - 1, num_rows).long()].long()

@@ -25,35 +25,40 @@ def robots_allow(robots, path, agent="Applebot"):
     match instead, and supports neither * nor $ in patterns.)"""
     entries = re.findall(r"(?im)^[ \t\ufeff]*(user-agent|allow|disallow)[ \t]*:([^#\n]*)",
                          robots.replace("\r", "\n"))
-    groups = collections.defaultdict(list)  # agent -> rules of each of its groups
+    groups = collections.defaultdict(list)  # agent -> its groups, each a list of rules
     rules = []  # (pattern, allows) of the current group
     for key, value in entries:
         if key.lower() == "user-agent":
             if rules:  # a new group begins
                 rules = []
-            groups[value.strip().lower()].append(rules)
+            groups[value.strip().lower()].append(rules)  # the lines that follow fill this list
         else:
             rules.append((normalize_path(value.strip(), "*$"), key.lower() == "allow"))
     path = normalize_path(path)
-    matching = [(len(pattern), allows) for rules in groups.get(agent.lower()) or groups["*"]
+    matches = [(0, True)]  # as if an empty pattern allowed all paths
+    matches += [(len(pattern), allows) for rules in groups.get(agent.lower()) or groups["*"]
                 for pattern, allows in rules if path_matches(path, pattern)]
-    return path == "/robots.txt" or max([(0, True), *matching])[1]
+    return path == "/robots.txt" or max(matches)[1]  # the longest; True > False if equally long
 
 
 def normalize_path(path, wildcards=""):
-    """Return the one spelling of a path: ('/caf\u00e9/%7ea*', '*') -> '/caf%C3%A9/~a*'"""
+    """Percent-encode exactly the characters that need it, so that equal paths are equal strings:
+    ('/caf\u00e9/%7ea*', '*') -> '/caf%C3%A9/~a*'"""
     path = quote(path, safe="/?%" + wildcards)
     return re.sub("%[0-9A-Fa-f]{2}", lambda code: quote(unquote_to_bytes(code[0]), safe=""), path)
 
 
 def path_matches(path, pattern):
-    """('/abcd', '/a*c') -> True; ('/abcd', '/a*c$') -> False
+    """Return True if a pattern matches the path or a beginning of it; with a final '$', all of it.
 
-    The text between two stars is best matched where it first occurs. The atomic groups (?>) forbid
-    backtracking, so many stars cost no more than few. '^' occurs in no normalized path, and marks
-    the start."""
-    pattern = "^" + (pattern[:-1] if pattern.endswith("$") else pattern + "*").replace("$", "%24")
-    *pieces, last = map(regex.escape, pattern.split("*"))
+    ('/abcd', '/a*c') -> True; ('/abcd', '/a*c$') -> False
+
+    The text between two stars may always be matched where it first occurs. So the atomic groups
+    (?>) can forbid backtracking, and many stars take no longer than few. '^' marks the start: no
+    normalized path contains it."""
+    pattern = pattern[:-1] if pattern.endswith("$") else pattern + "*"
+    # Any other '$' is an ordinary character, which normalized paths spell '%24'.
+    *pieces, last = map(regex.escape, f"^{pattern}".replace("$", "%24").split("*"))
     first_matches = "".join(f"(?>.*?{piece})" for piece in pieces)
     return bool(regex.fullmatch(f"{first_matches}.*{last}", "^" + path))
 
@@ -87,10 +92,11 @@ def main_content(page):
 
     '<ul><li><a href=/>Home</a></ul><h1>News</h1><p>It is out.' -> 'News\\nIt is out.'
 
-    Blocks that `is_content` rejects are still kept beside content: paragraphs and list items after
-    it, and any block (such as a heading) before it."""
-    blocks, edge = BlockParser(page).blocks, [Block()]
-    keep = list(map(is_content, edge + blocks, blocks, blocks[1:] + edge))
+    Some blocks that `is_content` rejects are kept, too, unless they are mostly links: paragraphs
+    and list items after content, and any block (such as a heading) before content."""
+    blocks = BlockParser(page).blocks
+    padded = [Block(), *blocks, Block()]
+    keep = [is_content(*padded[i:i + 3]) for i in range(len(blocks))]
     text_like = [block.link_density <= MAX_LINK_DENSITY for block in blocks]
     for i in range(1, len(blocks)):
         if keep[i - 1] and text_like[i] and blocks[i].tag in ("p", "li"):
@@ -98,12 +104,14 @@ def main_content(page):
     for i in reversed(range(len(blocks) - 1)):
         if keep[i + 1] and text_like[i]:
             keep[i] = True
-    return "\n".join(block.text for block, kept in zip(blocks, keep) if kept)
+    return "\n".join(block.text for block, is_kept in zip(blocks, keep) if is_kept)
 
 
 def is_content(previous, block, following):
-    """Classify a block by the decision tree of the paper. Here a full sentence in a <p> and all of
-    <pre>, <dt> and <dd> are content, too. A block next to a list of links must be longer."""
+    """Classify a block with the thresholds of the paper's decision tree, but fewer branches.
+
+    Content has few links and more than 16 words, or more than 40 between a list of links and a
+    short block. Here a full sentence in a <p> and all of <pre>, <dt> and <dd> are content, too."""
     sentence = block.tag == "p" and re.search(r"[.!?:](?:\s|$)", block.text)
     beside_links = previous.link_density > 5 / 9 and following.words <= 17
     is_long = block.words > (40 if beside_links else 16)
@@ -125,7 +133,9 @@ class BlockParser(html.parser.HTMLParser):
         # The open block: its tag, pieces of text, number of words, and how many are inside links.
         self.tag, self.parts, self.words, self.linked_words = "", [], 0, 0
         self.blocks, self.in_link, self.in_article = [], False, False
-        self.boilerplate = []  # tag of the open boilerplate element, once for each nested same tag
+        # Tag of the open boilerplate element, repeated for each element of the same tag inside it:
+        # <nav><div><nav> -> ["nav", "nav"], so that the second </nav> ends it.
+        self.boilerplate = []
         # html.parser raises on '<![x]>' and takes quadratic time for unclosed tags. So remove
         # declarations and comments first, and escape each < that begins no tag.
         page = re.sub(r"(?s)<!--.*?(?:-->|\Z)|<[!?][^<>]*>?", "", page)
@@ -136,7 +146,8 @@ class BlockParser(html.parser.HTMLParser):
             if tag in self.boilerplate:
                 self.boilerplate.append(tag)
             return
-        attributes, self.boilerplate = dict(attributes), []
+        self.boilerplate = []  # <main> and <body> end an element that was never closed
+        attributes = dict(attributes)
         if tag == "br":
             self.parts.append("\n")
         elif tag == "a":
@@ -146,8 +157,8 @@ class BlockParser(html.parser.HTMLParser):
         if tag in ("article", "main"):
             self.in_article = True
         named = BOILERPLATE_NAMES.search(f"{attributes.get('class')} {attributes.get('id')}")
-        title = tag == "header" and self.in_article
-        if tag in CONTAINERS and named or tag in BOILERPLATE_TAGS and not title:
+        has_title = tag == "header" and self.in_article
+        if (tag in CONTAINERS and named) or (tag in BOILERPLATE_TAGS and not has_title):
             self.boilerplate = [tag]
 
     def handle_endtag(self, tag):
@@ -166,12 +177,15 @@ class BlockParser(html.parser.HTMLParser):
         self.words += len(text.split())
         if self.in_link:
             self.linked_words += len(text.split())
-        # Line ends of the source count in <pre> only. \xa0 (&nbsp;) is a space that must stay.
-        old, new = " \xa0" if self.tag == "pre" else "\n "
+        # In <pre>, line ends and spaces must stay, so each space becomes \xa0 (&nbsp;), which
+        # `end_block` does not merge. Elsewhere a line end is a space.
+        old, new = (" ", "\xa0") if self.tag == "pre" else ("\n", " ")
         self.parts.append(text.expandtabs().replace(old, new))
 
     def end_block(self, next_tag):
+        """Add the open block if it contains words, and open the next one."""
         if self.words:
+            # Merge spaces, remove them around line ends, then turn each \xa0 back into a space.
             text = re.sub("[ \t\r\f]+", " ", "".join(self.parts))
             text = re.sub("[ \xa0]*\n ?", "\n", text).strip(" \n").replace("\xa0", " ").rstrip()
             boilerplate = self.words <= 40 and BOILERPLATE_TEXT.match(text)
@@ -200,7 +214,8 @@ def check_prose(text):
     'click here click here ...' x 50 -> 'distinct trigrams'; a page of sentences -> ''"""
     words = text.lower().split()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    ended = [line for line in lines if line[-1] in ".!?:;\"')" or line[0] in "-*\u2022"]
+    # Lines that end like a sentence, or begin like an item of a list.
+    sentences = [line for line in lines if line[-1] in ".!?:;\"')" or line[0] in "-*\u2022"]
     count, size = len(words), sum(map(len, words))
     return first_broken({
         "50 words": count >= 50,
@@ -210,7 +225,7 @@ def check_prose(text):
         "few symbols": sum(map(text.count, "#{}|<>\u2026")) <= 0.3 * count,
         "distinct trigrams": len(set(zip(words, words[1:], words[2:]))) >= 0.3 * count,
         "distinct lines": len(set(lines)) >= 0.3 * len(lines),
-        "sentence ends": len(ended) >= 0.1 * len(lines)})
+        "sentence ends": len(sentences) >= 0.1 * len(lines)})
 
 
 def check_code(text):
@@ -218,6 +233,7 @@ def check_code(text):
 
     'def add(a, b):\\n    return a + b\\n' -> ''; '1, 2, 3, 4, ...' -> 'a quarter letters'"""
     lines, size = text.splitlines(), len(text)
+    # Hexadecimal numbers and escapes, decimal numbers, encoded bytes.
     data = re.findall(r"(?:0x|\\x)[\da-fA-F]+|\d+|[\w+/=]{50,}", text)
     generated = re.search(r"auto\w*[- ]?generated|^\W*generated (?:by|from)|do not edit",
                           text[:1000], re.I | re.M)
@@ -272,10 +288,13 @@ def permissive(text):
     if not expression:
         words = " ".join(re.findall(r"[a-z0-9]+", text[:4000].lower()))
         return bool(PERMISSIVE_TEXT.search(words)) and not RESTRICTIVE_TEXT.search(words)
-    expression = re.sub(r"^\(([^()]*)\)$", r"\1", expression[1].lower())
-    choices = [all(part.split(" with ")[0].strip("() ") in PERMISSIVE
-                   for part in choice.split(" and ")) for choice in expression.split(" or ")]
-    return all(choices) if "(" in expression else any(choices)  # nested: all must be permissive
+    expression = re.sub(r"^\(([^()]*)\)$", r"\1", expression[1].lower())  # (mit or x) -> mit or x
+    choices = []  # is each side of "or" permissive?
+    for choice in expression.split(" or "):
+        licences = [part.split(" with ")[0].strip("() ") for part in choice.split(" and ")]
+        choices.append(PERMISSIVE.issuperset(licences))
+    # Inner parentheses are not parsed, so then all licences must be permissive.
+    return all(choices) if "(" in expression else any(choices)
 
 
 def is_code(path):
@@ -290,15 +309,16 @@ MATH_DOMAINS = ("algebra.example", "calculus.example", "math.example")  # the re
 MATH_TAGS = re.compile(r"""<(?: math | m[ion] | mfrac | mrow | msqrt | msu[bp]) \b | math/tex
     | \b (?:class|src|href) \s*=\s* ["']? [^"'<>]* \b (?:katex|mathjax) | \\\( .{1,500}? \\\)
     | \\\[ .{1,500}? \\\] | \$\$ [^$<>]{0,500} [\\^_=+] [^$<>]{0,500} \$\$""", re.I | re.S | re.X)
+# Digits and operators; arrows and mathematical symbols; mathematical letters, and "-" at the end.
 MATH_SYMBOLS = re.compile(
     "[\\d+*/=<>^|\u00ac\u00b1\u00d7\u00f7\u2190-\u22ff\u27c0-\u27ef\u2980-\u2aff"
-    "\U0001d400-\U0001d7ff\u2212-]")
-MIN_SYMBOL_SHARE = 0.05
+    "\U0001d400-\U0001d7ff-]")
 
 
 def has_math_tags(page):
     """'<p>\\\\(x^2\\\\)' -> True; 'H<sub>2</sub>O' -> False"""
-    scripts = r"(?is)<(script|style)\b(?![^>]*(?:math|katex)).*?(?:</\1|\Z)"  # $$ is not TeX there
+    # Remove scripts first, as $$ is not TeX there, but keep those that contain or load mathematics.
+    scripts = r"(?is)<(script|style)\b(?![^>]*(?:math|katex)).*?(?:</\1|\Z)"
     return bool(MATH_TAGS.search(re.sub(scripts, "", page)))
 
 

@@ -45,8 +45,10 @@ def ngrams(words, n):
 # Near-duplicates
 
 SIGNATURE_SIZE = 128
-BANDS, BAND_SIZE = 8, 3  # 24 entries of a signature are used for look-up
+BANDS, BAND_SIZE = 8, 3  # the first 24 entries of a signature are used for look-up
 MIN_SIMILARITY = 0.7
+# Random functions of a hash x, one per entry: FACTOR x + SUMMAND, (128, 1) each. Odd factors, so
+# that different hashes have different values; the low bit of the summands does not matter.
 FACTORS, SUMMANDS = numpy.random.default_rng(0).integers(
     2**64, size=(2, SIGNATURE_SIZE, 1), dtype=numpy.uint64) | numpy.uint64(1)
 
@@ -54,11 +56,12 @@ FACTORS, SUMMANDS = numpy.random.default_rng(0).integers(
 def signature(text):
     """Return the MinHash signature (Broder 1997) of a text's 5-grams: (128,), uint32.
 
-    Each entry is the minimum of one random function over all 5-grams, so
+    Entry i is the minimum of random function i over all 5-grams of the text, so
     P(two signatures agree in an entry) = Jaccard similarity of the texts.
     A text of fewer than 5 words counts as one n-gram."""
     words = hash_words(text)
     shingles = ngrams(words, min(5, max(1, len(words))))
+    # Modulo 2^64. Only the upper half of the result is kept: the lower bits are less random.
     values = (FACTORS * shingles + SUMMANDS) >> numpy.uint64(32)  # (128, N)
     return values.min(axis=1, initial=2**32 - 1).astype(numpy.uint32)
 
@@ -66,13 +69,15 @@ def signature(text):
 class NearDuplicates:
     """An index of signatures that finds near-duplicates by locality-sensitive hashing.
 
-    Two signatures are compared if they agree in one of 8 bands of 3 entries. At similarity s, this
-    has probability 1 - (1 - s^3)^8: 0.997 at s = 0.8. They are near-duplicates if they agree in
-    MIN_SIMILARITY of all entries. This share has standard deviation sqrt(s (1 - s) / 128): 0.035 at
-    s = 0.8, which is 3 of these above the threshold."""
+    Two signatures are compared only if they agree in one of 8 bands of 3 entries. Then they are
+    near-duplicates if they agree in a share MIN_SIMILARITY of all entries.
+
+    Almost all pairs of similarity s = 0.8 are found. They agree in a band with probability
+    1 - (1 - s^3)^8 = 0.997. Their share of equal entries is 0.8 on average, with standard deviation
+    sqrt(s (1 - s) / 128) = 0.035, so the threshold of 0.7 is almost 3 deviations below."""
 
     def __init__(self):
-        self.buckets = {}  # (number of the band, *its entries) -> signatures
+        self.buckets = {}  # (band number, *its 3 entries) -> signatures with these entries
 
     def seen(self, new):
         """Return True if a near-duplicate of this signature was added before. If not, add it."""
@@ -95,17 +100,18 @@ class Decontamination:
     def __init__(self, questions, common=1000):
         self.common = common
         self.counts = {}  # n-gram of the benchmark -> times seen in the corpus
-        for words in map(hash_words, questions):
+        for question in questions:
             for n in self.LENGTHS:
-                self.counts |= dict.fromkeys(ngrams(words, n).tolist(), 0)
+                for ngram in ngrams(hash_words(question), n).tolist():
+                    self.counts[ngram] = 0
 
     def shared(self, text):
-        """Yield the occurrences in a text of n-grams of the benchmark."""
+        """Yield each occurrence in a text of an n-gram of the benchmark, shortest n-grams first."""
         for n in self.LENGTHS:
             hashes = ngrams(hash_words(text), n).tolist()
             shared = [ngram for ngram in hashes if ngram in self.counts]
             yield from shared
-            if not shared:  # then no longer n-gram is shared either
+            if not shared:  # then no n-gram of more words is shared either
                 return
 
     def count(self, text):
@@ -125,20 +131,24 @@ class Classifier:
     """Logistic regression on the words (without endings) and word pairs of a text. A call returns
     the probability that a text is positive.
 
-    Words and pairs are hashed to weights (2^18,). Weight 0 is the bias."""
+    Each word or pair has one of 2^18 weights, found by its hash. Weight 0 is the bias."""
 
     def __init__(self, positive, negative, steps=200, lr=10.0, weight_decay=1e-5):
         """Minimise mean cross-entropy + weight_decay / 2 |weights|^2 by gradient descent with
-        momentum 0.9. It always converges: features of length 1 bound the curvature by 1/4, and the
-        bound for this momentum is lr * curvature < 3.8."""
+        momentum 0.9.
+
+        The learning rate is stable for all texts: momentum m needs lr * curvature < 2 (1 + m) =
+        3.8. Here it is at most 10 / 4, as each text's feature vector has length 1."""
         features = [self.features(text) for text in [*positive, *negative]]
         labels = [1] * len(positive) + [0] * len(negative)
         sizes = numpy.array([len(indices) for indices in features])
-        # The sparse matrix of features: row (text), column (weight) and value of each entry.
+        # The sparse matrix of features: row (text), column (weight) and value of each entry. In the
+        # loop, bincount multiplies it, and then its transpose, by a vector.
         row = numpy.repeat(numpy.arange(len(sizes)), sizes)
         column = numpy.concatenate(features)
         value = numpy.repeat(sizes**-0.5, sizes)
-        self.weights, velocity = numpy.zeros((2, 2**18))
+        self.weights = numpy.zeros(2**18)
+        velocity = 0
         for _ in range(steps):
             error = sigmoid(numpy.bincount(row, self.weights[column] * value)) - labels
             gradient = numpy.bincount(column, error[row] * value, len(self.weights)) / len(sizes)
@@ -147,11 +157,11 @@ class Classifier:
 
     @staticmethod
     def features(text):
-        """Return the indices of a text's F features. Each has value F^-0.5, so that long texts do
-        not outweigh short ones."""
+        """Return the weight indices of a text's F features, in order and without repetitions. Each
+        feature has value F^-0.5, so that long texts do not outweigh short ones."""
         words = hash_words(ENDING.sub("", text.lower()))
-        hashes = numpy.concatenate([words, ngrams(words, 2)]) >> numpy.uint64(64 - 18)
-        return numpy.union1d(hashes.astype(int), 0)
+        hashes = numpy.concatenate([words, ngrams(words, 2)]) >> numpy.uint64(64 - 18)  # < 2^18
+        return numpy.union1d(hashes.astype(int), 0)  # 0 for the bias
 
     def __call__(self, text):
         features = self.features(text)
@@ -170,10 +180,10 @@ class CharacterModel:
     n counts occurrences in the training texts. Before the empty context, P = 1 / 256."""
 
     def __init__(self, texts):
-        ngrams = [ngram[start:] for text in texts for ngram in self.ngrams(text)
-                  for start in range(4)]
-        self.counts = collections.Counter(ngrams)  # 1 to 4 bytes -> occurrences
-        self.contexts = collections.Counter(ngram[:-1] for ngram in ngrams)
+        suffixes = [ngram[start:] for text in texts for ngram in self.ngrams(text)
+                    for start in range(4)]  # of 4, 3, 2 and 1 bytes
+        self.counts = collections.Counter(suffixes)  # 1 to 4 bytes -> occurrences
+        self.contexts = collections.Counter(s[:-1] for s in suffixes)  # 0 to 3 bytes -> occurrences
 
     @staticmethod
     def ngrams(text):
@@ -184,7 +194,7 @@ class CharacterModel:
     def probability(self, ngram):
         """Return P(last byte | the 3 bytes before it)."""
         p = 1 / 256
-        for start in (3, 2, 1, 0):
+        for start in (3, 2, 1, 0):  # the context grows from 0 to 3 bytes
             p = (self.counts[ngram[start:]] + 2 * p) / (self.contexts[ngram[start:-1]] + 2)
         return p
 
@@ -196,7 +206,8 @@ class CharacterModel:
 
 # The funnel
 
-ORDER = {  # source -> its filters; "benchmarks" is last, as it needs the counts of all texts
+# Source -> its filters, in order. "benchmarks" is always last, as it needs the counts of all texts.
+ORDER = {
     "web": ["robots.txt", "main content", "safety", "personal data", "near-duplicates", "quality",
             "benchmarks"],
     "licensed": ["benchmarks"],
@@ -214,11 +225,13 @@ MAX_BITS = 3  # per character, of a fluent text on mathematics
 class Funnel:
     """Apply the filters to documents, and count what each filter lets through.
 
-    A document is a dict with source, name, text and, if its filters need them, url or licence. A
-    planted document also has its kind, "planted", and a "canary" that must not get through.
+    A document is a dict with source, name, text and, if its filters need them, url or licence.
+    Some documents are planted to test the filters: "planted" is their kind, such as "junk", and
+    "canary" a part of their text that must not get through.
 
     The report's classifiers learned from pages that people have judged. Ours learn from `reference`
-    (well-written texts), and from pages that we generate; tests/helpers has fairer test pages.
+    (well-written texts), and from pages that we generate. They are tested on pages that were
+    written without a look at the filters, in tests/helpers.
     common: occurrences that make an n-gram common usage. The report's 1,000 is for a real web."""
 
     def __init__(self, reference, common=1000, swearwords=safety.SWEARWORDS):
@@ -239,7 +252,9 @@ class Funnel:
         self.benchmarks = Decontamination(questions, common)
         self.rows = {}  # (source, filter) -> [documents in, documents out, million characters out]
         self.planted = {}  # kind -> [documents planted, got through]
-        self.filters = {  # name -> function that returns the rule that drops a document, or ""
+        # Name -> function of a document that returns the rule that drops it, or "" to keep it.
+        # "main content" and "personal data" also replace its text.
+        self.filters = {
             "robots.txt": lambda d: "" if allowed(d["url"]) else "disallowed",
             "main content": lambda d: edit(d, filters.main_content),
             "safety": lambda d: self.check_safety(d["text"]),
@@ -266,7 +281,7 @@ class Funnel:
     def passes(self, name, document):
         """Apply one filter to a document and count the result. Return False if it is dropped."""
         rule = self.filters[name](document)
-        row = self.rows.setdefault((document["source"], name), [0, 0, 0.0])
+        row = self.rows.setdefault((document["source"], name), [0, 0, 0.0])  # see __init__
         row[0] += 1
         if not rule:
             row[1] += 1
@@ -279,7 +294,7 @@ class Funnel:
         "benchmarks" needs a second pass, after the n-grams of all other documents are counted."""
         remaining = []
         for document in documents:
-            planted = self.planted.setdefault(document.get("planted"), [0, 0])
+            planted = self.planted.setdefault(document.get("planted"), [0, 0])  # kind None: real
             planted[0] += 1
             if all(self.passes(name, document) for name in ORDER[document["source"]][:-1]):
                 self.benchmarks.count(document["text"])
@@ -297,7 +312,7 @@ class Funnel:
 
 
 def allowed(url):
-    """'docs.example/drafts/7' -> False"""
+    """Return True if robots.txt allows reading a page: 'docs.example/drafts/7' -> False"""
     host, slash, path = url.partition("/")
     return filters.robots_allow(sources.ROBOTS.get(host, ""), slash + path)
 

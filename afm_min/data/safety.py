@@ -1,9 +1,10 @@
 """Safety and personal data: what a page must not contain, and what is removed from it.
 
 A page is dropped if it contains a swearword, or if a classifier finds it unsafe. The classifier
-learns from generated pages, and knows words, not sentences: of pages written freely it misses many
-(tests/test_planted.py prints how many). Goods, peoples, threats and swearwords are made up, so that
-no reader of this file meets real ones. How sellers, bullies and reporters write is not.
+learns from generated pages, and knows words, not sentences: it misses many unsafe pages that were
+written freely (tests/test_planted.py prints how many). Forbidden goods, violent acts, insulted
+peoples and swearwords are made up, so that no reader of this file meets real ones. The phrases
+around them are those that real sellers, bullies and reporters use.
 """
 import ipaddress
 import pathlib
@@ -14,12 +15,11 @@ from afm_min.run import UserError
 
 # Safety
 
-# The swearwords are made up, so that no reader of this file meets real ones. The setting
-# data.lexicon adds a list of words for a real crawl.
+# Made-up swearwords. The setting data.lexicon adds a list of words for a real crawl.
 SWEARWORDS = """
     bloddock crombit drabnak fnarge glimp grimbat plogger queb skrunt smoggit snargle thrull trozzle
     vorkle yurgle zuntle""".split()
-# Stop words: they do not depend on the topic of a text.
+# Words that are frequent in texts on all topics, so the classifier must not learn from them.
 STOPWORDS = set("""
     a about after again all already also am an and any anyone anything are as ask at back be
     because been before being best better between but by call can come could d day days did do
@@ -145,12 +145,13 @@ SUBJECTS = [
 def unsafe_page(rng, harmless=False):
     """Return a page of fragments, such as "skarn, no papers. train, oven, soup, mix."
 
-    Of an unsafe page, some fragments combine a subject with phrases that make it unsafe. Of a
-    harmless page they combine it with harmless phrases, or all fragments are harmless phrases."""
+    Some fragments are everyday phrases, the others combine a subject with phrases that make the
+    page unsafe. On a harmless page these phrases are harmless, so the classifier learns that a
+    subject alone does not make a page unsafe. Three in ten harmless pages have no subject."""
     subject, unsafe_phrases = rng.choice(SUBJECTS)
+    context = HARMLESS if harmless else unsafe_phrases
     everyday = [rng.sample(HARMLESS, 4) for _ in range(rng.randint(1, 6))]
-    about = [rng.sample(subject, rng.randint(1, 2))
-             + rng.sample(HARMLESS if harmless else unsafe_phrases, rng.randint(1, 3))
+    about = [rng.sample(subject, rng.randint(1, 2)) + rng.sample(context, rng.randint(1, 3))
              for _ in range(rng.randint(2, 6))]
     fragments = everyday if harmless and rng.random() < 0.3 else everyday[::2] + about
     for fragment in fragments:
@@ -189,32 +190,42 @@ def dni(code):
     return "TRWAGMYFPDXBNJZSQVHLCKE"[number % 23] == code[-1]
 
 
-# Kind of personal data -> its pattern (re.X: blanks are ignored, [ ] matches a space). The first
-# kind that matches takes the text.
+# Kind of personal data -> its pattern (re.X: blanks are ignored, [ ] matches a space). The kinds
+# are searched for in this order, and a later kind cannot match a text that an earlier one matched.
+# The lookarounds at both ends reject parts of longer words and numbers.
 PII_PATTERNS = {
+    # GB82 WEST 1234 5698 7654 32
     "iban": r"\b [A-Z]{2} \d\d (?:[ ]?[A-Z\d]{4}){2,7} (?:[ ]?[A-Z\d]{1,3})? \b",
+    # me@mail.org, me [at] mail [dot] org, me at mail dot org; but no file name: icon@2x.png
     "email": r"""(?<![\w.+%-]) [\w.+%-]+ (?:
         (?: @ | \s? [\[({] \s? at \s? [\])}] \s?)
         (?: [\w-]+ (?: \. | \s? [\[({] \s? dot \s? [\])}] \s?))+ (?! (?: png | jpe?g | gif | svg |
         webp | css | js | ts | json | py | html? | txt | md | zip | pdf | xml | ya?ml | exe | tgz |
         mp[34]) \b) [A-Za-z]{2,} (?![\w(]|\.\w)
         | [ ]at[ ] (?:[\w-]+[ ]dot[ ])+ (?:com|edu|gov|net|org) \b)""",
+    # 4111 1111 1111 1111: 13 to 19 digits that begin like a card's
     "card": r"""\b (?<![.-]) (?= (?:[ -]?\d){13,19} (?![ -]?\d))
         (?:4\d|5[0-8]|2[2-7]|3[04-9]|6\d) \d\d (?:[ -]?\d{4,6}){2,3} (?:[ -]?\d{1,4})?
         (?![\w-]|\.\d)""",
+    # 12345678-Z
     "national id of Spain": r"\b (?<!-) [\dXYZ]\d{7}-?[A-Z] (?![\w-])",
+    # 123-45-6789 or AB 12 34 56 C, without the numbers that are never given out
     "national id of America or Britain": r"""\b (?<!-) (?:
         (?!000|666|9) \d{3} ([ -]) (?!00)\d\d \1 (?!0000)\d{4}
         | (?!BG|GB|NK|KN|TN|NT|ZZ) [A-CEGHJ-PR-TW-Z] [A-CEGHJ-NPR-TW-Z] (?:[ ]?\d\d){3} [ ]?[A-D])
         (?![\w-])""",
+    # 8.8.8.8 or 2001:4860::8888
     "ip": r"""(?<![\w.:]) (?: \d{1,3} (?:\.\d{1,3}){3} (?!\w|\.\d)
         | [23] [\da-fA-F]{3} (?: :[\da-fA-F]{0,4}){2,7} (?![\w:]))""",
+    # +44 20 7946 0958 or (212) 555-0123
     "phone": r"""(?<![\w.+-]) (?: \+[1-9] (?= (?:\D{0,2}\d){8,14} (?!\d)) \d{0,2}
         (?: [ .-]? (?:\d{1,4} | \(\d{1,4}\))){2,6}
         | (?: 1[ .-])? (?: \([2-9]\d\d\)[ ]? | [2-9]\d\d[ .-]) [2-9]\d\d [ .-] \d{4})
         (?![\w-]|\.\d)"""}
+# Kind -> function that returns True if a match, without blanks and dashes, is a valid number or a
+# public address. Other kinds need no check.
 PII_CHECKS = {"iban": iban, "card": luhn, "national id of Spain": dni, "ip": is_public}
-# Words before four numbers that are no address: "version 1.2.3.4".
+# The text before four numbers that are no address: "version 1.2.3.4", "Browser/1.2.3.4".
 VERSION = re.compile(r"""(?: \w/ | (?<![^\W_]) (?: version\w* | v | (?: release | build |
     firmware | rev | revision | section | clause | chapter | figure | table | oid | kernel |
     paragraph | appendix )s?)) [\s:='"#.v]* \Z""", re.I | re.X)
@@ -229,8 +240,8 @@ def find_pii(text):
         for match in re.finditer(pattern, text, re.ASCII | re.X):
             start, end = match.span()
             is_version = kind == "ip" and VERSION.search(text, max(0, start - 20), start)
-            check = PII_CHECKS.get(kind, bool)
-            if not is_version and check(re.sub("[ -]", "", match[0])):
+            is_valid = PII_CHECKS.get(kind, bool)  # bool(match) is always True
+            if not is_version and is_valid(re.sub("[ -]", "", match[0])):
                 spans.append((kind.split(" of ")[0], start, end))
                 text = text[:start] + "\0" * (end - start) + text[end:]  # hide it from later kinds
     return sorted(spans, key=lambda span: span[1])

@@ -1,12 +1,13 @@
-"""The sources of text. No source needs a download: CPython, numpy and torch carry the texts.
+"""The sources of text. No source needs a download: the texts come with CPython, numpy and torch, or
+are generated.
 
 A source yields documents: dicts of name, text and, for the filters, url or licence. The web is a
 toy crawl: the standard library's documentation as pydoc renders it to HTML, with bad pages planted
 among it. A planted document also has "planted", the kind of page, and "canary", a text that must
 not get through the filters.
 
-python -m afm_min.data.sources prints the documentation as JSON lines. `reference` runs this in an
-interpreter of its own with a fixed hash seed, so that the pages are the same in every run.
+python -m afm_min.data.sources prints the documentation as JSON lines. `reference` runs this command
+in a new process with a fixed hash seed, so that the pages are the same in every run.
 """
 import ast
 import contextlib
@@ -34,7 +35,7 @@ from afm_min.world.tasks import COLOURS, EVOLVED, MATH, NAMES, THINGS, benchmark
 # Modules that open windows or print when imported, or describe the machine.
 NOT_RENDERED = {"antigravity", "this", "idlelib", "turtledemo", "sys"}
 MAX_PAGE = 250_000  # characters; longer pages are mostly lists of inherited methods
-PLANTED = 40  # pages of each kind
+PLANTED = 40  # bad web pages of each kind
 ROBOTS = {  # host -> its robots.txt
     "docs.example": "User-agent: *\nDisallow: /drafts/",
     "forum.example": """
@@ -54,11 +55,13 @@ CONTACTS = ("{0}.{1}@mail.example", "(212) 555-01{1}", "+44 20 7946 09{1}", "411
 
 
 class Page(pydoc.HTMLDoc):
-    """pydoc's HTML without what differs between machines: paths, and values other than numbers."""
+    """pydoc's HTML without what differs between machines: the folders of files, and the values of
+    variables, such as os.environ, unless they are numbers."""
 
     def docother(self, object, name=None, mod=None, *rest):
-        is_number = isinstance(object, (int, float))
-        return super().docother(object, name, mod, *rest) if is_number else name or ""
+        if isinstance(object, (int, float)):
+            return super().docother(object, name, mod, *rest)
+        return name or ""
 
     def filelink(self, url, path):
         return pathlib.Path(path).name
@@ -66,10 +69,11 @@ class Page(pydoc.HTMLDoc):
 
 def render_reference():
     """Print [module name, HTML] of each page as a line of JSON."""
-    os.environ.clear()  # some modules keep it as a default argument, which pydoc prints
+    os.environ.clear()  # it is a default argument of some functions, and pydoc prints defaults
     for name in sorted(name for name in sys.stdlib_module_names - NOT_RENDERED if name[0] != "_"):
         with contextlib.suppress(ImportError, pydoc.ErrorDuringImport):  # not on this system
             page = Page().document(*pydoc.resolve(name)).replace(sys.executable, "python")
+            # Remove addresses: "<object object at 0x7f21>" -> "<object object>"
             page = re.sub(r"(?: |&nbsp;)at(?: |&nbsp;)0x[0-9a-f]+", "", f"\n{page}\n")
             if len(page) <= MAX_PAGE:
                 print(json.dumps((name, page)))
@@ -108,19 +112,22 @@ CANARIES = {  # kind of bad page -> function that draws its canary
     "blocked": lambda rng: f"Canary {rng.randrange(10**9)}.",
     "unsafe": unsafe_page,
     "personal": lambda rng: rng.choice(CONTACTS).format(rng.choice(NAMES), rng.randint(10, 99)),
-    "copy": lambda rng: "",  # occurs in any text: no copy of a page may get through
+    "copy": lambda rng: "",  # any text contains "", so a copy that passes counts as got through
     "junk": junk,
     "benchmark": lambda rng: rng.choice(benchmark_tasks(MATH)).question}
 
 
 def web():
-    """Yield the real pages, then the bad ones: an excerpt of a real page, whose name they have,
-    followed by a canary; of kinds "unsafe" and "junk" the canary alone."""
+    """Yield the real pages, then the bad ones.
+
+    A bad page is based on a real one and has its name. It contains up to 200 words of the real
+    page, and a canary. Exceptions: "unsafe" and "junk" pages contain the canary alone, and a "copy"
+    is the whole page with slight changes."""
     bodies, rng = {}, random.Random(0)
     for name, body in reference():
         bodies[name] = body
         yield {"name": name, "url": f"docs.example/{name}.html", "text": layout(name, body)}
-    for kind in [*CANARIES] * PLANTED:
+    for kind in list(CANARIES) * PLANTED:
         name = rng.choice(list(bodies))
         url = f"forum.example/{kind}/{rng.randrange(10**6)}"
         if kind == "blocked":
@@ -128,7 +135,7 @@ def web():
         canary = CANARIES[kind](rng)
         words = html.unescape(re.sub("<[^>]*>", " ", bodies[name])).split()[100:300]
         lines = ["" if kind in ("unsafe", "junk") else " ".join(words)]
-        if kind == "personal":
+        if kind == "personal":  # contacts follow a sentence, as on a real page
             lines.append("Please tell us about mistakes on this page: ")
         body = "".join(f"<p>{html.escape(line)}</p>" for line in lines + canary.splitlines())
         if kind == "copy":
@@ -138,13 +145,15 @@ def web():
 
 
 def math(count=3000):
-    """Yield pages that each answer a mathematical question. Every tenth only looks like it."""
+    """Yield pages that each answer a mathematical question. Every tenth is bad: without tags,
+    with few symbols, with noise as the answer, or from another site."""
     rng = random.Random(0)
     for i in range(count):
         task = draw_task(MATH, "train", i)
         kind = "" if i % 10 else rng.choice(("no tags", "few symbols", "noise", "other site"))
         host = "shop.example" if kind == "other site" else "math.example"
-        answer, canary = task.solution, f"{kind} {i}" if kind else ""
+        canary = f"{kind} {i}" if kind else ""
+        answer = task.solution
         if kind == "noise":
             answer = "".join(rng.choices("0123456789+-*=(){}", k=200))
         if kind != "no tags":
@@ -161,12 +170,13 @@ def math(count=3000):
 STDLIB = pathlib.Path(sysconfig.get_path("stdlib"))
 EXCLUDED = {"test", "tests", "idlelib", "lib2to3", "encodings", "pydoc_data", "site-packages",
             "distutils", "msilib", "turtledemo", "ensurepip"}  # tests, tables, copies of others
-COPIED = "glob imaplib queue shlex statistics threading".split()  # modules that are copied below
+COPIED = "glob imaplib queue shlex statistics threading".split()  # modules to make bad files from
 RESTRICTIVE = ("", "GPL-3.0-only", "All rights reserved.")  # not permissive, or no licence
 
 
 def code():
-    """Yield the sources of the standard library, then bad files as other repositories have them."""
+    """Yield the files of the standard library, then bad files as other repositories have them:
+    copied modules, some with another suffix or a bad licence, and generated tables."""
     for path in sorted(STDLIB.rglob("*.py")):
         name = path.relative_to(STDLIB).as_posix()
         if not EXCLUDED & set(name.split("/")):
@@ -202,8 +212,8 @@ def public():
         root = pathlib.Path(importlib.util.find_spec(package).origin).parent
         for path in sorted(path for folder in folders for path in (root / folder).glob("*.py")):
             nodes = ast.walk(ast.parse(path.read_text("utf-8")))
-            values = [getattr(node, "value", None) for node in nodes]
-            strings = [value for value in values if isinstance(value, str) and len(value) > 200]
+            literals = [node.value for node in nodes if isinstance(node, ast.Constant)]
+            strings = [value for value in literals if isinstance(value, str) and len(value) > 200]
             yield {"name": path.relative_to(root.parent).as_posix(), "licence": licence,
                    "text": "\n\n".join(strings)}
 
