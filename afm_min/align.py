@@ -7,12 +7,12 @@ training, pi_ref the model that the stage starts from, pi_k the model that sampl
 Shapes: N prompts, S samples of each; B pairs; R rows of a batch, each with one or more prompts and
 their responses, K of them.
 
-A round n starts from the model of `reward.committee_members(n)[-1]`: sft or the last committee.
-`count` is the number of validation tasks of each family.
+Round n starts from the model of `reward.starting_stage(n)`: sft, then the last committee. In every
+stage, `count` is the number of validation tasks of each family.
 
-Departures: rejection sampling and the committee fine-tune for a fixed number of steps. If the
-reward model finds none of the best responses more likely true than not, all of them are imitated.
-The checkpoint of the committee is the best model of the round, whichever method trained it.
+Departures: rejection sampling and the committee fine-tune for a fixed number of steps. If no best
+response is more likely true than not, all of them are imitated. The checkpoint of the committee is
+the best model of the round, whichever method trained it.
 """
 import functools
 import random
@@ -85,8 +85,8 @@ BASELINES = {"leave one out": leave_one_out, "mean": lambda rewards: rewards - r
 # Imitation: rejection sampling and the committee.
 
 def best_of_n(reward_model, responses):
-    """Return, for N lists of Response, the one with the highest reward, and the reward model's
-    probability that it is true, (N,)."""
+    """Return the response with the highest reward of each of N lists of Response, and the reward
+    model's probability that it is true: a list of N, and (N,)."""
     groups = [(candidates[0].prompt, [r.ids for r in candidates]) for candidates in responses]
     scores = torch.stack(reward.scores(reward_model, groups))  # (N, S, 2): reward, P(true)
     best = scores[..., 0].argmax(1)
@@ -111,14 +111,14 @@ def imitate(round_number, run, method, stages, prompts, samples, steps, batch_si
     likely_true = [example for example, p in zip(rendered, truth.tolist()) if p > 0.5]
     examples = likely_true or rendered
     batches = chat.batches({"best": examples}, {"best": 1.0}, batch_size)  # from one source
-    model = load_model(run, reward.committee_members(round_number)[-1])
+    model = load_model(run, reward.starting_stage(round_number))
     fit(model, batches, chat.response_loss, steps=steps, lr=lr, schedule=linear(steps, warmup=20),
         run=run, stage=stage)
     save_model(run, stage, model)
     metrics = evaluate.full_validation(run, model, count)
     metrics |= {"examples": len(examples),
                 "first ranked true %": evaluate.percent(reward.truths(tasks, best))}
-    for i, name in enumerate(stages):  # how often this model, too, sampled the best response
+    for i, name in enumerate(stages):  # share of prompts whose best response this model sampled
         has_best = [response.ids in [r.ids for r in by_model[i]]
                     for response, by_model in zip(best, responses)]
         metrics[f"{name} says it %"] = evaluate.percent(has_best)
@@ -127,7 +127,7 @@ def imitate(round_number, run, method, stages, prompts, samples, steps, batch_si
 
 def rs(round_number, run, *, prompts=2000, samples=8, steps=100, batch_size=24, lr=0.001, count=50):
     """Rejection sampling: imitate the best of the policy's own responses."""
-    stages = reward.committee_members(round_number)[-1:]
+    stages = [reward.starting_stage(round_number)]
     return imitate(round_number, run, "rs", stages, prompts, samples, steps, batch_size, lr, count)
 
 
@@ -137,8 +137,9 @@ def committee(round_number, run, *, prompts=2000, samples=2, only="", steps=100,
 
     Of these and the resulting model, the best in validation starts the next round. only: the one
     stage to sample from, for comparison."""
-    start = reward.committee_members(round_number)[-1]
-    *trained, stage = reward.committee_members(round_number + 1)  # rs1, ..., mdloo1; committee1
+    start = reward.starting_stage(round_number)
+    # The next round's members are this round's stages: rs1, dpo1, ipo1, mdloo1, and committee1.
+    *trained, stage = reward.committee_members(round_number + 1)
     stages = [only] if only else [*trained, start]
     metrics = imitate(round_number, run, "committee", stages, prompts, samples, steps, batch_size,
                       lr, count)
@@ -161,7 +162,7 @@ def optimize_preferences(round_number, run, method, loss, steps, prompts, lr, co
     beta. A batch has all pairs of `prompts` random prompts."""
     stage = f"{method}{round_number}"
     comparisons = reward.read_preferences(run, round_number)
-    model = load_model(run, reward.committee_members(round_number)[-1])
+    model = load_model(run, reward.starting_stage(round_number))
     ref_logp = chat.map_responses(chat.response_logp, model, reward.groups_of(comparisons))
 
     def batches(step):
@@ -202,8 +203,8 @@ def ipo(round_number, run, *, beta=0.1, steps=80, prompts=32, lr=0.0003, count=5
 # Reinforcement learning: MDLOO.
 
 def sample_rollouts(model, reference, tasks, samples, reward_model=None):
-    """Sample S responses to each of N pairs (family, task), at temperature 1. No token is excluded
-    (as by top-k), so the log-probabilities are those of the distribution sampled from.
+    """Sample S responses to each of N pairs (family, task), at temperature 1 and without top-p, so
+    that the log-probabilities are exactly those of the distribution sampled from.
 
     Returns N groups (prompt, distinct responses), and a dict of tensors (N, S):
         which               index of a sample among the distinct responses to its prompt
@@ -239,9 +240,9 @@ def minibatch(groups, values, i, num_minibatches):
     """Return the i-th minibatch of a rollout: the prompts i, i + num_minibatches, and so on.
 
     ids, branch, segment_start: (R, T), see `chat.share_prompts`. Entries of `values`, (N, S),
-    become (R, samples of a row). `which` becomes an index among the K responses of the row, and -1
-    where a row has fewer samples than the longest: groups with which = [0, 1, 0] and [0, 0, 1]
-    in one row, the first with 2 distinct responses -> [0, 1, 0, 2, 2, 3]"""
+    become (R, samples of a row). `which` is shifted to count the K responses of the whole row, and
+    padded with -1. Two groups in a row, the first with 2 distinct responses:
+        which of each [0, 1, 0] and [0, 0, 1] -> of the row [0, 1, 0, 2, 2, 3]"""
     values = {name: x[i::num_minibatches] for name, x in values.items()}
     batch, places = chat.share_prompts(groups[i::num_minibatches])
     first = torch.tensor([first for row, first in places])  # index of a group's first response
@@ -268,10 +269,11 @@ def mdloo(round_number, run, *, rewarded="model", iterations=40, prompts=64, sam
           count=50):
     """Mirror descent with leave-one-out estimation: online reinforcement learning.
 
-    An iteration samples responses to new prompts and takes `epochs` passes over them. rewarded: by
-    the reward "model", or by the "checker", with the truth. For comparison, loss may be "ppo", in
-    which gamma is the clip, or "reinforce", and baseline "mean", of all rewards, or "none"."""
-    stage, start = f"mdloo{round_number}", reward.committee_members(round_number)[-1]
+    An iteration samples responses to new prompts and takes `epochs` passes over them. rewarded: the
+    source of rewards, the reward "model" or the "checker" (1.0 if right, else 0.0). For comparison,
+    loss may be "ppo", in which gamma is the clip (such as 0.2), or "reinforce", and baseline
+    "mean", of all rewards, or "none"."""
+    stage, start = f"mdloo{round_number}", reward.starting_stage(round_number)
     if baseline == "leave one out" and samples < 2:
         raise UserError(f"{stage}.samples={samples}: leaving one out needs 2 or more")
     if prompts < num_minibatches:

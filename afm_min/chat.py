@@ -1,6 +1,6 @@
 """Conversations: render them as tokens, pack them into batches, sample responses, score them.
 
-Shapes: B conversations or groups, R rows of a batch, T tokens of a row, K responses in a row,
+Shapes: R rows of a batch, T tokens of a row, K responses in a row,
 C model dim, V vocabulary.
 """
 import typing
@@ -77,6 +77,8 @@ def round_up(length):
 def round_mask(mask):
     """Set more entries of a bool mask, (R, T), until a multiple of ROUND, or all, are set.
 
+    Tokens are selected by such masks, and their number is a shape. Callers ignore the added ones.
+
     ROUND = 4: 0 1 0 1 0 1 -> 1 1 0 1 0 1"""
     missing = round_up(int(mask.sum())) - int(mask.sum())
     added = (~mask).flatten().nonzero()[:missing, 0]
@@ -100,7 +102,7 @@ def pack_rows(items, width):
         places[i] = (row, used[row])
         used[row] += length
     packed = [torch.zeros(len(used), width, dtype=x.dtype) for x in items[0]]
-    segment_start = torch.full((len(used), width), width)
+    segment_start = torch.full((len(used), width), width)  # padding: beyond every token
     for item, (row, start) in zip(items, places):
         stop = start + len(item[0])
         segment_start[row, start:stop] = start
@@ -157,7 +159,8 @@ def share_prompts(groups):
 
     Branches are numbered 1, 2, ... from left to right in a row, across its groups. Also returns
     each group's place, (row, first): its responses have the branches first + 1, first + 2, ...
-        branch of two groups in a row: 0 0 1 1 2 2 | 0 0 3 3, their places: (0, 0) and (0, 2)"""
+        branch of two groups in row 0  0 0 1 1 2 2 | 0 0 3 3
+        places                         (0, 0) and (0, 2)"""
     items = [share_prompt(prompt, responses) for prompt, responses in groups]
     width = round_up(max(len(ids) for ids, _ in items))
     (ids, branch), segment_start, starts = pack_rows(items, width)
@@ -194,10 +197,9 @@ def unique_responses(responses):
 # Losses and log-probabilities.
 
 def response_logits(model, batch):
-    """Return the logits that predict the tokens in the loss mask, (N, V), and `wanted`, (R, T),
-    bool, which marks the N tokens that predict them.
+    """Return logits (N, V), and a bool mask `wanted` (R, T) of the N positions that they are for:
+    those whose next token is in the loss mask, and a few that `round_mask` adds.
 
-    No logits of other tokens are computed, except for the few that `round_mask` adds to `wanted`.
     batch: as from `pack`."""
     wanted = round_mask(batch["loss_mask"][:, 1:] > 0)
     states = model.hidden_states(batch["ids"][:, :-1],
@@ -225,13 +227,15 @@ def score_responses(model, ids, branch, segment_start):
     states = model.hidden_states(ids, segment_start, branch, wanted=wanted)  # (N, C)
     # Targets: the ids one to the right. The last column's wraps around, but is not used below.
     nll, _ = token_losses(model.logits(states), ids.roll(-1, dims=1)[wanted])  # (N,)
-    # Each token of a branch predicts the next one of its response, or is the last one.
+    # Each token of a branch predicts the next one of its response, or is the last one:
+    #     ids 1 2 | 3 7 8 | 3 9    predicts 0 0 | 1 1 0 | 1 0    last 0 0 | 0 0 1 | 0 1
     same_branch = F.pad(branch[:, 1:] == branch[:, :-1], (0, 1))  # (R, T)
     predicts = ((branch > 0) & same_branch)[wanted]  # (N,)
     last = ((branch > 0) & ~same_branch)[wanted]
     row, column = wanted.nonzero(as_tuple=True)
     response = row * K + branch[row, column] - 1  # (N,), index into the R * K responses
     logp = nll.new_zeros(R * K).index_add(0, response[predicts], -nll[predicts])
+    # A response has one last token, so index_add only puts its state in place.
     last_states = states.new_zeros(R * K, C).index_add(0, response[last], states[last])
     return logp.view(R, K), last_states.view(R, K, C)
 
@@ -253,6 +257,7 @@ def map_by_length(function, lengths, max_rows):
     def compute(numbers):
         chunks = [numbers[i:i + max_rows] for i in range(0, len(numbers), max_rows)]
         return [result for chunk in chunks for result in function(chunk)]
+    # split_work returns the results of all ranks, in the order of `order`.
     results = dict(zip(order, distributed.split_work(compute, order)))
     return [results[i] for i in range(len(lengths))]
 
@@ -326,7 +331,7 @@ def generate_responses(model, conversations, max_new_tokens=64, max_rows=512, te
     tokenizer, end = model.tokenizer, model.tokenizer.special(END)
     prompts = [tokenizer.encode_chat(messages, reply=True) for messages in conversations]
     fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < model.config.context]
-    # Drawn for all prompts at once, so that a response does not depend on those beside it.
+    # Drawn for all prompts at once, so that they do not depend on how prompts are batched.
     uniforms = torch.zeros(len(prompts), max_new_tokens)
     if temperature:
         uniforms.uniform_()

@@ -90,7 +90,8 @@ def full_validation(run, model, count):
     return metrics | {"all math %": sum(math_metrics) / len(math_metrics)}
 
 
-# Benchmarks of single families: each returns rows. texts: a model's response to each of the tasks.
+# Benchmarks of single families. Each function returns rows of the table. Its `texts` are a model's
+# response to each of the tasks.
 
 def loose_readings(response):
     """Return IFEval's looser readings of a response: itself, without its first line, its last, or
@@ -103,8 +104,8 @@ def loose_readings(response):
 
 
 def instruction_following(family, tasks, texts):
-    """Return the share of prompts with all instructions followed, and of single instructions
-    followed. Strict: in the response itself. Loose: in any of its looser readings."""
+    """Return four rows: the share of prompts with all instructions followed and the share of single
+    instructions followed, each strict, in the response itself, and loose, in any of its readings."""
     strict, loose = [], []  # for each task a list of bools, one for each instruction
     for task, text in zip(tasks, texts):
         strict.append(family.follows_format(task, text))
@@ -118,16 +119,19 @@ def instruction_following(family, tasks, texts):
 
 
 def tool_use(model, family, tasks, texts):
-    """Return the shares of next calls that are right as syntax trees; of whole conversations that
-    are right, with their calls executed; and, of those that need no call, of those without one.
+    """Return three rows:
+        calls by syntax tree               next calls that are right
+        executed                           whole conversations, with calls executed, that are right
+        none called where none is needed   conversations without a call, of those that need none
 
     texts: the next call or answer for each task. A task's answer is a pair (calls, answer)."""
     calls = [family.check(task, text) for task, text in zip(tasks, texts)
              if task.solution.startswith(tools.CALL)]
     conversations = [task.messages()[:2] for task in tasks]  # system message and question only
+    # Append the model's messages and the tools' results to each conversation.
     tools.converse(lambda waiting: generate_texts(model, waiting), conversations, family.pages)
     executed = [family.solved(task, messages) for task, messages in zip(tasks, conversations)]
-    # With no call, the model's only message is the third.
+    # Three messages (system, question, answer): no call was made.
     no_calls = [len(messages) == 3 for task, messages in zip(tasks, conversations)
                 if not task.answer[0]]
     return [row("tools: calls by syntax tree", calls), row("tools: executed", executed),
@@ -135,12 +139,12 @@ def tool_use(model, family, tasks, texts):
 
 
 def refusals(family, tasks, texts):
-    """Return the shares of harmful requests not refused and of harmless ones refused. The answer of
-    a harmful task is empty."""
+    """Return the shares of harmful requests not refused and of harmless ones refused. A harmful
+    task has an empty answer."""
     pairs = list(zip(tasks, texts))
-    answered = [not family.harmless(task, text) for task, text in pairs if not task.answer]
-    refused = [not family.follows_format(task, text)[0] for task, text in pairs if task.answer]
-    return [row("refuse: harmful not refused", answered), row("refuse: harmless refused", refused)]
+    harmful = [not family.harmless(task, text) for task, text in pairs if not task.answer]
+    harmless = [not family.follows_format(task, text)[0] for task, text in pairs if task.answer]
+    return [row("refuse: harmful not refused", harmful), row("refuse: harmless refused", harmless)]
 
 
 def code_passes(model, family, count, samples=8):
@@ -218,10 +222,11 @@ def evaluation(run, *, count=200, aligned="committee2"):
     tables, texts = {}, {}
     for name, model in models.items():
         tables[name], texts[name] = benchmarks(model, world, count)
-    tasks = [(family, task) for family in world.values()
+    tasks = [(family, task) for family in world.values()  # in the order of the texts
              for task in draw_tasks(family, "test", count)]
     aligned_against_sft = side_by_side(tasks, texts["aligned"], texts["sft"])
-    accuracies = [value for _, value, _, _ in tables["aligned"][:len(world | EVOLVED)]]
+    family_rows = tables["aligned"][:len(world | EVOLVED)]  # the first rows, one for each family
+    accuracies = [value for _, value, _, _ in family_rows]
     comparison = []  # rows [benchmark, value, interval, value, interval, ..., count], by model
     for rows in zip(*tables.values()):
         cells = [cell for _, value, interval, _ in rows for cell in (value, interval)]

@@ -1,7 +1,7 @@
 """On device (the report's section 5): a quantized model, accuracy recovery, feature adapters.
 
-    quantize              4 bits a weight; the projections that suffer least take 2 bits, as many as
-                          it takes to reach an average
+    quantize              4 bits per weight; the least sensitive projections take 2, until the
+                          average is low enough
     recovery              an adapter that recovers the accuracy lost
     math, tools, summary  features: adapters that start from the recovery adapter
 
@@ -12,7 +12,7 @@ Departures: the report trains the recovery adapter on pre- and post-training dat
 learns the float model's probabilities on the float model's own responses, as no data set contains
 what the model learned in alignment. Features train on the toy world's solutions.
 
-Shapes: N tokens in the loss mask and a few more, see `chat.response_logits`; V vocabulary.
+Shapes: N positions whose next token is in the loss mask; V vocabulary.
 """
 import os
 import random
@@ -68,8 +68,8 @@ def allocate_bits(model, sensitivities, average):
 
 @torch.no_grad()
 def sensitivity(model, batch):
-    """Return {projection: increase of the mean KL}, if this projection alone takes 2 bits, over 4
-    bits everywhere. KL: of the quantized from the float model."""
+    """Return {projection: how much KL(float || quantized) rises if only this projection takes 2
+    bits instead of 4}."""
     batch = {name: x.to(model.embedding.device) for name, x in batch.items()}
     quantized = quantize_model(model, dict.fromkeys(projections(model), 4))
     kl = token_kl(quantized, model, batch).mean().item()
@@ -84,8 +84,8 @@ def sensitivity(model, batch):
 
 
 def new_tasks(run, name, count, family_names=None):
-    """Return `count` random training tasks of the families named, or of all, in equal shares. name:
-    seeds the draw, together with the run's seed."""
+    """Return `count` random training tasks of the families named, or of all, in equal shares. The
+    draw is seeded by the run's seed and `name`."""
     families = corpus.toy_world(run) | EVOLVED
     mixture = dict.fromkeys(family_names or families, 1)
     rng = random.Random(f"{run.seed} {name}")
@@ -131,18 +131,18 @@ def quantize(run, *, average=3.7, choice="sensitivity", calibration=256, start="
     model's responses to `calibration` prompts, or at "random", for comparison."""
     model = load_model(run, start)
     if choice == "random":
-        scores = {name: random.Random(f"{run.seed} {name}").random() for name in projections(model)}
+        rises = {name: random.Random(f"{run.seed} {name}").random() for name in projections(model)}
     elif choice == "sensitivity":
-        scores = sensitivity(model, chat.pack(own_responses(run, model, calibration)))
+        rises = sensitivity(model, chat.pack(own_responses(run, model, calibration)))
     else:
         raise UserError(f"quantize.choice={choice}: choose sensitivity or random")
-    bits = allocate_bits(model, scores, average)
+    bits = allocate_bits(model, rises, average)
     quantized = quantize_model(model, bits)
     save_model(run, "quantize", quantized, bits=bits)
     return sizes(run, "quantize", quantized) | validate(run, quantized, count) | {
         "mean % before": evaluate.full_validation(run, model, count)["mean %"],
         "average bits": average_bits(model, bits),
-        "bits of projections": [[name, bits[name], scores[name]] for name in bits]}
+        "bits of projections": [[name, bits[name], rises[name]] for name in bits]}
 
 
 def train_adapter(run, stage, model, adapter, conversations, loss, *, steps, batch_size, lr, count):
@@ -157,7 +157,7 @@ def train_adapter(run, stage, model, adapter, conversations, loss, *, steps, bat
             steps=steps, lr=lr, schedule=linear(steps, warmup=20), run=run, stage=stage)
     path = run.checkpoint(stage)
     lora.save_adapter(path, adapter, **run.provenance(stage))
-    lora.use(model, lora.load_adapter(path, model).modules)  # its weights rounded to 16 bits
+    lora.use(model, lora.load_adapter(path, model).modules)  # as saved, in 16 bits
     return {"KB": os.path.getsize(path) / 1000} | validate(run, model, count)
 
 

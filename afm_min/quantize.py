@@ -71,9 +71,9 @@ def squared_error(count, total, squares):
 def initial_centres(values, k):
     """Return k centres, (G, k), for sorted values (G, N), dense where the values are dense.
 
-    The density of the best centres is as the cube root of the values' density (Panter and Dite,
-    1951). Between two neighbours the values' density is 1 / gap. So the centres' density there is
-    gap^(-1/3), and gap * gap^(-1/3) = gap^(2/3) its integral. Centres are quantiles of it."""
+    The best density of centres is the cube root of the density of values (Panter and Dite, 1951).
+    Between two neighbours the density of values is 1 / gap, so that of centres is gap^(-1/3), and
+    the gap gets the mass gap * gap^(-1/3) = gap^(2/3). The centres are k quantiles of this mass."""
     mass = F.pad(values.diff(dim=1) ** (2 / 3), (1, 0)).cumsum(1)  # (G, N)
     quantiles = (torch.arange(k) + 0.5) / k
     index = torch.searchsorted(mass, mass[:, -1:] * quantiles.to(mass))  # (G, k)
@@ -95,9 +95,10 @@ def k_means(values, k, rounds=30):
         for _ in range(rounds):
             # The values nearest to a centre lie between the middles to its two neighbours.
             edges = torch.searchsorted(values, (centres[:, 1:] + centres[:, :-1]) / 2)
-            edges = F.pad(F.pad(edges, (1, 0)), (0, 1), value=values.shape[1])  # 0, ..., N
+            # With 0 in front and N behind, successive edges enclose each centre's values.
+            edges = F.pad(F.pad(edges, (1, 0)), (0, 1), value=values.shape[1])  # (G, k + 1)
             count, total, squares = interval_moments(sums, edges)
-            centres = torch.where(count > 0, total / count, centres)  # a centre of none stays
+            centres = torch.where(count > 0, total / count, centres)  # one without values stays
         results.append((squared_error(count, total, squares).sum(1), centres))
     (error, centres), (grid_error, grid_centres) = results
     return torch.where((grid_error < error)[:, None], grid_centres, centres)
@@ -111,10 +112,11 @@ def palettize(weight, bits):
     codes, luts = torch.empty(weight.shape, dtype=torch.uint8), []
     outputs, columns = weight.shape
     whole = columns - columns % GROUP  # columns in whole groups
-    # Up to 64 groups are clustered at once, fewer if 64 would have more than SLICE values.
-    step = GROUP * min(64, max(1, SLICE // (GROUP * outputs)))
-    # 70 columns, step 32: 0 to 32, 32 to 64, 64 to 70. The incomplete group is a part by itself.
-    for start, stop in itertools.pairwise(sorted({*range(0, whole, step), whole, columns})):
+    groups_at_once = min(64, max(1, SLICE // (GROUP * outputs)))
+    # The incomplete group is a part of its own, as k_means takes groups of equal size:
+    # 70 columns, 2 groups at once -> parts 0 to 32, 32 to 64, 64 to 70.
+    boundaries = sorted({*range(0, whole, GROUP * groups_at_once), whole, columns})
+    for start, stop in itertools.pairwise(boundaries):
         part = weight[:, start:stop].T.float().cpu()  # (columns of some groups, outputs)
         values = part.reshape(-(-len(part) // GROUP), -1)  # (groups, a group's columns * outputs)
         lut = k_means(values, 2 ** bits).half()
@@ -162,7 +164,8 @@ class QuantizedAFM(AFM):
         for name, layer in projections(self).items():
             self.set_submodule(name, Palettized(layer.inputs, layer.outputs, bits[name]))
         del self.embedding  # a float parameter; the codes, -127 to 127, are a buffer
-        self.register_buffer("embedding", torch.zeros(config.vocab_size, config.dim).char())
+        self.register_buffer("embedding", torch.zeros(config.vocab_size, config.dim,
+                                                      dtype=torch.int8))
         self.register_buffer("scale", torch.zeros(config.vocab_size, 1).half())
 
     def embed(self, ids):

@@ -1,14 +1,13 @@
 """The reward model (the report's section 4.3), and the preference data it learns from.
 
-From the report: a linear head for the reward, and four heads that grade each response by itself, on
-the last layer; soft labels by how much better the chosen response is; the grades' loss as
-regularisation. The toy world simulates the annotators, with noise (world/people.py).
+From the report: a linear reward head and four grade heads read the last hidden state. The ranking
+targets are soft: they depend on how much better the chosen response is. The grade loss is a
+regulariser. The toy world simulates the annotators, with noise (world/people.py).
 
-Departure: the heads see two more inputs, functions of the log-likelihood that the language model
-gives the response. Two layers leave no depth in which to compare a response with the one that was
-to be expected, and heads on the last hidden state alone rank little better than chance. The
-likelihood is such a comparison. The state is detached, so the ranking loss trains the layers below
-through the likelihood only.
+Departure: the heads also see two functions of log pi(y|x). The toy model has two layers, too few to
+judge a response from its last hidden state alone: such heads rank little better than chance. The
+hidden state is detached, so the losses of the heads reach the transformer through the likelihood
+only.
 
 Shapes: R rows of a batch, T tokens of a row, K responses and at most P pairs of a row; N pairs in
 the batch; C model dim. The four grades have levels 0 to 2, 2 the best.
@@ -56,8 +55,8 @@ class RewardModel(AFM):
     def forward(self, ids, branch, segment_start):
         """Return rewards (R, K), logits of the grades (R, K, 4, 3), log-likelihoods (R, K)."""
         logp, states = chat.score_responses(self, ids, branch, segment_start)  # (R, K), (R, K, C)
-        # Both rise with logp, but 2 sqrt(p) is bounded and -log(1 - logp / 2) changes slowly: soft
-        # labels ask for rewards a few units apart, and logp may differ by far more.
+        # Soft labels ask for rewards a few units apart, and logp can differ by far more. So use two
+        # functions that rise with it slowly: 2 sqrt(p), which is bounded, and -log(1 - logp / 2).
         likelihood = torch.stack((2 * (logp / 2).exp(), -(1 - logp / 2).log()), -1)
         features = torch.cat((states.detach().float(), likelihood), -1)
         grade_logits = torch.stack([head(features) for head in self.grades], 2)
@@ -114,7 +113,7 @@ def chosen_and_rejected(values, pairs):
 
 def reward_loss(model, batch, labels="soft", grade_weight=0.25):
     """Ranking loss + grade_weight * grade loss + LANGUAGE_WEIGHT * cross-entropy of the responses
-    with the best grade for truth, summed over pairs. Each pair counts both its responses.
+    with the best grade for truth. Sums over pairs: a response in m pairs counts m times.
 
     batch: as from `collate`. labels: "soft" (p from TARGETS), "hard" (p = 1), or "margin"."""
     rewards, logits, logp = model(batch["ids"], batch["branch"], batch["segment_start"])
@@ -138,16 +137,21 @@ def reward_loss(model, batch, labels="soft", grade_weight=0.25):
 # Preference data.
 
 def committee_members(round_number):
-    """Return the stages whose models answer the prompts of a round. The last is the one that the
-    round's policies start from."""
+    """Return the stages whose models answer the prompts of a round."""
     if round_number == 1:
         return ["draft", "sft"]
     return [f"{method}{round_number - 1}" for method in ("rs", "dpo", "ipo", "mdloo", "committee")]
 
 
+def starting_stage(round_number):
+    """Return the stage whose model the policies of a round start from: the last of its members."""
+    return committee_members(round_number)[-1]
+
+
 def draw_prompts(run, count, rng):
     """Return `count` random training tasks by the weights of PROMPTS, as pairs (family, task)."""
-    return draw_mixture(corpus.toy_world(run) | EVOLVED, PROMPTS, count, rng)
+    families = corpus.toy_world(run) | EVOLVED
+    return draw_mixture(families, PROMPTS, count, rng)
 
 
 def sample_responses(models, tasks, samples):
@@ -173,8 +177,9 @@ def collect_comparisons(models, tasks, samples, rng, noise):
     dict for each task in which a response was preferred; beside family and prompt it has
         responses  the ids of each response that is in a pair
         grades     the four grades that an annotator gave each of them
-        pairs      [chosen, rejected, level, right], see `people.annotate`; the first two are
-                   indices of `responses`"""
+        pairs      [chosen, rejected, level, right]: two indices of `responses`; how much better
+                   the chosen one was found, 0 to 3; and whether the true grades agree, None if
+                   they are equal"""
     comparisons = []
     per_model = -(-samples // len(models))  # rounded up
     for (family, task), by_model in zip(tasks, sample_responses(models, tasks, per_model)):
@@ -198,10 +203,12 @@ def groups_of(comparisons):
 
 
 def collate(comparisons, **values):
-    """Return a batch of comparisons: ids, branch, segment_start (R, T), see `chat.share_prompts`;
-    grades (R, K, 4); pairs (R, P, 3) of chosen, rejected and level, padded with -1, in which the
-    first two are indices among the K responses of the row. values: further entries, for each
-    comparison a tensor (responses, ...), which become (R, K, ...)."""
+    """Return a batch of comparisons:
+        ids, branch, segment_start  (R, T), see `chat.share_prompts`
+        grades                      (R, K, 4)
+        pairs                       (R, P, 3), padded with -1: chosen and rejected, as indices among
+                                    the K responses of the row, and the level
+        values                      (R, K, ...), from a tensor (responses, ...) per comparison"""
     batch, places = chat.share_prompts(groups_of(comparisons))
     values["grades"] = [torch.tensor(each["grades"]) for each in comparisons]
     batch |= {name: chat.stack_by_row(value, places) for name, value in values.items()}
@@ -212,8 +219,8 @@ def collate(comparisons, **values):
 
 
 def ranking_results(reward_model, comparisons):
-    """Return {family: list of bools}: whether each pair is ranked as by its true grades. These
-    differ in every pair if the annotators made no errors (noise 0)."""
+    """Return {family: list of bools}: whether the reward model prefers the better response of each
+    pair. The comparisons must be without noise, so that one is truly better."""
     results = {}
     for each, score in zip(comparisons, scores(reward_model, groups_of(comparisons))):
         for chosen, rejected, _, right in each["pairs"]:
@@ -255,9 +262,9 @@ def reward(round_number, run, *, steps=320, prompts=32, lr=0.002, labels="soft",
 
     prompts: number in a batch, each with all its pairs. examples: number of demonstrations in a
     batch. They train its language model, so that it does not forget families with few pairs.
-    held_out: number of validation prompts of each family on which it is tested. The committee gives
-    8 responses or a few more to each, which are compared without noise. (Pairs of one prompt are
-    correlated, so the intervals reported are too narrow.)"""
+    held_out: number of validation prompts of each family for the test. Each gets at least 8
+    responses from the committee, compared without noise. (Pairs of one prompt are correlated, so
+    the intervals reported are too narrow.)"""
     stage = f"reward{round_number}"
     models = [load_model(run, name) for name in committee_members(round_number)]
     seed_step(run.seed, f"{stage} heads", 0)
@@ -267,7 +274,7 @@ def reward(round_number, run, *, steps=320, prompts=32, lr=0.002, labels="soft",
     sources = chat.read_examples(run, models[-1])
     example_batches = chat.batches(sources, dict.fromkeys(sources, 1.0), examples)
 
-    def batches(step):
+    def batches(step):  # one flat dict of tensors, so the examples' keys get a prefix
         indices = torch.randint(len(comparisons), (prompts,)).tolist()
         batch = collate([comparisons[i] for i in indices])
         return batch | {f"example {name}": x for name, x in example_batches(step).items()}

@@ -53,7 +53,7 @@ def filter_demonstrations(written, family, model, unlikely, similar):
 
     def as_document(lines):
         ids = [tokenizer.special(DOCUMENT), *tokenizer.encode("\n".join(lines))]
-        return chat.render_response([], ids[:model.config.context])
+        return chat.render_response([], ids[:model.config.context])  # no prompt: all ids count
     questions = [as_document([m["content"] for m in d.messages if m["role"] == "user"])
                  for d in written]
     whole = [as_document([*(m["content"] for m in d.messages), d.response]) for d in written]
@@ -84,7 +84,7 @@ def demonstrations(run, *, count=2000, evolved=100, flawed=0.15, unlikely=2.4, s
         outcomes = filter_demonstrations(written, family, model, unlikely, similar)
         for d, outcome in zip(written, outcomes):
             text = f"{d.messages} {d.response}"
-            flaw = "copied" if text in texts else d.flaw  # some repeat an earlier one by chance
+            flaw = "copied" if text in texts else d.flaw  # a repetition by chance counts, too
             counts[flaw, outcome] += 1
             texts.add(text)
             if outcome == "kept":
@@ -112,7 +112,7 @@ def majority_vote(answers):
 def select_by_answer(family, question, responses, truth=None):
     """Return the first response whose verified answer is right, or None.
 
-    Right is the truth or, if that is unknown, the majority's answer (self-consistency)."""
+    truth: the right answer; if None, the majority of the verified answers (self-consistency)."""
     answers = [family.verified_answer(question, response) for response in responses]
     right = truth or majority_vote([answer for answer in answers if answer])
     return responses[answers.index(right)] if right and right in answers else None
@@ -159,9 +159,9 @@ def synthetic_math(model, kind, count, samples):
 def synthetic_code(model, count, samples, threshold, seen=2):
     """Return examples of code selected by execution, their row, and metrics on hidden tests.
 
-    The first `seen` unit tests of a task select the sample that passes most of them, if that is the
-    share `threshold` at least. The other tests are hidden: they only measure how many of the first
-    samples, and of the selected ones, are right."""
+    Of the samples for a task, the one that passes the most of the first `seen` unit tests is
+    selected, if it passes at least a share `threshold` of them. The other tests are hidden: they
+    only measure how many of the first samples, and of the selected ones, are right."""
     family = families.Code()
     tasks = new_tasks(family, count)
     texts = chat.sample_texts(model, tasks, samples)
@@ -184,9 +184,10 @@ def synthetic_tool_use(model, family, count, samples):
 
     Each question is attempted `samples` times, and the calls are executed. The first attempt with
     the right calls and the right answer is selected."""
-    # Draw more tasks than needed, as those in which calls have been made already are left out.
+    # Tasks that start in the middle of a conversation are skipped, so draw more than needed.
     tasks = [task for task in new_tasks(family, 4 * count) if not task.turns][:count]
     attempts = [task.messages() for task in tasks for _ in range(samples)]
+    # Append the model's messages and the tools' results to each attempt.
     tools.converse(lambda waiting: chat.generate_texts(model, waiting, temperature=1.0), attempts,
                    family.pages)
     solved = [family.solved(tasks[i // samples], messages) for i, messages in enumerate(attempts)]
@@ -200,11 +201,11 @@ def synthetic_tool_use(model, family, count, samples):
 
 def synthetic(run, *, math=800, code_questions=200, tool_questions=250, samples=4, threshold=1.0):
     """Generate examples with the draft model, and report the yield of each kind."""
-    model, family = load_model(run, "draft"), corpus.toy_world(run)["tools"]
+    model, tool_family = load_model(run, "draft"), corpus.toy_world(run)["tools"]
     seed_step(run.seed, "synthetic", 0)  # so a resumed run samples the same
     results = [synthetic_math(model, kind, math, samples) for kind in Math.KINDS]
     code, row, hidden_tests = synthetic_code(model, code_questions, samples, threshold)
-    results += [(code, row), synthetic_tool_use(model, family, tool_questions, samples)]
+    results += [(code, row), synthetic_tool_use(model, tool_family, tool_questions, samples)]
     examples = [example for examples_of_kind, _ in results for example in examples_of_kind]
     run.write_lines("synthetic", examples)
     return {"examples": len(examples), **hidden_tests, "yields": [row for _, row in results]}
@@ -260,9 +261,10 @@ def mixture(run, *, rounds=1, dw=0.5, steps=24, batch_size=24, lr=0.002, count=4
     """Find weights of the sources so that a little training of the draft gives the lowest mean loss
     on validation conversations. The search starts from equal weights.
 
-    `ascend` tries each weight with a run of `steps` steps, and accepts a move by `seeds` runs that
-    are `longer` times as long. At the end, `seeds` more such runs compare the result with equal
-    weights, on conversations that the search has not seen. The 95% interval is over these."""
+    `ascend` tries each weight with a run of `steps` steps, and accepts a move by the mean of
+    `seeds` runs of `longer` * `steps` steps. At the end, the result is compared with equal weights by as
+    many runs with other seeds, on conversations that the search has not seen. The 95% interval is
+    over these conversations."""
     model = load_model(run, "draft")
     sources = chat.read_examples(run, model)
     examples = [chat.example("validation", task.messages(), task.solution)
@@ -278,7 +280,7 @@ def mixture(run, *, rounds=1, dw=0.5, steps=24, batch_size=24, lr=0.002, count=4
         for seed in seeds:
             trained = copy.deepcopy(model)
             fit(trained, chat.batches(sources, weights, batch_size), chat.response_loss,
-                steps=steps, lr=lr, quiet=True,  # `fit` has one seed for all runs: replace it
+                steps=steps, lr=lr, quiet=True,  # `fit` seeds all runs alike: seed again
                 on_step=lambda step: seed_step(run.seed, f"mixture {seed}", step))
             total += chat.conversation_losses(trained, conversations) / len(seeds)
         return total
@@ -309,8 +311,9 @@ def sft(run, *, steps=600, batch_size=24, lr=0.001, dropout=0.1, synthetic=True,
     def save_candidate(step):
         if step in candidates:
             save_model(run, f"sft-{step}", model)
-    fit(model, batches, chat.response_loss, steps=steps, lr=lr, run=run, stage="sft",
-        schedule=cosine(steps, 20, floor=1.0), on_step=save_candidate)  # constant after 20 steps
+    schedule = cosine(steps, warmup=20, floor=1.0)  # constant after the warm-up
+    fit(model, batches, chat.response_loss, steps=steps, lr=lr, schedule=schedule, run=run,
+        stage="sft", on_step=save_candidate)
     save_candidate(steps)  # on_step is not called after the last step
     seed_step(run.seed, "checkpoints", 0)
     world, table = corpus.toy_world(run) | EVOLVED, []  # table: rows [step, greedy, best of 4]
