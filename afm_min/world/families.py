@@ -111,8 +111,8 @@ def functions_of(split):
             variants = [(text, f"return {value}", p / len(numbered)) for text, value in numbered]
             for step in steps.items():
                 numbered = with_numbers(*step)
-                p_variant = (1 - p) / len(steps) / len(numbered)
-                variants += [(f"{topic}, {text}", f"r = {expression}\n    return {value}", p_variant)
+                share = (1 - p) / len(steps) / len(numbered)
+                variants += [(f"{topic}, {text}", f"r = {expression}\n    return {value}", share)
                              for text, value in numbered]
             for text, body, probability in variants:
                 key = repr(results(arguments, body, inputs, 20))
