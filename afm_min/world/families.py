@@ -96,9 +96,9 @@ def with_numbers(*texts):
 def functions_of(split):
     """Return the functions of a split, or all of them (about a thousand) if it is None.
 
-    A topic with a number is a function by itself. A topic without one is a function by itself with
-    probability 0.3, else the first of two steps. So no function has two numbers: a small model
-    would ignore the second one."""
+    A topic with a number is a function by itself. A topic without one is, too, but if there are
+    second steps for its type, it has one of them with probability 0.7. So no function has two
+    numbers: a small model would ignore the second one."""
     rng = random.Random(0)
     inputs = [draw_inputs(rng) for _ in range(100)]
     functions = []

@@ -117,8 +117,9 @@ def listing(family):
 def draw_tasks(family, split, count):
     """Return `count` tasks of a split with different keys, or fewer if there are no more.
 
-    All calls share one sequence: 100 tasks are the first 100 of 200 tasks. A family may have fewer
-    than `count`, so the search ends when about 1,000 draws in a row repeat a known task."""
+    All calls share one sequence, so a call for 100 tasks returns the first 100 of a call for 200.
+    As a family may have too few, the search ends after 1,000 draws in a row, plus one for each
+    known task, that repeat a known task of their split."""
     sequence, known = listing(family)
     repeats = 0
     while len(known[split]) < count and repeats < 1000 + sum(map(len, known.values())):
