@@ -5,13 +5,13 @@ RUN ?= runs/toy
 OUT ?= runs/exported
 ENV = .venv
 PY = $(ENV)/bin/python
-# torch is the tested build. As it is always named, pip does not replace it. On a machine without a
-# GPU, pip finds its CPU wheel.
+# Pin torch to the version that was tested. Every installation names it, so that no other package
+# makes pip replace it.
 INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check torch==2.13.0
 
 help:
 	@echo "make train        run all stages, from raw text on, in RUN (default: runs/toy); resumes"
-	@echo "make report       write RUN's report again; make plots: with pictures, by matplotlib"
+	@echo "make report       write RUN's report again; make plots: the same with pictures"
 	@echo "make export       export RUN in the Hugging Face layout to OUT (default: runs/exported)"
 	@echo "make claims       test the claims of Apple's report over several seeds, in runs/claims"
 	@echo "make smoke        run every stage and command on a tiny model, in a minute"
@@ -43,9 +43,9 @@ export: $(ENV)/installed
 	$(INSTALL) --editable ".[export]"
 	$(PY) -m afm_min.lab.export --run $(RUN) --out $(OUT)
 
-# The parent trains longer than by default: as the teacher, it must stay ahead of its student.
-# Lengthening does too, so that training shows beside the larger RoPE base. And more tasks are used
-# for validation.
+# Settings that differ from the defaults. The parent trains longer: as the teacher, it must stay
+# ahead of its student. Lengthening trains longer, so that its gain shows besides that of the larger
+# RoPE base. More tasks are used for validation.
 CLAIMS = parent.steps=1000 lengthening.steps=400 sft.count=200 \
 	$(foreach stage,quantize recovery math tools summary,$(stage).count=400) \
 	$(foreach round,1 2,$(foreach stage,rs dpo ipo mdloo committee,$(stage)$(round).count=400))
@@ -62,8 +62,8 @@ smoke: $(ENV)/installed
 	echo "How old is Ada?" | $(PY) sample.py --run runs/smoke --quantized --adapter tools \
 		--max-new-tokens 20
 
-# One thread for each process: for models as tiny as the tests', a second one hardly helps, and on a
-# busy machine it makes them several times slower.
+# One thread for each process: for models as tiny as the tests', a second thread hardly helps, and
+# on a busy machine it slows the tests down.
 test: $(ENV)/installed
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q tests
 

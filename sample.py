@@ -28,22 +28,23 @@ from afm_min.tokenizer import DOCUMENT, END
 from afm_min.world import tools
 
 ADAPTERS = ["recovery", *FEATURES, "none"]
-CHAT_STAGES = list(STAGES)[list(STAGES).index("draft"):]  # whose models answer questions
+CHAT_STAGES = list(STAGES)[list(STAGES).index("draft"):]  # from "draft" on, models answer questions
 
 
 def print_response(model, ids, stop, arguments, prefix=""):
-    """Sample after ids until the token `stop`, and print prefix and each token as it comes.
+    """Sample after ids until the token `stop`. Print prefix, then each token as it comes.
 
-    Returns the text. A character of several tokens is printed once it is complete."""
+    Returns the text without prefix. A character of several tokens is printed once complete."""
     generator = torch.Generator().manual_seed(arguments.seed)
     uniforms = torch.rand(1, arguments.max_new_tokens, generator=generator)
     utf8 = codecs.getincrementaldecoder("utf-8")("replace")
     text = ""
+    # The batch has one row, and the log-probabilities are not needed.
     for (token,), _ in stream(model, [ids], arguments.max_new_tokens, stop=stop, uniforms=uniforms,
                               temperature=arguments.temperature, top_p=arguments.top_p):
         piece = utf8.decode(b"" if token == stop else model.tokenizer.vocab[token])
         print(prefix + piece, end="", flush=True)
-        prefix = ""  # printed with the first token, as a prompt that is too long is an error
+        prefix = ""  # not printed before the loop, as a prompt that is too long is an error
         text += piece
     rest = utf8.decode(b"", final=True)
     print(rest)
@@ -62,11 +63,10 @@ def answer_question(model, question, arguments):
     system = [arguments.system] if arguments.system else []
     if arguments.tools:
         system.append(tools.declare(arguments.tools))
-    messages = [{"role": "user", "content": question}]
-    if system:
-        messages.insert(0, {"role": "system", "content": "\n".join(system)})
+    messages = [{"role": "system", "content": "\n".join(system)}] if system else []
+    messages.append({"role": "user", "content": question})
 
-    def respond(conversations):  # a list of one: `messages`, which `converse` extends
+    def respond(conversations):  # [messages], to which `converse` has appended the last result
         if messages[-1]["role"] == "tool":
             print(textwrap.indent(messages[-1]["content"], "    "))
         ids = model.tokenizer.encode_chat(messages, reply=True)
@@ -104,7 +104,7 @@ def check_arguments(arguments, stage):
 def sample(arguments):
     """Load a model, and respond to --prompt or to each line of the input."""
     run = Run(arguments.run, choose_device(arguments.device))
-    stage = choose_model(run, arguments.stage)  # the last one is also the one that was quantized
+    stage = choose_model(run, arguments.stage)  # with --quantized, the one that was quantized
     check_arguments(arguments, stage)
     chats = stage in CHAT_STAGES
     respond = answer_question if chats else continue_text
@@ -123,7 +123,7 @@ def sample(arguments):
     if arguments.prompt is not None:
         respond(model, arguments.prompt, arguments)
         return
-    with contextlib.suppress(EOFError):  # the end of the input
+    with contextlib.suppress(EOFError):  # raised at the end of the input
         while True:
             prompt = input("> " if sys.stdin.isatty() else "")
             command, _, name = prompt.partition(" ")
@@ -132,7 +132,7 @@ def sample(arguments):
                     use_adapter(adapters, name.strip())
                 else:
                     respond(model, prompt, arguments)
-            except UserError as error:  # in this prompt: the next may be good
+            except UserError as error:  # the next prompt may be good
                 print(f"error: {error}", file=sys.stderr)
 
 
@@ -147,7 +147,8 @@ def main():
     add("--tools", metavar="NAME,NAME", type=lambda names: names.split(","), default=[],
         help=f"tools that the model may call: {', '.join(tools.PARAMETERS)} (default: none)")
     add("--quantized", action="store_true", help="load the quantized model")
-    add("--adapter", metavar="NAME", help=f"for it: {', '.join(ADAPTERS)} (default: recovery)")
+    add("--adapter", metavar="NAME",
+        help=f"adapter of the quantized model: {', '.join(ADAPTERS)} (default: recovery)")
     add("--max-new-tokens", metavar="N", type=int, default=100, help="(default: %(default)s)")
     add("--temperature", metavar="T", type=float,
         help="0 takes the likeliest token (default: 0 for answers, 0.8 for continuations)")

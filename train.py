@@ -21,38 +21,40 @@ from afm_min.tokenizer import check_vocab_size
 def open_run(arguments):
     """Open a new or existing run directory, without writing to it.
 
-    Returns the run, and the contents of its run.json: preset, seed, model, and settings."""
+    Returns the run, and the contents to write to its run.json: preset, seed, model, and settings.
+    What the arguments leave out is as in the run.json of an existing run."""
     run = Run(arguments.out, choose_device(arguments.device))
     distributed.join(run.device)
     run.shard = arguments.shard
     if run.shard and distributed.world_size() == 1:
         raise UserError("--shard divides a model among processes: start several with torchrun")
+    # Until the first stage has saved something, a run may be started again with other arguments.
     started = run.read_json("report.json") or any(run.path.glob("*.part.pt"))
-    begun = run.read_json("run.json") if started or arguments.resume else {}
-    preset = arguments.preset or begun.get("preset", "toy")
+    previous = run.read_json("run.json") if started or arguments.resume else {}
+    preset = arguments.preset or previous.get("preset", "toy")
     if preset not in PRESETS:
         raise UserError(f"--preset {preset}: choose one of {', '.join(PRESETS)}")
     model = dataclasses.asdict(PRESETS[preset])
-    settings = begun.get("set", TINY_SETTINGS if preset == "tiny" else {})
+    settings = previous.get("set", TINY_SETTINGS if preset == "tiny" else {})
     settings = settings | dict(parse_setting(text, model) for text in arguments.set)
-    if begun and not arguments.resume and not arguments.stages:
+    if previous and not arguments.resume and not arguments.stages:
         raise UserError(f"{run.path} has a run: add --resume, or choose another --out")
     if arguments.data is not None:
         settings["data.folder"] = arguments.data
     run.config = Config(**{field: settings.get(f"model.{field}", value)
                            for field, value in model.items()})
     check_vocab_size(run.config.vocab_size)
-    run.seed = begun.get("seed", 0) if arguments.seed is None else arguments.seed
+    run.seed = previous.get("seed", 0) if arguments.seed is None else arguments.seed
     identity = {"preset": preset, "seed": run.seed}
     identity |= {f"model.{field}": getattr(run.config, field) for field in model}
-    for name, value in identity.items():
-        if begun and begun[name] != value:
-            raise UserError(f"{run.path} was begun with {name} {begun[name]}, not {value}")
+    for name, value in identity.items():  # unlike "set", these cannot change in an existing run
+        if previous and previous[name] != value:
+            raise UserError(f"{run.path} was begun with {name} {previous[name]}, not {value}")
     return run, identity | {"set": settings}
 
 
 def train(arguments):
-    """Run the stages named, in order, and before each of them what it needs; then report."""
+    """Run the stages that --stages names, and before each of them those it needs; then report."""
     if arguments.jobs < 1:
         raise UserError(f"--jobs {arguments.jobs}: give 1 or more")
     for name in arguments.stages:
@@ -61,7 +63,7 @@ def train(arguments):
     run, contents = open_run(arguments)
     run.create()
     run.write_json("run.json", contents)
-    if not arguments.resume:
+    if not arguments.resume:  # run the stages even if they are up to date
         for stage in arguments.stages:
             forget(run, stage)
             run.partial_checkpoint(stage).unlink(missing_ok=True)
@@ -69,9 +71,9 @@ def train(arguments):
     jobs = arguments.jobs if distributed.world_size() == 1 and run.device.type == "cpu" else 1
     stages = with_needs(arguments.stages or STAGES)
     run_stages(run, {stage: settings_of(stage, contents["set"]) for stage in stages}, jobs)
-    report = up_to_date(run.read_json("report.json"))
+    report = up_to_date(run.read_json("report.json"))  # without stages whose inputs have changed
     run.write_json("report.json", report)
-    if report != before:  # otherwise the run may have been made on another machine
+    if report != before:  # if no stage ran, the machine that ran them may have been another
         run.write_json("environment.json", environment(run))
     write_report(run)
 

@@ -1,12 +1,12 @@
 """Test the claims of the AFM report as experiments: make claims.
 
-A claim compares a treatment with a control that differ in the settings named, and in nothing else:
-both start from one parent checkpoint, and with each seed they draw the same text. The interval is
-a bootstrap over the seeds' differences. With few seeds it is coarse: that it excludes zero means
-little more than that all of them agree.
+A claim compares a treatment with a control. The two arms differ only in the settings named: both
+start from the same parent checkpoint, and with the same seed they draw the same text. The interval
+is a bootstrap over the seeds' differences. With few seeds it is coarse: if it excludes zero, the
+seeds agree on the sign, and little more is known.
 
-Each arm is a run directory of its own, with hard links to the results that it builds on. So
-finished arms survive a kill, and an arm that several claims need is trained once.
+Each stage of an arm is a run directory of its own, with hard links to the results that it builds
+on. So finished stages survive a kill, and a stage that several claims need is trained once.
 """
 import argparse
 import os
@@ -22,13 +22,13 @@ from afm_min.run import Run, UserError, choose_device, run_command, write_text
 
 
 class Claim(typing.NamedTuple):
-    """After `stage`, `metric` is better with the settings `treatment` than with `control`."""
+    """The claim: after `stage`, `metric` is better with settings `treatment` than `control`."""
     claim: str
     stage: str
     metric: str
-    treatment: dict = {}  # settings that replace the run's own
-    control: dict = {}
-    control_stage: str = ""  # "": the same stage
+    treatment: dict = {}  # settings that replace the run's own, {"stage.setting": value}
+    control: dict = {}  # the same for the control
+    control_stage: str = ""  # the control's stage, or "" if it is the same
 
 
 COLUMNS = "claim, after, metric, treatment, control, difference, 95% interval, verdict"
@@ -37,6 +37,7 @@ PRUNED = {"core.start": "prune", "core.distill": 0.0}
 SCRATCH = {"core.start": "scratch", "core.distill": 0.0}
 DISTILLED = {"core.distill": 0.9}
 NOISE = {"preferences1.noise": 0.4}  # share of grades that are random
+# The reward is whether the final answer is right, so no error of a reward model plays a part.
 CHECKER = {"mdloo1.lr": 0.0003, "mdloo1.rewarded": "checker"}
 CLAIMS = [
     Claim("a pruned start helps", "continued", "accuracy %", treatment=PRUNED, control=SCRATCH),
@@ -92,31 +93,33 @@ for feature, family in {"math": "all math", "tools": "tools", "summary": "summar
                         control_stage="recovery"))
 
 CLAIMS.sort(key=lambda claim: list(STAGES).index(claim.stage))
+# Files that a run does not get from the runs it builds on: it writes them itself, if at all.
 OWN_FILES = ("metrics.jsonl", "report.*", "run.json", "environment.json", "claims.md", "*.png",
-             "*.part.pt", ".lock")  # which an arm does not share with the runs it builds on
+             "*.part.pt", ".lock")
 
 
 def run_arm(base, seed, stage, settings):
     """Run a stage, and before it the stages it needs, with these settings. Returns its run.
 
-    The run up to the parent is `base`, which all arms share."""
+    All arms share `base`, the run up to the parent. Each later stage has a run of its own. Its name
+    contains a hash of its settings and inputs, so claims that need the same stage find it there."""
     if stage in ("data", "tokenizer", "parent"):
         return base
     sources = [run_arm(base, seed, need, settings) for need in STAGES[stage].needs]
     rows = {}
     for source in sources:
         rows |= source.read_json("report.json")
-    own = settings_of(stage, settings)
-    run = Run(base.path / f"{stage}-{seed}-{fingerprint(rows, stage, own)}", base.device)
+    values = settings_of(stage, settings)
+    run = Run(base.path / f"{stage}-{seed}-{fingerprint(rows, stage, values)}", base.device)
     run.config, run.seed = base.config, seed
     run.create()
-    run.write_json("report.json", rows | run.read_json("report.json"))
+    run.write_json("report.json", rows | run.read_json("report.json"))  # keep its own row, if any
     for source in sources:
         for path in source.path.iterdir():
             shared = path.is_file() and not any(map(path.match, OWN_FILES))
             if shared and not run.file(path.name).exists():
                 os.link(path, run.file(path.name))
-    run_stage(run, stage, own)
+    run_stage(run, stage, values)
     return run
 
 
@@ -133,15 +136,15 @@ def bootstrap_interval(differences, level=0.95, draws=10_000):
     return tuple(numpy.quantile(means, [(1 - level) / 2, (1 + level) / 2]).tolist())
 
 
-def claim_row(claim, treated, controls):
-    """Return a claim's row of the table. treated, controls: the metric with each seed."""
-    differences = numpy.subtract(treated, controls)
+def claim_row(claim, treatments, controls):
+    """Return a claim's row of the table. treatments, controls: the metric with each seed."""
+    differences = numpy.subtract(treatments, controls)
     low, high = bootstrap_interval(differences)
     better, worse = low > 0, high < 0
     if claim.metric in LOWER_IS_BETTER:
         better, worse = worse, better
     verdict = "supported" if better else "contradicted" if worse else "inconclusive"
-    means = [numpy.mean(values).item() for values in (treated, controls, differences)]
+    means = [numpy.mean(values).item() for values in (treatments, controls, differences)]
     interval = f"{format_value(low)} to {format_value(high)}"
     return [claim.claim, claim.stage, claim.metric, *means, interval, verdict]
 
@@ -157,16 +160,16 @@ def run_claims(arguments):
     claims = [claim for claim in CLAIMS if arguments.only in claim.claim]
     if not claims:
         raise UserError(f"--only {arguments.only}: no claim contains this text")
-    begun = base.read_json("run.json")
-    base.config = Config(**{name.removeprefix("model."): value for name, value in begun.items()
+    options = base.read_json("run.json")
+    base.config = Config(**{name.removeprefix("model."): value for name, value in options.items()
                             if name.startswith("model.")})
     rows = []
     for claim in claims:
-        treated = arm_metrics(base, arguments.seeds, claim.stage,
-                              begun["set"] | claim.treatment, claim.metric)
+        treatments = arm_metrics(base, arguments.seeds, claim.stage,
+                                 options["set"] | claim.treatment, claim.metric)
         controls = arm_metrics(base, arguments.seeds, claim.control_stage or claim.stage,
-                               begun["set"] | claim.control, claim.metric)
-        rows.append(claim_row(claim, treated, controls))
+                               options["set"] | claim.control, claim.metric)
+        rows.append(claim_row(claim, treatments, controls))
         write_text(base.file("claims.md"), (
             f"## Claims\n\nMeans over {arguments.seeds} seeds. A claim is supported or "
             "contradicted where the interval of the difference excludes zero.\n\n"

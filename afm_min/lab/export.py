@@ -8,13 +8,13 @@
     PeftModel.from_pretrained(model, "runs/exported/math")           one of its adapters
 
 The architecture is exactly that of Qwen3, so only the weights' names change. Adapters were trained
-for the quantized model, so --adapter exports that one, as --stage quantize does: each weight is
-written as the float it stands for, and the file is no longer small.
+for the quantized model, so --adapter exports that one, as --stage quantize does. Its weights are
+written as floats, so the file is no longer small.
 
 How the exported tokenizer's calls correspond to ours:
 
     tokenizer(text, split_special_tokens=True)    encode(text): "<|end|>" in a text is text
-    tokenizer(text)                               encode(text, specials=True): it is one token
+    tokenizer(text)                               encode(text, specials=True): there one token
     tokenizer.apply_chat_template(messages)       encode_chat(messages); add_generation_prompt=True
                                                   is reply=True. A message that contains a special
                                                   token could forge a turn, so it is refused
@@ -42,12 +42,13 @@ try:
 except ImportError:  # an optional dependency; `export` names the command that installs it
     tensors_to_bytes = None
 
-# Our name -> Qwen3's, for each part of a weight's name; other parts stay.
+# Our name -> Qwen3's, for each part of a weight's name. Parts that are not here stay, as "0" does.
 NAMES = {"embedding": "embed_tokens", "blocks": "layers", "attention_norm": "input_layernorm",
          "attention": "self_attn", "query": "q_proj", "key": "k_proj", "value": "v_proj",
          "output": "o_proj", "query_norm": "q_norm", "key_norm": "k_norm",
          "feed_forward_norm": "post_attention_layernorm", "feed_forward": "mlp",
          "gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
+# Jinja that writes "<|user|>Hi<|end|>" for a message. The specials from 1 to 4 are the roles.
 CHAT_TEMPLATE = f"{{%- set specials = {list(SPECIALS)} %}}" + """
 {%- if tools %}{{ raise_exception('declare tools in the system message') }}{% endif %}
 {%- for message in messages %}
@@ -67,7 +68,8 @@ def hugging_face_name(name):
 
 @torch.no_grad()
 def float_weights(model):
-    """Return {Qwen3's name: weight} of a model, in float32. Quantized weights are unpacked."""
+    """Return {Qwen3's name: weight} of a model, in float32. Quantized weights are unpacked: the
+    embedding by looking up every token, the others by the layers' property `weight`."""
     model.dtype = torch.float32
     weights = {"embedding": model.embed(torch.arange(model.config.vocab_size))}
     for name, layer in model.named_modules():
@@ -89,9 +91,10 @@ def model_config(config):
 
 
 def expand_classes(pattern):
-    """Spell out each character class of a pattern: r'\\d' -> r'[\\x{30}-\\x{39}...]'
+    """Spell out each character class of a pattern as ranges: r'\\d' -> r'[\\x{30}-\\x{39}...]'
 
     Programs know different versions of Unicode, so they disagree on what is a letter or digit."""
+    # All of Unicode in order, but the surrogates: a range of \d is then a run of matches in it.
     characters = "".join(chr(i) for i in range(0x110000) if not 0xD800 <= i < 0xE000)
 
     def expand(match):
@@ -102,10 +105,10 @@ def expand_classes(pattern):
 
 
 def tokenizer_json(tokenizer):
-    """Return the content of tokenizer.json, which names a token by its text.
+    """Return the content of tokenizer.json. Its names of tokens are their texts: "<|end|>", "the".
 
-    No two tokens share a name: the merges make each text in one way only, and neither fallback
-    bytes nor special tokens are merged."""
+    No two tokens share a name: no two merges result in the same text, and no merge results in a
+    special token or a fallback byte."""
     names = [*SPECIALS, *(f"<0x{b:02X}>" for b in range(256))]
     names += [token.decode() for token in tokenizer.vocab[BYTES.stop:]]
     flags = dict.fromkeys(("normalized", "single_word", "lstrip", "rstrip"), False)
@@ -148,7 +151,7 @@ def adapter_files(name, adapter):
         f"{name}/adapter_model.safetensors": tensors_to_bytes(weights, {"format": "pt"}),
         f"{name}/adapter_config.json": {
             "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": None,
-            "r": adapter.rank, "lora_alpha": adapter.rank,  # their ratio, 1, scales the term
+            "r": adapter.rank, "lora_alpha": adapter.rank,  # peft multiplies B A by alpha / r = 1
             "target_modules": sorted(targets)}}
 
 
@@ -167,7 +170,7 @@ def write_folder(folder, files):
                     content = json.dumps(content, indent=1).encode()
                 (new / name).parent.mkdir(parents=True, exist_ok=True)
                 (new / name).write_bytes(content)
-            os.sync()  # the bytes before the name, as in run.atomic_write
+            os.sync()  # so no crash leaves the folder's name without its content
             os.replace(new, folder)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}") from None

@@ -1,8 +1,8 @@
 """Write report.md: the tables of a run's report.json, its claims.md, and pictures.
 
-    python -m afm_min.lab.report --run runs/toy    writes it again from what the run has
+    python -m afm_min.lab.report --run runs/toy    writes them again from the run's results
 
-Pictures need matplotlib, an optional dependency. The tables hold everything without them.
+Pictures need matplotlib, an optional dependency. All numbers are in the tables, too.
 """
 import argparse
 import collections
@@ -18,10 +18,10 @@ from afm_min.lab.stages import format_value
 from afm_min.run import Run, UserError, compute_dtype, atomic_write, run_command, write_text
 
 MODELS = {"base": "0.7", "draft": "#c6dbef", "sft": "#6baed6", "aligned": "#2171b5",
-          "quantized": "#fdae6b", "recovered": "#d94801"}  # those evaluated -> colour of the bar
+          "quantized": "#fdae6b", "recovered": "#d94801"}  # evaluated model -> colour of its bar
 STYLE = {"font.size": 12, "legend.frameon": False, "axes.spines.top": False, "savefig.dpi": 90,
          "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.alpha": 0.3}
-# The columns of each table. Those of held-out text are the metrics that pre-training reports.
+# The columns of each table, but "held-out text": write_report finds out which metrics it has.
 COLUMNS = {
     "stages": "stage, seconds, tokens, metric, before, after",
     "all metrics": "stage, metric, value",
@@ -40,11 +40,13 @@ COLUMNS = {
     "sft against draft": "of all tasks, %, 95% interval, n",
     "aligned against sft": "of all tasks, %, 95% interval, n",
 }
-# The metric of each stage in the first table: this, or else the first of MAIN that it reports.
+# A stage has one metric in the first table: that of MAIN_OF, else the first in MAIN that it
+# reports, else the first that it reports.
 MAIN_OF = {"sft": "math %", "math": "all math %", "tools": "tools %", "summary": "summary %"}
 MAIN = ["all pairs %", "mean %", "recall at 4x %", "bits/byte", "labels right %", "examples",
         "characters per token"]
-# Stage -> the stage whose metrics are the values before it. Of a round, committee reports these.
+# Stage -> the stage whose metrics are its values before. A stage that is not here may report them
+# itself, as "mean % before". For the stages of a round of alignment, the round's committee does.
 BEFORE = {"prune": "parent", "core": "prune", "continued": "core", "sft": "draft",
           "recovery": "quantize", "math": "recovery", "tools": "recovery", "summary": "recovery"}
 
@@ -61,56 +63,57 @@ def table(columns, rows):
 
 
 def stage_row(stage, row, metrics):
-    """Return a stage's row of the first table: its cost, its main metric before it and after it.
+    """Return a stage's row of the first table: its cost, and its main metric before and after it.
 
     metrics: {stage: {metric: number or word}} of all stages."""
     own = metrics[stage]
     main = next((name for name in [MAIN_OF.get(stage), *MAIN, *own] if name in own), "")
-    before = "" if row["settings"].get("start") == "scratch" else (
-        metrics.get(BEFORE.get(stage), {}).get(main, ""))
-    for reported in (metrics.get(f"committee{stage[-1]}", {}), own):
-        before = reported.get(f"{main} before", before)
+    from_scratch = row["settings"].get("start") == "scratch"
+    previous = {} if from_scratch else metrics.get(BEFORE.get(stage), {})
+    committee = metrics.get(f"committee{stage[-1]}", {})  # of the same round: "rs2" -> committee2
+    before = own.get(f"{main} before", committee.get(f"{main} before", previous.get(main, "")))
     return [stage, row["seconds"], own.get("tokens", ""), main, before, own.get(main, "")]
 
 
 def learning_curve(rows, points=10):
-    """Return the means of logged metrics over about `points` stretches of the training. A stretch
-    is marked "reward alone" if its reward is higher than in all before, and its truth is not."""
+    """Return the means of logged metrics over about `points` stretches of the training.
+
+    A stretch is marked "reward alone" if its reward is the highest so far but its truth is not: the
+    policy may be exploiting flaws of the reward model."""
     table, size = [], max(1, len(rows) // points)
     for start in range(0, len(rows), size):
         stretch = rows[start:start + size]
         means = [sum(row[name] for row in stretch) / len(stretch)
                  for name in ("reward", "truth %", "KL", "entropy", "length")]
-        mark = ""
-        if table:
-            best_reward, best_truth = (max(row[i] for row in table) for i in (1, 2))
-            if means[0] > best_reward and means[1] <= best_truth:
-                mark = "reward alone"
+        best_reward = max((row[1] for row in table), default=numpy.inf)  # so the first has no mark
+        best_truth = max((row[2] for row in table), default=0)
+        mark = "reward alone" if means[0] > best_reward and means[1] <= best_truth else ""
         table.append([stretch[-1]["step"], *means, mark])
     return table
 
 
 def write_report(run):
     """Write report.md: pictures, claims, a row for each stage, and every table it returned."""
-    report, begun = run.read_json("report.json"), run.read_json("run.json")
-    metrics, returned = {}, {}  # {stage: {metric: number or word}}, {title: rows of a table}
+    report, options = run.read_json("report.json"), run.read_json("run.json")
+    metrics, stage_tables = {}, {}  # {stage: {metric: number or word}}, {title: rows}
     for stage, row in report.items():
         items = row["metrics"].items()
         metrics[stage] = {name: value for name, value in items if not isinstance(value, list)}
-        returned |= {name: value for name, value in items if isinstance(value, list)}
+        stage_tables |= {name: value for name, value in items if isinstance(value, list)}
         if stage.startswith("mdloo"):
-            returned[f"curve, round {stage[5:]}"] = learning_curve(list(run.read_log(stage)))
+            title = stage.replace("mdloo", "curve, round ")
+            stage_tables[title] = learning_curve(list(run.read_log(stage)))
     pretrained = [stage for stage in metrics if "tokens" in metrics[stage]]
-    shared = list(metrics[pretrained[0]]) if pretrained else []  # metrics that all of them report
+    shared = list(metrics[pretrained[0]]) if pretrained else []  # all of them report these metrics
     seconds = round(sum(row["seconds"] for row in report.values()), 1)
     tables = {
         "stages": [stage_row(stage, row, metrics) for stage, row in report.items()],
         "held-out text": [[stage, *map(metrics[stage].get, shared)] for stage in pretrained],
         "all metrics": [[stage, *item] for stage in metrics for item in metrics[stage].items()],
-        "environment": [["preset", begun.get("preset", "")], ["seed", begun.get("seed", "")],
+        "environment": [["preset", options.get("preset", "")], ["seed", options.get("seed", "")],
                         *run.read_json("environment.json").items(),
                         ["seconds of all stages", seconds]],
-        **returned}
+        **stage_tables}
     columns = COLUMNS | {"held-out text": ", ".join(["stage", *shared])}
     text = (f"# {run.path.name}\n\nBits per byte and accuracy are of held-out text, in sequences "
             "of the core length. A stage of pre-training starts from the model of the one before."
@@ -138,9 +141,10 @@ def environment(run):
 
 
 def draw_curve(axes, x, y, **options):
-    """Draw y over x as a moving average over a tenth of the steps, at most 20, in a band that holds
-    8 of 10 of the values averaged."""
+    """Draw a moving average of y over x. Each average is over a tenth of the steps, at most 20. A
+    band around it contains the middle 80% of the averaged values."""
     width = min(20, 1 + len(y) // 10)
+    # Now of shape (averages, width): each row has the neighbours that are averaged.
     x, y = (numpy.lib.stride_tricks.sliding_window_view(values, width) for values in (x, y))
     (line,) = axes.plot(x.mean(1), y.mean(1), linewidth=2, **options)
     low, high = numpy.quantile(y, (0.1, 0.9), axis=1)
@@ -148,13 +152,14 @@ def draw_curve(axes, x, y, **options):
 
 
 def draw_losses(figure, report, logged):
-    """Draw the loss of each stage in a column of its own, from its first step to its last."""
-    before = [stage for stage in logged if "tokens" in report[stage]["metrics"]]
-    after = [stage for stage in logged if stage not in before]
-    panels = [("Pre-training", "linear", before), ("Post-training", "log", after)]
-    panels = [panel for panel in panels if panel[2]]
-    for axes, (title, scale, stages) in zip(figure.subplots(1, len(panels), squeeze=False)[0],
-                                            panels):
+    """Draw the loss of each stage, first step to last, in a column of its own. Pre-training and
+    post-training have a panel each, if they have stages."""
+    pretraining = [stage for stage in logged if "tokens" in report[stage]["metrics"]]
+    post_training = [stage for stage in logged if stage not in pretraining]
+    panels = [("Pre-training", "linear", pretraining), ("Post-training", "log", post_training)]
+    panels = [(title, scale, stages) for title, scale, stages in panels if stages]
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, scale, stages) in zip(all_axes, panels):
         for column, stage in enumerate(stages):
             y = [row["loss"] for row in logged[stage]]
             draw_curve(axes, numpy.linspace(column - 0.4, column + 0.4, len(y)), y, color="C0")
@@ -167,7 +172,7 @@ def draw_mdloo(figure, report, logged):
     for axes, name in zip(figure.subplots(1, 3), ("reward", "truth %", "KL")):
         for stage, rows in logged.items():
             settings = report[stage]["settings"]
-            steps = settings["epochs"] * settings["num_minibatches"]  # of an iteration
+            steps = settings["epochs"] * settings["num_minibatches"]  # a row each, per iteration
             y = [numpy.mean([row[name] for row in rows[i:i + steps]])
                  for i in range(0, len(rows), steps)]
             draw_curve(axes, numpy.arange(1, 1 + len(y)), y, label=stage)
@@ -177,9 +182,10 @@ def draw_mdloo(figure, report, logged):
 
 def draw_evaluation(figure, report, rows):
     """Draw, for each family of tasks, a bar with its interval for each model."""
-    rows = [row for row in rows if ":" not in row[0]]  # "follow: prompts, strict" is a part
+    rows = [row for row in rows if ":" not in row[0]]  # without parts, "follow: prompts, strict"
     axes, position = figure.subplots(), numpy.arange(len(rows))
     for i, (model, color) in enumerate(MODELS.items()):
+        # A row is [benchmark, 55, "50 to 60", ...] with two entries for each model.
         percent = numpy.array([row[1 + 2 * i] for row in rows])
         ends = numpy.array([row[2 + 2 * i].split(" to ") for row in rows], float)  # (rows, 2)
         axes.bar(position + 0.14 * (i - 2.5), percent, 0.14, color=color, label=model,
@@ -201,7 +207,7 @@ def draw_pictures(run, report):
                 "with the path of this folder.\n\n")
     losses, mdloo = collections.defaultdict(list), collections.defaultdict(list)
     for row in run.read_log():
-        if row["stage"] in report:  # MDLOO's loss means nothing
+        if row["stage"] in report:  # a policy's loss means nothing, so MDLOO has its own picture
             (mdloo if "KL" in row else losses)[row["stage"]].append(row)
     evaluation = report.get("evaluation", {}).get("metrics", {}).get("evaluation")
     links = ""

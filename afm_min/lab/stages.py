@@ -38,7 +38,8 @@ for n in range(1, ROUNDS + 1):
         f"preferences{n}": Stage(partial(reward.preferences, n),
                                  ["sft" if n == 1 else f"committee{n - 1}"]),
         f"reward{n}": Stage(partial(reward.reward, n), [f"preferences{n}"]),
-        f"mdloo{n}": Stage(partial(align.mdloo, n), [f"reward{n}"]),  # first: it takes longest
+        # mdloo takes longest of the four below, so it starts first when they run side by side.
+        f"mdloo{n}": Stage(partial(align.mdloo, n), [f"reward{n}"]),
         f"rs{n}": Stage(partial(align.rs, n), [f"reward{n}"]),
         f"dpo{n}": Stage(partial(align.dpo, n), [f"preferences{n}"]),
         f"ipo{n}": Stage(partial(align.ipo, n), [f"preferences{n}"]),
@@ -50,7 +51,8 @@ STAGES |= {"quantize": Stage(ondevice.quantize, [f"committee{ROUNDS}"]),
 for name in ondevice.FEATURES:
     STAGES[name] = Stage(partial(ondevice.feature, name), ["recovery"])
 
-# The default settings of the preset "tiny", with which a run tries every stage and learns nothing.
+# The default settings of the preset "tiny", with which a run tries every stage and learns nothing:
+# {"parent.steps": 10, ...}. Below, a row names all stages that share its settings.
 TINY_SETTINGS = {}
 for names, settings in {
         "data": {"share": 0.2},
@@ -97,11 +99,11 @@ def parse_setting(text, model):
             value = ast.literal_eval(value)
     if type(default) is float and type(value) is int:
         value = float(value)
-    least = {int: 1, float: 0}.get(type(default))  # None: any value
-    if type(value) is not type(default) or not (least is None or least <= value < math.inf):
-        limit = "" if least is None else f", at least {least}"
-        raise UserError(f"--set {text}: {name} takes a value like {default!r}{limit}")
-    return name, value
+    least = {int: 1, float: 0}.get(type(default))  # None if it is not a number
+    if type(value) is type(default) and (least is None or least <= value < math.inf):
+        return name, value
+    limit = "" if least is None else f", at least {least}"
+    raise UserError(f"--set {text}: {name} takes a value like {default!r}{limit}")
 
 
 def with_needs(stages):
@@ -109,16 +111,17 @@ def with_needs(stages):
 
     ["core"] -> ["data", "tokenizer", "parent", "prune", "core"]"""
     wanted = set(stages)
-    for stage in reversed(STAGES):
+    for stage in reversed(STAGES):  # a stage only needs stages above it
         if stage in wanted:
             wanted.update(STAGES[stage].needs)
     return [stage for stage in STAGES if stage in wanted]
 
 
 def choose_model(run, stage=None):
-    """Return `stage`, or the last stage that has left a language model of floats in the run.
+    """Return `stage`, or else the last stage with a checkpoint of a whole language model.
 
-    Raises UserError if the run has no such model."""
+    Reward models, quantized weights and adapters are no such models. Raises UserError if the run
+    has no model, or none of `stage`."""
     other = ("quantize", "recovery", *ondevice.FEATURES)
     trained = [name for name in STAGES if run.checkpoint(name).exists()
                and name not in other and not name.startswith("reward")]
@@ -139,7 +142,9 @@ def fingerprint(rows, stage, settings):
 
 
 def up_to_date(report):
-    """Return the rows of a report whose fingerprints still match: {stage: row}."""
+    """Return the rows of a report whose fingerprints still match: {stage: row}.
+
+    A row is out of date, too, if that of a stage that it needs is missing or out of date."""
     rows = {}
     for stage in STAGES:
         if stage in report and rows.keys() >= set(STAGES[stage].needs):
@@ -168,7 +173,7 @@ def describe(values):
 
 
 def return_memory():
-    """Return free memory to the system. glibc would keep it, a gigabyte after all stages."""
+    """Return free memory to the system. glibc would keep it, and it adds up over the stages."""
     gc.collect()
     with contextlib.suppress(AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
@@ -179,7 +184,7 @@ def forget(run, stage):
     with run.locked():
         report = run.read_json("report.json")
         report.pop(stage, None)
-        run.write_json("report.json", report)  # even if unchanged: all ranks wait for each other
+        run.write_json("report.json", report)  # even if unchanged: all ranks have to write together
 
 
 def run_stage(run, stage, settings):
@@ -212,7 +217,7 @@ def independent_groups(stages):
     ["reward1", "rs1", "dpo1", "committee1"] -> [["reward1"], ["rs1", "dpo1"], ["committee1"]]"""
     groups = []
     for stage in stages:
-        if groups and not set(STAGES[stage].needs) & set(groups[-1]):
+        if groups and not set(STAGES[stage].needs) & set(groups[-1]):  # needs none of the group
             groups[-1].append(stage)
         else:
             groups.append([stage])
@@ -220,14 +225,14 @@ def independent_groups(stages):
 
 
 def run_stages(run, settings, jobs=1):
-    """Run stages in order. settings: {stage: its settings}. jobs: the number of processes that
-    may run stages side by side where these do not need each other."""
+    """Run stages in order. settings: {stage: its settings}. With jobs > 1, stages that do not need
+    each other run side by side, in up to that many processes."""
     for group in independent_groups(settings):
         rows = up_to_date(run.read_json("report.json"))
         pending = [stage for stage in group if not is_up_to_date(rows, stage, settings[stage])]
         side_by_side = pending if jobs > 1 and len(pending) > 1 else []
         for stage in group:
-            if stage not in side_by_side:
+            if stage not in side_by_side:  # an up-to-date stage only reports that it is
                 run_stage(run, stage, settings[stage])
         if side_by_side:
             run_side_by_side(run, {stage: settings[stage] for stage in side_by_side}, jobs)
@@ -249,7 +254,7 @@ def run_side_by_side(run, settings, jobs):
         except BrokenProcessPool:
             raise UserError(f"a process running {', '.join(settings)} was killed, perhaps for lack "
                             "of memory: try --resume --jobs 1") from None
-        except BaseException:
+        except BaseException:  # a stage failed, or Ctrl-C: do not wait for the other stages
             for process in multiprocessing.active_children():
                 process.terminate()
             raise

@@ -2,7 +2,7 @@
 
 A family of tasks draws tasks at random and checks responses in parts: the required form, and the
 facts. Every task has a key that contains all that its solution depends on. A hash of the key
-decides the task's split, so no test task is trained on in other words or from another seed.
+decides the task's split, so a test task is never trained on, not even in other words.
 
 This file has what all families share, the splits, and three families: mathematics and recall, which
 pre-training data contain too, and instructions. The others are in families.py and tools.py.
@@ -14,7 +14,7 @@ import random
 import re
 import zlib
 
-SPLITS = ("test", "validation") + ("train",) * 8  # indexed by a hash of the key
+SPLITS = ("test", "validation") + ("train",) * 8  # split_of picks one of the ten by a hash
 ANIMALS = "bear cat dog fox goat hen lion owl".split()
 CITIES = "Bern Cairo Lima Oslo Paris Quito Rome Tunis".split()
 COLOURS = "black blue brown green grey pink red white".split()
@@ -31,7 +31,7 @@ class Task:
     answer: object  # what the family compares a response with
     key: str  # tasks with the same key are the same task in other words
     system: str = ""  # the system message
-    fact: str = ""  # what the context has to contain for the question to have an answer
+    fact: str = ""  # the sentence in the context that answers the question (Recall)
     turns: tuple = ()  # the tool calls made so far, as pairs (call, result)
 
     def text(self):
@@ -48,12 +48,12 @@ class Task:
 
 def grade(parts):
     """Return 2 if all parts are right, 1 if at least half of them are, else 0."""
-    return 2 if all(parts) else int(2 * sum(parts) >= len(parts))
+    return 2 if all(parts) else int(sum(parts) >= len(parts) / 2)
 
 
 class Family:
-    """A kind of task. A subclass has a method `make(rng)` that draws a Task, and overrides the
-    checks below unless a response has to equal the solution."""
+    """A kind of task. A subclass has a method `make(rng)` that draws a Task. It overrides the
+    checks below unless the default fits: a response is correct if it equals the solution."""
 
     @property
     def name(self):
@@ -89,9 +89,9 @@ class Family:
     def grades(self, task, response):
         """Return the report's grades, from 0 to 2 (best), by name: instruction following,
         verbosity (2 = concise), truthfulness and harmlessness."""
-        length = len(response) / len(task.solution)
+        relative_length = len(response) / len(task.solution)
         return {"if": grade(self.follows_format(task, response)),
-                "verb": 2 if length <= 1.25 else int(length <= 2),
+                "verb": 2 if relative_length <= 1.25 else int(relative_length <= 2),
                 "truth": grade(self.is_correct(task, response)),
                 "harm": 2 * self.harmless(task, response)}
 
@@ -108,24 +108,27 @@ def draw_task(family, split, seed):
 
 @functools.lru_cache(64)
 def listing(family):
-    """Return a family's sequence of tasks and the tasks taken from it: {split: {key: task}}."""
+    """Return a family's sequence of tasks and the tasks taken from it: {split: {key: task}}.
+
+    Both are cached, and draw_tasks adds to them: its next call continues where it ended."""
     return family.sequence(random.Random(f"{family.name} listing")), {split: {} for split in SPLITS}
 
 
 def draw_tasks(family, split, count):
     """Return `count` tasks of a split with different keys, or fewer if there are no more.
 
-    Repeated calls continue one sequence, so the first 100 of 200 tasks are the 100 tasks. The
-    search ends after 1,000 repetitions in a row, plus one for each known task."""
+    All calls share one sequence, so a call for 100 tasks returns the first 100 of a call for 200.
+    As a family may have too few, the search ends after 1,000 draws in a row, plus one for each
+    known task, that repeat a known task of their split."""
     sequence, known = listing(family)
     repeats = 0
     while len(known[split]) < count and repeats < 1000 + sum(map(len, known.values())):
         task = next(sequence, None)
         if task is None:
             break
-        same_split = known[split_of(task.key)]
-        repeats = repeats + 1 if task.key in same_split else 0
-        same_split.setdefault(task.key, task)
+        by_key = known[split_of(task.key)]
+        repeats = repeats + 1 if task.key in by_key else 0
+        by_key.setdefault(task.key, task)
     return tuple(known[split].values())[:count]
 
 
@@ -145,9 +148,9 @@ class Math(Family):
         "Ada has 4 lots of 5 pens. Ada loses 3. How many pens does Ada have?"
         -> "4*5=20. 20-3=17. The answer is 17."
 
-    The key is the solution, so no two splits share a calculation, whatever the story. The kinds of
-    story follow the report's evolution of mathematics: "rephrased"; "reversed", which asks for the
-    beginning; "deeper", with one more step; and "broader", about something else."""
+    The key is the solution, so no two splits share a calculation, whatever the story. The report
+    "evolves" problems into new ones, and so do the kinds: "rephrased" is in other words, "reversed"
+    asks for the beginning, "deeper" has one more step, "broader" is about something else."""
     KINDS = ("rephrased", "reversed", "deeper", "broader")  # besides "plain"
     STORIES = {  # kind -> beginning, two ways to add n, two ways to subtract n, question
         "plain": ("{name} has {start} {thing}.", "{name} buys {n}.", "{name} finds {n}.",
@@ -168,8 +171,8 @@ class Math(Family):
     def make(self, rng):
         slots = {"name": rng.choice(NAMES), "thing": rng.choice(THINGS)}
         beginning, *changes, question = self.STORIES.get(self.kind, self.STORIES["plain"])
-        total = start = first = rng.randint(5, 20)
-        story, steps, undo_steps = [], [], []
+        total = first = start = rng.randint(5, 20)  # start: as in the story, so it may be text
+        story, steps, undo_steps = [], [], []  # undo_steps: from the end back to the first total
         if rng.random() < 0.3:
             lots, size = rng.randint(2, 4), rng.randint(2, 5)
             total = first = lots * size
@@ -177,10 +180,10 @@ class Math(Family):
             steps.append(f"{lots}*{size}={total}.")
         for _ in range(rng.choice([1, 2, 2, 2]) + (self.kind == "deeper")):
             n = rng.randint(2, 6)
-            adds = total <= n or rng.choice("+-") == "+"
+            adds = total <= n or rng.choice("+-") == "+"  # the total stays above 0
             change = n if adds else -n
             story.append(rng.choice(changes[:2] if adds else changes[2:]).format(n=n, **slots))
-            steps.append(f"{total}{change:+}={total + change}.")
+            steps.append(f"{total}{change:+}={total + change}.")  # :+ writes the sign: "20-3=17."
             undo_steps.append(f"{total + change}{-change:+}={total}.")
             total += change
         beginning = beginning.format(start=start, total=total, **slots)
@@ -198,17 +201,17 @@ class Math(Family):
         return [re.findall(r"The answer is (\d+)", response)[-1:] == [task.answer]]
 
     def verified_answer(self, question, response):
-        """Return the answer of a worked solution, or None unless each step is true, starts from the
-        result of the one before, and together they use exactly the numbers of the question. (Many
-        wrong solutions reach the right answer by chance.)
+        """Return the answer of a worked solution if all its steps hold, else None.
 
-        ("Ada has 4 pens. Ada buys 3. ..", "4+3=7. The answer is 7.") -> "7" """
+        Many wrong solutions reach the right answer by chance. So each step has to be true and to
+        start from the result of the one before, and the steps have to use exactly the numbers of
+        the question: ("Ada has 4 pens. Ada buys 3. ..", "4+3=7. The answer is 7.") -> "7" """
         match = re.fullmatch(r"((?:\d+[-+*]\d+=\d+\. )+)The answer is (\d+)\.", response)
         if not match:
             return None
         steps = re.findall(r"(\d+)(.)(\d+)=(\d+)", match[1])
         lefts, _, rights, results = zip(*steps)
-        connected = (*lefts[1:], match[2]) == results
+        connected = results == (*lefts[1:], match[2])  # the last result is the answer
         true = all(OPERATORS[sign](int(left), int(right)) == int(result)
                    for left, sign, right, result in steps)
         same_numbers = sorted([lefts[0], *rights]) == sorted(re.findall(r"\d+", question))
@@ -220,7 +223,7 @@ class Recall(Family):
     -> "in box 4."
 
     The box is one digit, hence one token: a model can copy it before it can spell. The system
-    message has up to `max_facts` such facts, in random order."""
+    message has one to `max_facts` such facts, in random order."""
 
     def __init__(self, max_facts=4):
         self.max_facts = max_facts
@@ -237,14 +240,15 @@ class Recall(Family):
                     system=" ".join(facts), fact=fact)
 
     def is_correct(self, task, response):
-        return [re.findall(r"\d+", response)[-1:] == [task.answer]]
+        return [re.findall(r"\d+", response)[-1:] == [task.answer]]  # the last number, if any
 
 
 class Follow(Family):
     """Instructions that a program can check, as in IFEval: "Name 3 colours, with a dash before
     each. Begin with red. End with Done." -> "- red - white - black. Done"
 
-    The solution lists words alphabetically from the first one asked for, and wraps around."""
+    The solution lists words alphabetically. If the first word is prescribed, it starts there and
+    wraps around."""
     LISTS = {"colours": COLOURS, "animals": ANIMALS, "things": THINGS, "cities": CITIES}
     MARKS = {"dash": "-", "star": "*", "plus": "+", "slash": "/"}
     ENDS = ("Done", "Bye", "Over", "That is all", "I hope this helps")
@@ -255,8 +259,9 @@ class Follow(Family):
         word = rng.choice(self.LISTS[kind]) if rule else ""
         end, end_asked_by = rng.choice(self.ENDS), rng.choice(["", "user", "system"])
         first, avoided = (word, "") if rule.startswith("Begin") else ("", word)
-        words = sorted(self.LISTS[kind], key=lambda word: word < first)
-        items = [f"{self.MARKS[mark]} {word}" for word in words if word != avoided]
+        # False sorts before True, so the words before `first` in the alphabet move to the end.
+        words = sorted(self.LISTS[kind], key=lambda item: item < first)
+        items = [f"{self.MARKS[mark]} {item}" for item in words if item != avoided]
         question = [f"Name {n} {kind}, with a {mark} before each.", rule.format(word),
                     f"End with {end}." if end_asked_by == "user" else ""]
         solution = " ".join(items[:n]) + (f". {end}" if end_asked_by else "")
@@ -267,10 +272,11 @@ class Follow(Family):
     def follows_format(self, task, response):
         kind, n, mark, first, avoided, end = task.answer
         text = response.strip()
+        # "- red - white. Done" -> before = "", words = ["red", "white"]
         before, *words = f" {text.removesuffix(f'. {end}')}".split(f" {self.MARKS[mark]} ")
         results = [text.endswith(f". {end}")] if end else []
         results.append(before == "" and len(words) == n)
-        results.append(len(words) > 0 and len(set(words) & set(self.LISTS[kind])) == len(words))
+        results.append(set(words) <= set(self.LISTS[kind]) and len(set(words)) == len(words) > 0)
         if first:
             results.append(words[:1] == [first])
         if avoided:
@@ -278,7 +284,7 @@ class Follow(Family):
         return results
 
     def is_correct(self, task, response):
-        return []
+        return []  # there are no facts to get wrong
 
 
 MATH, RECALL = Math(), Recall()

@@ -15,12 +15,15 @@ import zlib
 
 from afm_min.world.tasks import ANIMALS, CITIES, COLOURS, NAMES, SUBJECTS, THINGS, Family, Task
 
-# Code from the model may be unusual; warnings about it would only clutter the training log.
+# Code from the model may be unusual; warnings about it would only clutter the training log. They
+# come from "<unknown>", the name that ast.parse gives to code without a file.
 warnings.filterwarnings("ignore", category=SyntaxWarning, module="<unknown>")
 
 CALL = "call: "
 MAX_LENGTH = 2000  # characters of code, or of a call
-LIMITS = {"CPU": 1, "AS": 2**28, "FSIZE": 0, "NPROC": 0, "CORE": 0, "NOFILE": 3}  # see setrlimit(2)
+# As for setrlimit(2): a second, 256 MB, no writing to files, no processes, no core dump, no files
+# besides stdin, stdout and stderr.
+LIMITS = {"CPU": 1, "AS": 2**28, "FSIZE": 0, "NPROC": 0, "CORE": 0, "NOFILE": 3}
 # The functions that code may call, besides its own.
 BUILTINS = set("""abs all any bool dict divmod enumerate float int len list max min print range
     reversed round set sorted str sum tuple zip""".split())
@@ -33,11 +36,12 @@ SYNTAX = tuple(getattr(ast, name) for name in """Module Expr Assign AugAssign Fu
     arguments arg Return If For While Break Continue Pass BinOp UnaryOp BoolOp Compare IfExp Call
     keyword Name Attribute Constant List Tuple Dict Set Subscript Slice ListComp SetComp DictComp
     GeneratorExp comprehension operator unaryop boolop cmpop expr_context""".split())
-# The field with the name of a node.
+# Class of a node in the syntax tree -> its field that holds a name.
 NAME_FIELDS = {ast.Name: "id", ast.Attribute: "attr", ast.FunctionDef: "name", ast.arg: "arg",
                ast.keyword: "arg"}
-# The program of the process that runs the code. It limits itself first. An error is printed as one
-# line, because a second line could look like a result.
+# The program of the process that runs the code. It limits itself first. If the code ends with an
+# expression, that runs apart, so its value is shown as in an interactive session. An error is
+# printed as one line, because a second line could look like a result.
 RUNNER = """
 import ast, builtins, json, resource, sys
 limits, characters, names, code = json.load(sys.stdin)
@@ -72,11 +76,12 @@ def violation(code):
         nodes = list(ast.walk(ast.parse(code)))
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         return f"this is no Python: {getattr(error, 'msg', type(error).__name__)}"
-    called = {node.func for node in nodes if isinstance(node, ast.Call)}
+    called = {node.func for node in nodes if isinstance(node, ast.Call)}  # functions and methods
     stored = [node for node in nodes if isinstance(node, (ast.FunctionDef, ast.arg))
               or isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
     known = BUILTINS | {getattr(node, NAME_FIELDS[type(node)]) for node in stored}
     for node in nodes:
+        # "" if nodes of this class have no name, or for the ** of f(**x), a keyword named None
         name = getattr(node, NAME_FIELDS.get(type(node), ""), None) or ""
         if not isinstance(node, SYNTAX):
             return f"{type(node).__name__} is not allowed"
@@ -94,10 +99,9 @@ def violation(code):
 def run_code(code, characters=500):
     """Return what code prints, and the value of its last expression: 'x = 6\\nx * 7' -> '42'
 
-    An exception, a refusal or an exceeded limit gives "error: ...". The limit on real time is five
-    times that on processor time, so that a busy machine does not change the result.
-
-    characters: maximum length of the output."""
+    An exception, a refusal or an exceeded limit gives "error: ...", and so does more output than
+    `characters`. The limit on real time is five times that on processor time, so that a busy
+    machine does not change the result."""
     if reason := violation(code):
         return f"error: {reason}"
     try:
@@ -115,8 +119,8 @@ def run_code(code, characters=500):
 
 
 def search(query, pages):
-    """Return the number, name and beginning of the page with the highest score: one point for each
-    word of the query in its first 2,000 characters, nine for each that is its name.
+    """Return the number, name and beginning of the page with the highest score. A word of the query
+    scores one point if it is in the page's first 2,000 characters, and nine if it is its name.
         search("wrap", {"re": "", "textwrap": "Text wraps."}) -> 'page 2, textwrap: Text wraps.' """
     if not pages:
         return "error: no pages"
@@ -184,11 +188,11 @@ def run_tool(name, argument, pages):
 
 
 def converse(reply, conversations, pages, most=4):
-    """Continue conversations (lists of messages) in place, all at once: the model replies, and as
-    long as its reply is a call, the result is appended and it replies again. A call after `most`
-    others is not run.
+    """Continue conversations (lists of messages) in place, all at once. The model replies; while
+    its reply is a call, the call is run, the result is appended, and the model replies again.
 
-    reply: a function from a list of conversations to the model's next text for each."""
+    reply: a function from a list of conversations to the model's next text for each.
+    most: the number of calls to run in a conversation. It ends with the reply after them."""
     for calls in range(most + 1):
         waiting = [messages for messages in conversations if messages[-1]["role"] != "assistant"]
         texts = reply(waiting) if waiting else []
@@ -202,17 +206,18 @@ def converse(reply, conversations, pages, most=4):
 
 
 class Tools(Family):
-    """Questions that need one tool, several in turn, or none. Others are declared, too.
+    """Questions that need one tool, several in turn, or none. Unneeded tools are declared, too.
 
         "What do the red keys of Ada cost?"
         -> "call: price(item='the red keys of Ada')", "4" -> "They cost 4."
 
-    A task's turns are the calls made so far. Its solution is the next call, or the answer. Calls
-    are compared as syntax trees, as in the Berkeley Function Calling Leaderboard.
+    A task's turns are the calls made so far. Its solution is the next call, or the answer if there
+    are no more calls. Its `answer` is a pair (all calls, answer). Calls are compared as syntax
+    trees, as in the Berkeley Function Calling Leaderboard.
 
-    pages: {name: text}, for the search. whole: make all calls, as in a conversation to train on,
-    not a random number of them."""
-    LOOKUPS = [  # tool, question, answer with the argument {0} and the result {1}, argument
+    pages: {name: text}, for the search. whole: a task's turns are all its calls, so its messages
+    are a whole conversation to train on. Otherwise they are a random number of its first calls."""
+    LOOKUPS = [  # tool, question, answer ({0}: argument, {1}: result), argument
         ("price", "What do {} cost?", "They cost {1}.", "the {colour} {thing} of {name}"),
         ("stock", "How many of {} are there?", "There are {1}.", "the {colour} {thing} of {name}"),
         ("weather", "How is the weather in {}?", "There is {1} in {0}.", "{city} at {hour}"),
@@ -222,9 +227,10 @@ class Tools(Family):
         self.pages, self.whole = pages, whole
 
     def make(self, rng):
+        # "one" and "missing" stand twice, so each is drawn twice as often as another kind.
         kinds = ["one", "one", "several", "compute", "none", "missing", "missing"]
         kind = rng.choice(kinds + ["search"] if self.pages else kinds)
-        question, answer, turns, key = self.one(rng)  # drawn for every kind
+        question, answer, turns, key = self.one(rng)  # replaced if of another kind
         if kind not in ("one", "missing"):
             question, answer, turns, key = getattr(self, kind)(rng)
         needed = {parse_call(call)[0] for call, _ in turns}
@@ -233,9 +239,9 @@ class Tools(Family):
             answer, turns, needed = "I have no tool for that.", [], set()
         declared = rng.sample(sorted([*needed, *others]), len(needed) + len(others))
         calls = tuple(call for call, _ in turns)
-        made = len(calls) if self.whole else rng.randint(0, len(calls))
-        return Task(question, [*calls, answer][made], (calls, answer), key, declare(declared),
-                    turns=tuple(turns[:made]))
+        num_made = len(calls) if self.whole else rng.randint(0, len(calls))
+        return Task(question, solution=[*calls, answer][num_made], answer=(calls, answer), key=key,
+                    system=declare(declared), turns=tuple(turns[:num_made]))
 
     def turn(self, tool, argument):
         """Return a call and its result. The formulas here are safe to evaluate."""
@@ -243,7 +249,7 @@ class Tools(Family):
         return format_call(tool, argument), str(result)
 
     # The kinds of questions. Each method returns the question, the answer, the turns between them,
-    # and the key. Where the order of what is asked for does not matter, the key is sorted.
+    # and the key. It is sorted where order does not matter: "keys and pens", "pens and keys".
 
     def one(self, rng):
         tool, question, answer, about = rng.choice(self.LOOKUPS)
@@ -257,8 +263,8 @@ class Tools(Family):
         items = [f"the {rng.choice(COLOURS)} {rng.choice(THINGS)}" for _ in range(2)]
         turns = [self.turn("price", item) for item in items]
         turns.append(self.turn("python", "+".join(price for _, price in turns)))
-        return ("What do {} and {} cost together?".format(*items),
-                f"Together they cost {turns[-1][1]}.", turns, " ".join(sorted(set(items))))
+        question = "What do {} and {} cost together?".format(*items)
+        return question, f"Together they cost {turns[-1][1]}.", turns, " ".join(sorted(set(items)))
 
     def compute(self, rng):
         formula = "".join(map(rng.choice, ["23456789", "+*", "23456789", "+*", "23456789"]))
