@@ -14,15 +14,15 @@ import sys
 import threading
 
 import torch
-from torch import distributed
+import torch.distributed as dist
 
 total_rows = 0  # rows of the current micro-batch on all ranks together, set by trainer.backward
 
 
 def end_with_parent():
-    """Make this process, the child of another, end with its parent, even if that is killed.
+    """In a worker process: end as soon as the parent process has ended, even if it was killed.
 
-    Ctrl-C interrupts parent and child. The child ignores it and ends when the parent does."""
+    Ctrl-C interrupts both. The worker ignores it, and ends when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch():
@@ -33,10 +33,10 @@ def end_with_parent():
 
 def join(device):
     """Join the process group if torchrun started this process. Ranks above 0 print nothing."""
-    if "RANK" in os.environ and not distributed.is_initialized():
+    if "RANK" in os.environ and not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         if rank() > 0:
             sys.stdout = open(os.devnull, "w")
 
@@ -50,12 +50,12 @@ def cores():
 
 def rank():
     """Return this process's number among all processes, 0 to world_size() - 1."""
-    return distributed.get_rank() if distributed.is_initialized() else 0
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size():
     """Return the number of processes."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def all_reduce_sum(tensors):
@@ -63,14 +63,14 @@ def all_reduce_sum(tensors):
     gradients of sharded parameters in backward."""
     for tensor in tensors:
         if world_size() > 1 and not is_sharded(tensor):
-            distributed.all_reduce(tensor)
+            dist.all_reduce(tensor)
 
 
 def all_gather_object(value):
     """All-gather a picklable object. Returns a list with one entry per rank."""
     values = [value] * world_size()
     if world_size() > 1:
-        distributed.all_gather_object(values, value)
+        dist.all_gather_object(values, value)
     return values
 
 
@@ -84,7 +84,7 @@ def split_work(work, items):
 
 
 def own_rows(rows):
-    """Return this rank's rows of a list or tensor: every world_size-th, from its rank on."""
+    """Return this rank's rows of a list or tensor: rank, rank + N, rank + 2N, ... of N ranks."""
     return rows[rank()::world_size()]
 
 
@@ -114,8 +114,8 @@ def shard(model):
     for child in model.children():
         parts += child if isinstance(child, torch.nn.ModuleList) else [child]  # blocks one by one
     for part in (*parts, model):
-        # By default, the outermost module stays gathered from forward to backward. After sampling
-        # responses, which has no backward, zero_grad would then miss the gradients of its shards.
+        # By default, the outermost module stays gathered until backward. Sampling responses has no
+        # backward: its parameters would stay whole, and zero_grad would not reach the shards.
         fsdp.fully_shard(part, mesh=mesh, reshard_after_forward=True)
         part.set_gradient_divide_factor(1.0)  # sum, not mean: see `trainer.backward`
         part.set_force_sum_reduction_for_comms(True)
@@ -131,8 +131,8 @@ def full_tensor(tensor):
 def full_state_dict(state, keep=True):
     """Gather the sharded tensors of a state dict on the CPU. All ranks must call this.
 
-    A rank with keep=False takes part but gets None for every value. It never holds the whole model,
-    as the generator below gathers tensors one by one."""
+    A rank with keep=False takes part, but gets None for every value, as only rank 0 needs them. It
+    never holds the whole model: the generator gathers the tensors one by one."""
     full = ((name, full_tensor(x).cpu() if is_sharded(x) else x) for name, x in state.items())
     return {name: tensor if keep else None for name, tensor in full}
 

@@ -104,8 +104,8 @@ def loose_readings(response):
 
 
 def instruction_following(family, tasks, texts):
-    """Return four rows: the share of prompts with all instructions followed and the share of single
-    instructions followed, each strict, in the response itself, and loose, in any of its readings."""
+    """Return four rows: the share of prompts with all instructions followed, and the share of
+    single instructions followed, each strict (the response itself) and loose (any reading)."""
     strict, loose = [], []  # for each task a list of bools, one for each instruction
     for task, text in zip(tasks, texts):
         strict.append(family.follows_format(task, text))

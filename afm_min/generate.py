@@ -29,7 +29,7 @@ class Cache:
         dtype = torch.float32 if device.type == "cpu" else decoder.dtype
         self.keys, self.values = torch.empty(shape, device=device, dtype=dtype)  # (layers, R, ...)
         self.position = 0
-        # (R, 1, 1, 1, 1), to be compared with the (R, K, G, T, S) of attention: see bias
+        # (R, 1, 1, 1, 1), which broadcasts against attention scores (R, K, G, T, S)
         self.padding = torch.as_tensor(padding, device=device).expand(rows).view(-1, 1, 1, 1, 1)
 
     def bias(self, length):
@@ -52,9 +52,9 @@ class Cache:
 def normalize(x, eps):
     """Return x / sqrt(sum x^2 + N eps), over the last dim, of size N.
 
-    RMSNorm without its weight is sqrt(N) times this; `Decoder` puts the sqrt(N) in its weights. As
-    hypot(a, b) = sqrt(a^2 + b^2), the divisor is hypot(|x|, sqrt(N eps)). This takes fewer
-    operations than F.rms_norm does on a CPU."""
+    RMSNorm(x) = weight * sqrt(N) * normalize(x), and `Decoder` folds sqrt(N) into the weight."""
+    # hypot(a, b) = sqrt(a^2 + b^2). So the divisor is hypot(|x|, sqrt(N eps)), which takes fewer
+    # operations than F.rms_norm does on a CPU.
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
     return x / length.hypot(length.new_tensor((x.shape[-1] * eps) ** 0.5)).to(x.dtype)
 
@@ -63,8 +63,8 @@ class Decoder:
     """A copy of a model's weights for generation, in the model's compute precision.
 
     Packed weights are unpacked, adapters merged, shards gathered, and the norms' weights multiplied
-    into the matrices that follow them. Later changes of the model have no effect. Only making a
-    Decoder communicates, so ranks need not make the same calls of it."""
+    into the matrices that follow them. Later changes of the model have no effect. All ranks must
+    make it together, as shards are gathered; afterwards each rank may call it on its own."""
 
     @torch.no_grad()
     def __init__(self, model):
@@ -110,8 +110,9 @@ class Decoder:
         return fused.to(self.dtype).T
 
     def __call__(self, ids, cache, fill=False):
-        """Append the keys and values of new tokens to the cache. Return their final-layer hidden
-        states, (R, T) -> (R, T, C), or None with fill=True, which skips what only they need.
+        """Append the keys and values of new tokens to the cache, and return their final-layer hidden
+        states: (R, T) -> (R, T, C). With fill=True only fill the cache: the rest of the last layer
+        is skipped, and None returned.
 
         Attention is written out, because for the large batches of rollouts this is faster on a CPU
         than F.scaled_dot_product_attention."""
@@ -149,8 +150,8 @@ class Decoder:
 
 
 def prefill(decoder, prompts, max_new_tokens):
-    """Return a cache filled with B prompts except their last tokens, and those tokens, (B,), which
-    the first step of decoding feeds. The cache has room for the new tokens, up to the context.
+    """Return (cache, last_ids). The cache holds each of B prompts without its last token, and has
+    room for the new tokens, up to the context. last_ids, (B,), are the first input of decoding.
 
     A prompt that occurs several times is computed once and copied. Prompts are padded on the left,
     so that all rows continue at the same position."""
@@ -178,10 +179,10 @@ def stream(model, prompts, max_new_tokens, stop=-1, temperature=1.0, top_p=1.0, 
     raises UserError if a prompt is empty or too long.
 
     model: an AFM or a `Decoder`, which can be made once for several calls. prompts: B lists of ids,
-    of any lengths. temperature: 0 is greedy. top_p: below 1, sample only from the likeliest ids
-    whose probabilities add up to it; leave it at 1 where training scores the responses, as it
-    scores them with the whole distribution. uniforms: (B, max_new_tokens), random numbers in
-    [0, 1) that choose the ids.
+    of any lengths. temperature: 0 is greedy. top_p: below 1, sample from the fewest likeliest
+    ids whose probabilities add up to it; leave it at 1 for training, which scores responses under
+    the whole distribution. uniforms: (B, max_new_tokens), random numbers in [0, 1) that choose the
+    ids.
 
     In float32, with the same uniforms, a row's result does not depend on the other rows, up to
     rounding. In bfloat16 it depends on them more: the longest prompt decides the padding, which
@@ -203,7 +204,7 @@ def stream(model, prompts, max_new_tokens, stop=-1, temperature=1.0, top_p=1.0, 
         logits = decoder.logits(decoder(next_ids[:, None], cache)[:, 0])  # (R, V)
         sampled, logp = sample(logits, uniforms[rows, step], temperature, top_p)
         next_ids = sampled.where(active, stop)
-        # From R rows to B: those no longer computed have `stop` and 0.
+        # Scatter the R computed rows into B. Finished rows get `stop` and log-probability 0.
         yield (next_ids.new_full((B,), stop).scatter(0, rows, next_ids),
                logp.new_zeros(B).scatter(0, rows, logp * active))
         active = next_ids != stop
@@ -226,7 +227,7 @@ def generate_with_logp(model, prompts, max_new_tokens, stop=-1, **sampling):
     steps = list(stream(model, prompts, max_new_tokens, stop, **sampling))
     if not steps:
         return [([], 0.0) for _ in prompts]
-    ids, logp = (torch.stack(columns, 1) for columns in zip(*steps))  # T pairs -> two (B, T)
+    ids, logp = (torch.stack(columns, 1) for columns in zip(*steps))  # two (B, steps)
     rows = [row[:row.index(stop) + 1] if stop in row else row for row in ids.tolist()]
     return list(zip(rows, logp.sum(1).tolist()))
 
@@ -239,7 +240,7 @@ def sample(logits, uniforms, temperature=1.0, top_p=1.0):
     The id is the first whose cumulative probability exceeds the uniform: with probabilities
     0.2, 0.5, 0.3 (cumulative 0.2, 0.7, 1), 0.6 chooses id 1. torch.multinomial is slower, and draws
     its own random numbers, so a row would depend on the rows before it."""
-    if temperature == 0:
+    if temperature == 0:  # greedy: probability 1
         return logits.argmax(-1), logits.new_zeros(len(logits))
     probabilities = (logits if temperature == 1 else logits / temperature).softmax(-1)
     if top_p < 1:

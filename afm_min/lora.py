@@ -57,8 +57,8 @@ def create(model, rank):
 
 
 def check_base(name, base, model):
-    """Raise UserError if `base`, an adapter's base_id, is not this model's. name: what the message
-    calls the adapter."""
+    """Raise UserError if `base`, an adapter's base_id, is not this model's. name: of the adapter,
+    for the message, such as its path."""
     if base != base_id(model):
         raise UserError(f"{name} was made for the base {base}, but this model is {base_id(model)}: "
                         "train it again")
@@ -67,8 +67,8 @@ def check_base(name, base, model):
 def attach(model, adapter):
     """Attach an adapter to a model.
 
-    Raises UserError, and changes nothing, if the model has one already, or is not the base that the
-    adapter was made for. This check hashes all weights, so it takes a moment."""
+    Raises UserError, and attaches nothing, if the model has an adapter already, or if the adapter
+    was made for another base. To check this, all weights are hashed."""
     if any(layer.adapter for layer in projections(model).values()):
         raise UserError("the model has an adapter already: detach it first")
     check_base("the adapter", adapter.base, model)
@@ -115,8 +115,8 @@ class AdapterCache:
     """Switches a base model between adapters. The `keep` adapters used last stay in memory, so
     switching between them reads no file.
 
-    path: function from an adapter's name to its file. The weights of the base must not change, as
-    they are only checked when a file is read."""
+    path: function from an adapter's name to its file. Do not change the base's weights while the
+    cache is in use: an adapter in memory is not checked again."""
 
     def __init__(self, model, path, keep=4):
         self.model, self.path = model, path

@@ -127,8 +127,10 @@ class Linear(nn.Module):
 
 
 def rotary_tables(length, head_dim, base):
-    """Return RoPE's cos and (-sin, sin) of the angles position * base^(-2i/D), i < D/2, each angle
-    twice because entries i and i + D/2 of a head are a pair: (2, length, D)."""
+    """Return RoPE's tables, cos and (-sin, sin): (2, length, D).
+
+    Entries i and i + D/2 of a head are a pair. Its angle is position * base^(-2i/D), so each angle
+    stands in both halves of a table."""
     frequencies = base ** (-torch.arange(0, head_dim, 2) / head_dim)
     angles = torch.outer(torch.arange(length), frequencies)  # (length, D/2)
     cos, sin = angles.cos(), angles.sin()
@@ -193,7 +195,7 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.feed_forward_norm = RMSNorm(config.dim, config.norm_eps)
         self.feed_forward = FeedForward(config)
-        self.dropout = 0.0  # of the two terms that a block adds to x; fine-tuning sets it
+        self.dropout = 0.0  # rate, on the outputs of attention and feed-forward; sft raises it
 
     def forward(self, x, rotation, mask, wanted=None):
         """(B, T, C) -> (B, T, C). With a bool mask `wanted`, (B, T), the feed-forward is computed
@@ -207,9 +209,9 @@ class Block(nn.Module):
     def drop(self, added, shape, wanted=None):
         """Apply dropout to `added` in training.
 
-        shape: (B, T, C), the block's input. Ranks share a random state: each draws the mask of all
-        ranks' rows and uses its own rows, so results do not depend on the number of ranks. For the
-        same reason the mask is drawn for all tokens, even if only those `wanted` are computed."""
+        shape: (B, T, C), of the block's input. All ranks draw the same mask, for the rows of all
+        ranks together, and each uses its own rows. So a row's dropout does not depend on the number
+        of ranks, nor on which tokens are `wanted`."""
         if not (self.dropout and self.training):
             return added
         ones = added.new_ones(distributed.all_rows(shape[0]), *shape[1:])
@@ -248,14 +250,15 @@ class AFM(nn.Module):
         branch: (B, T), for rows in which several continuations share a prompt: 0 in the prompt,
         1, 2, ... in the continuations. A continuation attends to the prompt and to itself.
 
-        With these two, RoPE's positions are those that each text would have in a row of its own.
-        Below, one prompt with continuations 1 and 2, then another with continuation 3:
+        RoPE's positions count from the start of a prompt, and every continuation follows right on
+        it. Below, one prompt with continuations 1 and 2, then another with continuation 3:
             segment_start  0 0 0 0 0 0 0 0 8 8 8
             branch         0 0 0 1 1 2 2 2 0 3 3
             position       0 1 2 3 4 3 4 5 0 1 2"""
         mask, positions = self.mask_and_positions(ids, segment_start, branch)
-        length = ids.shape[1]  # of the longest text; a row that packs several may be longer
-        if segment_start is not None or branch is not None:
+        if segment_start is None and branch is None:
+            length = ids.shape[1]
+        else:  # the longest text; the row that packs several may be longer
             length = int(positions.max()) + 1 if len(ids) else 0
         if length > self.config.context:
             raise UserError(f"a sequence of {length} tokens is longer than the model's context of "
@@ -284,9 +287,11 @@ class AFM(nn.Module):
             blocked = blocked | (positions < segment_start[..., None])  # (B, T, T)
         if branch is not None:
             query_branch, key_branch = branch[..., None], branch[:, None]
-            blocked = blocked | (key_branch > 0) & (key_branch != query_branch)
+            other_branch = (key_branch > 0) & (key_branch != query_branch)
+            blocked = blocked | other_branch
         if segment_start is not None or branch is not None:
-            # The number of earlier tokens a token attends to; clamp is for padding, which has none.
+            # A token's position is the number of tokens before it that it attends to: all T, less
+            # those blocked and itself. (In padding, which attends to none, this would be -1.)
             positions = (T - 1 - blocked.sum(-1)).clamp(min=0)  # (B, T)
         mask = blocked[:, None].to(self.dtype) * MASKED
         return mask.repeat(1, 1, self.config.heads // self.config.kv_heads, 1), positions
@@ -303,8 +308,8 @@ def load_model(run, stage, kind=AFM, **changes):
     """Load the model that a stage ended with, and the run's tokenizer with it.
 
     kind: the model's class. quantize.QuantizedAFM also takes the bit widths in its checkpoint.
-    changes: config fields to replace, for example context=256. Only those that change no parameter
-    can be (context, rope_base).
+    changes: config fields to replace, for example context=256. Only context and rope_base can be
+    replaced, as they change no parameter's shape.
 
     Raises UserError if the checkpoint is missing, damaged, or made with another tokenizer."""
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))

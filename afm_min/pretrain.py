@@ -7,8 +7,9 @@
     lengthening trains on sequences four times as long, with a larger RoPE base
 
 From the report: AdaStar and its constants, cosines that end at 0.005 (core) and 0.001 (continued)
-of the peak, the weight decays, z-loss, sources mixed by weight. Departures: the three stages have
-about equal compute; distillation is off by default; questions about facts are in every mixture.
+of the peak, the weight decays, z-loss, sources mixed by weight. Departures: core, continued and
+lengthening have about equal compute; distillation is off by default; questions about facts are in
+every mixture.
 """
 import dataclasses
 import math
@@ -28,9 +29,12 @@ from afm_min.world.tasks import RECALL, draw_task
 def next_token_loss(model, batch):
     """Language-model loss for `trainer.backward`: each id is predicted from those before it.
 
-    batch: ids (B, T + 1); optionally loss_weights (B, T + 1); to distill, teacher (B, T), the top-1
-    predictions of a teacher, and distill (B,). Then each target is a mixture of two tokens: the
-    teacher's, weighted by distill, and the true one by 1 - distill (the report: 0.9 and 0.1)."""
+    batch: ids           (B, T + 1)
+           loss_weights  (B, T + 1), optional. The sum of losses is divided by the number of tokens,
+                         so that a weight raises a token's part in the gradient.
+           teacher       (B, T), optional: a teacher's top-1 predictions
+           distill       (B,), with teacher: their weight in the target; the true token has
+                         1 - distill (the report: 0.9 and 0.1)"""
     targets = batch["ids"][:, 1:]
     logits = model(batch["ids"][:, :-1])
     cross_entropy, z_loss = token_losses(logits, targets)
@@ -53,7 +57,8 @@ def soft_top_k(scores, k, eps):
     (Conditional Adapters, 2304.04947, appendix). The paper finds a by iteration; sorted scores
     s_0 >= s_1 >= ... give it directly. If exactly the first j have m = 1, the others sum to k - j:
         sum_{i >= j} exp((s_i + a) / eps) = k - j
-    Solve this for a with each j, and take the first j for which s_j + a <= 0, so m_j <= 1."""
+    Step 1: for each j, solve this for a. Step 2: the right j is the first with s_j + a <= 0, as
+    then m_j <= 1."""
     ordered, order = scores.sort(descending=True)
     if eps == 0:
         return torch.zeros_like(scores).scatter(0, order[:k], 1.0)
@@ -175,11 +180,12 @@ def prune(run, *, method="learned", steps=100, soft=0.8, batch_size=8, mixture=c
     """Prune feed-forward units by Soft-Top-K, on the core mixture.
 
     Scores start at 0 and are learned with the weights, while eps falls from first_eps to last_eps.
-    For the rest of the steps, after the share `soft`, eps is 0. Then the mask is 0 or 1 and no
-    longer changes, so the weights adapt to what remains.
+    soft: share of the steps in which it falls. After them eps is 0: the mask is 0 or 1 and no
+    longer changes, and the weights adapt to the remaining units.
 
-    method: "learned"; or, to compare, "magnitude" or "random". These two mask nothing while the
-    learned mask is soft. Then they keep the units of the largest weights, or random ones."""
+    method: "learned"; or, to compare, "magnitude" or "random". With these two nothing is masked
+    until the share `soft` has passed. Then the units with the largest weights, or random ones, are
+    kept."""
     model = load_model(run, "parent")
     k, size = run.config.hidden, model.config.hidden  # keep k of `size` units
     seed_step(run.seed, "prune", -1)
@@ -240,12 +246,12 @@ def continued(run, *, steps=250, batch_size=8, mixture=corpus.CONTINUED, lr=0.00
 def lengthening(run, *, times=4, rope_base=6_315_089.0, steps=200, batch_size=2,
                 mixture=corpus.LENGTHENING, lr=0.003, warmup=10, floor=0.001, weight_decay=1e-5,
                 compile=False):
-    """Lengthen the context: train on sequences `times` as long, with a larger RoPE base. More of
-    them than before contain a fact and, further on, questions about it.
+    """Lengthen the context: train on sequences `times` as long, with a larger RoPE base. More
+    sequences than in earlier stages contain a fact and later questions about it.
 
     Before this stage, a model recalls facts within its training length, but ever fewer beyond it.
-    To recall any, it must have seen such questions from core on, and their answers must weigh more
-    in the loss than other tokens (corpus.ANSWER_WEIGHT)."""
+    Recall needs two things: such questions in every stage from core on, and a larger weight of
+    their answers in the loss (corpus.ANSWER_WEIGHT)."""
     length = times * run.config.context
     before = load_model(run, "continued", context=length)
     metrics = {f"{name} before": value for name, value in recall(before, run, times).items()}
@@ -260,16 +266,17 @@ def recall(model, run, longest, count=64):
     """Return the percentage of facts that a model recalls, for several lengths of sequences.
 
     A sequence is a fact, then text, then a question about the fact. With longest=4, sequences of
-    0.5, 1, 2 and 4 times the run's context are tried. All tokens of the answer must be the most
-    probable ones. Facts and texts are held out, and each fact is followed by another text."""
+    0.5, 1, 2 and 4 times the run's context are tried. A fact is recalled if every token of the
+    answer is the model's top-1. Facts and texts are held out; each fact has a different text."""
     filler = max(run.load(run.file("tokens.pt"))["held_out"].values(), key=len).tolist()
     metrics = {}
-    for times in [0.5] + [2**i for i in range(longest.bit_length())]:
+    for times in [0.5] + [2**i for i in range(longest.bit_length())]:  # 0.5, 1, 2, ... longest
         length, rows = int(times * run.config.context), []
         for i in range(count):
             task = draw_task(RECALL, "test", i)
             without_text, _ = corpus.insert_fact([], task, (0, 0), model.tokenizer)
             room = max(0, length - len(without_text))  # tokens of text between fact and question
+            # Each text starts elsewhere in the filler, and continues at its beginning.
             text = filler[i * len(filler) // count:] + filler * (1 + length // len(filler))
             columns = corpus.insert_fact(text[:room], task, (0, room), model.tokenizer)
             rows.append(torch.tensor(columns, device=run.device).T)  # (length, 2): id, is_answer

@@ -34,6 +34,7 @@ import torch
 from afm_min import distributed
 
 FORMAT = "afm_min checkpoint 1"
+
 # By default, glibc returns the memory of a freed large tensor to the system at once, and the next
 # step waits for the system to zero new pages. These settings let the process keep free memory:
 # blocks of up to 32 MB, half a GB in all. The numbers -3 and -1 are from glibc's malloc.h.
@@ -80,14 +81,14 @@ def choose_device(name=None):
 
 
 def compute_dtype(device):
-    """Return bfloat16 if the device has instructions for it, and so is faster, else float32.
+    """Return bfloat16 if the device has fast instructions for it, else float32.
 
     This is mixed precision, as in the report: parameters stay float32 and are cast where used."""
     kind = torch.device(device).type
     fast = kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if kind == "cpu":
         has = torch.cpu.get_capabilities()
-        # What PyTorch uses can be less: the user may set the variable ATEN_CPU_CAPABILITY=avx2.
+        # PyTorch may use less than the CPU has, for example with ATEN_CPU_CAPABILITY=avx2.
         used = torch.backends.cpu.get_cpu_capability()
         fast = used == "AVX512" and (has.get("avx512_bf16") or has.get("amx_bf16"))
     return torch.bfloat16 if fast else torch.float32
@@ -103,7 +104,7 @@ def atomic_write(path):
     writes = distributed.rank() == 0
     temporary = pathlib.Path(f"{path}.tmp")
     try:
-        with open(temporary if writes else os.devnull, "wb") as file:
+        with open(temporary if writes else os.devnull, "wb") as file:  # other ranks discard it
             yield file
             if writes:
                 file.flush()
@@ -210,7 +211,8 @@ class Run:
         """Hold the run's lock. Several processes can run stages of the same run at once, so lock it
         while changing a file that they share.
 
-        Only rank 0 locks. As ranks write together, one that waited for the lock would block all."""
+        Only rank 0 locks: all ranks write together, so a second one, waiting for the lock, would
+        block the first."""
         with open(self.file(".lock"), "a") as file:  # network folders cannot lock a folder
             if distributed.rank() == 0:
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -229,16 +231,16 @@ class Run:
         """Write a JSON file of the run."""
         write_text(self.file(name), json.dumps(content, indent=1) + "\n")
 
-    def read_lines(self, stage):
-        """Return the rows of a stage's JSON lines file, a list."""
-        path = self.file(f"{stage}.jsonl")
+    def read_lines(self, name):
+        """Return the rows of the JSON lines file of this name, a list."""
+        path = self.file(f"{name}.jsonl")
         if not path.exists():
-            raise UserError(f"there is no {path}: run the stage {stage} first")
+            raise UserError(f"there is no {path}: run the stage {name} first")
         return [json.loads(line) for line in path.read_text().splitlines()]
 
-    def write_lines(self, stage, rows):
-        """Write a stage's JSON lines file: one line for each row."""
-        write_text(self.file(f"{stage}.jsonl"), "".join(json.dumps(row) + "\n" for row in rows))
+    def write_lines(self, name, rows):
+        """Write the JSON lines file of this name: one line for each row."""
+        write_text(self.file(f"{name}.jsonl"), "".join(json.dumps(row) + "\n" for row in rows))
 
     def log(self, **row):
         """Append one row to metrics.jsonl."""

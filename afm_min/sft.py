@@ -262,9 +262,9 @@ def mixture(run, *, rounds=1, dw=0.5, steps=24, batch_size=24, lr=0.002, count=4
     on validation conversations. The search starts from equal weights.
 
     `ascend` tries each weight with a run of `steps` steps, and accepts a move by the mean of
-    `seeds` runs of `longer` * `steps` steps. At the end, the result is compared with equal weights by as
-    many runs with other seeds, on conversations that the search has not seen. The 95% interval is
-    over these conversations."""
+    `seeds` runs of `longer` * `steps` steps. At the end, the result is compared with equal weights
+    by as many runs with other seeds, on conversations that the search has not seen. The 95%
+    interval is over these conversations."""
     model = load_model(run, "draft")
     sources = chat.read_examples(run, model)
     examples = [chat.example("validation", task.messages(), task.solution)
@@ -311,9 +311,9 @@ def sft(run, *, steps=600, batch_size=24, lr=0.001, dropout=0.1, synthetic=True,
     def save_candidate(step):
         if step in candidates:
             save_model(run, f"sft-{step}", model)
-    schedule = cosine(steps, warmup=20, floor=1.0)  # constant after the warm-up
-    fit(model, batches, chat.response_loss, steps=steps, lr=lr, schedule=schedule, run=run,
-        stage="sft", on_step=save_candidate)
+    # With a floor of 1.0, the learning rate is constant after the warm-up.
+    fit(model, batches, chat.response_loss, steps=steps, lr=lr, run=run, stage="sft",
+        schedule=cosine(steps, warmup=20, floor=1.0), on_step=save_candidate)
     save_candidate(steps)  # on_step is not called after the last step
     seed_step(run.seed, "checkpoints", 0)
     world, table = corpus.toy_world(run) | EVOLVED, []  # table: rows [step, greedy, best of 4]

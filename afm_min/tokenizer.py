@@ -21,8 +21,8 @@ import regex
 
 from afm_min.run import UserError, write_text
 
-DOCUMENT, SYSTEM, USER, ASSISTANT, TOOL, END = SPECIALS = (
-    "<|document|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|end|>")
+SPECIALS = ("<|document|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|end|>")
+DOCUMENT, SYSTEM, USER, ASSISTANT, TOOL, END = SPECIALS
 BYTES = range(len(SPECIALS), len(SPECIALS) + 256)  # the id of byte b is BYTES[b]
 DIGITS = "0123456789"
 
@@ -95,16 +95,17 @@ class Tokenizer:
     def merge_chunk(self, chunk):
         """Return the ids of a chunk. As long as any merge applies, do the one learned first: it has
         the lowest id. A merge changes its two neighbouring pairs, so only these are looked up."""
-        ids, merges, never = self.spell(chunk), self.merges, len(self.vocab)  # never: not an id
-        pair_ids = [merges.get(pair, never) for pair in zip(ids, ids[1:])]  # what each merges to
-        while pair_ids and (new := min(pair_ids)) < never:
+        ids, merges = self.spell(chunk), self.merges
+        no_merge = len(self.vocab)  # larger than every id, so `min` passes over it
+        pair_ids = [merges.get(pair, no_merge) for pair in zip(ids, ids[1:])]  # what each becomes
+        while pair_ids and (new := min(pair_ids)) < no_merge:
             i = pair_ids.index(new)
             ids[i] = new
             del ids[i + 1], pair_ids[i]
             if i > 0:
-                pair_ids[i - 1] = merges.get((ids[i - 1], new), never)
+                pair_ids[i - 1] = merges.get((ids[i - 1], new), no_merge)
             if i < len(pair_ids):
-                pair_ids[i] = merges.get((new, ids[i + 1]), never)
+                pair_ids[i] = merges.get((new, ids[i + 1]), no_merge)
         return ids
 
     def encode(self, text, specials=False):
@@ -219,8 +220,8 @@ def learn_merges(tokenizer, chunks, vocab_size):
     only the counts of the pairs beside the new token. Above, merging lo adds lo-w with 5 + 1 and
     lo-t with 2, and takes the same numbers from ow and ot.
 
-    The heap finds the most frequent pair. When a count falls, its entry in the heap is left as it
-    is. Once popped, such an outdated entry is pushed again with the current count."""
+    The heap finds the most frequent pair. Counts fall without touching the heap. So a popped entry
+    whose count is outdated is pushed back with the current count."""
     words, frequency = spell_words(tokenizer, chunks), list(chunks.values())
     where = collections.defaultdict(list)  # pair -> indices of words, one per occurrence
     for w, word in enumerate(words):
@@ -241,10 +242,11 @@ def learn_merges(tokenizer, chunks, vocab_size):
         tokenizer.add_merge(ord(left), ord(right))
         for new_pair, places in replace_pair(words, where.pop(pair), pair, new).items():
             if EDGE not in new_pair:
-                where[new_pair] = tuple(places)  # unlike a list, not scanned by garbage collection
+                where[new_pair] = tuple(places)  # garbage collection skips a tuple of ints
                 counts[new_pair] = count = sum([frequency[w] for w in places])
                 heapq.heappush(heap, (-count, new_pair))
-                # (before, new) was (before, left) until now, and (new, after) was (right, after).
+                # This pair replaces another one: (before, new) was (before, left), (new, after) was
+                # (right, after), and (new, new) was (right, left).
                 before, after = new_pair
                 old_pair = (right if before == new else before) + (left if after == new else after)
                 counts[old_pair] -= count
@@ -270,10 +272,10 @@ def replace_pair(words, places, pair, new):
     words ['.xaby.'], pair 'ab', new 'N' -> words ['.xNy.'], returns {'xN': [0], 'Ny': [0]}"""
     new_pairs = collections.defaultdict(list)
     for w in places:
-        if pair in words[w]:  # else an earlier merge took one of its two tokens
+        if pair in words[w]:  # else an earlier merge has used one of its two tokens
             before, after = words[w].split(pair, 1)
             words[w] = before + new + after
             new_pairs[before[-1] + new].append(w)
-            if after[:2] != pair:  # else the next iteration replaces it, too, and adds new + new
+            if after[:2] != pair:  # else, as in 'abab', the next iteration adds new + new
                 new_pairs[new + after[0]].append(w)
     return new_pairs

@@ -53,7 +53,8 @@ class AdaStar(torch.optim.Optimizer):
         v <- 0.95 v + 0.05 (g^2 + 1e-30)        v^ = v / (1 - 0.95^t)
         u = g / sqrt(v^)                        u <- u / max(1, rms(u)), rms over the tensor
         m <- 0.95 m + 0.05 u                    no bias correction
-        p <- p - s (lr scale m + weight_decay p)     weight decay is not scaled by lr
+        p <- p - s * (lr * scale * m + weight_decay * p)
+    Weight decay is not multiplied by the learning rate.
     scale is below 1 for the matrices of wide models: see `parameter_groups`."""
     SKIP_NORM, CLIP_NORM, DECAY = 100.0, 1.0, 0.95
 
@@ -123,7 +124,7 @@ class Progress:
     def __init__(self, stage, steps, unit):
         self.stage, self.steps, self.unit, self.loss = stage, steps, unit, None
         self.started = self.shown = time.perf_counter()
-        self.done = self.count = 0  # steps and units since `started`: a resumed stage begins at 0
+        self.done = self.count = 0  # steps and units of this process, without those before a resume
         self.live = sys.stdout.isatty() and not self.plain
 
     def update(self, step, loss, count):
@@ -151,16 +152,17 @@ def backward(model, batch, loss, micro_batch_size=None):
     """Leave the gradient of the batch's mean loss in .grad. Return the mean of every metric.
 
     loss(model, batch) returns sums over its rows: {"loss": tensor, "count": divisor, ...}. They are
-    added over all micro-batches and ranks, and divided by the total count last. So, up to rounding
-    and dropout, the result is the same for every `micro_batch_size`, the most rows that a rank
-    computes at a time, and for every number of ranks."""
+    added over all micro-batches and ranks, and divided by the total count last. micro_batch_size:
+    the most rows that a rank computes at a time. It and the number of ranks change the result by
+    rounding only, except that with more micro-batches dropout draws other numbers."""
     rows = len(next(iter(batch.values())))
-    micro_batches = math.ceil(rows / (distributed.world_size() * (micro_batch_size or rows)))
+    rows_at_once = distributed.world_size() * (micro_batch_size or rows)
+    micro_batches = math.ceil(rows / rows_at_once)
     sums = collections.Counter()  # its update() adds
     model.zero_grad(set_to_none=True)
     for i in range(micro_batches):
         start, end = i * rows // micro_batches, (i + 1) * rows // micro_batches
-        distributed.total_rows = end - start  # for losses that need it: see distributed.all_rows
+        distributed.total_rows = end - start  # dropout needs it: see distributed.all_rows
         metrics = loss(model, {name: distributed.own_rows(x[start:end])
                                for name, x in batch.items()})
         metrics["loss"].backward()
@@ -199,7 +201,7 @@ class Trainer:
         model.train()
 
     def seed(self):
-        """Seed the current step, that is, the drawing of its batch and its dropout."""
+        """Seed the random numbers of the current step: those of its batch and of its dropout."""
         seed_step(self.run.seed if self.run else 0, self.stage, self.step)
 
     def update(self, batch):
@@ -265,7 +267,9 @@ def resume(run, stage, model, optimizer):
 
     Return 0 if there is no state, or if it was saved with other settings or from other inputs."""
     path = run.partial_checkpoint(stage)
-    saved = load(path, model.embedding.device) if path.exists() else {}
+    if not path.exists():
+        return 0
+    saved = load(path, model.embedding.device)
     if any(saved.get(name) != value for name, value in run.provenance(stage).items()):
         return 0
     if saved["sharded"] != run.shard:
