@@ -184,10 +184,11 @@ def test_bfloat16_is_close_to_float32():
 def test_continuations_in_one_row_equal_each_alone():
     """Each continuation has the hidden states that it has alone after its prompt.
 
-    Row 0: a prompt with two continuations, then padding. Row 1: two prompts with two each."""
+    Row 0: a prompt with two continuations, the second one first, then padding. Row 1: two prompts
+    with two each."""
     model = make()
     ids = torch.randint(50, (2, 12))
-    branch = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2, 2, 0, 0, 0],
+    branch = torch.tensor([[0, 0, 0, 2, 2, 1, 1, 1, 1, 0, 0, 0],
                            [0, 1, 1, 1, 1, 1, 1, 2, 0, 0, 3, 4]])
     segment_start = torch.tensor([[0] * 9 + [12] * 3, [0] * 8 + [8] * 4])
     prompts = {(0, 1): [0, 1, 2], (0, 2): [0, 1, 2], (1, 1): [0], (1, 2): [0], (1, 3): [8, 9],
