@@ -311,10 +311,14 @@ def load_model(run, stage, kind=AFM, **changes):
     changes: config fields to replace, for example context=256. Only context and rope_base can be
     replaced, as they change no parameter's shape.
 
-    Raises UserError if the checkpoint is missing, damaged, or made with another tokenizer."""
+    Raises UserError if the checkpoint is missing, damaged, quantized though `kind` is AFM, or made
+    with another tokenizer."""
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     entries = run.load(run.checkpoint(stage), run.device)
     bits = {"bits": entries["bits"]} if "bits" in entries else {}
+    if bits and kind is AFM:
+        raise UserError(f"{run.checkpoint(stage)} is quantized, and a model of floats is needed: "
+                        "choose another stage")
     model = kind(Config(**entries["config"] | changes), dtype=compute_dtype(run.device), **bits)
     model.tokenizer = tokenizer
     model.load_state_dict(entries["model"])

@@ -314,6 +314,8 @@ def test_a_saved_model_loads_with_its_bits_and_tokenizer(pair, tmp_path):
     ids = torch.tensor([[1, 2]])
     with torch.no_grad():
         assert torch.equal(loaded(ids), quantized(ids))
+    with pytest.raises(UserError, match="quantize.pt is quantized, and a model of floats"):
+        load_model(run, "quantize")
     path = run.checkpoint("quantize")
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(UserError, match="damaged"):
