@@ -77,4 +77,4 @@ bench: $(ENV)/installed
 clean:
 	rm -rf $(ENV) *.egg-info
 
-.PHONY: help train report plots export claims smoke test test-export bench clean
+.PHONY: help train report plots results export claims smoke test test-export bench clean

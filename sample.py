@@ -5,8 +5,8 @@
     python sample.py --run runs/toy --quantized --adapter summary
     echo "Name 3 colours, with a dash before each." | python sample.py --run runs/toy
 
-Without --prompt, each line of the input is a prompt of its own: in the toy world a conversation has
-one question. With --quantized, the line "/adapter NAME" attaches another adapter.
+Without --prompt, each line of the input is a prompt and starts a new conversation. With
+--quantized, the line "/adapter NAME" attaches another adapter.
 """
 import argparse
 import codecs
@@ -44,7 +44,7 @@ def print_response(model, ids, stop, arguments, prefix=""):
                               temperature=arguments.temperature, top_p=arguments.top_p):
         piece = utf8.decode(b"" if token == stop else model.tokenizer.vocab[token])
         print(prefix + piece, end="", flush=True)
-        prefix = ""  # not printed before the loop, as a prompt that is too long is an error
+        prefix = ""  # printed with the first token, so that a prompt that is too long is not
         text += piece
     rest = utf8.decode(b"", final=True)
     print(rest)
@@ -66,14 +66,14 @@ def answer_question(model, question, arguments):
     messages = [{"role": "system", "content": "\n".join(system)}] if system else []
     messages.append({"role": "user", "content": question})
 
-    def respond(conversations):  # [messages], to which `converse` has appended the last result
+    def respond(conversations):  # only `messages`, which `converse` extends
         if messages[-1]["role"] == "tool":
             print(textwrap.indent(messages[-1]["content"], "    "))
         ids = model.tokenizer.encode_chat(messages, reply=True)
         return [print_response(model, ids, model.tokenizer.special(END), arguments)]
     tools.converse(respond, [messages], arguments.pages)
     if messages[-1]["content"].startswith(tools.CALL):
-        print("    no more calls in this conversation")
+        print("    no more calls in this conversation")  # the last one was not run
 
 
 def use_adapter(adapters, name):
@@ -104,7 +104,7 @@ def check_arguments(arguments, stage):
 def sample(arguments):
     """Load a model, and respond to --prompt or to each line of the input."""
     run = Run(arguments.run, choose_device(arguments.device))
-    stage = choose_model(run, arguments.stage)  # with --quantized, the one that was quantized
+    stage = choose_model(run, arguments.stage)  # with --quantized, the one it was made from
     check_arguments(arguments, stage)
     chats = stage in CHAT_STAGES
     respond = answer_question if chats else continue_text

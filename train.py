@@ -22,13 +22,13 @@ def open_run(arguments):
     """Open a new or existing run directory, without writing to it.
 
     Returns the run, and the contents to write to its run.json: preset, seed, model, and settings.
-    What the arguments leave out is as in the run.json of an existing run."""
+    Options that are not given are those of an existing run's run.json."""
     run = Run(arguments.out, choose_device(arguments.device))
     distributed.join(run.device)
     run.shard = arguments.shard
     if run.shard and distributed.world_size() == 1:
         raise UserError("--shard divides a model among processes: start several with torchrun")
-    # Until the first stage has saved something, a run may be started again with other arguments.
+    # A run that has saved nothing may be started again with other arguments: ignore its run.json.
     started = run.read_json("report.json") or any(run.path.glob("*.part.pt"))
     previous = run.read_json("run.json") if started or arguments.resume else {}
     preset = arguments.preset or previous.get("preset", "toy")
@@ -54,7 +54,7 @@ def open_run(arguments):
 
 
 def train(arguments):
-    """Run the stages that --stages names, and before each of them those it needs; then report."""
+    """Run the stages that --stages names, after the stages that they need. Write the report."""
     if arguments.jobs < 1:
         raise UserError(f"--jobs {arguments.jobs}: give 1 or more")
     for name in arguments.stages:
@@ -73,7 +73,7 @@ def train(arguments):
     run_stages(run, {stage: settings_of(stage, contents["set"]) for stage in stages}, jobs)
     report = up_to_date(run.read_json("report.json"))  # without stages whose inputs have changed
     run.write_json("report.json", report)
-    if report != before:  # if no stage ran, the machine that ran them may have been another
+    if report != before:  # if no stage ran, keep the description of the machine that ran them
         run.write_json("environment.json", environment(run))
     write_report(run)
 

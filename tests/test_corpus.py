@@ -96,10 +96,10 @@ def test_user_files(tmp_path):
     collect = functools.partial(corpus.collect, common=5)
     with pytest.raises(UserError, match="no such folder"):
         collect(tmp_path / "none")
-    with pytest.raises(UserError, match="needs text to train on"):
+    with pytest.raises(UserError, match="text to train on and other text"):
         collect(tmp_path)
     (tmp_path / "small.txt").write_text("One small file.")
-    with pytest.raises(UserError, match="needs text to train on"):
+    with pytest.raises(UserError, match="text to train on and other text"):
         collect(tmp_path)
     text = "".join(f"Line {i} of a large file.\r\n" for i in range(10_000))
     (tmp_path / "sub").mkdir()

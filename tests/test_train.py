@@ -174,7 +174,7 @@ def test_a_refused_first_call_can_be_corrected(texts, tmp_path, capsys):
 
 BAD_INPUT = {  # message: arguments
     "there is no such folder": ["--out", "{new}", "--data", "{new}/none"],
-    "needs text to train on": ["--out", "{new}", "--data", "{empty}"],
+    "text to train on and other text": ["--out", "{new}", "--data", "{empty}"],
     "is not UTF-8 (see byte 3)": ["--out", "{new}", "--data", "{latin}"],
     "need 272": ["--out", "{new}", "--data", "{texts}", "--set", "model.vocab_size=271"],
     "--stages reward: choose from data, tokenizer": ["--out", "{new}", "--stages", "reward"],

@@ -24,7 +24,8 @@ from afm_min.world.tasks import RECALL, draw_task
 
 HELD_OUT = 0.05  # share of each source's topics that is held out
 # Share of a source's topics that is used; 1 for other sources. The topics with the lowest digests
-# are used, and the lowest of these are held out, so a smaller share holds out some of the same.
+# are used, and the lowest of these are held out. So with a smaller share, the held-out topics are
+# some of those that are held out with a larger one.
 SHARES = {"code": 0.3, "public": 0.7}
 
 # The mixture of each stage: source -> weight. Rows are drawn in proportion to the weights. "user"
@@ -75,15 +76,16 @@ def collect(folder, common, share=1.0, lexicon=""):
     else:
         swearwords = safety.read_lexicon(lexicon) if lexicon else safety.SWEARWORDS
         funnel = Funnel(pydoc_data.topics.topics.values(), common, swearwords)
-        # Digests are uniform, so a share of them lies below that share.
+        # Digests are uniform from 0 to 1, so `digest < s` selects a share s of the topics.
         documents = funnel.run(d for d in read_sources(SOURCES)
                                if digest(d["topic"]) < share * SHARES.get(d["source"], 1))
     documents = [{key: d[key] for key in ("source", "name", "text", "topic")} for d in documents]
     hold_out(documents)
     documents = remove_known_lines(documents)
     if len({d["held_out"] for d in documents}) < 2:
-        raise UserError(f"--data {folder} needs text to train on and other text to hold out: give "
-                        "two UTF-8 files, or one over 64 KB")
+        remedy = (f"give --data {folder} two UTF-8 files, or one over {2**16:,} characters"
+                  if folder else f"raise data.share={share}")
+        raise UserError(f"there must be text to train on and other text to hold out: {remedy}")
     return documents, funnel
 
 
@@ -111,8 +113,8 @@ def digest(topic):
 
 
 def hold_out(documents):
-    """Set held_out of each document: true for HELD_OUT of each source's topics, those with the
-    lowest digests, but at least one."""
+    """Set held_out of each document: true for the topics with the lowest digests, HELD_OUT of each
+    source's topics, but at least one. A topic held out of one source is held out of all."""
     held_out = set()
     for source in {d["source"] for d in documents}:
         topics = sorted({d["topic"] for d in documents if d["source"] == source}, key=digest)
@@ -141,7 +143,7 @@ def read_documents(run):
         raise UserError(f"{run.path} has no documents: run the stage data first") from None
 
 
-@functools.lru_cache(2)  # so that a later stage finds the tasks that an earlier one has drawn
+@functools.lru_cache(2)  # so that later stages reuse the tasks already drawn
 def toy_world(run, whole=False):
     """Return {name: family of tasks}. The search tool searches the run's web pages.
 
@@ -216,8 +218,8 @@ def pack(texts, tokenizer):
 def mixture_batches(streams, weights, batch_size, length):
     """Return a function from step to batch: {"ids": (B, T + 1), "loss_weights": (B, T + 1)}.
 
-    streams: source -> ids (N,), of which rows are windows, or a function from a size to a row:
-    ids and loss weights, both (size,). weights: source -> weight. Each row comes from one source,
+    streams: source -> ids (N,), from which random windows are taken, or a function draw_row(size)
+    -> ids (size,), loss weights (size,). weights: source -> weight. Each row comes from one source,
     drawn in proportion to the weights. Sources without a stream are ignored.
     A window may cross the border between documents. Random numbers come from torch's global
     generator, which the training loop seeds at every step."""
@@ -279,20 +281,24 @@ def recall_rows(streams, mixture, tokenizer):
         source = rng.choices(list(weights), weights.values())[0]
         filler = window(streams[source], size)[0].tolist()
         task = draw_task(RECALL, "train", rng.random())
-        num_questions = rng.randint(1, max(1, size // 40))  # so much of the row remains filler
+        num_questions = rng.randint(1, max(1, size // 40))  # few, so that most of the row is filler
+        # Insert into an empty row to measure the length. All places are within `room`, so that the
+        # cut to `size` drops filler only.
         inserted, _ = insert_fact([], task, [0] * (1 + num_questions), tokenizer)
-        room = max(0, size - len(inserted))  # for filler; what exceeds it is cut off below
+        room = max(0, size - len(inserted))
         fact = rng.randint(0, room // 4)  # early, so that questions can be far from it
         places = [fact, *sorted(rng.randint(fact, room) for _ in range(num_questions))]
-        ids, is_answer = torch.tensor(insert_fact(filler, task, places, tokenizer))[:, :size]
+        row = torch.tensor(insert_fact(filler, task, places, tokenizer))  # (2, length)
+        ids, is_answer = row[:, :size]
         return ids, 1 + (ANSWER_WEIGHT - 1) * is_answer.float()
 
     return draw_row
 
 
 def held_out_windows(stream, length, max_tokens):
-    """Cut a stream into rows that overlap by one id: (N,) -> (rows, T + 1), so each id but the
-    first is a target once. Of more than max_tokens, return max_tokens // T rows, evenly spaced."""
+    """Cut a stream into rows that overlap by one id: (N,) -> (rows, T + 1), so that each id but the
+    first is a target once. An incomplete last row is dropped. If there are more than max_tokens
+    targets, max_tokens // T evenly spaced rows are returned."""
     length = min(length, len(stream) - 1)
     rows = stream.unfold(0, length + 1, length)
     num_rows = max(1, min(len(rows), max_tokens // length))

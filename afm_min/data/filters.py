@@ -29,9 +29,10 @@ def robots_allow(robots, path, agent="Applebot"):
     rules = []  # (pattern, allows) of the current group
     for key, value in entries:
         if key.lower() == "user-agent":
-            if rules:  # a new group begins
+            if rules:  # a user-agent line after a rule starts a new group
                 rules = []
-            groups[value.strip().lower()].append(rules)  # the lines that follow fill this list
+            # Successive user-agent lines share one list, which the rules below them fill.
+            groups[value.strip().lower()].append(rules)
         else:
             rules.append((normalize_path(value.strip(), "*$"), key.lower() == "allow"))
     path = normalize_path(path)
@@ -42,7 +43,7 @@ def robots_allow(robots, path, agent="Applebot"):
 
 
 def normalize_path(path, wildcards=""):
-    """Percent-encode exactly the characters that need it, so that equal paths are equal strings:
+    """Percent-encode what needs it and decode what does not, so that equal paths are equal strings:
     ('/caf\u00e9/%7ea*', '*') -> '/caf%C3%A9/~a*'"""
     path = quote(path, safe="/?%" + wildcards)
     return re.sub("%[0-9A-Fa-f]{2}", lambda code: quote(unquote_to_bytes(code[0]), safe=""), path)
@@ -53,9 +54,9 @@ def path_matches(path, pattern):
 
     ('/abcd', '/a*c') -> True; ('/abcd', '/a*c$') -> False
 
-    The text between two stars may always be matched where it first occurs. So the atomic groups
-    (?>) can forbid backtracking, and many stars take no longer than few. '^' marks the start: no
-    normalized path contains it."""
+    Each piece of the pattern between two stars may take its first match in the path. So atomic
+    groups (?>) can forbid backtracking, and many stars take no longer than few. '^', which no
+    normalized path contains, anchors the first piece at the start."""
     pattern = pattern[:-1] if pattern.endswith("$") else pattern + "*"
     # Any other '$' is an ordinary character, which normalized paths spell '%24'.
     *pieces, last = map(regex.escape, f"^{pattern}".replace("$", "%24").split("*"))
@@ -77,7 +78,7 @@ BLOCK_TAGS = CONTAINERS | BOILERPLATE_TAGS | set("""
 BOILERPLATE_NAMES = re.compile(
     r"(?<![a-z])(?<!has-)(?<!with-)(?:ad|ads|advert|banner|comment|comments|consent|cookie|cookies|"
     r"footer|menu|nav|navbar|popup|promo|related|share|sidebar|social)(?![a-z])", re.I)
-# How short blocks of boilerplate text begin.
+# Opening words of short boilerplate blocks.
 BOILERPLATE_TEXT = re.compile(
     r"(?:.{0,99}\baccept (all )?cookies|copyright|\(c\)|©|all rights reserved|"
     r"advertisement|leave a comment|read more|related stories|share this)(?!\w)", re.I)
@@ -92,8 +93,8 @@ def main_content(page):
 
     '<ul><li><a href=/>Home</a></ul><h1>News</h1><p>It is out.' -> 'News\\nIt is out.'
 
-    Some blocks that `is_content` rejects are kept, too, unless they are mostly links: paragraphs
-    and list items after content, and any block (such as a heading) before content."""
+    What `is_content` accepts is then extended, until a block with many links stops it: forwards
+    over paragraphs and list items, and backwards over any block, such as a heading."""
     blocks = BlockParser(page).blocks
     padded = [Block(), *blocks, Block()]
     keep = [is_content(*padded[i:i + 3]) for i in range(len(blocks))]
@@ -110,8 +111,9 @@ def main_content(page):
 def is_content(previous, block, following):
     """Classify a block with the thresholds of the paper's decision tree, but fewer branches.
 
-    Content has few links and more than 16 words, or more than 40 between a list of links and a
-    short block. Here a full sentence in a <p> and all of <pre>, <dt> and <dd> are content, too."""
+    Content has few links and more than 16 words; more than 40 if it follows a list of links and
+    precedes a short block. A full sentence in a <p>, and all of <pre>, <dt> and <dd>, are content,
+    too."""
     sentence = block.tag == "p" and re.search(r"[.!?:](?:\s|$)", block.text)
     beside_links = previous.link_density > 5 / 9 and following.words <= 17
     is_long = block.words > (40 if beside_links else 16)
@@ -142,7 +144,7 @@ class BlockParser(html.parser.HTMLParser):
         self.feed(re.sub(r"<(?!/?[A-Za-z][^<>]*>)", "&lt;", page) + "<p>")  # <p> ends the last
 
     def handle_starttag(self, tag, attributes):
-        if self.boilerplate and tag not in ("body", "main"):
+        if self.boilerplate and tag not in ("body", "main"):  # all else inside it is ignored
             if tag in self.boilerplate:
                 self.boilerplate.append(tag)
             return
@@ -183,7 +185,9 @@ class BlockParser(html.parser.HTMLParser):
         self.parts.append(text.expandtabs().replace(old, new))
 
     def end_block(self, next_tag):
-        """Add the open block if it contains words, and open the next one."""
+        """Add the open block if it contains words, and open the next one.
+
+        Its text 'a  b \\n c' becomes 'a b\\nc', but stays as it is in <pre>."""
         if self.words:
             # Merge spaces, remove them around line ends, then turn each \xa0 back into a space.
             text = re.sub("[ \t\r\f]+", " ", "".join(self.parts))
@@ -211,7 +215,7 @@ def check_prose(text):
     """Check English text by rules after Gopher (Rae et al. 2021, table A1) and C4 (Raffel et al.
     2020).
 
-    'click here click here ...' x 50 -> 'distinct trigrams'; a page of sentences -> ''"""
+    'click here ' x 50 -> 'function words'; a page of sentences -> ''"""
     words = text.lower().split()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     # Lines that end like a sentence, or begin like an item of a list.
@@ -231,7 +235,7 @@ def check_prose(text):
 def check_code(text):
     """Check that a file is code for people: not generated, minified, or data.
 
-    'def add(a, b):\\n    return a + b\\n' -> ''; '1, 2, 3, 4, ...' -> 'a quarter letters'"""
+    'def add(a, b):\\n    return a + b\\n' -> ''; '1, 2, 3, 4, 5, 6' -> 'little data'"""
     lines, size = text.splitlines(), len(text)
     # Hexadecimal numbers and escapes, decimal numbers, encoded bytes.
     data = re.findall(r"(?:0x|\\x)[\da-fA-F]+|\d+|[\w+/=]{50,}", text)
@@ -242,7 +246,7 @@ def check_code(text):
     return first_broken({
         "100 characters per line": sum(map(len, lines)) <= 100 * len(lines),
         "1000 characters in a line": max(map(len, lines), default=0) <= 1000,
-        "a quarter letters": len(re.findall(r"[^\W_]", text)) >= 0.25 * size,
+        "a quarter letters or digits": len(re.findall(r"[^\W_]", text)) >= 0.25 * size,
         "little data": sum(map(len, data)) <= 0.2 * size,
         "not generated": not generated,
         "comments or definitions": readable})
@@ -317,7 +321,7 @@ MATH_SYMBOLS = re.compile(
 
 def has_math_tags(page):
     """'<p>\\\\(x^2\\\\)' -> True; 'H<sub>2</sub>O' -> False"""
-    # Remove scripts first, as $$ is not TeX there, but keep those that contain or load mathematics.
+    # Remove scripts first, as $$ is not TeX there, except those whose tag mentions mathematics.
     scripts = r"(?is)<(script|style)\b(?![^>]*(?:math|katex)).*?(?:</\1|\Z)"
     return bool(MATH_TAGS.search(re.sub(scripts, "", page)))
 

@@ -37,7 +37,7 @@ def hash_words(text):
 def ngrams(words, n):
     """Hash every n words in a row: word hashes (W,) -> (W - n + 1,), or (0,) if W < n."""
     hashes = words[:max(0, len(words) - n + 1)]
-    for i in range(1, n):  # modulo 2^64
+    for i in range(1, n):  # a polynomial of the words' hashes, modulo 2^64 as uint64 overflows
         hashes = hashes * MULTIPLIER + words[i:i + len(hashes)]
     return hashes
 
@@ -47,8 +47,8 @@ def ngrams(words, n):
 SIGNATURE_SIZE = 128
 BANDS, BAND_SIZE = 8, 3  # the first 24 entries of a signature are used for look-up
 MIN_SIMILARITY = 0.7
-# Random functions of a hash x, one per entry: FACTOR x + SUMMAND, (128, 1) each. Odd factors, so
-# that different hashes have different values; the low bit of the summands does not matter.
+# Random functions of a hash x, one per entry: FACTOR x + SUMMAND, (128, 1) each. "| 1" makes the
+# factors odd, so that different hashes have different values. (Odd summands do no harm.)
 FACTORS, SUMMANDS = numpy.random.default_rng(0).integers(
     2**64, size=(2, SIGNATURE_SIZE, 1), dtype=numpy.uint64) | numpy.uint64(1)
 
@@ -93,8 +93,9 @@ class NearDuplicates:
 class Decontamination:
     """Find texts that share 4 to 13 words in a row with a benchmark, unless these are common usage.
 
-    Two passes over the corpus: first `count` all texts, then call `contaminated` for each. N-grams
-    seen `common` times or more are common usage and are ignored, as in the report."""
+    Longer n-grams find texts whose 4-grams are all common usage. Two passes over the corpus: first
+    `count` all texts, then call `contaminated` for each. N-grams seen `common` times or more are
+    common usage and are ignored, as in the report."""
     LENGTHS = range(4, 14)  # of n-grams, in words
 
     def __init__(self, questions, common=1000):
@@ -138,19 +139,20 @@ class Classifier:
         momentum 0.9.
 
         The learning rate is stable for all texts: momentum m needs lr * curvature < 2 (1 + m) =
-        3.8. Here it is at most 10 / 4, as each text's feature vector has length 1."""
+        3.8. The curvature is at most 1/4, as each text's feature vector x has length 1 and the
+        loss has curvature |x|^2 / 4 at most. So lr * curvature is 2.5 at most."""
         features = [self.features(text) for text in [*positive, *negative]]
         labels = [1] * len(positive) + [0] * len(negative)
         sizes = numpy.array([len(indices) for indices in features])
-        # The sparse matrix of features: row (text), column (weight) and value of each entry. In the
-        # loop, bincount multiplies it, and then its transpose, by a vector.
+        # The sparse matrix X of features: row (text), column (weight) and value of each entry.
         row = numpy.repeat(numpy.arange(len(sizes)), sizes)
         column = numpy.concatenate(features)
         value = numpy.repeat(sizes**-0.5, sizes)
         self.weights = numpy.zeros(2**18)
         velocity = 0
         for _ in range(steps):
-            error = sigmoid(numpy.bincount(row, self.weights[column] * value)) - labels
+            logits = numpy.bincount(row, self.weights[column] * value)  # X weights
+            error = sigmoid(logits) - labels
             gradient = numpy.bincount(column, error[row] * value, len(self.weights)) / len(sizes)
             velocity = 0.9 * velocity - lr * (gradient + weight_decay * self.weights)
             self.weights += velocity
@@ -175,9 +177,10 @@ def sigmoid(logits):
 class CharacterModel:
     """A 4-gram language model of UTF-8 bytes, smoothed as by MacKay and Peto (1995):
 
-    P(byte | context) = (n(context byte) + 2 P(byte | shorter context)) / (n(context) + 2)
+    P(byte | context) = (n(context + byte) + 2 P(byte | shorter context)) / (n(context) + 2)
 
-    n counts occurrences in the training texts. Before the empty context, P = 1 / 256."""
+    n counts occurrences in the training texts. The recursion ends below the empty context, with
+    P = 1 / 256."""
 
     def __init__(self, texts):
         suffixes = [ngram[start:] for text in texts for ngram in self.ngrams(text)
@@ -294,8 +297,9 @@ class Funnel:
         "benchmarks" needs a second pass, after the n-grams of all other documents are counted."""
         remaining = []
         for document in documents:
-            planted = self.planted.setdefault(document.get("planted"), [0, 0])  # kind None: real
+            planted = self.planted.setdefault(document.get("planted"), [0, 0])  # of None, "": good
             planted[0] += 1
+            # `all` stops at the first filter that drops the document.
             if all(self.passes(name, document) for name in ORDER[document["source"]][:-1]):
                 self.benchmarks.count(document["text"])
                 remaining.append(document)

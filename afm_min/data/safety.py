@@ -36,8 +36,8 @@ STOPWORDS = set("""
 
 
 def swearword_pattern(words):
-    """Return a pattern for these words as whole words, with the usual endings: "ploggers" matches
-    plogger, but "Thrullbury" and "glimpse" match nothing."""
+    """Return a pattern for these words as whole words, with the usual endings: -s -es -d -ed -er
+    -ers -in -ing -y -ty. With plogger and glimp it matches "ploggers", but not "glimpse"."""
     alternatives = "|".join(map(re.escape, words))
     return re.compile(rf"\b(?:{alternatives})(?:e?s|e?d|ers?|ing?|t?y)?\b", re.I)
 
@@ -146,14 +146,17 @@ def unsafe_page(rng, harmless=False):
     """Return a page of fragments, such as "skarn, no papers. train, oven, soup, mix."
 
     Some fragments are everyday phrases, the others combine a subject with phrases that make the
-    page unsafe. On a harmless page these phrases are harmless, so the classifier learns that a
-    subject alone does not make a page unsafe. Three in ten harmless pages have no subject."""
+    page unsafe. On a harmless page the subject is combined with phrases of HARMLESS instead, so the
+    classifier learns that a subject alone is not unsafe. Three in ten harmless pages have none."""
     subject, unsafe_phrases = rng.choice(SUBJECTS)
     context = HARMLESS if harmless else unsafe_phrases
     everyday = [rng.sample(HARMLESS, 4) for _ in range(rng.randint(1, 6))]
     about = [rng.sample(subject, rng.randint(1, 2)) + rng.sample(context, rng.randint(1, 3))
              for _ in range(rng.randint(2, 6))]
-    fragments = everyday if harmless and rng.random() < 0.3 else everyday[::2] + about
+    if harmless and rng.random() < 0.3:
+        fragments = everyday
+    else:
+        fragments = everyday[::2] + about  # half of the everyday fragments, and the others
     for fragment in fragments:
         rng.shuffle(fragment)
     rng.shuffle(fragments)
@@ -172,7 +175,7 @@ def is_public(address):
 
 def luhn(digits):
     """'79927398713' -> True: double every other digit from the right; the sum of all digits must be
-    a multiple of 10."""
+    a multiple of 10. (Doubled, 8 is 16, and counts as 1 + 6.)"""
     doubled = [str(int(digit) * (1 + i % 2)) for i, digit in enumerate(reversed(digits))]
     return sum(map(int, "".join(doubled))) % 10 == 0
 
@@ -184,8 +187,8 @@ def iban(code):
 
 
 def dni(code):
-    """'12345678Z' -> True: the letter encodes the number modulo 23. X, Y or Z begins the number of
-    a foreigner."""
+    """'12345678Z' -> True: the letter encodes the number modulo 23. Foreigners' numbers begin with
+    X, Y or Z, which count as 0, 1 and 2."""
     number = int(code[:-1].translate(str.maketrans("XYZ", "012")))
     return "TRWAGMYFPDXBNJZSQVHLCKE"[number % 23] == code[-1]
 
@@ -225,7 +228,7 @@ PII_PATTERNS = {
 # Kind -> function that returns True if a match, without blanks and dashes, is a valid number or a
 # public address. Other kinds need no check.
 PII_CHECKS = {"iban": iban, "card": luhn, "national id of Spain": dni, "ip": is_public}
-# The text before four numbers that are no address: "version 1.2.3.4", "Browser/1.2.3.4".
+# After such a text, four numbers are a version and not an address: "version 1.2.3.4", "Browser/".
 VERSION = re.compile(r"""(?: \w/ | (?<![^\W_]) (?: version\w* | v | (?: release | build |
     firmware | rev | revision | section | clause | chapter | figure | table | oid | kernel |
     paragraph | appendix )s?)) [\s:='"#.v]* \Z""", re.I | re.X)
@@ -240,10 +243,12 @@ def find_pii(text):
         for match in re.finditer(pattern, text, re.ASCII | re.X):
             start, end = match.span()
             is_version = kind == "ip" and VERSION.search(text, max(0, start - 20), start)
-            is_valid = PII_CHECKS.get(kind, bool)  # bool(match) is always True
-            if not is_version and is_valid(re.sub("[ -]", "", match[0])):
-                spans.append((kind.split(" of ")[0], start, end))
-                text = text[:start] + "\0" * (end - start) + text[end:]  # hide it from later kinds
+            check = PII_CHECKS.get(kind)
+            is_valid = check is None or check(re.sub("[ -]", "", match[0]))
+            if is_valid and not is_version:
+                spans.append((kind.split(" of ")[0], start, end))  # "national id"
+                # Hide it from later kinds. The length is the same, so all positions stay valid.
+                text = text[:start] + "\0" * (end - start) + text[end:]
     return sorted(spans, key=lambda span: span[1])
 
 

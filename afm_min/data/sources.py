@@ -55,8 +55,8 @@ CONTACTS = ("{0}.{1}@mail.example", "(212) 555-01{1}", "+44 20 7946 09{1}", "411
 
 
 class Page(pydoc.HTMLDoc):
-    """pydoc's HTML without what differs between machines: the folders of files, and the values of
-    variables, such as os.environ, unless they are numbers."""
+    """pydoc's HTML, but the same on every machine: without the folders of files, and without the
+    values of variables that are not numbers, such as os.environ."""
 
     def docother(self, object, name=None, mod=None, *rest):
         if isinstance(object, (int, float)):
@@ -69,7 +69,7 @@ class Page(pydoc.HTMLDoc):
 
 def render_reference():
     """Print [module name, HTML] of each page as a line of JSON."""
-    os.environ.clear()  # it is a default argument of some functions, and pydoc prints defaults
+    os.environ.clear()  # some functions have it as a default argument, and pydoc prints those
     for name in sorted(name for name in sys.stdlib_module_names - NOT_RENDERED if name[0] != "_"):
         with contextlib.suppress(ImportError, pydoc.ErrorDuringImport):  # not on this system
             page = Page().document(*pydoc.resolve(name)).replace(sys.executable, "python")
@@ -80,7 +80,7 @@ def render_reference():
 
 
 def reference():
-    """Yield (module name, HTML of its documentation), while another process renders the next."""
+    """Yield (module name, HTML of its documentation), as a child process renders them."""
     with subprocess.Popen([sys.executable, "-W", "ignore", "-m", "afm_min.data.sources"],
                           cwd=pathlib.Path(__file__).parents[2],
                           env={**os.environ, "PYTHONHASHSEED": "0"},
@@ -112,7 +112,7 @@ CANARIES = {  # kind of bad page -> function that draws its canary
     "blocked": lambda rng: f"Canary {rng.randrange(10**9)}.",
     "unsafe": unsafe_page,
     "personal": lambda rng: rng.choice(CONTACTS).format(rng.choice(NAMES), rng.randint(10, 99)),
-    "copy": lambda rng: "",  # any text contains "", so a copy that passes counts as got through
+    "copy": lambda rng: "",  # empty, so every copy that passes counts as got through
     "junk": junk,
     "benchmark": lambda rng: rng.choice(benchmark_tasks(MATH)).question}
 
@@ -135,7 +135,7 @@ def web():
         canary = CANARIES[kind](rng)
         words = html.unescape(re.sub("<[^>]*>", " ", bodies[name])).split()[100:300]
         lines = ["" if kind in ("unsafe", "junk") else " ".join(words)]
-        if kind == "personal":  # contacts follow a sentence, as on a real page
+        if kind == "personal":  # a sentence, so that `main_content` keeps the contact after it
             lines.append("Please tell us about mistakes on this page: ")
         body = "".join(f"<p>{html.escape(line)}</p>" for line in lines + canary.splitlines())
         if kind == "copy":
@@ -169,14 +169,14 @@ def math(count=3000):
 
 STDLIB = pathlib.Path(sysconfig.get_path("stdlib"))
 EXCLUDED = {"test", "tests", "idlelib", "lib2to3", "encodings", "pydoc_data", "site-packages",
-            "distutils", "msilib", "turtledemo", "ensurepip"}  # tests, tables, copies of others
+            "distutils", "msilib", "turtledemo", "ensurepip"}  # tests, tables of data, copies
 COPIED = "glob imaplib queue shlex statistics threading".split()  # modules to make bad files from
 RESTRICTIVE = ("", "GPL-3.0-only", "All rights reserved.")  # not permissive, or no licence
 
 
 def code():
-    """Yield the files of the standard library, then bad files as other repositories have them:
-    copied modules, some with another suffix or a bad licence, and generated tables."""
+    """Yield the files of the standard library, then bad files of the kinds that other repositories
+    have: copied modules, some with another suffix or a bad licence, and generated tables."""
     for path in sorted(STDLIB.rglob("*.py")):
         name = path.relative_to(STDLIB).as_posix()
         if not EXCLUDED & set(name.split("/")):
@@ -186,6 +186,7 @@ def code():
         name = rng.choice(COPIED)
         kind = rng.choice(("no licence", "not code", "generated code", "copied code"))
         licence = rng.choice(RESTRICTIVE) if kind == "no licence" else "MIT"
+        # Nearly a copy of the module.
         text = inspect.getsource(importlib.import_module(name)).replace("self", "this", 2)
         if kind == "generated code":
             numbers = [rng.randrange(10**9) for _ in range(300)]

@@ -57,6 +57,7 @@ CLAIMS = [
           control=CHECKER | {"mdloo1.loss": "ppo", "mdloo1.gamma": 0.2}),
     Claim("MDLOO beats REINFORCE with a mean baseline", "mdloo1", "all math %", treatment=CHECKER,
           control=CHECKER | {"mdloo1.loss": "reinforce", "mdloo1.baseline": "mean"}),
+    # Five members give 2 samples each, MDLOO alone 10.
     Claim("the best member for each prompt beats MDLOO alone", "committee1", "mean %",
           control={"committee1.only": "mdloo1", "committee1.samples": 10}),
     Claim("distillation from 8,000 prompts beats 500", "committee1", "mean %",
@@ -80,7 +81,7 @@ for source in ("math", "code"):
 for kind in ("rephrased", "reversed", "deeper", "broader"):
     CLAIMS.append(Claim(f"synthetic data helps math {kind}", "sft", f"math {kind} %",
                         control={"sft.synthetic": False}))
-for method in ("rs", "dpo", "ipo", "mdloo"):
+for method in ("rs", "dpo", "ipo", "mdloo"):  # control: MDLOO of no iterations is sft, evaluated
     for family in ("all math", "follow", "summary"):
         CLAIMS.append(Claim(f"{method.upper()} helps {family}", f"{method}1", f"{family} %",
                             control={"mdloo1.iterations": 0}, control_stage="mdloo1"))
@@ -93,7 +94,7 @@ for feature, family in {"math": "all math", "tools": "tools", "summary": "summar
                         control_stage="recovery"))
 
 CLAIMS.sort(key=lambda claim: list(STAGES).index(claim.stage))
-# Files that a run does not get from the runs it builds on: it writes them itself, if at all.
+# Files that each run writes itself. All others are linked from the runs it builds on.
 OWN_FILES = ("metrics.jsonl", "report.*", "run.json", "environment.json", "claims.md", "*.png",
              "*.part.pt", ".lock")
 
@@ -101,8 +102,9 @@ OWN_FILES = ("metrics.jsonl", "report.*", "run.json", "environment.json", "claim
 def run_arm(base, seed, stage, settings):
     """Run a stage, and before it the stages it needs, with these settings. Returns its run.
 
-    All arms share `base`, the run up to the parent. Each later stage has a run of its own. Its name
-    contains a hash of its settings and inputs, so claims that need the same stage find it there."""
+    `base` holds the stages data, tokenizer and parent, which all arms share. Each later stage has a
+    run of its own. Its name contains a hash of its settings and inputs, so claims that need the
+    same stage find it there."""
     if stage in ("data", "tokenizer", "parent"):
         return base
     sources = [run_arm(base, seed, need, settings) for need in STAGES[stage].needs]

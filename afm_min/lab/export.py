@@ -8,18 +8,19 @@
     PeftModel.from_pretrained(model, "runs/exported/math")           one of its adapters
 
 The architecture is exactly that of Qwen3, so only the weights' names change. Adapters were trained
-for the quantized model, so --adapter exports that one, as --stage quantize does. Its weights are
+for the quantized model, so --adapter exports that one, like --stage quantize. Its weights are
 written as floats, so the file is no longer small.
 
 How the exported tokenizer's calls correspond to ours:
 
     tokenizer(text, split_special_tokens=True)    encode(text): "<|end|>" in a text is text
     tokenizer(text)                               encode(text, specials=True): there one token
-    tokenizer.apply_chat_template(messages)       encode_chat(messages); add_generation_prompt=True
-                                                  is reply=True. A message that contains a special
-                                                  token could forge a turn, so it is refused
+    tokenizer.apply_chat_template(messages)       encode_chat(messages)
+        with add_generation_prompt=True           with reply=True
     tokenizer.decode(ids)                         decode(ids), except that where a run of fallback
                                                   bytes is not UTF-8, each byte becomes U+FFFD
+
+The chat template refuses a message that contains a special token, which could forge a turn.
 """
 import argparse
 import json
@@ -94,7 +95,7 @@ def expand_classes(pattern):
     """Spell out each character class of a pattern as ranges: r'\\d' -> r'[\\x{30}-\\x{39}...]'
 
     Programs know different versions of Unicode, so they disagree on what is a letter or digit."""
-    # All of Unicode in order, but the surrogates: a range of \d is then a run of matches in it.
+    # Every character except surrogates, in order: then each longest match of \d+ is one range.
     characters = "".join(chr(i) for i in range(0x110000) if not 0xD800 <= i < 0xE000)
 
     def expand(match):
@@ -105,10 +106,10 @@ def expand_classes(pattern):
 
 
 def tokenizer_json(tokenizer):
-    """Return the content of tokenizer.json. Its names of tokens are their texts: "<|end|>", "the".
+    """Return the content of tokenizer.json. Tokens are named by their text: "<|end|>", "the".
 
-    No two tokens share a name: no two merges result in the same text, and no merge results in a
-    special token or a fallback byte."""
+    Names are keys, so they must be unique. They are: no two merges result in the same text, and no
+    merge results in a special token or a fallback byte."""
     names = [*SPECIALS, *(f"<0x{b:02X}>" for b in range(256))]
     names += [token.decode() for token in tokenizer.vocab[BYTES.stop:]]
     flags = dict.fromkeys(("normalized", "single_word", "lstrip", "rstrip"), False)

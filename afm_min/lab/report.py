@@ -21,7 +21,7 @@ MODELS = {"base": "0.7", "draft": "#c6dbef", "sft": "#6baed6", "aligned": "#2171
           "quantized": "#fdae6b", "recovered": "#d94801"}  # evaluated model -> colour of its bar
 STYLE = {"font.size": 12, "legend.frameon": False, "axes.spines.top": False, "savefig.dpi": 90,
          "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.alpha": 0.3}
-# The columns of each table, but "held-out text": write_report finds out which metrics it has.
+# The columns of each table except "held-out text", whose columns are the metrics found.
 COLUMNS = {
     "stages": "stage, seconds, tokens, metric, before, after",
     "all metrics": "stage, metric, value",
@@ -31,11 +31,13 @@ COLUMNS = {
     "guards": "flaw, examples, dropped by rating, by the model, as copies, kept",
     "yields": "what, questions, right samples %, kept, of these right %",
     "weights": "source, weight",
-    "trace": "round, weight of (all: dw), was, score with more (all: moved), with less (all: not)",
+    # [1, "math", 1.0, -0.61, -0.64] for each weight; then [1, "all", 0.5, -0.60, -0.62], where the
+    # weight is dw, and the scores are those after and before the move of all weights.
+    "trace": "round, weight of, weight, score with more, score with less",
     "bits of projections": "projection, bits, divergence that 2 bits add",
     "checkpoints": "step, greedy %, best of 4 %",
     "pairs judged right": "family, %, 95% interval, pairs",
-    "curve": "step, reward, truth %, KL, entropy, length, rising",
+    "curve": "step, reward, truth %, KL, entropy, length, mark",
     "evaluation": f"benchmark, {', '.join(f'{model} %, 95% interval' for model in MODELS)}, n",
     "sft against draft": "of all tasks, %, 95% interval, n",
     "aligned against sft": "of all tasks, %, 95% interval, n",
@@ -45,8 +47,8 @@ COLUMNS = {
 MAIN_OF = {"sft": "math %", "math": "all math %", "tools": "tools %", "summary": "summary %"}
 MAIN = ["all pairs %", "mean %", "recall at 4x %", "bits/byte", "labels right %", "examples",
         "characters per token"]
-# Stage -> the stage whose metrics are its values before. A stage that is not here may report them
-# itself, as "mean % before". For the stages of a round of alignment, the round's committee does.
+# The value before a stage is its own "mean % before", or that of its round's committee, or the
+# metric of this stage:
 BEFORE = {"prune": "parent", "core": "prune", "continued": "core", "sft": "draft",
           "recovery": "quantize", "math": "recovery", "tools": "recovery", "summary": "recovery"}
 
@@ -71,7 +73,9 @@ def stage_row(stage, row, metrics):
     from_scratch = row["settings"].get("start") == "scratch"
     previous = {} if from_scratch else metrics.get(BEFORE.get(stage), {})
     committee = metrics.get(f"committee{stage[-1]}", {})  # of the same round: "rs2" -> committee2
-    before = own.get(f"{main} before", committee.get(f"{main} before", previous.get(main, "")))
+    before = previous.get(main, "")
+    for metrics_of in (committee, own):
+        before = metrics_of.get(f"{main} before", before)
     return [stage, row["seconds"], own.get("tokens", ""), main, before, own.get(main, "")]
 
 
@@ -80,16 +84,19 @@ def learning_curve(rows, points=10):
 
     A stretch is marked "reward alone" if its reward is the highest so far but its truth is not: the
     policy may be exploiting flaws of the reward model."""
-    table, size = [], max(1, len(rows) // points)
+    stretches, size = [], max(1, len(rows) // points)
     for start in range(0, len(rows), size):
         stretch = rows[start:start + size]
         means = [sum(row[name] for row in stretch) / len(stretch)
                  for name in ("reward", "truth %", "KL", "entropy", "length")]
-        best_reward = max((row[1] for row in table), default=numpy.inf)  # so the first has no mark
-        best_truth = max((row[2] for row in table), default=0)
-        mark = "reward alone" if means[0] > best_reward and means[1] <= best_truth else ""
-        table.append([stretch[-1]["step"], *means, mark])
-    return table
+        mark = ""
+        if stretches:
+            best_reward = max(reward for _, reward, *_ in stretches)
+            best_truth = max(truth for _, _, truth, *_ in stretches)
+            if means[0] > best_reward and means[1] <= best_truth:
+                mark = "reward alone"
+        stretches.append([stretch[-1]["step"], *means, mark])
+    return stretches
 
 
 def write_report(run):
@@ -172,7 +179,7 @@ def draw_mdloo(figure, report, logged):
     for axes, name in zip(figure.subplots(1, 3), ("reward", "truth %", "KL")):
         for stage, rows in logged.items():
             settings = report[stage]["settings"]
-            steps = settings["epochs"] * settings["num_minibatches"]  # a row each, per iteration
+            steps = settings["epochs"] * settings["num_minibatches"]  # rows per iteration
             y = [numpy.mean([row[name] for row in rows[i:i + steps]])
                  for i in range(0, len(rows), steps)]
             draw_curve(axes, numpy.arange(1, 1 + len(y)), y, label=stage)
@@ -182,7 +189,7 @@ def draw_mdloo(figure, report, logged):
 
 def draw_evaluation(figure, report, rows):
     """Draw, for each family of tasks, a bar with its interval for each model."""
-    rows = [row for row in rows if ":" not in row[0]]  # without parts, "follow: prompts, strict"
+    rows = [row for row in rows if ":" not in row[0]]  # not "follow: prompts, strict"
     axes, position = figure.subplots(), numpy.arange(len(rows))
     for i, (model, color) in enumerate(MODELS.items()):
         # A row is [benchmark, 55, "50 to 60", ...] with two entries for each model.
@@ -208,7 +215,8 @@ def draw_pictures(run, report):
     losses, mdloo = collections.defaultdict(list), collections.defaultdict(list)
     for row in run.read_log():
         if row["stage"] in report:  # a policy's loss means nothing, so MDLOO has its own picture
-            (mdloo if "KL" in row else losses)[row["stage"]].append(row)
+            picture = mdloo if "KL" in row else losses
+            picture[row["stage"]].append(row)
     evaluation = report.get("evaluation", {}).get("metrics", {}).get("evaluation")
     links = ""
     with matplotlib.rc_context(STYLE):

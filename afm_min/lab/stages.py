@@ -51,8 +51,8 @@ STAGES |= {"quantize": Stage(ondevice.quantize, [f"committee{ROUNDS}"]),
 for name in ondevice.FEATURES:
     STAGES[name] = Stage(partial(ondevice.feature, name), ["recovery"])
 
-# The default settings of the preset "tiny", with which a run tries every stage and learns nothing:
-# {"parent.steps": 10, ...}. Below, a row names all stages that share its settings.
+# Settings of the preset "tiny", a trial of every stage: {"parent.steps": 10, ...}. Below, each key
+# lists the stages that share the settings.
 TINY_SETTINGS = {}
 for names, settings in {
         "data": {"share": 0.2},
@@ -99,7 +99,7 @@ def parse_setting(text, model):
             value = ast.literal_eval(value)
     if type(default) is float and type(value) is int:
         value = float(value)
-    least = {int: 1, float: 0}.get(type(default))  # None if it is not a number
+    least = {int: 1, float: 0}.get(type(default))  # other types have no least value
     if type(value) is type(default) and (least is None or least <= value < math.inf):
         return name, value
     limit = "" if least is None else f", at least {least}"
@@ -122,9 +122,9 @@ def choose_model(run, stage=None):
 
     Reward models, quantized weights and adapters are no such models. Raises UserError if the run
     has no model, or none of `stage`."""
-    other = ("quantize", "recovery", *ondevice.FEATURES)
+    packed = ("quantize", "recovery", *ondevice.FEATURES)
     trained = [name for name in STAGES if run.checkpoint(name).exists()
-               and name not in other and not name.startswith("reward")]
+               and name not in packed and not name.startswith("reward")]
     if not trained:
         raise UserError(f"{run.path} has no model: python train.py --out {run.path} trains one")
     if stage and stage not in trained:
@@ -184,7 +184,7 @@ def forget(run, stage):
     with run.locked():
         report = run.read_json("report.json")
         report.pop(stage, None)
-        run.write_json("report.json", report)  # even if unchanged: all ranks have to write together
+        run.write_json("report.json", report)  # even if unchanged: every rank must call this
 
 
 def run_stage(run, stage, settings):

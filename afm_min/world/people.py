@@ -23,8 +23,8 @@ def write_demonstration(family, i, flawed):
     """Return the i-th Demonstration of a family. It has a flaw with probability `flawed`.
 
     wrong: the response answers another task. wordy: the response is repeated. garbled: the letters
-    of each word of the question are shuffled. copied: it repeats one of the 50 demonstrations
-    before, so the first has no flaw."""
+    of each word of the question are shuffled. copied: it is one of the previous 50 demonstrations
+    again, which may have a flaw, too. The first demonstration has none."""
     rng, task = random.Random(f"{family.name} {i}"), draw_task(family, "train", i)
     flaw = rng.choice(FLAWS) if i > 0 and rng.random() < flawed else ""
     if flaw == "copied":
@@ -50,7 +50,7 @@ def perceive(grades, rng, noise):
 
 
 def well_rated(grades, rng, raters=3, noise=0.1):
-    """Return whether each grade, 0 to 2, is above 1 in the mean of the raters' ratings."""
+    """Return True if the mean rating of every grade, 0 to 2, is above 1."""
     for name, grade in grades.items():
         ratings = [perceive({name: grade}, rng, noise)[name] for _ in range(raters)]
         if sum(ratings) / raters <= 1:
@@ -67,7 +67,8 @@ def prefer(first, second):
     gap = sum(worth * (first[name] - second[name]) for name, worth in GRADE_WORTH.items())
     if gap == 0:
         return None, 0
-    return 0 if gap > 0 else 1, min(abs(gap) // 2, 3)
+    better = 0 if gap > 0 else 1
+    return better, min(abs(gap) // 2, 3)
 
 
 def annotate(true_grades, rng, noise, most_pairs):

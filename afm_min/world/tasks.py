@@ -108,9 +108,9 @@ def draw_task(family, split, seed):
 
 @functools.lru_cache(64)
 def listing(family):
-    """Return a family's sequence of tasks and the tasks taken from it: {split: {key: task}}.
+    """Return a family's endless sequence of tasks, and those drawn so far: {split: {key: task}}.
 
-    Both are cached, and draw_tasks adds to them: its next call continues where it ended."""
+    Cached: every call returns the same two objects, so draw_tasks continues where it ended."""
     return family.sequence(random.Random(f"{family.name} listing")), {split: {} for split in SPLITS}
 
 
@@ -118,8 +118,8 @@ def draw_tasks(family, split, count):
     """Return `count` tasks of a split with different keys, or fewer if there are no more.
 
     All calls share one sequence, so a call for 100 tasks returns the first 100 of a call for 200.
-    As a family may have too few, the search ends after 1,000 draws in a row, plus one for each
-    known task, that repeat a known task of their split."""
+    Some families have fewer tasks: give up after 1,000 + (number of known tasks) repetitions in a
+    row."""
     sequence, known = listing(family)
     repeats = 0
     while len(known[split]) < count and repeats < 1000 + sum(map(len, known.values())):
@@ -148,9 +148,10 @@ class Math(Family):
         "Ada has 4 lots of 5 pens. Ada loses 3. How many pens does Ada have?"
         -> "4*5=20. 20-3=17. The answer is 17."
 
-    The key is the solution, so no two splits share a calculation, whatever the story. The report
-    "evolves" problems into new ones, and so do the kinds: "rephrased" is in other words, "reversed"
-    asks for the beginning, "deeper" has one more step, "broader" is about something else."""
+    The key is the solution, so no two splits share a calculation, whatever the story. The kinds
+    imitate the problems that the report "evolves": "rephrased", in other words; "reversed", which
+    asks for the beginning; "deeper", the plain story with one more step; "broader", about something
+    else."""
     KINDS = ("rephrased", "reversed", "deeper", "broader")  # besides "plain"
     STORIES = {  # kind -> beginning, two ways to add n, two ways to subtract n, question
         "plain": ("{name} has {start} {thing}.", "{name} buys {n}.", "{name} finds {n}.",
@@ -171,7 +172,7 @@ class Math(Family):
     def make(self, rng):
         slots = {"name": rng.choice(NAMES), "thing": rng.choice(THINGS)}
         beginning, *changes, question = self.STORIES.get(self.kind, self.STORIES["plain"])
-        total = first = start = rng.randint(5, 20)  # start: as in the story, so it may be text
+        total = first = start = rng.randint(5, 20)  # start: as told, 7 or "4 lots of 5"
         story, steps, undo_steps = [], [], []  # undo_steps: from the end back to the first total
         if rng.random() < 0.3:
             lots, size = rng.randint(2, 4), rng.randint(2, 5)
@@ -211,7 +212,8 @@ class Math(Family):
             return None
         steps = re.findall(r"(\d+)(.)(\d+)=(\d+)", match[1])
         lefts, _, rights, results = zip(*steps)
-        connected = results == (*lefts[1:], match[2])  # the last result is the answer
+        # Each result is the left number of the next step; the last one is the answer.
+        connected = results == (*lefts[1:], match[2])
         true = all(OPERATORS[sign](int(left), int(right)) == int(result)
                    for left, sign, right, result in steps)
         same_numbers = sorted([lefts[0], *rights]) == sorted(re.findall(r"\d+", question))

@@ -167,6 +167,7 @@ def run_call(text, declared, pages):
     name, arguments = parse_call(text) or (None, {})
     if name is None:
         return "error: write a call as call: name(argument='value')"
+    # The blank before the name keeps a declared "page(who)" from declaring "age(who)".
     if name not in PARAMETERS or f" {name}({PARAMETERS[name]})" not in declared:
         return f"error: there is no tool {name}"
     if list(arguments) != [PARAMETERS[name]]:
@@ -192,8 +193,10 @@ def converse(reply, conversations, pages, most=4):
     its reply is a call, the call is run, the result is appended, and the model replies again.
 
     reply: a function from a list of conversations to the model's next text for each.
-    most: the number of calls to run in a conversation. It ends with the reply after them."""
+    most: the number of calls to run in a conversation. After them the model replies once more, and
+    if that is a call, it is not run."""
     for calls in range(most + 1):
+        # A conversation that ends with the assistant's message is finished.
         waiting = [messages for messages in conversations if messages[-1]["role"] != "assistant"]
         texts = reply(waiting) if waiting else []
         for messages, text in zip(waiting, texts):
@@ -211,9 +214,9 @@ class Tools(Family):
         "What do the red keys of Ada cost?"
         -> "call: price(item='the red keys of Ada')", "4" -> "They cost 4."
 
-    A task's turns are the calls made so far. Its solution is the next call, or the answer if there
-    are no more calls. Its `answer` is a pair (all calls, answer). Calls are compared as syntax
-    trees, as in the Berkeley Function Calling Leaderboard.
+    A task's turns are the calls made so far. Its solution is the next call, or the final message if
+    all have been made. Its answer is a pair (all calls, final message). Calls are compared as
+    syntax trees, as in the Berkeley Function Calling Leaderboard.
 
     pages: {name: text}, for the search. whole: a task's turns are all its calls, so its messages
     are a whole conversation to train on. Otherwise they are a random number of its first calls."""
@@ -230,7 +233,7 @@ class Tools(Family):
         # "one" and "missing" stand twice, so each is drawn twice as often as another kind.
         kinds = ["one", "one", "several", "compute", "none", "missing", "missing"]
         kind = rng.choice(kinds + ["search"] if self.pages else kinds)
-        question, answer, turns, key = self.one(rng)  # replaced if of another kind
+        question, answer, turns, key = self.one(rng)  # drawn for every kind, but mostly replaced
         if kind not in ("one", "missing"):
             question, answer, turns, key = getattr(self, kind)(rng)
         needed = {parse_call(call)[0] for call, _ in turns}
