@@ -39,6 +39,12 @@ plots: $(ENV)/installed
 	$(INSTALL) --editable ".[plots]"
 	$(PY) -m afm_min.lab.report --run $(RUN)
 
+# Show a run's report and pictures, and the table of claims if there is one, in this repository.
+results: plots
+	cp $(RUN)/report.md .results/toy.md
+	cp $(RUN)/losses.png $(RUN)/mdloo.png $(RUN)/evaluation.png .results
+	if [ -f runs/claims/claims.md ]; then cp runs/claims/claims.md .results/claims.md; fi
+
 export: $(ENV)/installed
 	$(INSTALL) --editable ".[export]"
 	$(PY) -m afm_min.lab.export --run $(RUN) --out $(OUT)
