@@ -110,9 +110,9 @@ class Decoder:
         return fused.to(self.dtype).T
 
     def __call__(self, ids, cache, fill=False):
-        """Append the keys and values of new tokens to the cache, and return their final-layer hidden
-        states: (R, T) -> (R, T, C). With fill=True only fill the cache: the rest of the last layer
-        is skipped, and None returned.
+        """Append the keys and values of new tokens to the cache, and return their final-layer
+        hidden states: (R, T) -> (R, T, C). With fill=True only fill the cache: the rest of the last
+        layer is skipped, and None returned.
 
         Attention is written out, because for the large batches of rollouts this is faster on a CPU
         than F.scaled_dot_product_attention."""
