@@ -40,8 +40,8 @@ def check_range(largest):
     fits = (largest == 0) | ((largest >= 2 ** -14) & (largest <= 65504))
     if not fits.all():  # NaN does not fit either
         raise UserError(f"cannot quantize weights whose largest magnitude is {largest[~fits][0]:g}:"
-                        " float16 holds 0, and 0.000061 to 65504; train the model again, with a "
-                        "lower learning rate")
+                        " float16 holds 0, and 0.000061 to 65504; train the model again, with "
+                        "another learning rate or weight decay")
 
 
 def pack(codes, bits):
