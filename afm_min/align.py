@@ -10,9 +10,8 @@ their responses, K of them.
 Round n starts from the model of `reward.starting_stage(n)`: sft, then the last committee. In every
 stage, `count` is the number of validation tasks of each family.
 
-Departures: rejection sampling and the committee fine-tune for a fixed number of steps. If no best
-response is more likely true than not, all of them are imitated. The checkpoint of the committee is
-the best model of the round, whichever method trained it.
+Departures: rejection sampling and the committee fine-tune for a fixed number of steps. The
+checkpoint of the committee is the best model of the round, whichever method trained it.
 """
 import functools
 import random
@@ -71,12 +70,14 @@ def ppo_loss(logp, old_logp, advantages, clip):
     return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
 
 
-def reinforce_loss(logp, old_logp, advantages, _):
-    """-A log pi, for comparison. It ignores the last argument of the others, gamma or clip."""
+def reinforce_loss(logp, old_logp, advantages):
+    """-A log pi, for comparison."""
     return -logp * advantages
 
 
-LOSSES = {"mdpo": mdpo_loss, "ppo": ppo_loss, "reinforce": reinforce_loss}
+# Each loss, and the names of the settings of `mdloo` that it takes.
+LOSSES = {"mdpo": (mdpo_loss, ["gamma"]), "ppo": (ppo_loss, ["clip"]),
+          "reinforce": (reinforce_loss, [])}
 # Rewards -> advantages, (N, S) -> (N, S).
 BASELINES = {"leave one out": leave_one_out, "mean": lambda rewards: rewards - rewards.mean(),
              "none": lambda rewards: rewards}
@@ -99,7 +100,7 @@ def imitate(round_number, run, method, stages, prompts, samples, steps, batch_si
 
     The models of `stages` sample the responses, and the reward model chooses the best. A best
     response that it finds more likely wrong than true is dropped: the best of many bad responses
-    is not a good example."""
+    is not a good example. If all are dropped, the model stays as it was."""
     stage = f"{method}{round_number}"
     seed_step(run.seed, stage, 0)
     tasks = reward.draw_prompts(run, prompts, random.Random(f"{run.seed} {stage}"))
@@ -108,12 +109,15 @@ def imitate(round_number, run, method, stages, prompts, samples, steps, batch_si
     responses = reward.sample_responses(models, tasks, samples)  # (tasks, models, samples)
     best, truth = best_of_n(reward_model, [sum(by_model, []) for by_model in responses])
     rendered = [chat.render_response(response.prompt, response.ids) for response in best]
-    likely_true = [example for example, p in zip(rendered, truth.tolist()) if p > 0.5]
-    examples = likely_true or rendered
-    batches = chat.batches({"best": examples}, {"best": 1.0}, batch_size)  # from one source
+    examples = [example for example, p in zip(rendered, truth.tolist()) if p > 0.5]
     model = load_model(run, reward.starting_stage(round_number))
-    fit(model, batches, chat.response_loss, steps=steps, lr=lr, schedule=linear(steps, warmup=20),
-        run=run, stage=stage)
+    if examples:
+        batches = chat.batches({"best": examples}, {"best": 1.0}, batch_size)  # from one source
+        fit(model, batches, chat.response_loss, steps=steps, lr=lr,
+            schedule=linear(steps, warmup=20), run=run, stage=stage)
+    else:
+        print(f"{stage}: none of {len(best)} best responses is likely to be true, so none is "
+              f"imitated: raise {stage}.prompts or {stage}.samples")
     save_model(run, stage, model)
     metrics = evaluate.full_validation(run, model, count)
     metrics |= {"examples": len(examples),
@@ -251,13 +255,14 @@ def minibatch(groups, values, i, num_minibatches):
     return batch
 
 
-def policy_loss(policy, batch, loss, gamma):
-    """Return sums over a minibatch for `trainer.backward`: the loss, one of LOSSES, and metrics of
-    the rollout."""
+def policy_loss(policy, batch, loss):
+    """Return sums over a minibatch for `trainer.backward`: the loss and metrics of the rollout.
+
+    loss: a function of logp, old_logp and advantages, such as `reinforce_loss`."""
     logp = chat.response_logp(policy, batch["ids"], batch["branch"], batch["segment_start"])
     is_sample = batch["which"] >= 0  # (R, samples of a row)
     logp = logp.gather(1, batch["which"].clamp(min=0))  # (R, K) -> of each sample
-    losses = loss(logp, batch["old_logp"], batch["advantage"], gamma)
+    losses = loss(logp, batch["old_logp"], batch["advantage"])
     return {"loss": losses[is_sample].sum(), "count": is_sample.sum(),
             "reward": batch["reward"].sum(), "truth %": 100 * batch["truth"].sum(),
             "KL": (batch["old_logp"] - batch["ref_logp"]).sum(),
@@ -265,13 +270,13 @@ def policy_loss(policy, batch, loss, gamma):
 
 
 def mdloo(round_number, run, *, rewarded="model", iterations=40, prompts=64, samples=4, epochs=2,
-          num_minibatches=2, lr=0.0007, beta=0.05, gamma=1.0, loss="mdpo", baseline="leave one out",
-          count=50):
+          num_minibatches=2, lr=0.0007, beta=0.05, gamma=1.0, clip=0.2, loss="mdpo",
+          baseline="leave one out", count=50):
     """Mirror descent with leave-one-out estimation: online reinforcement learning.
 
     An iteration samples responses to new prompts and takes `epochs` passes over them. rewarded: the
-    source of rewards, the reward "model" or the "checker" (1.0 if right, else 0.0). For comparison,
-    loss may be "ppo", in which gamma is the clip (such as 0.2), or "reinforce", and baseline
+    source of rewards, the reward "model" or the "checker" (1.0 if right, else 0.0). gamma: of
+    `mdpo_loss`. For comparison, loss may be "ppo", with its `clip`, or "reinforce", and baseline
     "mean", of all rewards, or "none"."""
     stage, start = f"mdloo{round_number}", reward.starting_stage(round_number)
     if baseline == "leave one out" and samples < 2:
@@ -285,7 +290,9 @@ def mdloo(round_number, run, *, rewarded="model", iterations=40, prompts=64, sam
         reward_model = load_model(run, f"reward{round_number}", reward.RewardModel)
     updates = epochs * num_minibatches  # per iteration
     steps = iterations * updates
-    batch_loss = functools.partial(policy_loss, loss=LOSSES[loss], gamma=gamma)
+    function, names = LOSSES[loss]
+    chosen = {name: {"gamma": gamma, "clip": clip}[name] for name in names}
+    batch_loss = functools.partial(policy_loss, loss=functools.partial(function, **chosen))
     # A rollout is not saved, so checkpoints are only written between iterations.
     trainer = Trainer(model, batch_loss, steps=steps, lr=lr, schedule=linear(steps, 10), run=run,
                       stage=stage, micro_batch_size=32, save_every=updates, unit="responses")

@@ -181,28 +181,48 @@ def benchmarks(model, world, count):
     return rows + recall_by_distance(model, count), sum(texts.values(), [])
 
 
+def rate_at_equal_length(wins, longer):
+    """Return the win rate of answers of equal length, in percent, and its 95% interval.
+
+    wins: (N,), 1 for a win, 1/2 for a tie, 0 for a loss. longer: (N,), how much longer our answer
+    is. As in AlpacaEval 2.0 LC, a logistic regression with x = (1, longer) is fitted by
+        sum x (w - p) = ridge * beta,  p = sigmoid(x . beta)
+    where w is the win. At equal length the log odds are beta_0.
+
+    The left side's derivative is -H, with H = sum p (1 - p) x x^T + ridge, so the errors of beta
+    have the covariance H^-1 V H^-1, where V is that of the left side. Each w has the variance
+    E[w^2] - p^2. With a tie's probability t, p = P(win) + t/2 and E[w^2] = P(win) + t/4, so it is
+    p (1 - p) - t/4. Each observed tie stands for its t: V = sum (p (1 - p) - tie/4) x x^T. The
+    ridge is added to V, too, so that the interval of nothing but ties is not a point. Without ties,
+    V = H, and the covariance is H^-1, as usual."""
+    design = torch.stack((torch.ones_like(longer), longer), 1).double()  # (N, 2)
+    ridge = 0.1 * torch.eye(2, dtype=torch.double)  # in case of all wins or equal lengths
+    beta = ridge.new_zeros(2)
+    for _ in range(20):  # Newton's method
+        p = (design @ beta).sigmoid()
+        hessian = (design * (p * (1 - p))[:, None]).T @ design + ridge
+        beta += torch.linalg.solve(hessian, design.T @ (wins - p) - ridge @ beta)
+    ties = design[wins == 0.5]
+    slope = torch.linalg.inv(hessian)[0]  # of beta_0 by the sums: its variance is slope V slope
+    variance = slope @ (hessian - ties.T @ ties / 4) @ slope
+    half = 1.96 * variance.clamp(min=0).sqrt()
+    return (100 * (beta[0] + half * torch.tensor([0, -1, 1])).sigmoid()).tolist()
+
+
 def side_by_side(tasks, ours, theirs):
     """Compare two models' responses to the same pairs (family, task). The right one wins. If both
     are right or both wrong, the one with the better grades wins.
 
     Returns rows of wins, ties and losses of the first model, and of its win rate at equal length,
-    in which a tie is half a win. As in AlpacaEval 2.0 LC, that is fitted by logistic regression:
-    log odds of a win = beta_0 + beta_1 tanh(difference in characters / 50), where 50 is the length
-    of an answer here. At equal length the log odds are beta_0. The interval is that of the fit."""
+    see `rate_at_equal_length`: a difference of 50 characters, the length of an answer here, counts
+    as tanh(1)."""
     def quality(texts):  # 10 outweighs the sum of four grades up to 2
         return torch.tensor([
             10 * family.check(task, text) + sum(family.grades(task, text).values())
             for (family, task), text in zip(tasks, texts)])
     wins = 0.5 + 0.5 * (quality(ours) - quality(theirs)).sign()
     longer = torch.tensor([math.tanh((len(a) - len(b)) / 50) for a, b in zip(ours, theirs)])
-    design = torch.stack((torch.ones_like(longer), longer), 1)  # (tasks, 2)
-    beta = torch.zeros(2)
-    for _ in range(20):  # Newton's method; a small ridge, in case of all wins or equal lengths
-        p = (design @ beta).sigmoid()
-        hessian = (design * (p * (1 - p))[:, None]).T @ design + 0.1 * torch.eye(2)
-        beta += torch.linalg.solve(hessian, design.T @ (wins - p) - 0.1 * beta)
-    half = 1.96 * torch.linalg.inv(hessian)[0, 0].sqrt()  # 1.96 standard errors of beta_0
-    rate, low, high = (100 * (beta[0] + half * torch.tensor([0, -1, 1])).sigmoid()).tolist()
+    rate, low, high = rate_at_equal_length(wins, longer)
     rows = [row(name, (wins == value).tolist())
             for name, value in (("wins", 1), ("ties", 0.5), ("losses", 0))]
     return rows + [["wins at equal length", rate, f"{low:.1f} to {high:.1f}", len(wins)]]

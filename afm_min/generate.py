@@ -175,8 +175,8 @@ def stream(model, prompts, max_new_tokens, stop=-1, temperature=1.0, top_p=1.0, 
     """Yield the next id of every row and its log-probability, two tensors (B,), step by step.
 
     Ends after max_new_tokens, when the longest row fills the context, or when all rows have
-    produced the id `stop`. A finished row repeats `stop`, with log-probability 0. The first step
-    raises UserError if a prompt is empty or too long.
+    produced the id `stop`. A finished row repeats `stop`, with log-probability 0. Without prompts
+    there are no steps. The first step raises UserError if a prompt is empty or too long.
 
     model: an AFM or a `Decoder`, which can be made once for several calls. prompts: B lists of ids,
     of any lengths. temperature: 0 is greedy. top_p: below 1, sample from the fewest likeliest
@@ -189,6 +189,10 @@ def stream(model, prompts, max_new_tokens, stop=-1, temperature=1.0, top_p=1.0, 
     shifts a row's positions, and its rotary embeddings are rounded differently."""
     decoder = model if isinstance(model, Decoder) else Decoder(model)
     context, lengths = decoder.config.context, list(map(len, prompts))
+    if max_new_tokens < 0:
+        raise UserError(f"max_new_tokens={max_new_tokens}: give 0 or more")
+    if not prompts:
+        return
     if min(lengths) < 1 or max(lengths) > context - 1:
         raise UserError(f"a prompt has {max(lengths) if min(lengths) else 0} tokens: it must have "
                         f"1 to {context - 1}, one less than the model's context; shorten it")
@@ -239,10 +243,23 @@ def sample(logits, uniforms, temperature=1.0, top_p=1.0):
 
     The id is the first whose cumulative probability exceeds the uniform: with probabilities
     0.2, 0.5, 0.3 (cumulative 0.2, 0.7, 1), 0.6 chooses id 1. torch.multinomial is slower, and draws
-    its own random numbers, so a row would depend on the rows before it."""
+    its own random numbers, so a row would depend on the rows before it.
+
+    Raises UserError if a row has NaN or infinite logits; those of single ids may be -inf."""
+    if not (temperature >= 0 and 0 < top_p <= 1):
+        raise UserError(f"temperature={temperature} and top_p={top_p}: give a temperature of 0 or "
+                        "more, and a top_p above 0 and at most 1")
+    if not ((uniforms >= 0) & (uniforms < 1)).all():
+        raise UserError("a uniform random number is not in [0, 1), so it chooses no id: draw them "
+                        "with torch.rand, in float32")
+    if temperature not in (0, 1):
+        logits = logits / temperature
+    if not logits.amax(-1).isfinite().all():
+        raise UserError("the model's logits are not finite numbers: train it again, with a lower "
+                        "learning rate")
     if temperature == 0:  # greedy: probability 1
         return logits.argmax(-1), logits.new_zeros(len(logits))
-    probabilities = (logits if temperature == 1 else logits / temperature).softmax(-1)
+    probabilities = logits.softmax(-1)
     if top_p < 1:
         ordered, order = probabilities.sort(descending=True)
         before = ordered.cumsum(-1) - ordered  # total probability of the likelier ids
@@ -251,5 +268,4 @@ def sample(logits, uniforms, temperature=1.0, top_p=1.0):
     cumulative = probabilities.cumsum(-1)
     points = uniforms[:, None] * cumulative[:, -1:]  # the last is 1 only up to rounding
     ids = torch.searchsorted(cumulative, points, right=True)  # (R, 1)
-    ids = ids.clamp(max=logits.shape[1] - 1)  # in a row of NaN, the search finds no place
     return ids[:, 0], probabilities.gather(1, ids)[:, 0].log()

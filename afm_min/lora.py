@@ -49,19 +49,28 @@ def base_id(model):
     return digest.hexdigest()[:16]
 
 
+def make_modules(model, rank):
+    """Return a new LoRA for each projection of a model: {projection's name: LoRA}."""
+    if rank < 1:
+        raise UserError(f"an adapter of rank {rank} changes nothing: give a rank of 1 or more")
+    return {name: LoRA(rank, layer.inputs, layer.outputs)
+            for name, layer in projections(model).items()}
+
+
 def create(model, rank):
     """Return a new adapter for a model. The report offers ranks 8, 16 and 32."""
-    modules = {name: LoRA(rank, layer.inputs, layer.outputs).to(model.embedding.device)
-               for name, layer in projections(model).items()}
+    modules = {name: module.to(model.embedding.device)
+               for name, module in make_modules(model, rank).items()}
     return Adapter(base_id(model), rank, modules)
 
 
 def check_base(name, base, model):
     """Raise UserError if `base`, an adapter's base_id, is not this model's. name: of the adapter,
     for the message, such as its path."""
-    if base != base_id(model):
-        raise UserError(f"{name} was made for the base {base}, but this model is {base_id(model)}: "
-                        "train it again")
+    expected = base_id(model)
+    if base != expected:
+        raise UserError(f"{name} was made for the base {base}, but this model is {expected}: train "
+                        "it again")
 
 
 def attach(model, adapter):
@@ -96,19 +105,24 @@ def save_adapter(path, adapter, **provenance):
 
 
 def load_adapter(path, model):
-    """Read an adapter for a model. Raises UserError if the file is damaged or for another base."""
+    """Read an adapter for a model. Raises UserError if the file is damaged or for another base.
+
+    The base is hashed once, and no random numbers are drawn."""
     entries = load(path, model.embedding.device)
     if "modules" not in entries:
         raise UserError(f"{path} is a model, not an adapter: choose an adapter's file")
     check_base(path, entries["base"], model)
-    adapter = create(model, entries["rank"])
+    base, rank = entries["base"], entries["rank"]
+    with torch.device("meta"):  # shapes without values, as these are in the file
+        modules = make_modules(model, rank)
     try:
-        for name, module in adapter.modules.items():
+        for name, module in modules.items():
+            module.to_empty(device=model.embedding.device)
             module.load_state_dict(entries["modules"][name])
     except (KeyError, RuntimeError):
-        raise UserError(f"{path} does not hold a LoRA of rank {adapter.rank} for each projection "
-                        "of this model: train it again") from None
-    return adapter
+        raise UserError(f"{path} does not hold a LoRA of rank {rank} for each projection of this "
+                        "model: train it again") from None
+    return Adapter(base, rank, modules)
 
 
 class AdapterCache:

@@ -34,16 +34,21 @@ def next_token_loss(model, batch):
                          so that a weight raises a token's part in the gradient.
            teacher       (B, T), optional: a teacher's top-1 predictions
            distill       (B,), with teacher: their weight in the target; the true token has
-                         1 - distill (the report: 0.9 and 0.1)"""
+                         1 - distill (the report: 0.9 and 0.1)
+
+    nll: the cross-entropy with the true tokens, without any weights. It is logged in nats a token,
+    and has no gradient."""
     targets = batch["ids"][:, 1:]
     logits = model(batch["ids"][:, :-1])
     cross_entropy, z_loss = token_losses(logits, targets)
+    nll = cross_entropy.detach().sum()
     if "teacher" in batch:
         distill = batch["distill"][:, None]  # (B, 1)
         teacher_cross_entropy, _ = token_losses(logits, batch["teacher"])
         cross_entropy = distill * teacher_cross_entropy + (1 - distill) * cross_entropy
     weights = batch["loss_weights"][:, 1:] if "loss_weights" in batch else 1.0
-    return {"loss": (weights * (cross_entropy + z_loss)).sum(), "count": targets.numel()}
+    return {"loss": (weights * (cross_entropy + z_loss)).sum(), "nll": nll,
+            "count": targets.numel()}
 
 
 def soft_top_k(scores, k, eps):

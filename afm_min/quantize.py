@@ -19,9 +19,29 @@ from torch.nn import functional as F
 
 from afm_min.lora import projections
 from afm_min.model import AFM, Linear
+from afm_min.run import UserError
 
 GROUP = 16  # columns that share a LUT
 SLICE = 2 ** 20  # codes or values that are processed at a time, so that memory is bounded
+
+
+def check_bits(bits):
+    """Raise UserError unless codes of so many bits fit a byte."""
+    if bits not in range(1, 9):
+        raise UserError(f"weights cannot be quantized to {bits} bits: give a whole number, 1 to 8")
+
+
+def check_range(largest):
+    """Raise UserError unless float16 can hold weights of these largest magnitudes, one for each
+    LUT or scale: 0, or from its smallest normal number, 2^-14, to its largest, 65504.
+
+    So tiny weights are refused if they have a LUT or scale of their own, as it would round to 0.
+    Beside larger ones they become the nearest value of the LUT, as all weights do."""
+    fits = (largest == 0) | ((largest >= 2 ** -14) & (largest <= 65504))
+    if not fits.all():  # NaN does not fit either
+        raise UserError(f"cannot quantize weights whose largest magnitude is {largest[~fits][0]:g}:"
+                        " float16 holds 0, and 0.000061 to 65504; train the model again, with "
+                        "another learning rate or weight decay")
 
 
 def pack(codes, bits):
@@ -29,6 +49,7 @@ def pack(codes, bits):
 
     Codes a, b, c, ... of 2 bits, highest bit of each byte first:
         byte 0  d d c c b b a a     byte 1  h h g g f f e e"""
+    check_bits(bits)
     code_shifts = bits * torch.arange(8, device=codes.device)
     byte_shifts = 8 * torch.arange(bits, device=codes.device)
     rows = F.pad(codes.flatten(), (0, -codes.numel() % 8)).view(-1, 8)  # -n % 8 zeros: 13 -> 3
@@ -108,7 +129,8 @@ def palettize(weight, bits):
     """Return codes (outputs, inputs) and LUTs (groups, 2^bits) of a weight (outputs, inputs).
 
     The last group has fewer columns if GROUP does not divide their number. Pass the transpose to
-    group rows."""
+    group rows. Raises UserError for weights beyond float16: see `check_range`."""
+    check_bits(bits)
     codes, luts = torch.empty(weight.shape, dtype=torch.uint8), []
     outputs, columns = weight.shape
     whole = columns - columns % GROUP  # columns in whole groups
@@ -119,6 +141,7 @@ def palettize(weight, bits):
     for start, stop in itertools.pairwise(boundaries):
         part = weight[:, start:stop].T.float().cpu()  # (columns of some groups, outputs)
         values = part.reshape(-(-len(part) // GROUP), -1)  # (groups, a group's columns * outputs)
+        check_range(values.abs().amax(1))
         lut = k_means(values, 2 ** bits).half()
         luts.append(lut)
         middles = (lut[:, 1:].float() + lut[:, :-1].float()) / 2
@@ -199,8 +222,10 @@ def quantize_model(model, bits):
         quantized.get_submodule(name).pack_weight(layer.weight)
     norms = {name: x for name, x in model.state_dict().items() if "norm" in name}
     quantized.load_state_dict(quantized.state_dict() | norms)
+    largest = model.embedding.abs().amax(1, keepdim=True)  # (V, 1)
+    check_range(largest)
     # 2^-14 is the smallest normal float16, so a row of zeros is not divided by 0.
-    quantized.scale = (model.embedding.abs().amax(1, keepdim=True) / 127).clamp(min=2 ** -14).half()
+    quantized.scale = (largest / 127).clamp(min=2 ** -14).half()
     quantized.embedding = (model.embedding / quantized.scale).round().clamp(-127, 127).char()
     quantized.tokenizer = model.tokenizer
     return quantized.eval()

@@ -55,11 +55,14 @@ class AdaStar(torch.optim.Optimizer):
         m <- 0.95 m + 0.05 u                    no bias correction
         p <- p - s * (lr * scale * m + weight_decay * p)
     Weight decay is not multiplied by the learning rate.
-    scale is below 1 for the matrices of wide models: see `parameter_groups`."""
+    scale is below 1 for the matrices of wide models: see `parameter_groups`.
+
+    Groups with apart=True are clipped by a norm of their own, however large that is."""
     SKIP_NORM, CLIP_NORM, DECAY = 100.0, 1.0, 0.95
 
     def __init__(self, groups, lr, weight_decay=0.0):
-        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay, "scale": 1.0})
+        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay, "scale": 1.0,
+                                  "apart": False})
         for group in self.param_groups:
             for p in group["params"]:
                 self.state[p] = {"t": torch.zeros(()), "v": torch.zeros_like(p),
@@ -67,11 +70,19 @@ class AdaStar(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, factor=1.0):
-        """Update the parameters; return the norm of all gradients before clipping. factor: s."""
-        trained = [(p, group) for group in self.param_groups for p in group["params"]
-                   if p.grad is not None]
+        """Update the parameters; return the norm of all gradients before clipping, without those of
+        groups apart. factor: s."""
+        norm = self.step_groups(factor, apart=False)
+        if norm < self.SKIP_NORM:
+            self.step_groups(factor, apart=True)
+        return norm
+
+    def step_groups(self, factor, apart):
+        """Update the groups with this value of `apart`; return the norm of their gradients."""
+        trained = [(p, group) for group in self.param_groups if group["apart"] == apart
+                   for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p, _ in trained]).item()
-        if not norm < self.SKIP_NORM:  # `not <` also catches NaN
+        if not norm < (math.inf if apart else self.SKIP_NORM):  # `not <` also catches NaN
             return norm
         clip = self.CLIP_NORM / max(norm, self.CLIP_NORM)
         for p, group in trained:
@@ -89,19 +100,27 @@ class AdaStar(torch.optim.Optimizer):
 
 def parameter_groups(model):
     """Split a model's trainable parameters into weight matrices and all others (embedding, norms).
+    A third group has the scores of `pretrain.Masked` layers, if there are any. Their gradients grow
+    as the mask sharpens, so they are clipped apart from the weights.
 
     This is the report's "muParam (simple)": in models wider than 768, the learning rate of the
     matrices is scaled by 768 / dim, so a rate found on a small model also suits a large one."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    scores = [p for name, p in trained if name.endswith(".scores")]
+    trained = [(name, p) for name, p in trained if not name.endswith(".scores")]
     matrices = [p for name, p in trained if p.dim() == 2 and name != "embedding"]
     others = [p for name, p in trained if p.dim() != 2 or name == "embedding"]
-    return [{"params": matrices, "scale": min(768 / model.config.dim, 1.0)}, {"params": others}]
+    groups = [{"params": matrices, "scale": min(768 / model.config.dim, 1.0)}, {"params": others}]
+    return groups + [{"params": scores, "apart": True}] if scores else groups
 
 
 def cosine(steps, warmup=0, floor=0.0):
-    """Return a schedule: up to 1 in `warmup` steps, then half a cosine down to `floor`.
+    """Return a schedule: up to 1 in `warmup` steps, then half a cosine down to `floor`. The warm-up
+    takes at most half of the steps, so that a short training has a peak and an end, too.
 
     cosine(steps=4, warmup=2): 1/2, 1, 1/2, 0"""
+    warmup = min(warmup, steps // 2)
+
     def factor(step):
         if step < warmup:
             return (step + 1) / warmup
@@ -111,9 +130,11 @@ def cosine(steps, warmup=0, floor=0.0):
 
 
 def linear(steps, warmup):
-    """Return a schedule: a line from 1 down to 1/steps, times a ramp up to 1 in `warmup` steps.
+    """Return a schedule: a line from 1 down to 1/steps, times a ramp up to 1 in `warmup` steps, or
+    in half of the steps if these are fewer.
 
     linear(steps=4, warmup=2): 1/2, 3/4, 1/2, 1/4"""
+    warmup = max(1, min(warmup, steps // 2))
     return lambda step: min((step + 1) / warmup, 1.0) * (1 - step / steps)
 
 
@@ -154,9 +175,11 @@ def backward(model, batch, loss, micro_batch_size=None):
     loss(model, batch) returns sums over its rows: {"loss": tensor, "count": divisor, ...}. They are
     added over all micro-batches and ranks, and divided by the total count last. micro_batch_size:
     the most rows that a rank computes at a time. It and the number of ranks change the result by
-    rounding only, except that with more micro-batches dropout draws other numbers."""
-    rows = len(next(iter(batch.values())))
-    rows_at_once = distributed.world_size() * (micro_batch_size or rows)
+    rounding only, except that with more micro-batches dropout draws other numbers.
+
+    Raises UserError if the total count is 0, as it is for an empty batch."""
+    rows = len(next(iter(batch.values()), ()))
+    rows_at_once = distributed.world_size() * (micro_batch_size or max(1, rows))
     micro_batches = math.ceil(rows / rows_at_once)
     sums = collections.Counter()  # its update() adds
     model.zero_grad(set_to_none=True)
@@ -171,7 +194,10 @@ def backward(model, batch, loss, micro_batch_size=None):
     distributed.all_reduce_sum(gradients)
     rank_sums = distributed.all_gather_object(sums)
     totals = {name: sum(of_rank[name] for of_rank in rank_sums) for name in sums}
-    count = totals.pop("count")
+    count = totals.pop("count", 0)
+    if not count:
+        raise UserError(f"a batch of {rows} rows has nothing to learn from, as its loss counts 0 "
+                        "tokens or pairs: train on other data, or on more rows at a time")
     for gradient in gradients:
         gradient /= count
     return {name: x / count for name, x in totals.items()} | {"count": count}
@@ -223,7 +249,7 @@ class Trainer:
                             f"{AdaStar.SKIP_NORM:g}: scale the loss down")
         self.step += 1
         if not self.quiet:
-            self.progress.update(self.step, metrics["loss"], metrics["count"])
+            self.progress.update(self.step, metrics.get("nll", metrics["loss"]), metrics["count"])
         if self.run:
             self.run.log(stage=self.stage, step=self.step, lr=self.lr * factor, norm=norm,
                          **metrics)

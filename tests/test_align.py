@@ -114,12 +114,13 @@ def test_ppo_by_hand(ratio, advantage, loss, gradient):
 
 def test_reinforce_by_hand():
     """-A log pi, whatever policy sampled."""
-    loss = reinforce_loss(torch.tensor([-2.0]), torch.tensor([-9.0]), torch.tensor([3.0]), 1.0)
+    loss = reinforce_loss(torch.tensor([-2.0]), torch.tensor([-9.0]), torch.tensor([3.0]))
     assert loss.item() == 6
 
 
 def test_losses_and_baselines_by_name():
-    assert align.LOSSES == {"mdpo": mdpo_loss, "ppo": ppo_loss, "reinforce": reinforce_loss}
+    assert align.LOSSES == {"mdpo": (mdpo_loss, ["gamma"]), "ppo": (ppo_loss, ["clip"]),
+                            "reinforce": (reinforce_loss, [])}
     rewards = torch.tensor([[1.0, 2.0], [5.0, 0.0]])  # their mean is 2
     assert align.BASELINES["leave one out"] is leave_one_out
     assert align.BASELINES["mean"](rewards).tolist() == [[-1, 0], [3, -2]]
@@ -297,18 +298,35 @@ def imitate(stage, monkeypatch):
         monkeypatch.setattr(align, "best_of_n", best_of_n)
         metrics = align.imitate(1, RUN, "rs", ["a", "b"], prompts=3, samples=2, steps=100,
                                 batch_size=4, lr=0.1, count=1)
-        ids = torch.cat([stage["batches"](step)["ids"].flatten() for step in range(4)])
-        return metrics, set(ids.tolist())
+        batches = [stage["batches"](step) for step in range(4)] if "batches" in stage else []
+        return metrics, {i for batch in batches for i in batch["ids"].flatten().tolist()}
     return run_imitate
 
 
 @pytest.mark.parametrize("probabilities, examples, ids", [
-    ([0.4, 0.6, 0.5], 1, {0, 1, 3}), ([0.4, 0.6, 0.9], 2, {0, 1, 3, 4}),
-    ([0.2, 0.3, 0.1], 3, {0, 1, 2, 3, 4})])  # none is above a half, so all are imitated
+    ([0.4, 0.6, 0.5], 1, {0, 1, 3}), ([0.4, 0.6, 0.9], 2, {0, 1, 3, 4})])
 def test_responses_more_likely_true_than_not_are_imitated(imitate, probabilities, examples, ids):
     metrics, batch_ids = imitate(probabilities)
     assert metrics["examples"] == examples
     assert batch_ids == ids
+
+
+@pytest.mark.parametrize("probabilities", [[0.2, 0.3, 0.1], [0.5, 0.5, 0.5]])
+def test_without_a_response_likely_to_be_true_none_is_imitated(imitate, stage, probabilities,
+                                                               capsys):
+    """The stage ends with the model that it started from, and one line says why."""
+    metrics, batch_ids = imitate(probabilities)
+    assert metrics["examples"] == 0
+    assert "steps" not in stage and batch_ids == set()  # nothing was trained
+    assert metrics["first ranked true %"] == pytest.approx(100 / 3)
+    name, model = stage["saved"]
+    assert name == "rs1"
+    torch.manual_seed(len("sft"))
+    for p, start in zip(model.parameters(), AFM(TINY).parameters()):
+        assert torch.equal(p, start)
+    assert capsys.readouterr().out == (
+        "rs1: none of 3 best responses is likely to be true, so none is imitated: raise "
+        "rs1.prompts or rs1.samples\n")
 
 
 def test_metrics_of_imitation(imitate):
@@ -658,17 +676,24 @@ def test_mdloo_loss_counts_all_samples(four_samples):
     assert metrics["loss"].item() == pytest.approx(-1, abs=1e-5)
 
 
-@pytest.mark.parametrize("loss", align.LOSSES)
-def test_mdloo_uses_the_loss_of_its_name(mdloo, loss):
-    """Policies are apart by 0.5, so gamma and the clip matter."""
+@pytest.mark.parametrize("loss, settings, expected_loss", [
+    ("mdpo", {}, lambda *x: mdpo_loss(*x, gamma=1.0)),
+    ("mdpo", {"gamma": 0.3}, lambda *x: mdpo_loss(*x, gamma=0.3)),
+    ("mdpo", {"clip": 0.7}, lambda *x: mdpo_loss(*x, gamma=1.0)),
+    ("ppo", {}, lambda *x: ppo_loss(*x, clip=0.2)),
+    ("ppo", {"gamma": 0.3}, lambda *x: ppo_loss(*x, clip=0.2)),
+    ("ppo", {"clip": 0.3}, lambda *x: ppo_loss(*x, clip=0.3)),
+    ("reinforce", {}, reinforce_loss), ("reinforce", {"gamma": 0.3}, reinforce_loss)])
+def test_mdloo_uses_the_loss_of_its_name(mdloo, loss, settings, expected_loss):
+    """Each with its own setting. Policies are apart by 0.5, so gamma and the clip matter."""
     trainer = mdloo([([10], [[9, 8]])], rollout_values(1, 2), samples=2, num_minibatches=1,
-                    iterations=1, gamma=0.3, loss=loss)
+                    iterations=1, loss=loss, **settings)
     batch = trainer.events[2][1]
     batch["advantage"] = torch.tensor([[1.0, -2.0]])
     with torch.no_grad():
         logp = response_logp(trainer.model, batch["ids"], batch["branch"], batch["segment_start"])
         batch["old_logp"] = logp.expand(1, 2) - 0.5
-        expected = align.LOSSES[loss](logp, batch["old_logp"], batch["advantage"], 0.3)
+        expected = expected_loss(logp, batch["old_logp"], batch["advantage"])
         result = trainer.loss(trainer.model, batch)["loss"]
     assert result.item() == pytest.approx(expected.sum().item(), rel=1e-5)
 

@@ -4,6 +4,7 @@ import math
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from afm_min import chat, evaluate
 from afm_min.model import PRESETS
@@ -97,15 +98,58 @@ def test_side_by_side_counts_wins_ties_and_losses():
     """Right against wrong wins, and right against right ties.
 
     All are of one length. So the fitted rate is the mean, (2 + 0.5) / 4, drawn a little to one half
-    by the ridge. The information is 4 x 0.6135 x 0.3865 + 0.1 = 1.0485, so the log odds, 0.461,
-    are +- 1.96 / 1.0485 ** 0.5 = 1.914."""
+    by the ridge. H = 4 x 0.6135 x 0.3865 + 0.1 = 1.0485 and, with one tie, V = H - 1/4 = 0.7985. So
+    the log odds, 0.461, are +- 1.96 x 0.7985 ** 0.5 / 1.0485 = 1.670."""
     *shares, even = evaluate.side_by_side(
         [(RECALL, KEYS)] * 4, ours=["in box 4.", "in box 4.", "in box 5.", "in box 4."],
         theirs=["in box 4.", "in box 7.", "in box 4.", "in box 9."])
     assert [row[:2] for row in shares] == [["wins", 50], ["ties", 25], ["losses", 25]]
     assert even[0] == "wins at equal length"
     assert 60 < even[1] < 62.5
-    assert even[2:] == ["19.0 to 91.5", 4]
+    assert even[2:] == ["23.0 to 89.4", 4]
+
+
+def outcomes(wins, ties, losses):
+    return torch.tensor([1.0] * wins + [0.5] * ties + [0.0] * losses)
+
+
+def test_ties_narrow_the_interval_of_equal_lengths():
+    """It is that of a mean: 1.96 s / sqrt(n), with the variance s^2 of the outcomes themselves.
+
+    Of 30 wins, 360 ties and 10 losses, the mean is 210 / 400 = 0.525 and the mean square
+    (30 + 90) / 400 = 0.3, so s^2 = 0.3 - 0.525^2 = 0.024375: +- 1.53%. As 400 tosses of a coin it
+    would be +- 4.89%."""
+    rate, low, high = evaluate.rate_at_equal_length(outcomes(30, 360, 10), torch.zeros(400))
+    assert rate == pytest.approx(52.5, abs=0.01)
+    assert (high - low) / 2 == pytest.approx(1.53, abs=0.02)
+
+
+def test_without_ties_the_interval_is_that_of_a_logistic_regression():
+    """60 wins of 100: log(1.5) +- 1.96 / sqrt(24), by the information 100 x 0.6 x 0.4."""
+    interval = evaluate.rate_at_equal_length(outcomes(60, 0, 40), torch.zeros(100))
+    odds = [math.log(1.5) + sign * 1.96 / math.sqrt(24) for sign in (0, -1, 1)]
+    assert interval == pytest.approx([100 / (1 + math.exp(-x)) for x in odds], abs=0.1)
+
+
+@pytest.mark.parametrize("count", [4, 200])
+def test_an_interval_of_ties_alone_is_narrow_but_no_point(count):
+    rate, low, high = evaluate.rate_at_equal_length(outcomes(0, count, 0), torch.zeros(count))
+    assert rate == 50
+    assert 0 < high - low < 150 / count
+
+
+@pytest.mark.parametrize("ties", [0.0, 0.4, 0.9])
+def test_the_interval_at_equal_length_is_that_of_a_bootstrap(ties):
+    """400 outcomes whose log odds rise with the length, and 250 resamples of them, whose standard
+    error has itself one of 1 / sqrt(500) = 4.5%."""
+    torch.manual_seed(0)
+    longer = torch.randn(400).tanh()
+    wins = torch.where(torch.rand(400) < ties, 0.5,
+                       (torch.rand(400) < (0.3 + longer).sigmoid()).float())
+    _, low, high = evaluate.rate_at_equal_length(wins, longer)
+    resamples = torch.randint(400, (250, 400))
+    rates = [evaluate.rate_at_equal_length(wins[i], longer[i])[0] for i in resamples]
+    assert (high - low) / 2 == pytest.approx(1.96 * torch.tensor(rates).std().item(), rel=0.15)
 
 
 def test_side_by_side_compares_grades_if_both_are_right_or_wrong():

@@ -201,11 +201,47 @@ def test_a_decoder_does_not_change_with_its_model():
 
 def test_no_new_tokens():
     assert generate(Decoder(make()), [[3], [4]], 0) == [[], []]
+    assert generate_with_logp(Decoder(make()), [[3], [4]], 0) == [([], 0.0), ([], 0.0)]
+    with pytest.raises(UserError, match="max_new_tokens=-1: give 0 or more"):
+        generate(make(), [[3]], -1)
 
 
-def test_sampling_from_nan_returns_valid_ids():
-    ids, _ = sample(torch.full((2, 5), torch.nan), torch.tensor([0.0, 0.9]))
-    assert all(0 <= i < 5 for i in ids.tolist())
+@pytest.mark.parametrize("max_new_tokens", [0, 5])
+def test_no_prompts(max_new_tokens):
+    assert generate(make(), [], max_new_tokens) == []
+    assert generate_with_logp(make(), [], max_new_tokens) == []
+    assert list(stream(make(), [], max_new_tokens)) == []
+
+
+@pytest.mark.parametrize("temperature", [0, 0.7, 1])
+@pytest.mark.parametrize("row", [
+    [torch.nan, 0, 0], [0, torch.inf, 0], [torch.nan] * 3, [-torch.inf] * 3])
+def test_sampling_from_logits_that_are_not_finite_is_refused(row, temperature):
+    """One such row among others, which may have ids of probability 0, is enough."""
+    logits = torch.tensor([[0, -torch.inf, 1], row])
+    with pytest.raises(UserError, match="logits are not finite numbers: train it again"):
+        sample(logits, torch.tensor([0.0, 0.9]), temperature)
+    ids, _ = sample(logits[:1], torch.tensor([0.999]), temperature)
+    assert ids.tolist() == [2]
+
+
+@pytest.mark.parametrize("uniform", [1.0, 1.5, -0.1, torch.nan])
+def test_a_uniform_outside_0_to_1_is_refused(uniform):
+    """At 1, the id found would be beyond the last one. Just below 1, the last one is chosen that
+    has a probability above 0."""
+    logits = torch.tensor([[0.0, 1.0, -torch.inf]])
+    with pytest.raises(UserError, match="not in \\[0, 1\\)"):
+        sample(logits, torch.tensor([uniform]))
+    for last in (1 - 2 ** -24, 1 - 2 ** -23):
+        ids, logp = sample(logits.repeat(1, 50), torch.tensor([last]), top_p=0.99)
+        assert logp.isfinite().all()
+
+
+@pytest.mark.parametrize("options", [{"temperature": -1.0}, {"temperature": torch.nan},
+                                     {"top_p": 0.0}, {"top_p": 1.5}, {"top_p": torch.nan}])
+def test_a_temperature_or_top_p_out_of_range_is_refused(options):
+    with pytest.raises(UserError, match="give a temperature of 0 or more, and a top_p above 0"):
+        sample(torch.zeros(1, 3), torch.tensor([0.5]), **options)
 
 
 def test_each_token_is_chosen_by_its_own_uniform():

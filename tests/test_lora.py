@@ -122,6 +122,33 @@ def test_a_loaded_adapter_has_the_values_saved_in_16_bits(tmp_path, rank):
     assert 2 * values < path.stat().st_size < 2 * values + 20_000  # the rest are names
 
 
+@pytest.mark.parametrize("rank", [0, -1])
+def test_a_rank_below_1_is_refused(tmp_path, rank):
+    """When it is made, and when it is read."""
+    model, path = make_base(), tmp_path / "a.pt"
+    with pytest.raises(UserError, match=f"an adapter of rank {rank} changes nothing: give a rank"):
+        lora.create(model, rank)
+    lora.save_adapter(path, lora.Adapter(lora.base_id(model), rank, {}))
+    with pytest.raises(UserError, match=f"an adapter of rank {rank} changes nothing: give a rank"):
+        lora.load_adapter(path, model)
+
+
+def test_loading_hashes_the_base_once_and_draws_no_random_numbers(tmp_path, monkeypatch):
+    model, path, hashed = make_base(), tmp_path / "a.pt", []
+    lora.save_adapter(path, random_adapter(model))
+    base_id = lora.base_id
+    monkeypatch.setattr(lora, "base_id", lambda model: (hashed.append(model), base_id(model))[1])
+    state = torch.get_rng_state()
+    adapter = lora.load_adapter(path, model)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(hashed) == 1
+    assert {p.dtype for p in parameters(adapter)} == {torch.float32}
+    assert all(p.requires_grad for p in parameters(adapter))
+    with pytest.raises(UserError, match="made for the base"):
+        lora.load_adapter(path, make_base(seed=3))
+    assert len(hashed) == 2
+
+
 def test_a_bad_file_is_refused_and_leaves_the_adapter_in_use(tmp_path):
     model, path = make_base(), tmp_path / "a.pt"
     cache = lora.AdapterCache(model, lambda name: tmp_path / f"{name}.pt")

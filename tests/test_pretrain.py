@@ -1,4 +1,5 @@
 """Pruning, distillation, lengthening: formulas by hand, and laws."""
+import copy
 import dataclasses
 import math
 
@@ -12,6 +13,7 @@ from afm_min.pretrain import (Masked, held_out, magnitude, next_token_loss, reca
                               soft_top_k)
 from afm_min.run import Run, save
 from afm_min.tokenizer import Tokenizer
+from afm_min.trainer import AdaStar, backward, parameter_groups
 from afm_min.world.tasks import RECALL, draw_task
 
 SMALL = Config(dim=12, layers=2, heads=2, kv_heads=1, head_dim=4, hidden=20, vocab_size=50,
@@ -72,6 +74,25 @@ def test_distillation_mixes_two_targets():
         0.9 * on_teacher + 0.1 * on_text + z_loss, rel=1e-5)
     same = next_token_loss(model, {"ids": ids, "teacher": ids[:, 1:], "distill": distill})
     assert same["loss"].item() == pytest.approx(loss, rel=1e-5)
+
+
+def test_the_nll_is_nats_a_token_whatever_the_weights_and_the_teacher():
+    """A uniform guess has log V nats a token, also where answers weigh 30 and a teacher differs.
+    The gradient is that of the loss alone."""
+    model, ids = AFM(SMALL), torch.randint(50, (2, 9))
+    torch.nn.init.zeros_(model.embedding)
+    weights = torch.ones(2, 9)
+    weights[:, 4] = corpus.ANSWER_WEIGHT
+    for more in ({}, {"teacher": ids[:, :8], "distill": torch.full((2,), 0.9)}):
+        batch = {"ids": ids, "loss_weights": weights} | more
+        metrics = backward(model, batch, next_token_loss)
+        assert metrics["nll"] == pytest.approx(math.log(50))
+        assert metrics["loss"] > 4 * math.log(50)  # (7 + 30) / 8
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+        sums = next_token_loss(model, batch)
+        expected = torch.autograd.grad(sums["loss"] / 16, list(model.parameters()))
+        torch.testing.assert_close(gradient, torch.cat([x.flatten() for x in expected]))
+        assert not sums["nll"].requires_grad
 
 
 # Pruning.
@@ -159,6 +180,29 @@ def test_scores_have_gradients_only_while_the_mask_is_soft():
         block.feed_forward.eps = 1.0
     next_token_loss(model, batch)["loss"].backward()
     assert all(block.feed_forward.scores.grad.abs().max() > 0 for block in model.blocks)
+
+
+def test_scores_do_not_clip_the_weights():
+    """With a sharp mask the gradient of the scores has a norm far above 1. The weights change as if
+    the mask were fixed, as it is in magnitude pruning."""
+    torch.manual_seed(0)
+    model, batch = masked_model(), {"ids": torch.randint(50, (8, 12))}
+    for block in model.blocks:
+        block.feed_forward.scores.data *= 0.001
+        block.feed_forward.eps = 0.0002
+    fixed = copy.deepcopy(model)
+    for block in fixed.blocks:
+        block.feed_forward.scores.requires_grad_(False)
+    norms = []
+    for each in (model, fixed):
+        optimizer = AdaStar(parameter_groups(each), lr=0.1)
+        backward(each, batch, next_token_loss)
+        norms.append(optimizer.step())
+    scores = [block.feed_forward.scores for block in model.blocks]
+    assert torch.cat([x.grad for x in scores]).norm() > 3 * norms[0]
+    assert norms[0] == norms[1]
+    for name, p in fixed.named_parameters():
+        assert torch.equal(model.get_parameter(name), p) == ("scores" not in name)
 
 
 def test_magnitude_by_hand():

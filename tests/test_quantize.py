@@ -222,6 +222,49 @@ def test_each_weight_takes_the_nearest_value_of_its_lut(columns):
     assert torch.equal(codes.long(), (weight[:, :, None] - of_column).abs().argmin(2))
 
 
+@pytest.mark.parametrize("value, shown", [
+    (float("nan"), "nan"), (float("-inf"), "inf"), (7e4, "70000"), (-65520.0, "65520")])
+@pytest.mark.parametrize("column", [3, 17])
+def test_weights_beyond_float16_are_refused(value, shown, column):
+    """In a whole group of columns, and in the one that is left over."""
+    weight = torch.randn(5, 20)
+    weight[2, column] = value
+    with pytest.raises(UserError, match=f"largest magnitude is {shown}: float16 holds 0"):
+        palettize(weight, bits=4)
+
+
+@pytest.mark.parametrize("value", [1e-9, -1e-5, 6e-5])
+def test_a_group_of_tiny_weights_is_refused(value):
+    """Below 2^-14 = 0.000061, float16 has fewer digits, and below 2^-25 none."""
+    weight = torch.randn(5, 20)
+    weight[:, 16:] = value
+    with pytest.raises(UserError, match="largest magnitude is [1-9.]+e-0[0-9]: float16 holds 0"):
+        palettize(weight, bits=4)
+
+
+def test_the_largest_and_least_weights_that_float16_holds():
+    """Both ends of its range, and groups of zeros, come back exactly."""
+    weight = torch.cat((torch.tensor([65504.0, -65504.0]).repeat(5, 8),
+                        torch.tensor([2.0 ** -14, 0.0]).repeat(5, 8), torch.zeros(5, 3)), 1)
+    layer = Palettized(inputs=35, outputs=5, bits=1)
+    layer.pack_weight(weight)
+    assert torch.equal(layer.weight.float(), weight)
+
+
+def test_a_tiny_weight_beside_larger_ones_takes_the_nearest_value():
+    weight = torch.tensor([[1e-9, 1.0, -1.0, 1.0]])
+    codes, luts = palettize(weight, bits=2)
+    assert luts[0, codes.long()].tolist() == [[0, 1, -1, 1]]
+
+
+@pytest.mark.parametrize("bits", [-1, 0, 9, 16, 2.5])
+def test_codes_have_1_to_8_bits(bits):
+    with pytest.raises(UserError, match=f"to {bits} bits: give a whole number, 1 to 8"):
+        palettize(torch.randn(3, 4), bits)
+    with pytest.raises(UserError, match=f"to {bits} bits: give a whole number, 1 to 8"):
+        pack(torch.tensor([1]), bits)
+
+
 # Quantized models.
 
 def float_model():
@@ -297,6 +340,15 @@ def test_an_embedding_row_of_zeros_stays_zero():
     quantized = quantize_model(model, dict.fromkeys(lora.projections(model), 4))
     assert quantized.scale[3] > 0
     assert (quantized.embedding[3] == 0).all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e7, 1e-9])
+def test_an_embedding_beyond_float16_is_refused(value):
+    """A number too large, or a row of tiny ones, for which no scale is left."""
+    model = float_model()
+    model.embedding.data[3] = value
+    with pytest.raises(UserError, match="cannot quantize weights whose largest magnitude is"):
+        quantize_model(model, dict.fromkeys(lora.projections(model), 4))
 
 
 def test_a_saved_model_loads_with_its_bits_and_tokenizer(pair, tmp_path):

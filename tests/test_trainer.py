@@ -10,8 +10,8 @@ from afm_min import distributed, trainer
 from afm_min.model import AFM, Config
 from afm_min.pretrain import next_token_loss
 from afm_min.run import Run, UserError
-from afm_min.trainer import (AdaStar, Progress, Trainer, backward, cosine, fit, linear, token_losses,
-                             parameter_groups, seed_step)
+from afm_min.trainer import (AdaStar, Progress, Trainer, backward, cosine, fit, linear,
+                             parameter_groups, seed_step, token_losses)
 
 SMALL = Config(dim=12, layers=1, heads=2, kv_heads=1, head_dim=4, hidden=20, vocab_size=50,
                context=16)
@@ -61,6 +61,22 @@ def test_adastar_clips_by_the_norm_of_all_gradients():
     assert optimizer.state[a]["v"].item() == pytest.approx(0.05 * 0.36)
     assert optimizer.state[b]["v"].item() == pytest.approx(0.05 * 0.64)
     assert [a.item(), b.item()] == pytest.approx([-0.05, 0.05])
+
+
+def test_adastar_clips_groups_apart_by_their_own_norm():
+    """Of gradients 0.6 and 500, the second is clipped to 1, the first not at all. NaN apart skips
+    that group only, and a norm of 100 elsewhere skips all."""
+    a, b = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+    optimizer = AdaStar([{"params": [a]}, {"params": [b], "apart": True}], lr=1.0)
+    a.grad, b.grad = torch.tensor([0.6]), torch.tensor([500.0])
+    assert optimizer.step() == pytest.approx(0.6)
+    assert optimizer.state[a]["v"].item() == pytest.approx(0.05 * 0.36)
+    assert optimizer.state[b]["v"].item() == pytest.approx(0.05)
+    for gradients, counts in (([0.6, math.nan], [2, 1]), ([100.0, 0.6], [2, 1]),
+                              ([0.6, 0.6], [3, 2])):
+        a.grad, b.grad = (torch.tensor([gradient]) for gradient in gradients)
+        assert optimizer.step() == pytest.approx(gradients[0])
+        assert [optimizer.state[p]["t"].item() for p in (a, b)] == counts
 
 
 def test_adastar_takes_zero_and_missing_gradients():
@@ -113,6 +129,21 @@ def test_linear():
     schedule = linear(steps=10, warmup=2)
     factors = [schedule(step) for step in range(10)]
     assert factors == pytest.approx([0.5, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+
+
+@pytest.mark.parametrize("steps, warmup, expected", [
+    (4, 4, [0.5, 1, 0.5, 0]), (4, 99, [0.5, 1, 0.5, 0]), (3, 3, [1, 0.5, 0]), (1, 1, [0]),
+    (1, 20, [0])])
+def test_a_cosine_warms_up_in_no_more_than_half_of_its_steps(steps, warmup, expected):
+    schedule = cosine(steps, warmup)
+    assert [schedule(step) for step in range(steps)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("steps, warmup, expected", [
+    (4, 0, [1, 0.75, 0.5, 0.25]), (1, 0, [1]), (1, 20, [1]), (4, 99, [0.5, 0.75, 0.5, 0.25])])
+def test_a_line_without_a_warmup_or_with_a_long_one(steps, warmup, expected):
+    schedule = linear(steps, warmup)
+    assert [schedule(step) for step in range(steps)] == pytest.approx(expected)
 
 
 def test_progress_by_hand(monkeypatch, capsys):
@@ -173,6 +204,25 @@ def test_micro_batches_have_at_most_so_many_rows(micro_batch_size, sizes):
     backward(model, {"x": torch.arange(5)}, loss, micro_batch_size)
     assert [len(x) for x in batches] == sizes
     assert sum(batches, []) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("batch, rows", [
+    ({"x": torch.zeros(3)}, 3), ({"x": torch.zeros(0)}, 0), ({}, 0)])
+@pytest.mark.parametrize("micro_batch_size", [None, 2])
+def test_a_batch_with_nothing_to_learn_from_is_refused(batch, rows, micro_batch_size):
+    """By `backward`, and by `fit`, which leaves the model as it was."""
+    model = AFM(SMALL)
+    before = [p.detach().clone() for p in model.parameters()]
+
+    def loss(model, batch):
+        return {"loss": 0 * model.norm.weight.sum(), "count": batch["x"].sum()}
+    message = f"a batch of {rows} rows has nothing to learn from, as its loss counts 0 tokens"
+    with pytest.raises(UserError, match=message):
+        backward(model, batch, loss, micro_batch_size)
+    with pytest.raises(UserError, match=message):
+        fit(model, lambda step: batch, loss, steps=1, lr=0.1, weight_decay=0.1,
+            micro_batch_size=micro_batch_size)
+    assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before))
 
 
 def repeated_ids(step):
@@ -276,6 +326,17 @@ def test_a_whole_state_is_not_resumed_as_a_sharded_one(run, monkeypatch):
     with pytest.raises(UserError, match="test.part.pt was saved without --shard: resume in the"):
         train(4, run)
     assert run.partial_checkpoint("test").read_bytes() == before
+
+
+def test_progress_shows_the_nll_if_the_loss_has_weights(run, capsys):
+    """A loss may weight tokens, so that it is not nats a token. The log has both."""
+    def loss(model, batch):
+        return {"loss": 30 * model.norm.weight.sum(), "nll": 2 * len(batch["x"]),
+                "count": len(batch["x"])}
+    fit(AFM(SMALL), lambda step: {"x": torch.zeros(4)}, loss, steps=1, lr=0.1, run=run)
+    assert "step     1/1  loss 2.000" in capsys.readouterr().out
+    row, = run.read_log("fit")
+    assert (row["nll"], row["loss"], row["count"]) == (2, 90, 4)
 
 
 def test_on_step_is_called_before_each_batch_is_drawn():
