@@ -225,8 +225,9 @@ def score_responses(model, ids, branch, segment_start):
     K = int(branch.max()) if R else 0  # R is 0 on a rank without rows
     wanted = round_mask(branch > 0)
     states = model.hidden_states(ids, segment_start, branch, wanted=wanted)  # (N, C)
-    # Targets: the ids one to the right. The last column's wraps around, but is not used below.
-    nll, _ = token_losses(model.logits(states), ids.roll(-1, dims=1)[wanted])  # (N,)
+    # Policies are compared by the difference of two log-probabilities, so logits are not rounded to
+    # bfloat16. Targets: the ids one to the right. The last column's wraps around, but is not used.
+    nll, _ = token_losses(model.logits(states.float()), ids.roll(-1, dims=1)[wanted])  # (N,)
     # Each token of a branch predicts the next one of its response, or is the last one:
     #     ids 1 2 | 3 7 8 | 3 9    predicts 0 0 | 1 1 0 | 1 0    last 0 0 | 0 0 1 | 0 1
     same_branch = F.pad(branch[:, 1:] == branch[:, :-1], (0, 1))  # (R, T)

@@ -225,7 +225,8 @@ class AFM(nn.Module):
     """ids (B, T) -> logits (B, T, V). Input and output share one embedding matrix.
 
     dtype: of activations and matrix products. The parameters are always float32. Logits are
-    returned as float32, but in a bfloat16 model they were rounded to bfloat16 before."""
+    returned as float32, but in a bfloat16 model they were rounded to bfloat16 before, unless
+    `logits` is given float32 states."""
 
     def __init__(self, config, dtype=torch.float32):
         super().__init__()
@@ -275,8 +276,8 @@ class AFM(nn.Module):
         return F.embedding(ids, self.embedding).to(self.dtype)
 
     def logits(self, hidden_states):
-        """(..., C) -> (..., V)"""
-        return F.linear(hidden_states, self.embedding.to(self.dtype)).float()
+        """(..., C) -> (..., V), computed in the precision of the states, then cast to float32."""
+        return F.linear(hidden_states, self.embedding.to(hidden_states.dtype)).float()
 
     def mask_and_positions(self, ids, segment_start, branch):
         """Return what is added to the attention scores, 0 or MASKED, (1 or B, 1, G*T, T), and each

@@ -248,6 +248,20 @@ def test_logp_of_a_response_in_a_shared_row_is_that_in_its_own(monkeypatch):
                 token_logp(model, prompt, response).sum().item(), abs=1e-4)
 
 
+def test_logp_of_a_bfloat16_model_is_that_of_logits_that_are_not_rounded(monkeypatch):
+    """The hidden states have 8 bits, but what follows has 24."""
+    monkeypatch.setattr(chat, "ROUND", 4)
+    torch.manual_seed(0)
+    model, prompt, response = AFM(TINY, torch.bfloat16), [1, 2, 3], [7, 8, 9]
+    batch, _ = chat.share_prompts([(prompt, [response])])
+    with torch.no_grad():
+        states = model.hidden_states(**batch, wanted=batch["branch"] > 0)  # of 3, 7, 8, 9
+        log_p = (states.double() @ model.embedding.double().T).log_softmax(-1)
+        logp = chat.response_logp(model, **batch)
+    expected = sum(log_p[i, token].item() for i, token in enumerate(response))
+    assert logp.item() == pytest.approx(expected, abs=1e-5)
+
+
 def test_gradient_of_shared_rows_is_that_of_each_response_alone():
     torch.manual_seed(0)
     model, weights = AFM(TINY), torch.randn(6, 2)

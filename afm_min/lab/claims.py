@@ -54,7 +54,7 @@ CLAIMS = [
     Claim("a loss on grades helps where they are noisy", "reward1", "all pairs %",
           treatment=NOISE, control=NOISE | {"reward1.grade_weight": 0.0}),
     Claim("MDLOO beats PPO", "mdloo1", "all math %", treatment=CHECKER,
-          control=CHECKER | {"mdloo1.loss": "ppo", "mdloo1.gamma": 0.2}),
+          control=CHECKER | {"mdloo1.loss": "ppo"}),
     Claim("MDLOO beats REINFORCE with a mean baseline", "mdloo1", "all math %", treatment=CHECKER,
           control=CHECKER | {"mdloo1.loss": "reinforce", "mdloo1.baseline": "mean"}),
     # Five members give 2 samples each, MDLOO alone 10.

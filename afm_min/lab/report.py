@@ -168,7 +168,7 @@ def draw_losses(figure, report, logged):
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, scale, stages) in zip(all_axes, panels):
         for column, stage in enumerate(stages):
-            y = [row["loss"] for row in logged[stage]]
+            y = [row.get("nll", row["loss"]) for row in logged[stage]]  # nll: without loss weights
             draw_curve(axes, numpy.linspace(column - 0.4, column + 0.4, len(y)), y, color="C0")
         axes.set_xticks(range(len(stages)), stages, rotation=60, ha="right", rotation_mode="anchor")
         axes.set(title=title, ylabel="loss per token (reward, dpo, ipo: per pair)", yscale=scale)
