@@ -36,6 +36,22 @@ def test_robots_groups(path, agent, allowed):
         assert filters.robots_allow(ROBOTS.replace("\n", line_end), path, agent) == allowed
 
 
+@pytest.mark.parametrize("line, allowed", [
+    ("Applebot/0.1", False), ("Applebot (any)", False), ("applebot\t0.1", False),
+    ("Applebot-Extended/1", True), ("Apple", True), ("Applebot_2", True), ("Mozilla Applebot", True),
+    ("*", False), ("", True)])
+def test_only_the_letters_of_an_agent_count(line, allowed):
+    robots = f"User-agent: {line}\nDisallow: /"
+    assert filters.robots_allow(robots, "/") == allowed
+    assert filters.robots_allow(robots, "/", agent="Applebot/0.1 (+https://docs.example)") == allowed
+
+
+@pytest.mark.parametrize("path, root, allowed", [
+    ("", "/", False), ("", "/$", False), ("", "/a", True), ("?q=1", "/?q", False)])
+def test_an_empty_path_is_a_slash(path, root, allowed):
+    assert filters.robots_allow(f"User-agent: *\nDisallow: {root}", path) == allowed
+
+
 @pytest.mark.parametrize("rules, path, allowed", [
     ("", "/x", True),
     ("Disallow:", "/x", True),  # forbids nothing

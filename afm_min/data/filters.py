@@ -21,7 +21,8 @@ def robots_allow(robots, path, agent="Applebot"):
     ('User-agent: *\\nDisallow: /a\\nAllow: /a/*.html$', '/a/b.html') -> True
 
     The longest pattern that matches decides; among equally long ones, one that allows. All groups
-    of an agent add up. Group * is for agents without a group. (urllib.robotparser takes the first
+    of an agent add up. Group * is for agents without a group. Of an agent's name only the first
+    letters, - and _ count: 'Applebot/0.1 (any)' is Applebot. (urllib.robotparser takes the first
     match instead, and supports neither * nor $ in patterns.)"""
     entries = re.findall(r"(?im)^[ \t\ufeff]*(user-agent|allow|disallow)[ \t]*:([^#\n]*)",
                          robots.replace("\r", "\n"))
@@ -32,14 +33,19 @@ def robots_allow(robots, path, agent="Applebot"):
             if rules:  # a user-agent line after a rule starts a new group
                 rules = []
             # Successive user-agent lines share one list, which the rules below them fill.
-            groups[value.strip().lower()].append(rules)
+            groups[product_token(value)].append(rules)
         else:
             rules.append((normalize_path(value.strip(), "*$"), key.lower() == "allow"))
-    path = normalize_path(path)
+    path = normalize_path(path if path.startswith("/") else "/" + path)
     matches = [(0, True)]  # as if an empty pattern allowed all paths
-    matches += [(len(pattern), allows) for rules in groups.get(agent.lower()) or groups["*"]
+    matches += [(len(pattern), allows) for rules in groups.get(product_token(agent)) or groups["*"]
                 for pattern, allows in rules if path_matches(path, pattern)]
     return path == "/robots.txt" or max(matches)[1]  # the longest; True > False if equally long
+
+
+def product_token(agent):
+    """' Applebot/0.1' -> 'applebot'; '*' -> '*'"""
+    return re.match(r"\*|[a-z_-]*", agent.strip().lower())[0]
 
 
 def normalize_path(path, wildcards=""):
