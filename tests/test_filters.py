@@ -151,6 +151,76 @@ def test_malformed_pages(page, body):
     assert filters.main_content(page) == body
 
 
+SENTENCES = ["The tower was built in spring, and it was the only one of its kind for many years.",
+             "People came from afar to see what it was like to look down from the top of it.",
+             "In the end a museum bought it, and keeps it open to all who wish to climb."]
+PARAGRAPHS = "".join(f"<p>{sentence}</p>" for sentence in SENTENCES)
+MENU = "<ul><li><a href=/1>Home</a><li><a href=/2>About us</a></ul>"
+
+
+@pytest.mark.parametrize("before, after", [
+    ("<div id=nav>" + MENU, ""),  # never closed
+    ("<nav>" + MENU, "</body>"), ("<header>" + MENU, ""), ("<aside>", ""), ("<button>Go", ""),
+    ("<title>The tower", ""), ("<svg><path d='M1'>", ""), ("<svg/>", ""), ("<noscript>", ""),
+    ("<div class=page><ul class=menu>" + MENU[4:-5], "</div>"),
+    ("<form id=f>" + MENU, "</form>"),  # around the whole page
+    ("<div class=no-sidebar>", "</div>"), ("<div class='layout right-sidebar'>", "</div>"),
+    ("<div id=market-share>", "</div>"), ("<section class=commentary>", "</section>"),
+    ("<div class=footer>", "</div>"), ("<header class=banner>", "</header>"),
+    ("<script>var a='<!--'</script>", ""), ("<style>/* <!-- */</style>", ""),
+    ("<script>var a = 1;", ""), ("<style>p {}", ""), ("<!-- start", ""), ("<!-->", ""),
+    ("<!-- a --!>", ""), ("<!-- start ->", "<!-- end -->"), ("<script>", "<script></script>"),
+    ("<a href=/>", ""), ("<p><a href=/>Home", "<a href=/b></a>"), ("<a href='/>Home</a>", ""),
+    ("<a href='/>Home</a>", "<a href='/b'>Home</a>"), ("<p title=don't>", ""), ("<div<div>", "")])
+def test_no_page_is_lost(before, after):
+    text = filters.main_content(f"{before}{PARAGRAPHS}{after}").splitlines()
+    assert text[-3:] == SENTENCES
+    assert not {"Home", "About us"}.intersection(text)
+
+
+@pytest.mark.parametrize("page", [
+    "".join(f"<{tag}><p>It is so.</p></{tag}>" for tag in ("nav", "aside", "footer")),
+    "".join(f"<p>{start} is a word.</p>" for start in ("Copyright", "Advertisement", "Read more")),
+    "<p><a href=x>It is so.</a></p>" * 3,
+    "<p>He said: \u201cgo.\u201d</p>" * 3,
+    "<script>" + "<p>It is so.</p>" * 3 + "</script>"])
+def test_three_paragraphs_never_yield_nothing(page):
+    assert len(filters.main_content(page).splitlines()) == 3
+    assert filters.main_content("<nav><p>It is so.</p></nav>" * 2) == ""
+
+
+def test_a_link_around_blocks():
+    card = "<a href=/><h3>Canals</h3><p>They are old.</p></a>"
+    assert filters.main_content(PARAGRAPHS + card).splitlines() == SENTENCES
+
+
+@pytest.mark.parametrize("name", [
+    "no-sidebar", "right-sidebar-layout", "market-share", "menu_card", "has-footer", "Unrelated"])
+def test_a_part_of_a_name_marks_no_boilerplate(name):
+    page = f"{PARAGRAPHS}<div class='x {name}'><p>So it is.</p></div>"
+    assert filters.main_content(page).splitlines() == [*SENTENCES, "So it is."]
+
+
+@pytest.mark.parametrize("name", [
+    "sidebar", "left-sidebar", "SiteFooter", "share_buttons", "nav2", "cookie-banner main"])
+def test_boilerplate_with_sentences_is_dropped(name):
+    # It is small beside the page, even if the element around all of it has such a name, too.
+    page = f"<form>{PARAGRAPHS}<div id='{name}'><p>So it is.</p></div></form>"
+    assert filters.main_content(page).splitlines() == SENTENCES
+
+
+def test_long_comments_do_not_count_as_the_page():
+    comments = f"<div class=comments>{PARAGRAPHS * 3}</div>"
+    assert filters.main_content(PARAGRAPHS + comments).splitlines() == SENTENCES
+
+
+@pytest.mark.parametrize("tag", [
+    "<p title='a<b'>", "<p title='a>b<c>'>", '<p class="a" title = "<p>">', "<p x='a'y>",
+    "<p title='a<b' >", "<p title=\"it's <b>\">", "</div><p><![x>", "<p></ x>", "<p></i <!---->"])
+def test_no_markup_in_the_text(tag):
+    assert filters.main_content(f"{tag}It is.</p") == "It is."
+
+
 def test_unclosed_tags_take_linear_time():
     # Searching to the end of the page from each of 100,000 tags would take hours.
     for piece in ("<a \"", "<div class='", "<![", "<!--", "<script>", "<p>", "&nbsp;\n"):

@@ -6,11 +6,12 @@ or those of the source that is cited. A `check_` function returns the name of th
 text breaks, or ''.
 """
 import collections
-import html.parser
 import re
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 import regex
+
+from afm_min.data.blocks import Block, BlockParser
 
 
 # robots.txt (RFC 9309)
@@ -73,25 +74,8 @@ def path_matches(path, pattern):
 # Main content, found as in Boilerpipe (Kohlschuetter et al. 2010): cut a page into blocks, then
 # classify each by its length, its link density and its neighbours.
 
-CONTAINERS = set("aside div footer form header nav ol section table ul".split())
-BOILERPLATE_TAGS = set("""
-    aside button footer form header nav noscript script style svg template title""".split())
-# Tags that end a block of text.
-BLOCK_TAGS = CONTAINERS | BOILERPLATE_TAGS | set("""
-    address article blockquote body dd details dl dt figcaption figure h1 h2 h3 h4 h5 h6 head hr
-    label li main p pre summary td th tr""".split())
-# Classes and ids of boilerplate. Reader views of browsers use these, Boilerpipe does not.
-BOILERPLATE_NAMES = re.compile(
-    r"(?<![a-z])(?<!has-)(?<!with-)(?:ad|ads|advert|banner|comment|comments|consent|cookie|cookies|"
-    r"footer|menu|nav|navbar|popup|promo|related|share|sidebar|social)(?![a-z])", re.I)
-# Opening words of short boilerplate blocks.
-BOILERPLATE_TEXT = re.compile(
-    r"(?:.{0,99}\baccept (all )?cookies|copyright|\(c\)|©|all rights reserved|"
-    r"advertisement|leave a comment|read more|related stories|share this)(?!\w)", re.I)
 MAX_LINK_DENSITY = 1 / 3
-
-# link_density: share of the words that are inside links; 1 for short boilerplate text
-Block = collections.namedtuple("Block", "tag text words link_density", defaults=("", "", 0, 0.0))
+MIN_CONTENT = 40  # words; less is no page
 
 
 def main_content(page):
@@ -100,8 +84,9 @@ def main_content(page):
     '<ul><li><a href=/>Home</a></ul><h1>News</h1><p>It is out.' -> 'News\\nIt is out.'
 
     What `is_content` accepts is then extended, until a block with many links stops it: forwards
-    over paragraphs and list items, and backwards over any block, such as a heading."""
-    blocks = BlockParser(page).blocks
+    over paragraphs and list items, and backwards over any block, such as a heading.
+    If nothing remains, three or more paragraphs of sentences are kept wherever they are."""
+    blocks = without_boilerplate(BlockParser(page))
     padded = [Block(), *blocks, Block()]
     keep = [is_content(*padded[i:i + 3]) for i in range(len(blocks))]
     text_like = [block.link_density <= MAX_LINK_DENSITY for block in blocks]
@@ -111,97 +96,52 @@ def main_content(page):
     for i in reversed(range(len(blocks) - 1)):
         if keep[i + 1] and text_like[i]:
             keep[i] = True
-    return "\n".join(block.text for block, is_kept in zip(blocks, keep) if is_kept)
+    kept = [block.text for block, is_kept in zip(blocks, keep) if is_kept]
+    if not kept:  # without RAW_ENDS, no script or comment can swallow a page
+        paragraphs = filter(is_sentence, BlockParser(page, raw_ends={}).blocks)
+        kept = [paragraph.text for paragraph in paragraphs]
+        if len(kept) < 3:
+            return ""
+    return "\n".join(kept)
+
+
+def without_boilerplate(parser):
+    """Return the blocks that are in no boilerplate element.
+
+    An element without which little of the page's content remains is no boilerplate, but a wrapper
+    with such a name or a form around the page. If elements of the page were never closed, an
+    element with a quarter of its content is none either."""
+    max_rest = 1 / 5 if parser.well_formed else 3 / 4
+    words = [0] * len(parser.parents)  # of content, per boilerplate element; 0 is the whole page
+    for block in parser.blocks:
+        if is_content(Block(), block, Block()):
+            words[block.boilerplate] += block.words
+    for i in reversed(range(1, len(words))):
+        words[parser.parents[i]] += words[i]
+    is_dropped = [False]
+    for i in range(1, len(words)):
+        rest = words[0] - words[i]
+        is_wrapper = words[i] >= MIN_CONTENT and rest < max(MIN_CONTENT, max_rest * words[0])
+        is_dropped.append(is_dropped[parser.parents[i]] or not is_wrapper)
+    return [block for block in parser.blocks if not is_dropped[block.boilerplate]]
+
+
+def is_sentence(block):
+    """Return True for a <p> in which a sentence, or a quoted one, ends."""
+    return block.tag == "p" and bool(re.search(r"[.!?:][\"')\u2019\u201d]*(?:\s|$)", block.text))
 
 
 def is_content(previous, block, following):
-    """Classify a block with the thresholds of the paper's decision tree, but fewer branches.
+    """Classify a block. This simplifies the paper's decision tree: the thresholds are its own, but
+    most branches are left out.
 
     Content has few links and more than 16 words; more than 40 if it follows a list of links and
     precedes a short block. A full sentence in a <p>, and all of <pre>, <dt> and <dd>, are content,
     too."""
-    sentence = block.tag == "p" and re.search(r"[.!?:](?:\s|$)", block.text)
     beside_links = previous.link_density > 5 / 9 and following.words <= 17
     is_long = block.words > (40 if beside_links else 16)
-    return block.link_density <= MAX_LINK_DENSITY and bool(
-        block.tag in ("pre", "dt", "dd") or sentence or is_long)
-
-
-class BlockParser(html.parser.HTMLParser):
-    """Collect the text blocks of a page, in order, without those inside boilerplate elements.
-
-    BlockParser('<p>One <a href=x>two</a>').blocks -> [Block('p', 'One two', 2, 0.5)]
-
-    An element is boilerplate by its tag, or by a class or id such as "sidebar"; but a <header>
-    inside an article is kept, as it contains the title. A boilerplate element that is never closed
-    ends where <main> or <body> begins."""
-
-    def __init__(self, page):
-        super().__init__()
-        # The open block: its tag, pieces of text, number of words, and how many are inside links.
-        self.tag, self.parts, self.words, self.linked_words = "", [], 0, 0
-        self.blocks, self.in_link, self.in_article = [], False, False
-        # Tag of the open boilerplate element, repeated for each element of the same tag inside it:
-        # <nav><div><nav> -> ["nav", "nav"], so that the second </nav> ends it.
-        self.boilerplate = []
-        # html.parser raises on '<![x]>' and takes quadratic time for unclosed tags. So remove
-        # declarations and comments first, and escape each < that begins no tag.
-        page = re.sub(r"(?s)<!--.*?(?:-->|\Z)|<[!?][^<>]*>?", "", page)
-        self.feed(re.sub(r"<(?!/?[A-Za-z][^<>]*>)", "&lt;", page) + "<p>")  # <p> ends the last
-
-    def handle_starttag(self, tag, attributes):
-        if self.boilerplate and tag not in ("body", "main"):  # all else inside it is ignored
-            if tag in self.boilerplate:
-                self.boilerplate.append(tag)
-            return
-        self.boilerplate = []  # <main> and <body> end an element that was never closed
-        attributes = dict(attributes)
-        if tag == "br":
-            self.parts.append("\n")
-        elif tag == "a":
-            self.in_link = "href" in attributes
-        elif tag in BLOCK_TAGS:
-            self.end_block(tag)
-        if tag in ("article", "main"):
-            self.in_article = True
-        named = BOILERPLATE_NAMES.search(f"{attributes.get('class')} {attributes.get('id')}")
-        has_title = tag == "header" and self.in_article
-        if (tag in CONTAINERS and named) or (tag in BOILERPLATE_TAGS and not has_title):
-            self.boilerplate = [tag]
-
-    def handle_endtag(self, tag):
-        if tag in self.boilerplate:
-            self.boilerplate.pop()
-        elif tag in BLOCK_TAGS and not self.boilerplate:
-            self.end_block("")
-            if tag in ("article", "main"):
-                self.in_article = False
-        if tag == "a":
-            self.in_link = False
-
-    def handle_data(self, text):
-        if self.boilerplate:
-            return
-        self.words += len(text.split())
-        if self.in_link:
-            self.linked_words += len(text.split())
-        # In <pre>, line ends and spaces must stay, so each space becomes \xa0 (&nbsp;), which
-        # `end_block` does not merge. Elsewhere a line end is a space.
-        old, new = (" ", "\xa0") if self.tag == "pre" else ("\n", " ")
-        self.parts.append(text.expandtabs().replace(old, new))
-
-    def end_block(self, next_tag):
-        """Add the open block if it contains words, and open the next one.
-
-        Its text 'a  b \\n c' becomes 'a b\\nc', but stays as it is in <pre>."""
-        if self.words:
-            # Merge spaces, remove them around line ends, then turn each \xa0 back into a space.
-            text = re.sub("[ \t\r\f]+", " ", "".join(self.parts))
-            text = re.sub("[ \xa0]*\n ?", "\n", text).strip(" \n").replace("\xa0", " ").rstrip()
-            boilerplate = self.words <= 40 and BOILERPLATE_TEXT.match(text)
-            density = 1.0 if boilerplate else self.linked_words / self.words
-            self.blocks.append(Block(self.tag, text, self.words, density))
-        self.parts, self.words, self.linked_words, self.tag = [], 0, 0, next_tag
+    return block.link_density <= MAX_LINK_DENSITY and (
+        block.tag in ("pre", "dt", "dd") or is_sentence(block) or is_long)
 
 
 # Quality
