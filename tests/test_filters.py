@@ -223,8 +223,10 @@ def test_no_markup_in_the_text(tag):
 
 def test_unclosed_tags_take_linear_time():
     # Searching to the end of the page from each of 100,000 tags would take hours.
-    for piece in ("<a \"", "<div class='", "<![", "<!--", "<script>", "<p>", "&nbsp;\n"):
+    for piece in ("<a \"", "<div class='", "<![", "<!--", "<script>", "<p>", "&nbsp;\n",
+                  "<nav>", "<div></p>", "<a b=\"' c='", "<a =\"", "</", "<style><!--"):
         filters.main_content(piece * 100_000)
+        filters.has_math_tags(piece * 10_000)
 
 
 PROSE = """The tower was built in the spring, and for many years it was the only one of its kind.
@@ -293,11 +295,41 @@ def test_suffixes_of_code():
 
 @pytest.mark.parametrize("page, found", [
     ("<math><mi>x</mi></math>", True), ('<span class="a katex">', True), (r"<p>\(x^2\)", True),
-    ('<script type="math/tex">x</script>', True), ('<script src="/MathJax.js"></script>', True),
+    ('<script type="math/tex">x</script>', True),
+    # A page that loads a library for formulas, and one with a formula for it.
+    ('<script src="/MathJax.js"></script>', False), ("<link href=katex.css>", False),
+    ('<script src="/MathJax.js"></script><p>It costs $5, not $6 + tax.', False),
+    ("<body class=mathjax_process>", False), ("<div class='x MathJax_Message'>", False),
+    ('<script src="/MathJax.js"></script><p>Let $x^2$ be.', True), ("<p>Let $x^2$ be.", False),
+    # Formulas that were rendered.
+    ("<span class='mjx-math'>x</span>", True), ("<mjx-container>x</mjx-container>", True),
+    ("<div class='center MathJax_Display'>", True), ("<span id=a class=MathJax_SVG>", True),
+    (r"<img alt='\frac{1}{2}' src=a>", True), ("<img src=a alt='x^2'>", True),
+    ('<img alt="$a < b$">', True), (r'<img alt="{\displaystyle a<b}">', True),
+    (r"<img alt='C:\letters\frames.png'>", False), ("<img alt='It costs $5'>", False),
+    ("<img alt='^_^'>", False), ("<img alt='my_file_2'>", False),
+    # Code and plain text.
+    ("<pre>a $$ b = c $$ d", False), (r"<code>s/\(a*\)/\1/</code>", False),
+    (r"<p><tt>\[a=b\]</tt>", False), (r"<p>Write \( and \) around it.", False),
+    (r"<code>a</code> \(a = b\)", True), (r"<p>\(n\)", True), ("class=katex src=mathjax", False),
+    ("<p>Mario's $$ Pasta, pizza. Luigi's $$ Fish", False),
     ("$$a + b$$", True), ("H<sub>2</sub>O", False), ("<model>", False), ("$5, $$ or $6", False),
     ("<script>$$('a=b'); $$('c')</script>", False), ("<p>mathematics", False)])
 def test_math_tags(page, found):
     assert filters.has_math_tags(page) == found
+
+
+def test_long_tags_take_linear_time():
+    for piece in ("class=", " class=", " src=", "<a class=", "alt='", "$$ ", "\\(", "$a"):
+        for page in (piece * 20_000, f"<img{piece * 20_000}>"):
+            filters.has_math_tags(page)
+            filters.main_content(page)
+
+
+@pytest.mark.parametrize("url", [
+    "http://[x/1", "//[", "", "http://", "http://math.example:x/", "http://a\u2100b/"])
+def test_bad_urls_are_in_no_domain(url):
+    assert filters.math_domain(url) == ("math.example" in url)
 
 
 def test_math_symbols_and_domains():
