@@ -185,7 +185,8 @@ def check_code(text):
     lines, size = text.splitlines(), len(text)
     # Hexadecimal numbers and escapes, decimal numbers, encoded bytes.
     data = re.findall(r"(?:0x|\\x)[\da-fA-F]+|\d+|[\w+/=]{50,}", text)
-    generated = re.search(r"auto\w*[- ]?generated|^\W*generated (?:by|from)|do not edit",
+    generated = re.search(r"auto\w*[- ]?generated|@generated|do not edit|^\W*(?:(?:this |the )?"
+                          r"(?:code|file)\W+(?:is |was |has been )?)?generated (?:by|from|with)",
                           text[:1000], re.I | re.M)
     readable = re.search(r"^[ \t]*(?:#|//|/\*|\"\"\"|(?:\w+ )*(?:class|def|enum|fn|func|function|"
                          r"int|interface|struct|void)\b)", text, re.M)
@@ -204,15 +205,23 @@ def check_code(text):
 PERMISSIVE = set("""
     0bsd apache-2.0 blueoak-1.0.0 bsd-2-clause bsd-3-clause bsl-1.0 cc0-1.0 isc mit mit-0 ncsa
     postgresql psf-2.0 python-2.0 unlicense zlib""".split())
-# Phrases of permissive licences and of headers, in lower case and without punctuation.
+# Names of such licences without their SPDX form, as in "Apache 2.0" or "The new BSD license", and
+# the words beside them.
+PERMISSIVE_NAMES = set("apache apache2 bsd isc mit unlicense zlib".split())
+NAME_WORDS = set("""
+    0 2 3 and clause foundation licence license modified new or revised simplified software style
+    the under v2 version""".split())
+# Phrases of permissive licences and of headers, in lower case and without commas and quotes.
 PERMISSIVE_TEXT = re.compile("|".join((
     r"permission is hereby granted free of charge",
     r"redistribution and use in source and binary",
-    r"permission to use copy modify and distribute",
+    r"permission to use copy modify and (or )?distribute",
     r"free and unencumbered",
     r"licensed to psf",
     r"(apache|boost software|python software foundation) license",
+    r"apache 2 0",
     r"(mit|isc|zlib|bsd|\d clause) (style )?licen[cs]e")))
+NEGATION = re.compile(r"\b(not|never|no longer|isn t|nor|than|instead of)( \w+){0,5} $")
 # Phrases of other licences.
 RESTRICTIVE_TEXT = re.compile("|".join((
     r"gnu (\w+ )?general public",
@@ -232,12 +241,18 @@ CODE_SUFFIXES = tuple("""
 def permissive(text):
     """Return True if a licence, an SPDX expression or a file's header lets everybody use a text.
 
-    'MIT OR GPL-2.0-only' -> True; 'MIT AND GPL-2.0-only' -> False; '' -> False"""
+    'MIT OR GPL-2.0-only' -> True; 'MIT AND GPL-2.0-only' -> False; 'not MIT' -> False"""
+    # Full stops stay as words of their own, so that no phrase reaches into the next sentence.
+    words = re.findall(r"[a-z0-9]+|[.;](?=\s)", text[:4000].lower())
+    if PERMISSIVE_NAMES.intersection(words) and PERMISSIVE_NAMES | NAME_WORDS >= set(words):
+        return True
     expression = (re.search(r"SPDX-License-Identifier:\s*([\w.+() -]*[\w+)])", text)
                   or re.fullmatch(r"\s*(\(?\S+(?: (?:and|or|with) \S+)*)\s*", text, re.I))
     if not expression:
-        words = " ".join(re.findall(r"[a-z0-9]+", text[:4000].lower()))
-        return bool(PERMISSIVE_TEXT.search(words)) and not RESTRICTIVE_TEXT.search(words)
+        text = " ".join(words)
+        granted = [match for match in PERMISSIVE_TEXT.finditer(text)
+                   if not NEGATION.search(text, max(0, match.start() - 60), match.start())]
+        return bool(granted) and not RESTRICTIVE_TEXT.search(text)
     expression = re.sub(r"^\(([^()]*)\)$", r"\1", expression[1].lower())  # (mit or x) -> mit or x
     choices = []  # is each side of "or" permissive?
     for choice in expression.split(" or "):
