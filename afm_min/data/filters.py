@@ -185,8 +185,8 @@ def check_code(text):
     lines, size = text.splitlines(), len(text)
     # Hexadecimal numbers and escapes, decimal numbers, encoded bytes.
     data = re.findall(r"(?:0x|\\x)[\da-fA-F]+|\d+|[\w+/=]{50,}", text)
-    generated = re.search(r"auto\w*[- ]?generated|@generated|do not edit|^\W*(?:(?:this |the )?"
-                          r"(?:code|file)\W+(?:is |was |has been )?)?generated (?:by|from|with)",
+    generated = re.search(r"auto\w*[- ]?generated|@generated|do not edit|^\W*(?:generated (?:by|"
+                          r"from)|(?:this |the )?(?:code|file) (?:is |was |has been )?generated)\b",
                           text[:1000], re.I | re.M)
     readable = re.search(r"^[ \t]*(?:#|//|/\*|\"\"\"|(?:\w+ )*(?:class|def|enum|fn|func|function|"
                          r"int|interface|struct|void)\b)", text, re.M)
