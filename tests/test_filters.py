@@ -36,6 +36,22 @@ def test_robots_groups(path, agent, allowed):
         assert filters.robots_allow(ROBOTS.replace("\n", line_end), path, agent) == allowed
 
 
+@pytest.mark.parametrize("line, allowed", [
+    ("Applebot/0.1", False), ("Applebot (any)", False), ("applebot\t0.1", False),
+    ("Applebot-Extended/1", True), ("Apple", True), ("Applebot_2", True),
+    ("Mozilla Applebot", True), ("*", False), ("", True)])
+def test_only_the_letters_of_an_agent_count(line, allowed):
+    robots = f"User-agent: {line}\nDisallow: /"
+    assert filters.robots_allow(robots, "/") == allowed
+    assert filters.robots_allow(robots, "/", agent="Applebot/0.1 (any)") == allowed
+
+
+@pytest.mark.parametrize("path, root, allowed", [
+    ("", "/", False), ("", "/$", False), ("", "/a", True), ("?q=1", "/?q", False)])
+def test_an_empty_path_is_a_slash(path, root, allowed):
+    assert filters.robots_allow(f"User-agent: *\nDisallow: {root}", path) == allowed
+
+
 @pytest.mark.parametrize("rules, path, allowed", [
     ("", "/x", True),
     ("Disallow:", "/x", True),  # forbids nothing
@@ -135,10 +151,82 @@ def test_malformed_pages(page, body):
     assert filters.main_content(page) == body
 
 
+SENTENCES = ["The tower was built in spring, and it was the only one of its kind for many years.",
+             "People came from afar to see what it was like to look down from the top of it.",
+             "In the end a museum bought it, and keeps it open to all who wish to climb."]
+PARAGRAPHS = "".join(f"<p>{sentence}</p>" for sentence in SENTENCES)
+MENU = "<ul><li><a href=/1>Home</a><li><a href=/2>About us</a></ul>"
+
+
+@pytest.mark.parametrize("before, after", [
+    ("<div id=nav>" + MENU, ""),  # never closed
+    ("<nav>" + MENU, "</body>"), ("<header>" + MENU, ""), ("<aside>", ""), ("<button>Go", ""),
+    ("<title>The tower", ""), ("<svg><path d='M1'>", ""), ("<svg/>", ""), ("<noscript>", ""),
+    ("<div class=page><ul class=menu>" + MENU[4:-5], "</div>"),
+    ("<form id=f>" + MENU, "</form>"),  # around the whole page
+    ("<div class=no-sidebar>", "</div>"), ("<div class='layout right-sidebar'>", "</div>"),
+    ("<div id=market-share>", "</div>"), ("<section class=commentary>", "</section>"),
+    ("<div class=footer>", "</div>"), ("<header class=banner>", "</header>"),
+    ("<script>var a='<!--'</script>", ""), ("<style>/* <!-- */</style>", ""),
+    ("<script>var a = 1;", ""), ("<style>p {}", ""), ("<!-- start", ""), ("<!-->", ""),
+    ("<!-- a --!>", ""), ("<!-- start ->", "<!-- end -->"), ("<script>", "<script></script>"),
+    ("<a href=/>", ""), ("<p><a href=/>Home", "<a href=/b></a>"), ("<a href='/>Home</a>", ""),
+    ("<a href='/>Home</a>", "<a href='/b'>Home</a>"), ("<p title=don't>", ""), ("<div<div>", "")])
+def test_no_page_is_lost(before, after):
+    text = filters.main_content(f"{before}{PARAGRAPHS}{after}").splitlines()
+    assert text[-3:] == SENTENCES
+    assert not {"Home", "About us"}.intersection(text)
+
+
+@pytest.mark.parametrize("page", [
+    "".join(f"<{tag}><p>It is so.</p></{tag}>" for tag in ("nav", "aside", "footer")),
+    "".join(f"<p>{start} is a word.</p>" for start in ("Copyright", "Advertisement", "Read more")),
+    "<p><a href=x>It is so.</a></p>" * 3,
+    "<p>He said: \u201cgo.\u201d</p>" * 3,
+    "<script>" + "<p>It is so.</p>" * 3 + "</script>"])
+def test_three_paragraphs_never_yield_nothing(page):
+    assert len(filters.main_content(page).splitlines()) == 3
+    assert filters.main_content("<nav><p>It is so.</p></nav>" * 2) == ""
+
+
+def test_a_link_around_blocks():
+    card = "<a href=/><h3>Canals</h3><p>They are old.</p></a>"
+    assert filters.main_content(PARAGRAPHS + card).splitlines() == SENTENCES
+
+
+@pytest.mark.parametrize("name", [
+    "no-sidebar", "right-sidebar-layout", "market-share", "menu_card", "has-footer", "Unrelated"])
+def test_a_part_of_a_name_marks_no_boilerplate(name):
+    page = f"{PARAGRAPHS}<div class='x {name}'><p>So it is.</p></div>"
+    assert filters.main_content(page).splitlines() == [*SENTENCES, "So it is."]
+
+
+@pytest.mark.parametrize("name", [
+    "sidebar", "left-sidebar", "SiteFooter", "share_buttons", "nav2", "cookie-banner main"])
+def test_boilerplate_with_sentences_is_dropped(name):
+    # It is small beside the page, even if the element around all of it has such a name, too.
+    page = f"<form>{PARAGRAPHS}<div id='{name}'><p>So it is.</p></div></form>"
+    assert filters.main_content(page).splitlines() == SENTENCES
+
+
+def test_long_comments_do_not_count_as_the_page():
+    comments = f"<div class=comments>{PARAGRAPHS * 3}</div>"
+    assert filters.main_content(PARAGRAPHS + comments).splitlines() == SENTENCES
+
+
+@pytest.mark.parametrize("tag", [
+    "<p title='a<b'>", "<p title='a>b<c>'>", '<p class="a" title = "<p>">', "<p x='a'y>",
+    "<p title='a<b' >", "<p title=\"it's <b>\">", "</div><p><![x>", "<p></ x>", "<p></i <!---->"])
+def test_no_markup_in_the_text(tag):
+    assert filters.main_content(f"{tag}It is.</p") == "It is."
+
+
 def test_unclosed_tags_take_linear_time():
     # Searching to the end of the page from each of 100,000 tags would take hours.
-    for piece in ("<a \"", "<div class='", "<![", "<!--", "<script>", "<p>", "&nbsp;\n"):
+    for piece in ("<a \"", "<div class='", "<![", "<!--", "<script>", "<p>", "&nbsp;\n",
+                  "<nav>", "<div></p>", "<a b=\"' c='", "<a =\"", "</", "<style><!--"):
         filters.main_content(piece * 100_000)
+        filters.has_math_tags(piece * 10_000)
 
 
 PROSE = """The tower was built in the spring, and for many years it was the only one of its kind.
@@ -174,6 +262,11 @@ def test_rules_of_prose(text, rule):
 @pytest.mark.parametrize("text, rule", [
     (CODE, ""),
     ("# Generated by a tool. DO NOT EDIT.\n" + CODE, "not generated"),
+    ("// @generated\n" + CODE, "not generated"),
+    ("/* @generated by a tool */\n" + CODE, "not generated"),
+    ("# This file was generated by a tool.\n" + CODE, "not generated"),
+    ("// Code generated with a tool; version 2.\n" + CODE, "not generated"),
+    ("# Names are generated from a list, and streams\n# generated with it are read.\n" + CODE, ""),
     (CODE + "x = [" + " 0x1f, 12, 77,\n" * 40 + "]", "little data"),
     (CODE + "y = 'a;b;" + "c=d;" * 400 + "'", "100 characters per line"),  # minified
     (CODE + "{ ( ; ) }\n" * 100, "a quarter letters or digits"),
@@ -200,6 +293,22 @@ def test_licences(text, allowed):
     assert filters.permissive(text) == allowed
 
 
+@pytest.mark.parametrize("text, allowed", [
+    ("This file is not under the MIT license.", False), ("It isn't MIT licensed.", False),
+    ("no longer under the terms of the BSD license", False),
+    ("Use it under a licence other than the MIT license", False),
+    ("Do not remove this line. MIT License", True),  # another sentence
+    ("not under the GNU GPL, but the MIT license", False),  # unclear
+    ("BSD", True), ("New BSD License", True), ("BSD 3-Clause", True), ("Apache 2.0", True),
+    ("apache2", True), ("Apache License, Version 2.0", True), ("The MIT License", True),
+    ("MIT/BSD", True), ("Apache", True), ("not MIT", False), ("BSD and GPL", False),
+    ("BSL 1.1", False), ("the license", False), ("BSD 3-Clause with a clause on trains", False),
+    ("/* Permission to use, copy, modify, and/or distribute this software for any\n"
+     " * purpose with or without fee is hereby granted */", True)])
+def test_names_of_licences_and_their_negation(text, allowed):
+    assert filters.permissive(text) == allowed
+
+
 def test_suffixes_of_code():
     assert filters.is_code("a/b.swift") and filters.is_code("B.H")
     assert not filters.is_code("README") and not filters.is_code("a.py/b")
@@ -207,11 +316,41 @@ def test_suffixes_of_code():
 
 @pytest.mark.parametrize("page, found", [
     ("<math><mi>x</mi></math>", True), ('<span class="a katex">', True), (r"<p>\(x^2\)", True),
-    ('<script type="math/tex">x</script>', True), ('<script src="/MathJax.js"></script>', True),
+    ('<script type="math/tex">x</script>', True),
+    # A page that loads a library for formulas, and one with a formula for it.
+    ('<script src="/MathJax.js"></script>', False), ("<link href=katex.css>", False),
+    ('<script src="/MathJax.js"></script><p>It costs $5, not $6 + tax.', False),
+    ("<body class=mathjax_process>", False), ("<div class='x MathJax_Message'>", False),
+    ('<script src="/MathJax.js"></script><p>Let $x^2$ be.', True), ("<p>Let $x^2$ be.", False),
+    # Formulas that were rendered.
+    ("<span class='mjx-math'>x</span>", True), ("<mjx-container>x</mjx-container>", True),
+    ("<div class='center MathJax_Display'>", True), ("<span id=a class=MathJax_SVG>", True),
+    (r"<img alt='\frac{1}{2}' src=a>", True), ("<img src=a alt='x^2'>", True),
+    ('<img alt="$a < b$">', True), (r'<img alt="{\displaystyle a<b}">', True),
+    (r"<img alt='C:\letters\frames.png'>", False), ("<img alt='It costs $5'>", False),
+    ("<img alt='^_^'>", False), ("<img alt='my_file_2'>", False),
+    # Code and plain text.
+    ("<pre>a $$ b = c $$ d", False), (r"<code>s/\(a*\)/\1/</code>", False),
+    (r"<p><tt>\[a=b\]</tt>", False), (r"<p>Write \( and \) around it.", False),
+    (r"<code>a</code> \(a = b\)", True), (r"<p>\(n\)", True), ("class=katex src=mathjax", False),
+    ("<p>Mario's $$ Pasta, pizza. Luigi's $$ Fish", False),
     ("$$a + b$$", True), ("H<sub>2</sub>O", False), ("<model>", False), ("$5, $$ or $6", False),
     ("<script>$$('a=b'); $$('c')</script>", False), ("<p>mathematics", False)])
 def test_math_tags(page, found):
     assert filters.has_math_tags(page) == found
+
+
+def test_long_tags_take_linear_time():
+    for piece in ("class=", " class=", " src=", "<a class=", "alt='", "$$ ", "\\(", "$a"):
+        for page in (piece * 20_000, f"<img{piece * 20_000}>"):
+            filters.has_math_tags(page)
+            filters.main_content(page)
+
+
+@pytest.mark.parametrize("url", [
+    "http://[x/1", "//[", "", "http://", "http://math.example:x/", "http://a\u2100b/"])
+def test_bad_urls_are_in_no_domain(url):
+    assert filters.math_domain(url) == ("math.example" in url)
 
 
 def test_math_symbols_and_domains():

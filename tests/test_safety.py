@@ -94,6 +94,46 @@ def test_not_personal_data(text):
     assert safety.remove_pii(text) == text
 
 
+@pytest.mark.parametrize("kind, string, rest", [
+    ("iban", "BE68 5390 0754 7034", " BIC GEBABEBB"), ("iban", "BE68539007547034", " GEBABEBB"),
+    ("iban", "DE89 3704 0044 0532 0130 00", " COBADEFFXXX"),
+    ("iban", "NO93 8601 1117 947", " 2024"), ("iban", "BE68 5390 0754 7034", " 250 EUR"),
+    ("iban", "GB82 WEST 1234 5698 7654 32", " ANN LEE"),
+    ("card", "4111 1111 1111 1111", " 12/27"), ("card", "4111 1111 1111 1111", " 123"),
+    ("card", "4111111111111111", " 737"), ("card", "3782 822463 10005", " 1234"),
+    ("card", "4111 1111 1111 1111", " 1235"), ("card", "5555-5555-5555-4444", " 09 28 737")])
+def test_what_follows_a_number_does_not_hide_it(kind, string, rest):
+    for before in ("", "IBAN ", "AB12 CDEF GH12 "):
+        text = f"{before}{string}{rest}"
+        assert safety.find_pii(text) == [(kind, len(before), len(before) + len(string))]
+
+
+@pytest.mark.parametrize("kind, string", [
+    ("phone", "020 7946 0123"), ("phone", "(0161) 496 0123"), ("phone", "07700 900123"),
+    ("phone", "01 99 00 12 34"), ("phone", "01.99.00.12.34"), ("phone", "0161 496 0123"),
+    ("phone", "07700 900 123"), ("phone", "030 23125 123"), ("phone", "030/23125123"),
+    ("phone", "03-5550-1234"), ("phone", "(02) 5550 1234"), ("phone", "02 555 01 23"),
+    ("email", "jos\u00e9@mail.org"), ("email", "m\u00fcller.\u00f6@mail.org"),
+    ("email", "jose\u0301@mail.org"), ("email", "\u0438\u0432\u0430\u043d@mail.org"),
+    ("email", "ann@firm.md"), ("email", "ann@mail.zip"), ("email", "ann@mail.com.py")])
+def test_national_phones_and_addresses_beyond_ascii(kind, string):
+    test_personal_data(kind=kind, string=string)
+
+
+@pytest.mark.parametrize("text", [
+    "4111 1111 1111 1111 2000 3000", "1000 2000 4111 1111 1111 1112 3000", "41111111111111111111",
+    "AB12 CDEF GHIJ 1234", "BE68 5390", "01 02 03 04 05", "01.02.2003 100", "05-06-2012 10:30",
+    "02134-1234", "ff 01 99 00 12 34", "01 99 00 12 34 ff", "01 99 00 12 34 56 78", "0123456789",
+    "04 5", "0.123 456 789", "logo@2x.md", "pad@1.20.zip", "x@2.py"])
+def test_numbers_that_are_no_personal_data(text):
+    test_not_personal_data(text=text)
+
+
+def test_personal_data_takes_linear_time():
+    for piece in ("4111 ", "AB12 ", "01 ", "\u0301a", "\u4e00", "a@", "a.", "GB82 WEST ", "+1"):
+        safety.find_pii(piece * 20_000)
+
+
 def test_each_place_has_one_kind():
     assert safety.find_pii("8.8.8.8@mail.org") == [("email", 0, 16)]
 

@@ -6,11 +6,12 @@ or those of the source that is cited. A `check_` function returns the name of th
 text breaks, or ''.
 """
 import collections
-import html.parser
 import re
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 import regex
+
+from afm_min.data.blocks import Block, BlockParser, markup
 
 
 # robots.txt (RFC 9309)
@@ -21,7 +22,8 @@ def robots_allow(robots, path, agent="Applebot"):
     ('User-agent: *\\nDisallow: /a\\nAllow: /a/*.html$', '/a/b.html') -> True
 
     The longest pattern that matches decides; among equally long ones, one that allows. All groups
-    of an agent add up. Group * is for agents without a group. (urllib.robotparser takes the first
+    of an agent add up. Group * is for agents without a group. Of an agent's name only the first
+    letters, - and _ count: 'Applebot/0.1 (any)' is Applebot. (urllib.robotparser takes the first
     match instead, and supports neither * nor $ in patterns.)"""
     entries = re.findall(r"(?im)^[ \t\ufeff]*(user-agent|allow|disallow)[ \t]*:([^#\n]*)",
                          robots.replace("\r", "\n"))
@@ -32,14 +34,19 @@ def robots_allow(robots, path, agent="Applebot"):
             if rules:  # a user-agent line after a rule starts a new group
                 rules = []
             # Successive user-agent lines share one list, which the rules below them fill.
-            groups[value.strip().lower()].append(rules)
+            groups[product_token(value)].append(rules)
         else:
             rules.append((normalize_path(value.strip(), "*$"), key.lower() == "allow"))
-    path = normalize_path(path)
+    path = normalize_path(path if path.startswith("/") else "/" + path)
     matches = [(0, True)]  # as if an empty pattern allowed all paths
-    matches += [(len(pattern), allows) for rules in groups.get(agent.lower()) or groups["*"]
+    matches += [(len(pattern), allows) for rules in groups.get(product_token(agent)) or groups["*"]
                 for pattern, allows in rules if path_matches(path, pattern)]
     return path == "/robots.txt" or max(matches)[1]  # the longest; True > False if equally long
+
+
+def product_token(agent):
+    """' Applebot/0.1' -> 'applebot'; '*' -> '*'"""
+    return re.match(r"\*|[a-z_-]*", agent.strip().lower())[0]
 
 
 def normalize_path(path, wildcards=""):
@@ -67,25 +74,8 @@ def path_matches(path, pattern):
 # Main content, found as in Boilerpipe (Kohlschuetter et al. 2010): cut a page into blocks, then
 # classify each by its length, its link density and its neighbours.
 
-CONTAINERS = set("aside div footer form header nav ol section table ul".split())
-BOILERPLATE_TAGS = set("""
-    aside button footer form header nav noscript script style svg template title""".split())
-# Tags that end a block of text.
-BLOCK_TAGS = CONTAINERS | BOILERPLATE_TAGS | set("""
-    address article blockquote body dd details dl dt figcaption figure h1 h2 h3 h4 h5 h6 head hr
-    label li main p pre summary td th tr""".split())
-# Classes and ids of boilerplate. Reader views of browsers use these, Boilerpipe does not.
-BOILERPLATE_NAMES = re.compile(
-    r"(?<![a-z])(?<!has-)(?<!with-)(?:ad|ads|advert|banner|comment|comments|consent|cookie|cookies|"
-    r"footer|menu|nav|navbar|popup|promo|related|share|sidebar|social)(?![a-z])", re.I)
-# Opening words of short boilerplate blocks.
-BOILERPLATE_TEXT = re.compile(
-    r"(?:.{0,99}\baccept (all )?cookies|copyright|\(c\)|©|all rights reserved|"
-    r"advertisement|leave a comment|read more|related stories|share this)(?!\w)", re.I)
 MAX_LINK_DENSITY = 1 / 3
-
-# link_density: share of the words that are inside links; 1 for short boilerplate text
-Block = collections.namedtuple("Block", "tag text words link_density", defaults=("", "", 0, 0.0))
+MIN_CONTENT = 40  # words; less is no page
 
 
 def main_content(page):
@@ -94,8 +84,9 @@ def main_content(page):
     '<ul><li><a href=/>Home</a></ul><h1>News</h1><p>It is out.' -> 'News\\nIt is out.'
 
     What `is_content` accepts is then extended, until a block with many links stops it: forwards
-    over paragraphs and list items, and backwards over any block, such as a heading."""
-    blocks = BlockParser(page).blocks
+    over paragraphs and list items, and backwards over any block, such as a heading.
+    If nothing remains, three or more paragraphs of sentences are kept wherever they are."""
+    blocks = without_boilerplate(BlockParser(page))
     padded = [Block(), *blocks, Block()]
     keep = [is_content(*padded[i:i + 3]) for i in range(len(blocks))]
     text_like = [block.link_density <= MAX_LINK_DENSITY for block in blocks]
@@ -105,97 +96,52 @@ def main_content(page):
     for i in reversed(range(len(blocks) - 1)):
         if keep[i + 1] and text_like[i]:
             keep[i] = True
-    return "\n".join(block.text for block, is_kept in zip(blocks, keep) if is_kept)
+    kept = [block.text for block, is_kept in zip(blocks, keep) if is_kept]
+    if not kept:  # without RAW_ENDS, no script or comment can swallow a page
+        paragraphs = filter(is_sentence, BlockParser(page, raw_ends={}).blocks)
+        kept = [paragraph.text for paragraph in paragraphs]
+        if len(kept) < 3:
+            return ""
+    return "\n".join(kept)
+
+
+def without_boilerplate(parser):
+    """Return the blocks that are in no boilerplate element.
+
+    An element without which little of the page's content remains is no boilerplate, but a wrapper
+    with such a name or a form around the page. If elements of the page were never closed, an
+    element with a quarter of its content is none either."""
+    max_rest = 1 / 5 if parser.well_formed else 3 / 4
+    words = [0] * len(parser.parents)  # of content, per boilerplate element; 0 is the whole page
+    for block in parser.blocks:
+        if is_content(Block(), block, Block()):
+            words[block.boilerplate] += block.words
+    for i in reversed(range(1, len(words))):
+        words[parser.parents[i]] += words[i]
+    is_dropped = [False]
+    for i in range(1, len(words)):
+        rest = words[0] - words[i]
+        is_wrapper = words[i] >= MIN_CONTENT and rest < max(MIN_CONTENT, max_rest * words[0])
+        is_dropped.append(is_dropped[parser.parents[i]] or not is_wrapper)
+    return [block for block in parser.blocks if not is_dropped[block.boilerplate]]
+
+
+def is_sentence(block):
+    """Return True for a <p> in which a sentence, or a quoted one, ends."""
+    return block.tag == "p" and bool(re.search(r"[.!?:][\"')\u2019\u201d]*(?:\s|$)", block.text))
 
 
 def is_content(previous, block, following):
-    """Classify a block with the thresholds of the paper's decision tree, but fewer branches.
+    """Classify a block. This simplifies the paper's decision tree: the thresholds are its own, but
+    most branches are left out.
 
     Content has few links and more than 16 words; more than 40 if it follows a list of links and
     precedes a short block. A full sentence in a <p>, and all of <pre>, <dt> and <dd>, are content,
     too."""
-    sentence = block.tag == "p" and re.search(r"[.!?:](?:\s|$)", block.text)
     beside_links = previous.link_density > 5 / 9 and following.words <= 17
     is_long = block.words > (40 if beside_links else 16)
-    return block.link_density <= MAX_LINK_DENSITY and bool(
-        block.tag in ("pre", "dt", "dd") or sentence or is_long)
-
-
-class BlockParser(html.parser.HTMLParser):
-    """Collect the text blocks of a page, in order, without those inside boilerplate elements.
-
-    BlockParser('<p>One <a href=x>two</a>').blocks -> [Block('p', 'One two', 2, 0.5)]
-
-    An element is boilerplate by its tag, or by a class or id such as "sidebar"; but a <header>
-    inside an article is kept, as it contains the title. A boilerplate element that is never closed
-    ends where <main> or <body> begins."""
-
-    def __init__(self, page):
-        super().__init__()
-        # The open block: its tag, pieces of text, number of words, and how many are inside links.
-        self.tag, self.parts, self.words, self.linked_words = "", [], 0, 0
-        self.blocks, self.in_link, self.in_article = [], False, False
-        # Tag of the open boilerplate element, repeated for each element of the same tag inside it:
-        # <nav><div><nav> -> ["nav", "nav"], so that the second </nav> ends it.
-        self.boilerplate = []
-        # html.parser raises on '<![x]>' and takes quadratic time for unclosed tags. So remove
-        # declarations and comments first, and escape each < that begins no tag.
-        page = re.sub(r"(?s)<!--.*?(?:-->|\Z)|<[!?][^<>]*>?", "", page)
-        self.feed(re.sub(r"<(?!/?[A-Za-z][^<>]*>)", "&lt;", page) + "<p>")  # <p> ends the last
-
-    def handle_starttag(self, tag, attributes):
-        if self.boilerplate and tag not in ("body", "main"):  # all else inside it is ignored
-            if tag in self.boilerplate:
-                self.boilerplate.append(tag)
-            return
-        self.boilerplate = []  # <main> and <body> end an element that was never closed
-        attributes = dict(attributes)
-        if tag == "br":
-            self.parts.append("\n")
-        elif tag == "a":
-            self.in_link = "href" in attributes
-        elif tag in BLOCK_TAGS:
-            self.end_block(tag)
-        if tag in ("article", "main"):
-            self.in_article = True
-        named = BOILERPLATE_NAMES.search(f"{attributes.get('class')} {attributes.get('id')}")
-        has_title = tag == "header" and self.in_article
-        if (tag in CONTAINERS and named) or (tag in BOILERPLATE_TAGS and not has_title):
-            self.boilerplate = [tag]
-
-    def handle_endtag(self, tag):
-        if tag in self.boilerplate:
-            self.boilerplate.pop()
-        elif tag in BLOCK_TAGS and not self.boilerplate:
-            self.end_block("")
-            if tag in ("article", "main"):
-                self.in_article = False
-        if tag == "a":
-            self.in_link = False
-
-    def handle_data(self, text):
-        if self.boilerplate:
-            return
-        self.words += len(text.split())
-        if self.in_link:
-            self.linked_words += len(text.split())
-        # In <pre>, line ends and spaces must stay, so each space becomes \xa0 (&nbsp;), which
-        # `end_block` does not merge. Elsewhere a line end is a space.
-        old, new = (" ", "\xa0") if self.tag == "pre" else ("\n", " ")
-        self.parts.append(text.expandtabs().replace(old, new))
-
-    def end_block(self, next_tag):
-        """Add the open block if it contains words, and open the next one.
-
-        Its text 'a  b \\n c' becomes 'a b\\nc', but stays as it is in <pre>."""
-        if self.words:
-            # Merge spaces, remove them around line ends, then turn each \xa0 back into a space.
-            text = re.sub("[ \t\r\f]+", " ", "".join(self.parts))
-            text = re.sub("[ \xa0]*\n ?", "\n", text).strip(" \n").replace("\xa0", " ").rstrip()
-            boilerplate = self.words <= 40 and BOILERPLATE_TEXT.match(text)
-            density = 1.0 if boilerplate else self.linked_words / self.words
-            self.blocks.append(Block(self.tag, text, self.words, density))
-        self.parts, self.words, self.linked_words, self.tag = [], 0, 0, next_tag
+    return block.link_density <= MAX_LINK_DENSITY and (
+        block.tag in ("pre", "dt", "dd") or is_sentence(block) or is_long)
 
 
 # Quality
@@ -239,7 +185,8 @@ def check_code(text):
     lines, size = text.splitlines(), len(text)
     # Hexadecimal numbers and escapes, decimal numbers, encoded bytes.
     data = re.findall(r"(?:0x|\\x)[\da-fA-F]+|\d+|[\w+/=]{50,}", text)
-    generated = re.search(r"auto\w*[- ]?generated|^\W*generated (?:by|from)|do not edit",
+    generated = re.search(r"auto\w*[- ]?generated|@generated|do not edit|^\W*(?:generated (?:by|"
+                          r"from)|(?:this |the )?(?:code|file) (?:is |was |has been )?generated)\b",
                           text[:1000], re.I | re.M)
     readable = re.search(r"^[ \t]*(?:#|//|/\*|\"\"\"|(?:\w+ )*(?:class|def|enum|fn|func|function|"
                          r"int|interface|struct|void)\b)", text, re.M)
@@ -258,15 +205,23 @@ def check_code(text):
 PERMISSIVE = set("""
     0bsd apache-2.0 blueoak-1.0.0 bsd-2-clause bsd-3-clause bsl-1.0 cc0-1.0 isc mit mit-0 ncsa
     postgresql psf-2.0 python-2.0 unlicense zlib""".split())
-# Phrases of permissive licences and of headers, in lower case and without punctuation.
+# Names of such licences without their SPDX form, as in "Apache 2.0" or "The new BSD license", and
+# the words beside them.
+PERMISSIVE_NAMES = set("apache apache2 bsd isc mit unlicense zlib".split())
+NAME_WORDS = set("""
+    0 2 3 and clause foundation licence license modified new or revised simplified software style
+    the under v2 version""".split())
+# Phrases of permissive licences and of headers, in lower case and without commas and quotes.
 PERMISSIVE_TEXT = re.compile("|".join((
     r"permission is hereby granted free of charge",
     r"redistribution and use in source and binary",
-    r"permission to use copy modify and distribute",
+    r"permission to use copy modify and (or )?distribute",
     r"free and unencumbered",
     r"licensed to psf",
     r"(apache|boost software|python software foundation) license",
+    r"apache 2 0",
     r"(mit|isc|zlib|bsd|\d clause) (style )?licen[cs]e")))
+NEGATION = re.compile(r"\b(not|never|no longer|isn t|nor|than|instead of)( \w+){0,5} $")
 # Phrases of other licences.
 RESTRICTIVE_TEXT = re.compile("|".join((
     r"gnu (\w+ )?general public",
@@ -286,12 +241,18 @@ CODE_SUFFIXES = tuple("""
 def permissive(text):
     """Return True if a licence, an SPDX expression or a file's header lets everybody use a text.
 
-    'MIT OR GPL-2.0-only' -> True; 'MIT AND GPL-2.0-only' -> False; '' -> False"""
+    'MIT OR GPL-2.0-only' -> True; 'MIT AND GPL-2.0-only' -> False; 'not MIT' -> False"""
+    # Full stops stay as words of their own, so that no phrase reaches into the next sentence.
+    words = re.findall(r"[a-z0-9]+|[.;](?=\s)", text[:4000].lower())
+    if PERMISSIVE_NAMES.intersection(words) and PERMISSIVE_NAMES | NAME_WORDS >= set(words):
+        return True
     expression = (re.search(r"SPDX-License-Identifier:\s*([\w.+() -]*[\w+)])", text)
                   or re.fullmatch(r"\s*(\(?\S+(?: (?:and|or|with) \S+)*)\s*", text, re.I))
     if not expression:
-        words = " ".join(re.findall(r"[a-z0-9]+", text[:4000].lower()))
-        return bool(PERMISSIVE_TEXT.search(words)) and not RESTRICTIVE_TEXT.search(words)
+        text = " ".join(words)
+        granted = [match for match in PERMISSIVE_TEXT.finditer(text)
+                   if not NEGATION.search(text, max(0, match.start() - 60), match.start())]
+        return bool(granted) and not RESTRICTIVE_TEXT.search(text)
     expression = re.sub(r"^\(([^()]*)\)$", r"\1", expression[1].lower())  # (mit or x) -> mit or x
     choices = []  # is each side of "or" permissive?
     for choice in expression.split(" or "):
@@ -309,10 +270,21 @@ def is_code(path):
 # Mathematics
 
 MATH_DOMAINS = ("algebra.example", "calculus.example", "math.example")  # the report used 20
-# MathML, KaTeX, MathJax and TeX; blanks are ignored.
-MATH_TAGS = re.compile(r"""<(?: math | m[ion] | mfrac | mrow | msqrt | msu[bp]) \b | math/tex
-    | \b (?:class|src|href) \s*=\s* ["']? [^"'<>]* \b (?:katex|mathjax) | \\\( .{1,500}? \\\)
-    | \\\[ .{1,500}? \\\] | \$\$ [^$<>]{0,500} [\\^_=+] [^$<>]{0,500} \$\$""", re.I | re.S | re.X)
+MATHML = set("math mi mn mo mfrac mrow msqrt msub msup mjx-container".split())
+# Classes and script types of rendered formulas; but not those that only steer a library.
+MATH_CLASS = re.compile(r"""\s (?:class|type) \s*=[\s"']* (?:[^\s"'<>=]+\s+)* (?:katex|mathjax|mjx|
+    math/tex) (?![\w-]* (?:hidden|ignore|load|message|process))""", re.I | re.X)
+MATH_LIBRARY = re.compile(r"""\s(?:src|href)\s*=\s*["']?[^\s"'<>]{0,300}(?:katex|mathjax)""", re.I)
+ALT_TEXT = re.compile(r"""\salt\s*=\s*(?:"([^"]*)"|'([^']*)')""", re.I)
+# TeX between its delimiters. Single dollars count only if the page loads a library for formulas.
+TEX = re.compile(r"\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]|\$\$([^$]{1,500})\$\$", re.S)
+DOLLARS = re.compile(r"(?<![\w$])\$(?![\s$])([^$]{1,200})(?<!\s)\$(?![\w$])")
+FORMULA = re.compile(r"[\\^_=+<>*]|^\s*(?:[a-zA-Z]|\d+|\w[/-]\w)\s*$")
+# TeX's commands and exponents, as in the alternative texts of images.
+TEX_COMMAND = re.compile(r"""\\(?:alpha|beta|cdot|cos|delta|displaystyle|frac|gamma|geq?|infty|int|
+    lambda|leq?|lim|math\w+|mu|neq?|omega|partial|phi|pi|prod|psi|rightarrow|sigma|sin|sqrt|sum|tan|
+    theta|times|vec)(?![a-z])|\w[_^]\{|\w\^\w|[})]\^""", re.X)
+CODE_TAGS = set("code kbd pre samp script style textarea tt".split())
 # Digits and operators; arrows and mathematical symbols; mathematical letters, and "-" at the end.
 MATH_SYMBOLS = re.compile(
     "[\\d+*/=<>^|\u00ac\u00b1\u00d7\u00f7\u2190-\u22ff\u27c0-\u27ef\u2980-\u2aff"
@@ -320,10 +292,29 @@ MATH_SYMBOLS = re.compile(
 
 
 def has_math_tags(page):
-    """'<p>\\\\(x^2\\\\)' -> True; 'H<sub>2</sub>O' -> False"""
-    # Remove scripts first, as $$ is not TeX there, except those whose tag mentions mathematics.
-    scripts = r"(?is)<(script|style)\b(?![^>]*(?:math|katex)).*?(?:</\1|\Z)"
-    return bool(MATH_TAGS.search(re.sub(scripts, "", page)))
+    """'<p>\\\\(x^2\\\\)' -> True; 'H<sub>2</sub>O' -> False
+
+    Formulas are MathML, elements and images that MathJax and others make of TeX, and TeX itself
+    outside code. A page that only loads a library for formulas has none."""
+    texts, code_depth, has_library = [], 0, False
+    for tag, attributes, text in markup(page):
+        if tag in MATHML or (tag not in ("body", "html", "link") and MATH_CLASS.search(attributes)):
+            return True
+        if tag == "img" and any(TEX_COMMAND.search(" ".join(alt)) or DOLLARS.fullmatch("".join(alt))
+                                for alt in ALT_TEXT.findall(attributes)):
+            return True
+        has_library = has_library or bool(MATH_LIBRARY.search(attributes))
+        if tag in CODE_TAGS:
+            code_depth += 1
+        elif tag[:1] == "/" and tag[1:] in CODE_TAGS:
+            code_depth = max(0, code_depth - 1)
+        if not code_depth:
+            texts.append(text)
+    text = "".join(texts)
+    formulas = TEX.findall(text)
+    if has_library:
+        formulas += [(formula,) for formula in DOLLARS.findall(text)]
+    return any(FORMULA.search("".join(formula)) for formula in formulas)
 
 
 def symbol_share(text):
@@ -333,5 +324,8 @@ def symbol_share(text):
 
 def math_domain(url):
     """'https://forum.math.example/t/1' -> True: the host is in MATH_DOMAINS or a subdomain."""
-    host = urlsplit(url if "//" in url else "//" + url).hostname or ""
+    try:
+        host = urlsplit(url if "//" in url else "//" + url).hostname or ""
+    except ValueError:  # such as 'http://[x/1'
+        return False
     return ("." + host).endswith(tuple("." + domain for domain in MATH_DOMAINS))

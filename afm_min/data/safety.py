@@ -180,10 +180,15 @@ def luhn(digits):
     return sum(map(int, "".join(doubled))) % 10 == 0
 
 
+def card(digits):
+    """'4111111111111111' -> True: 13 to 19 digits, the last of which is a check digit."""
+    return 13 <= len(digits) <= 19 and luhn(digits)
+
+
 def iban(code):
     """'GB82WEST12345698765432' -> True: move the first 4 characters to the end and read A as 10 to
-    Z as 35; the number modulo 97 must be 1."""
-    return int("".join(str(int(c, 36)) for c in code[4:] + code[:4])) % 97 == 1
+    Z as 35; the number modulo 97 must be 1. The shortest IBAN has 15 characters."""
+    return len(code) >= 15 and int("".join(str(int(c, 36)) for c in code[4:] + code[:4])) % 97 == 1
 
 
 def dni(code):
@@ -199,15 +204,16 @@ def dni(code):
 PII_PATTERNS = {
     # GB82 WEST 1234 5698 7654 32
     "iban": r"\b [A-Z]{2} \d\d (?:[ ]?[A-Z\d]{4}){2,7} (?:[ ]?[A-Z\d]{1,3})? \b",
-    # me@mail.org, me [at] mail [dot] org, me at mail dot org; but no file name: icon@2x.png
-    "email": r"""(?<![\w.+%-]) [\w.+%-]+ (?:
-        (?: @ | \s? [\[({] \s? at \s? [\])}] \s?)
+    # me@mail.org, me [at] mail [dot] org, me at mail dot org; but no file name: icon@2x.png. Before
+    # the @, (?u:) lets \w match letters beyond ASCII, and accents that are characters of their own.
+    "email": r"""(?u: (?<![\w\u0300-\u036f.+%-]) [\w\u0300-\u036f.+%-]+) (?:
+        (?: @ (?! \d [\w.-]* \. (?: md | py | zip) \b) | \s? [\[({] \s? at \s? [\])}] \s?)
         (?: [\w-]+ (?: \. | \s? [\[({] \s? dot \s? [\])}] \s?))+ (?! (?: png | jpe?g | gif | svg |
-        webp | css | js | ts | json | py | html? | txt | md | zip | pdf | xml | ya?ml | exe | tgz |
-        mp[34]) \b) [A-Za-z]{2,} (?![\w(]|\.\w)
+        webp | css | js | ts | json | html? | txt | pdf | xml | ya?ml | exe | tgz | mp[34]) \b)
+        [A-Za-z]{2,} (?![\w(]|\.\w)
         | [ ]at[ ] (?:[\w-]+[ ]dot[ ])+ (?:com|edu|gov|net|org) \b)""",
-    # 4111 1111 1111 1111: 13 to 19 digits that begin like a card's
-    "card": r"""\b (?<![.-]) (?= (?:[ -]?\d){13,19} (?![ -]?\d))
+    # 4111 1111 1111 1111: 13 digits or more that begin like a card's; but no six numbers in a row
+    "card": r"""\b (?<![.-]) (?= (?:[ -]?\d){13}) (?! (?:\d{4}[ -]){5} \d{4})
         (?:4\d|5[0-8]|2[2-7]|3[04-9]|6\d) \d\d (?:[ -]?\d{4,6}){2,3} (?:[ -]?\d{1,4})?
         (?![\w-]|\.\d)""",
     # 12345678-Z
@@ -220,18 +226,35 @@ PII_PATTERNS = {
     # 8.8.8.8 or 2001:4860::8888
     "ip": r"""(?<![\w.:]) (?: \d{1,3} (?:\.\d{1,3}){3} (?!\w|\.\d)
         | [23] [\da-fA-F]{3} (?: :[\da-fA-F]{0,4}){2,7} (?![\w:]))""",
-    # +44 20 7946 0958 or (212) 555-0123
+    # +44 20 7946 0958, (212) 555-0123, or 9 to 11 digits that begin with 0, such as 020 7946 0123
+    # and 01 99 00 12 34; but no date, no ZIP code, and no bytes between others.
     "phone": r"""(?<![\w.+-]) (?: \+[1-9] (?= (?:\D{0,2}\d){8,14} (?!\d)) \d{0,2}
         (?: [ .-]? (?:\d{1,4} | \(\d{1,4}\))){2,6}
-        | (?: 1[ .-])? (?: \([2-9]\d\d\)[ ]? | [2-9]\d\d[ .-]) [2-9]\d\d [ .-] \d{4})
+        | (?: 1[ .-])? (?: \([2-9]\d\d\)[ ]? | [2-9]\d\d[ .-]) [2-9]\d\d [ .-] \d{4}
+        | (?<! [\da-fA-F]{2} [ ]) (?! 01[ ]02[ ]03 | \d\d[./-]\d\d[./-]\d{4} | \d{5}-\d{4}\b)
+        (?= \(?0[1-9] (?:[ ()./-]{0,2}\d){7,9} (?![ ./-]?\d))
+        (?: \(0\d{1,4}\)[ ]? | 0\d{1,4}[ ./-]) \d{2,8} (?:[ .-]\d{2,8}){0,3}
+        (?! [ .:/-]\d | [ ][\da-fA-F]{2}\b))
         (?![\w-]|\.\d)"""}
 # Kind -> function that returns True if a match, without blanks and dashes, is a valid number or a
 # public address. Other kinds need no check.
-PII_CHECKS = {"iban": iban, "card": luhn, "national id of Spain": dni, "ip": is_public}
+PII_CHECKS = {"iban": iban, "card": card, "national id of Spain": dni, "ip": is_public}
 # After such a text, four numbers are a version and not an address: "version 1.2.3.4", "Browser/".
 VERSION = re.compile(r"""(?: \w/ | (?<![^\W_]) (?: version\w* | v | (?: release | build |
     firmware | rev | revision | section | clause | chapter | figure | table | oid | kernel |
     paragraph | appendix )s?)) [\s:='"#.v]* \Z""", re.I | re.X)
+
+
+def valid_length(found, check):
+    """Return the length of the longest beginning that is valid, or 0.
+
+    ('4111 1111 1111 1111 12', card) -> 19
+
+    A pattern also matches what follows a number, such as a card's expiry date. So shorter
+    beginnings are tried, too, each of which ends before a blank or a dash."""
+    ends = [len(found), *(blank.start() for blank in re.finditer("[ -]", found))]
+    return next((end for end in sorted(ends, reverse=True)
+                 if check is None or check(re.sub("[ -]", "", found[:end]))), 0)
 
 
 def find_pii(text):
@@ -240,12 +263,14 @@ def find_pii(text):
     Kinds: email, phone, card, iban, ip (public ones), national id (American, British, Spanish)."""
     spans = []
     for kind, pattern in PII_PATTERNS.items():
-        for match in re.finditer(pattern, text, re.ASCII | re.X):
-            start, end = match.span()
+        pattern, searched, end = re.compile(pattern, re.ASCII | re.X), text, 0
+        while match := pattern.search(searched, end):
+            start = match.start()
+            end = start + valid_length(match[0], PII_CHECKS.get(kind))
             is_version = kind == "ip" and VERSION.search(text, max(0, start - 20), start)
-            check = PII_CHECKS.get(kind)
-            is_valid = check is None or check(re.sub("[ -]", "", match[0]))
-            if is_valid and not is_version:
+            if start == end or is_version:
+                end = start + 1  # another match may begin inside this one
+            else:
                 spans.append((kind.split(" of ")[0], start, end))  # "national id"
                 # Hide it from later kinds. The length is the same, so all positions stay valid.
                 text = text[:start] + "\0" * (end - start) + text[end:]

@@ -1,0 +1,179 @@
+"""HTML pages as blocks of text, for `filters.main_content`.
+
+A crawl is full of malformed pages. So boilerplate is not dropped while a page is read, but marked:
+an element that was never closed may contain the whole page.
+"""
+import collections
+import html
+import re
+
+import regex
+
+CONTAINERS = set("aside div footer form header nav ol section table ul".split())
+BOILERPLATE_TAGS = set("""
+    aside button footer form header nav noscript script select style svg template title""".split())
+# Tags that end a block of text.
+BLOCK_TAGS = CONTAINERS | BOILERPLATE_TAGS | set("""
+    address article blockquote body dd details dl dt figcaption figure h1 h2 h3 h4 h5 h6 head hr
+    label li main p pre summary td th tr""".split())
+# Classes and ids of boilerplate. Reader views of browsers use these, Boilerpipe does not.
+BOILERPLATE_NAMES = set("""
+    ad ads advert advertisement banner breadcrumb breadcrumbs comment comments consent cookie
+    cookies footer menu nav navbar navigation popup promo promos related share sharing sidebar
+    social""".split())
+# Words that such a name may contain beside them: "left-sidebar", but not "market-share".
+LAYOUT_NAMES = set("""
+    area article bar block blog body bottom box button buttons col column container desktop div
+    entry form global group header inner item items js left link links list main mobile notice
+    outer overlay page post posts primary right secondary section side site sticky text top unit
+    widget wrap wrapper""".split())
+# Opening words of short boilerplate blocks.
+BOILERPLATE_TEXT = re.compile(
+    r"(?:.{0,99}\baccept (all )?cookies|copyright|\(c\)|©|all rights reserved|"
+    r"advertisement|leave a comment|read more|related stories|share this)(?!\w)", re.I)
+MAX_DEPTH = 100  # open elements that an end tag is compared with
+
+# A tag or a text. A quoted value may contain < and >; but if no blank, > or /> follows its second
+# quote, the first one was never closed, and it is an ordinary character. "*+" never backtracks.
+MARKUP = regex.compile(r"""
+    < (?P<tag>!--)
+    | < (?P<tag>/?[a-z][^\s<>/]*) (?P<attributes>
+        (?: [^<>"'=]+ | = \s* (?: "[^"]*" | '[^']*' ) (?=\s|/?>) | ["'=] )*+ ) (?: > | \Z)
+    | <[!?/] [^<>]* >?
+    | (?P<text> .[^<]*)""", regex.I | regex.S | regex.X)
+# What is inside these is no markup: tag -> its end.
+RAW_ENDS = {tag: re.compile(end, re.I) for tag, end in (
+    ("!--", "--!?>"), ("script", r"</script\b[^<>]*>?"), ("style", r"</style\b[^<>]*>?"))}
+NAMES = re.compile(r"""\s(?:class|id)\s*=\s*(?:"([^"]*)|'([^']*)|([^\s"'>]+))""", re.I)
+
+# link_density: share of the words that are inside links; 1 for short boilerplate text
+# boilerplate: number of the innermost boilerplate element that the block is in; 0 for none
+Block = collections.namedtuple("Block", "tag text words link_density boilerplate",
+                               defaults=("", "", 0, 0.0, 0))
+
+
+def markup(page, raw_ends=RAW_ENDS):
+    """Yield (tag, attributes, text) for each tag and each text, without scripts and comments.
+
+    '<p class=a>1 < 2</p>' -> ('p', ' class=a', ''), ('', '', '1 '), ('', '', '< 2'), ('/p', '', '')
+
+    The tag of a whole script or style is 'script/' or 'style/'. One that is never closed is taken
+    as an ordinary tag. (html.parser would drop the rest of the page. It also raises on '<![x]>' and
+    takes quadratic time for unclosed tags.)"""
+    raw_ends, start = dict(raw_ends), 0
+    while match := MARKUP.match(page, start):
+        start = match.end()
+        tag = (match["tag"] or "").lower()
+        if tag in raw_ends:
+            # "<!-->" is a whole comment, so its end may overlap with its start.
+            end = raw_ends[tag].search(page, start - 2 if tag == "!--" else start)
+            if end:
+                start, tag = end.end(), tag + "/"
+            else:
+                del raw_ends[tag]  # no later one is closed either, so do not search again
+        yield tag, match["attributes"] or "", html.unescape(match["text"] or "")
+
+
+def is_boilerplate_name(name):
+    """'left-sidebar' and 'NavBar2' -> True; 'no-sidebar' and 'market-share' -> False"""
+    words = set(re.findall("[a-z]+", re.sub("(?<=[a-z])(?=[A-Z])", "-", name).lower()))
+    return bool(words & BOILERPLATE_NAMES) and words <= BOILERPLATE_NAMES | LAYOUT_NAMES
+
+
+class BlockParser:
+    """Collect the text blocks of a page, in order.
+
+    BlockParser('<p>One <a href=x>two</a>').blocks -> [Block('p', 'One two', 2, 0.5, 0)]
+
+    An element is boilerplate by its tag, or by a class or id such as "sidebar"; but a <header>
+    inside an article is not, as it contains the title. Boilerplate elements are numbered from 1,
+    and 0 is the page itself. `parents` has the element around each: [0, 0, 1] means that 1 is in
+    the page and 2 is in 1."""
+
+    def __init__(self, page, raw_ends=RAW_ENDS):
+        # The open block: its tag, pieces of text, number of words, and how many are inside links.
+        self.tag, self.parts, self.words, self.linked_words = "", [], 0, 0
+        self.in_link = self.link_is_closed = False
+        self.blocks, self.parents, self.in_article = [], [0], False
+        self.well_formed = True  # False if an element was never closed
+        self.open = [("", 0)]  # open elements: tag, number of the boilerplate element it is (in)
+        pieces = list(markup(page, raw_ends))
+        # A link that another one follows was never closed. It ends with its block.
+        links = [tag for tag, _, _ in pieces if tag in ("a", "/a")]
+        links.reverse()
+        for tag, attributes, text in pieces:
+            if tag in ("a", "/a"):
+                links.pop()
+                self.link_is_closed = links[-1:] == ["/a"]
+            if text:
+                self.add_text(text)
+            elif tag.startswith("/"):
+                self.end_tag(tag[1:])
+            else:
+                self.start_tag(tag, attributes)
+        self.end_block("")
+        self.well_formed = self.well_formed and len(self.open) == 1
+
+    def start_tag(self, tag, attributes):
+        if tag == "br":
+            self.parts.append("\n")
+        elif tag == "a":
+            self.in_link = "href" in attributes.lower()
+        elif tag in BLOCK_TAGS:
+            self.end_block(tag)
+        if tag in ("article", "main"):
+            self.in_article = True
+        if tag in ("body", "main"):  # these end elements that were never closed
+            self.open = self.open[:1]
+        is_boilerplate = tag in BOILERPLATE_TAGS
+        if tag == "header" and self.in_article:
+            is_boilerplate = False
+        if tag in CONTAINERS:
+            names = " ".join("".join(match) for match in NAMES.findall(attributes)).split()
+            is_boilerplate = is_boilerplate or any(map(is_boilerplate_name, names))
+        number = self.open[-1][1]
+        if is_boilerplate:
+            self.parents.append(number)
+            number = len(self.parents) - 1
+        if (is_boilerplate or tag in CONTAINERS) and not (
+                tag == "svg" and attributes.endswith("/")):
+            self.open.append((tag, number))
+
+    def end_tag(self, tag):
+        if tag == "a":
+            self.in_link = False
+        elif tag in BLOCK_TAGS:
+            self.end_block("")
+        if tag in ("article", "main"):
+            self.in_article = False
+        if tag not in CONTAINERS and tag not in BOILERPLATE_TAGS:
+            return
+        # Close the innermost element of this tag, and those inside it that were never closed.
+        for depth in range(len(self.open) - 1, max(0, len(self.open) - MAX_DEPTH), -1):
+            if self.open[depth][0] == tag:
+                self.well_formed = self.well_formed and depth == len(self.open) - 1
+                del self.open[depth:]
+                break
+
+    def add_text(self, text):
+        self.words += len(text.split())
+        if self.in_link:
+            self.linked_words += len(text.split())
+        # In <pre>, line ends and spaces must stay, so each space becomes \xa0 (&nbsp;), which
+        # `end_block` does not merge. Elsewhere a line end is a space.
+        old, new = (" ", "\xa0") if self.tag == "pre" else ("\n", " ")
+        self.parts.append(text.expandtabs().replace(old, new))
+
+    def end_block(self, next_tag):
+        """Add the open block if it contains words and is no script, and open the next one.
+
+        Its text 'a  b \\n c' becomes 'a b\\nc', but stays as it is in <pre>."""
+        if self.words and self.tag not in RAW_ENDS:
+            # Merge spaces, remove them around line ends, then turn each \xa0 back into a space.
+            text = re.sub("[ \t\r\f]+", " ", "".join(self.parts))
+            text = re.sub("[ \xa0]*\n ?", "\n", text).strip(" \n").replace("\xa0", " ").rstrip()
+            boilerplate = self.words <= 40 and BOILERPLATE_TEXT.match(text)
+            density = 1.0 if boilerplate else self.linked_words / self.words
+            self.blocks.append(Block(self.tag, text, self.words, density, self.open[-1][1]))
+        self.parts, self.words, self.linked_words, self.tag = [], 0, 0, next_tag
+        self.in_link = self.in_link and self.link_is_closed
