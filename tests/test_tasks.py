@@ -62,6 +62,14 @@ def test_verbosity_is_measured_against_the_solution():
     assert [RECALL.grades(task, "x" * n)["verb"] for n in (125, 126, 200, 201)] == [2, 1, 1, 0]
 
 
+@pytest.mark.parametrize("response", ["", " ", "\n\n\t"])
+def test_an_empty_response_is_not_concise(response):
+    for family in (MATH, RECALL, Follow()):
+        task = draw_task(family, "train", 0)
+        assert family.grades(task, response)["verb"] == 0
+        assert family.grades(task, "x")["verb"] == 2
+
+
 def test_math_solutions_are_right():
     for seed in range(300):
         task = draw_task(MATH, "train", seed)
