@@ -149,7 +149,8 @@ class Math(Family):
         "Ada has 4 lots of 5 pens. Ada loses 3. How many pens does Ada have?"
         -> "4*5=20. 20-3=17. The answer is 17."
 
-    The key is the solution, so no two splits share a calculation, whatever the story. The kinds
+    The key is the solution, so no two splits share a whole chain of steps, whatever the story. Its
+    single steps, such as "20-3=17", are in all splits: there are too few to hold any out. The kinds
     imitate the problems that the report "evolves": "rephrased", in other words; "reversed", which
     asks for the beginning; "deeper", the plain story with one more step; "broader", about something
     else."""
@@ -226,7 +227,8 @@ class Recall(Family):
     -> "in box 4."
 
     The box is one digit, hence one token: a model can copy it before it can spell. The system
-    message has one to `max_facts` such facts, in random order."""
+    message has one to `max_facts` such facts, in random order. The key is the fact asked for, so
+    no two splits ask for the same fact. Any fact may be among the others in any split."""
 
     def __init__(self, max_facts=4):
         self.max_facts = max_facts
@@ -239,7 +241,7 @@ class Recall(Family):
         facts = [f"{other} are in box {rng.randint(0, 9)}."
                  for other in rng.sample(others, rng.randint(0, self.max_facts - 1))]
         facts.insert(rng.randint(0, len(facts)), fact)
-        return Task(f"Where are {owned}?", f"in box {box}.", answer=box, key=f"{owned}: {facts}",
+        return Task(f"Where are {owned}?", f"in box {box}.", answer=box, key=fact,
                     system=" ".join(facts), fact=fact)
 
     def is_correct(self, task, response):
