@@ -207,15 +207,20 @@ def test_long_results_count_and_missing_ones_do_not(monkeypatch):
 
 @pytest.mark.parametrize("attack", [
     "[6] if 1 else \\", "[6, 6] if 1 else \\", "7 if 1 else \\", "[6, 6]  #", "print([6, 6])",
+    "print('[6, 6] #', end='')", "print('', end='[6, 6] #')", "print('[6, 6] #', end='\\r')",
+    "print('[6, 6] #', end='')\n1 / 0",
     "f(**{'a\\n[6, 6] #': 1})", "f(int('7\\n[6, 6] #'))", "{}['\\n[6, 6]']"])
 def test_code_cannot_print_results_of_its_own(attack):
     tests = ("('f(1)', 6)", "('f(2)', 6)")
     assert families.passed(f"def f(x):\n    return 7\n{attack}", tests) == [False, False]
 
 
-def test_printing_in_a_function_is_no_result():
+@pytest.mark.parametrize("printed", ["[6, 10]", "'[6, 10] #', end=''", "'[6, 10] #', end='\\r'"])
+def test_printing_in_a_function_is_no_result(printed):
     tests = ("('f([1, 2])', 6)", "('f([5])', 10)")
-    assert families.passed("def f(v):\n    print([6, 10])", tests) == [False, False]
+    assert families.passed(f"def f(v):\n    print({printed})", tests) == [False, False]
+    loop = f"def f(v):\n    print({printed})\n    return 1 / 0"
+    assert families.passed(loop, tests) == [False, False]
 
 
 def test_summary_needs_every_notification_in_one_short_line():

@@ -7,9 +7,10 @@ import functools
 import random
 import re
 
-from afm_min.world.tasks import (CITIES, COLOURS, MATH, NAMES, RECALL, THINGS, Family, Follow,
-                                 Task, split_of)
-from afm_min.world.tools import Tools, run_code, violation
+from afm_min.world.sandbox import run_code, violation
+from afm_min.world.tasks import (CITIES, COLOURS, EVOLVED, MATH, NAMES, NOTES, RECALL, THINGS,
+                                 Family, Follow, Recall, Task, benchmark_tasks, split_of)
+from afm_min.world.tools import Tools
 
 # Functions to write: arguments -> {description: expression}. An entry with n is eight functions, as
 # n is any number from 2 to 9.
