@@ -1,4 +1,5 @@
 """The funnel on the toy crawl, whose bad pages are known, and the n-gram methods."""
+import itertools
 import math
 import random
 import subprocess
@@ -7,9 +8,12 @@ import sys
 import numpy
 import pytest
 
+from afm_min import evaluate
 from afm_min.data import sources
 from afm_min.data.funnel import (ORDER, CharacterModel, Classifier, Decontamination,
                                  NearDuplicates, allowed, hash_words, ngrams, signature)
+from afm_min.world import families
+from tests.conftest import some_code
 
 
 def test_planted_documents_do_not_get_through(collected):
@@ -202,10 +206,36 @@ def test_common_usage_does_not_contaminate():
     assert not decontamination.contaminated("how many apples has Tom")
 
 
-def test_count_counts_every_occurrence():
+def test_count_counts_documents():
     decontamination = Decontamination(["one two three four five"])
     decontamination.count("one two three four, one two three four five")
-    assert sorted(decontamination.counts.values()) == [1, 1, 2]
+    assert sorted(decontamination.counts.values()) == [1, 1, 1]
+
+
+def test_a_page_that_repeats_a_question_is_no_common_usage():
+    decontamination = Decontamination([QUESTION], common=5)
+    page = f"{QUESTION}\n" * 100
+    decontamination.count(page)
+    assert decontamination.contaminated(page)
+    for _ in range(4):
+        decontamination.count(QUESTION)
+    assert not decontamination.contaminated(page)
+
+
+def test_texts_are_decontaminated_from_the_questions_that_evaluation_asks(collected, monkeypatch):
+    asked = set()
+
+    def generate_texts(model, prompts, temperature=0.0):
+        asked.update(m["content"] for messages in prompts for m in messages if m["role"] == "user")
+        return ["No."] * len(prompts)
+    monkeypatch.setattr(evaluate, "generate_texts", generate_texts)
+    monkeypatch.setattr(evaluate, "sample_texts", lambda model, tasks, samples: [
+        samples * generate_texts(model, [task.messages()]) for task in tasks])
+    evaluate.benchmarks(None, families.all_families({"textwrap": "Text wrapping."}), count=200)
+    assert any("Then 3 flow in" in question for question in asked)  # evolved mathematics
+    assert any("Find a page" in question for question in asked)
+    _, funnel = collected
+    assert funnel.benchmarks.counts.keys() == Decontamination(asked).counts.keys()
 
 
 def test_classifier_learns_what_separates():

@@ -158,7 +158,7 @@ def toy_world(run, whole=False):
 def data(run, *, folder="", common=5, share=1.0, lexicon=""):
     """Collect the documents: the files in `folder`, or those of SOURCES that pass the funnel.
 
-    common: occurrences from which an n-gram is common usage (see funnel.Decontamination).
+    common: documents from which an n-gram is common usage (see funnel.Decontamination).
     share: of the topics; a small one is enough for a trial.
     lexicon: file of more words that no web page may contain, one a line."""
     documents, funnel = collect(folder, common, share, lexicon)

@@ -17,7 +17,7 @@ import numpy
 from afm_min.data import filters, safety, sources
 from afm_min.data.safety import remove_stopwords, unsafe_page
 from afm_min.world import families
-from afm_min.world.tasks import MATH, benchmark_tasks, draw_task
+from afm_min.world.tasks import MATH, draw_task
 
 MULTIPLIER = numpy.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, the usual odd multiplier
 
@@ -94,13 +94,13 @@ class Decontamination:
     """Find texts that share 4 to 13 words in a row with a benchmark, unless these are common usage.
 
     Longer n-grams find texts whose 4-grams are all common usage. Two passes over the corpus: first
-    `count` all texts, then call `contaminated` for each. N-grams seen `common` times or more are
-    common usage and are ignored, as in the report."""
+    `count` all texts, then call `contaminated` for each. N-grams in `common` texts or more are
+    common usage and are ignored, as in the report. A text that repeats one counts once."""
     LENGTHS = range(4, 14)  # of n-grams, in words
 
     def __init__(self, questions, common=1000):
         self.common = common
-        self.counts = {}  # n-gram of the benchmark -> times seen in the corpus
+        self.counts = {}  # n-gram of the benchmark -> texts that contain it
         for question in questions:
             for n in self.LENGTHS:
                 for ngram in ngrams(hash_words(question), n).tolist():
@@ -116,7 +116,7 @@ class Decontamination:
                 return
 
     def count(self, text):
-        for ngram in self.shared(text):
+        for ngram in set(self.shared(text)):
             self.counts[ngram] += 1
 
     def contaminated(self, text):
@@ -235,7 +235,7 @@ class Funnel:
     The report's classifiers learned from pages that people have judged. Ours learn from `reference`
     (well-written texts), and from pages that we generate. They are tested on pages that were
     written without a look at the filters, in tests/helpers.
-    common: occurrences that make an n-gram common usage. The report's 1,000 is for a real web."""
+    common: documents that make an n-gram common usage. The report's 1,000 is for a real web."""
 
     def __init__(self, reference, common=1000, swearwords=safety.SWEARWORDS):
         rng = random.Random(0)
@@ -244,15 +244,13 @@ class Funnel:
         harmless = good + [unsafe_page(rng, harmless=True) for _ in range(3000)]
         junk = [sources.junk(rng) for _ in range(300)]
         fluent = [draw_task(MATH, "train", f"fluent {i}").text() for i in range(500)]
-        questions = [task.question for family in families.all_families({}).values()
-                     for task in benchmark_tasks(family)]
         self.swearword = safety.swearword_pattern(swearwords)
         self.unsafe = Classifier([*map(remove_stopwords, unsafe)],
                                  [*map(remove_stopwords, harmless)])
         self.junk = Classifier(junk, good)
         self.math = CharacterModel(fluent)
         self.near = NearDuplicates()
-        self.benchmarks = Decontamination(questions, common)
+        self.benchmarks = Decontamination(families.benchmark_questions(), common)
         self.rows = {}  # (source, filter) -> [documents in, documents out, million characters out]
         self.planted = {}  # kind -> [documents planted, got through]
         # Name -> function of a document that returns the rule that drops it, or "" to keep it.

@@ -257,3 +257,11 @@ def all_families(pages, whole=False):
     """Return all families, {name: family}. pages, whole: see Tools."""
     families = (MATH, Follow(), Tools(pages, whole), Code(), Summary(), RECALL, Refuse())
     return {family.name: family for family in families}
+
+
+def benchmark_questions():
+    """Return the set of questions that evaluation asks, which no training document may contain.
+
+    The search tool needs a page to be asked about, but the questions are the same for any page."""
+    asked = [*all_families({"a": "page"}).values(), *EVOLVED.values(), *map(Recall, NOTES)]
+    return {task.question for family in asked for task in benchmark_tasks(family)}
