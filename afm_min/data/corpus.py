@@ -109,7 +109,8 @@ def topic(source, name):
 
 def digest(topic):
     """Hash a topic to a number from 0 to 1 that is the same in every run."""
-    return int.from_bytes(hashlib.sha256(topic.encode()).digest()[:6], "big") / 2**48
+    data = topic.encode(errors="surrogateescape")  # names of files need not be UTF-8
+    return int.from_bytes(hashlib.sha256(data).digest()[:6], "big") / 2**48
 
 
 def hold_out(documents):
@@ -130,8 +131,8 @@ def remove_known_lines(documents, length=40):
              for line in d["text"].splitlines() if len(line) >= length}
     for d in documents:
         if d["held_out"]:
-            lines = d["text"].splitlines(keepends=True)
-            d["text"] = "".join(line for line in lines if line.rstrip("\r\n") not in known)
+            lines = zip(d["text"].splitlines(keepends=True), d["text"].splitlines())
+            d["text"] = "".join(with_end for with_end, line in lines if line not in known)
     return [d for d in documents if d["text"].strip()]
 
 

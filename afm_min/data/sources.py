@@ -25,10 +25,17 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tokenize
 
 from afm_min.data.safety import unsafe_page
 from afm_min.world import families
 from afm_min.world.tasks import COLOURS, EVOLVED, MATH, NAMES, THINGS, benchmark_tasks, draw_task
+
+def warn(message):
+    """Print a warning. What is wrong with a single document or source must not end a run."""
+    if os.environ.get("RANK", "0") == "0":  # with torchrun, all ranks read the sources
+        print(f"warning: {message}", file=sys.stderr)
+
 
 # Web pages
 
@@ -174,13 +181,23 @@ COPIED = "glob imaplib queue shlex statistics threading".split()  # modules to m
 RESTRICTIVE = ("", "GPL-3.0-only", "All rights reserved.")  # not permissive, or no licence
 
 
+def read_python(path, parse=str):
+    """Return parse(the text of a Python file). If that fails, warn and return parse("")."""
+    try:
+        with tokenize.open(path) as file:  # decodes as the file's first lines declare
+            return parse(file.read())
+    except (SyntaxError, ValueError) as error:
+        warn(f"{path} is left out: {error}")
+        return parse("")
+
+
 def code():
     """Yield the files of the standard library, then bad files of the kinds that other repositories
     have: copied modules, some with another suffix or a bad licence, and generated tables."""
     for path in sorted(STDLIB.rglob("*.py")):
         name = path.relative_to(STDLIB).as_posix()
         if not EXCLUDED & set(name.split("/")):
-            yield {"name": name, "text": path.read_text("utf-8"), "licence": "PSF-2.0"}
+            yield {"name": name, "text": read_python(path), "licence": "PSF-2.0"}
     rng = random.Random(0)
     for i in range(2 * PLANTED):
         name = rng.choice(COPIED)
@@ -212,7 +229,7 @@ def public():
         licence = metadata.get("License-Expression") or metadata.get("License", "")
         root = pathlib.Path(importlib.util.find_spec(package).origin).parent
         for path in sorted(path for folder in folders for path in (root / folder).glob("*.py")):
-            nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+            nodes = ast.walk(read_python(path, ast.parse))
             literals = [node.value for node in nodes if isinstance(node, ast.Constant)]
             strings = [value for value in literals if isinstance(value, str) and len(value) > 200]
             yield {"name": path.relative_to(root.parent).as_posix(), "licence": licence,
