@@ -229,8 +229,9 @@ class Funnel:
     """Apply the filters to documents, and count what each filter lets through.
 
     A document is a dict with source, name, text and, if its filters need them, url or licence.
-    Some documents are planted to test the filters: "planted" is their kind, such as "junk", and
-    "canary" a part of their text that must not get through.
+    Some documents are planted to test the filters: "planted" is their kind, such as "junk". Such a
+    document gets through if it passes all filters; but if it has a "canary", only if the filters
+    leave this text in it.
 
     The report's classifiers learned from pages that people have judged. Ours learn from `reference`
     (well-written texts), and from pages that we generate. They are tested on pages that were
