@@ -133,6 +133,54 @@ def test_filters_return_the_rule_that_drops_a_document(collected, name, document
     assert funnel.filters[name](document) == rule
 
 
+def some_documents(source, count, **fields):
+    return [{"source": source, "name": f"{source} {i}", "text": f"Text {i} about eggs."} | fields
+            for i in range(count)]
+
+
+def test_a_document_that_a_filter_cannot_read_is_left_out_with_a_warning(collected, monkeypatch,
+                                                                         capsys):
+    _, funnel = collected
+
+    def domain(document):
+        raise ValueError(f"bad URL {document['url']}")
+    for name in ORDER["math"]:
+        monkeypatch.setitem(funnel.filters, name, lambda document: "")
+    good = some_documents("math", 3, url="math.example/1")
+    assert len(results(funnel, good)[0]) == 3
+    bad = some_documents("math", 1, url="http://[x/1")
+    monkeypatch.setitem(funnel.filters, "domain", lambda document: (
+        domain(document) if "[" in document["url"] else ""))
+    assert results(funnel, good + bad)[0] == good
+    errors = capsys.readouterr().err
+    assert errors == (
+        "warning: math 0 is left out: domain cannot read it (bad URL http://[x/1)\n")
+
+
+@pytest.mark.parametrize("licence", ["", "Some licence of our own", "GPL-3.0-only"])
+def test_a_source_that_a_filter_empties_has_a_warning(collected, capsys, licence):
+    _, funnel = collected
+    documents = some_documents("licensed", 2) + some_documents("public", 3, licence=licence)
+    assert {d["source"] for d in results(funnel, documents)[0]} == {"licensed"}
+    assert capsys.readouterr().err == (
+        "warning: source public is empty: licence drops all 3 documents\n")
+    results(funnel, some_documents("public", 1, licence="MIT") + documents)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\x0c", "\u2028", "\0"])
+@pytest.mark.parametrize("source", ORDER)
+def test_odd_line_ends_do_not_end_a_run(collected, source, end):
+    _, funnel = collected
+    lines = [f"<p>It is line {i} of the page, (x_{i}).</p>" for i in range(20)]
+    text = end.join(["<html>", *lines, ""])
+    document = {"source": source, "name": f"a{end}.py", "text": text, "licence": f"MIT{end}",
+                "url": f"math.example/{end}", "planted": "", "canary": ""}
+    for name in ORDER[source]:
+        funnel.filters[name](dict(document))
+    results(funnel, [document, document | {"text": end}, document | {"text": 3 * end + "x"}])
+
+
 def test_filters_that_edit_the_text(collected):
     _, funnel = collected
     document = {"text": "<nav>Menu</nav><p>Write to me@mail.org."}

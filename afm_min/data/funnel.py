@@ -281,8 +281,14 @@ class Funnel:
         return filters.check_prose(text) or ("junk" if self.junk(text) >= MAX_JUNK else "")
 
     def passes(self, name, document):
-        """Apply one filter to a document and count the result. Return False if it is dropped."""
-        rule = self.filters[name](document)
+        """Apply one filter to a document and count the result. Return False if it is dropped.
+
+        A document that a filter cannot read, such as one with an impossible URL, is dropped."""
+        try:
+            rule = self.filters[name](document)
+        except ValueError as error:
+            sources.warn(f"{document['name']} is left out: {name} cannot read it ({error})")
+            rule = "unreadable"
         row = self.rows.setdefault((document["source"], name), [0, 0, 0.0])  # see __init__
         row[0] += 1
         if not rule:
@@ -307,6 +313,9 @@ class Funnel:
                 if document.get("canary", "") in document["text"]:
                     self.planted[document.get("planted")][1] += 1
                 yield document
+        for (source, name), (before, after, _) in self.rows.items():
+            if not after:
+                sources.warn(f"source {source} is empty: {name} drops all {before} documents")
 
     def report(self):
         """Return the tables of report.json: counts per filter, and per kind of planted document."""
