@@ -75,6 +75,14 @@ def test_remove_known_lines():
         {"held_out": False, "text": f"{line}\nx"}, {"held_out": True, "text": "x\nnew"}]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028"])
+def test_known_lines_are_removed_whatever_their_ends(end):
+    line = "A line of more than forty characters, in two documents."
+    train = {"held_out": False, "text": f"x\n{line}\ny"}
+    held_out = {"held_out": True, "text": f"{line}{end}new{end}{line}{end}"}
+    assert corpus.remove_known_lines([train, held_out])[1]["text"] == f"new{end}"
+
+
 def test_a_share_of_the_topics(monkeypatch):
     monkeypatch.setattr(corpus, "Funnel", lambda *_: SimpleNamespace(run=lambda found: found))
     monkeypatch.setattr(corpus, "SHARES", {"half": 0.5})
@@ -113,6 +121,15 @@ def test_user_files(tmp_path):
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
     with pytest.raises(UserError, match=r"latin.txt is not UTF-8 \(see byte 3\)"):
         collect(tmp_path)
+
+
+def test_a_file_may_have_a_name_that_is_not_utf_8():
+    documents = [{"source": "user", "topic": corpus.topic("user", name)}
+                 for name in ("caf\udce9.txt 0", "caf\udcea.txt 0", "plain.txt 0")]
+    corpus.hold_out(documents)
+    assert [d["held_out"] for d in documents].count(True) == 1
+    first, second, _ = (corpus.digest(d["topic"]) for d in documents)
+    assert first != second
 
 
 def test_pack_begins_each_document_with_a_token():

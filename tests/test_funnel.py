@@ -1,4 +1,5 @@
 """The funnel on the toy crawl, whose bad pages are known, and the n-gram methods."""
+import itertools
 import math
 import random
 import subprocess
@@ -7,9 +8,12 @@ import sys
 import numpy
 import pytest
 
+from afm_min import evaluate
 from afm_min.data import sources
 from afm_min.data.funnel import (ORDER, CharacterModel, Classifier, Decontamination,
                                  NearDuplicates, allowed, hash_words, ngrams, signature)
+from afm_min.world import families
+from tests.conftest import some_code
 
 
 def test_planted_documents_do_not_get_through(collected):
@@ -21,6 +25,72 @@ def test_planted_documents_do_not_get_through(collected):
     assert {kind for kind, *_ in planted} == {
         "blocked", "unsafe", "personal", "copy", "junk", "benchmark", "no tags", "few symbols",
         "noise", "other site", "no licence", "not code", "generated code", "copied code"}
+
+
+@pytest.fixture(scope="module")
+def crawl():
+    """Documents of each source that has planted ones: {source: list}."""
+    reference = sources.reference
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "PLANTED", 12)
+        patch.setattr(sources, "reference", lambda: (
+            page for page in itertools.islice(reference(), 40) if len(page[1]) < 20_000))
+        documents = {"web": sources.web(), "math": sources.math(400), "code": some_code()}
+        return {source: [document | {"source": source} for document in documents[source]]
+                for source in documents}
+
+
+def results(funnel, documents, off=""):
+    """Run a funnel on documents, without the filter named `off`. Return the documents that pass,
+    and the table of planted ones as {kind: (planted, got through)}."""
+    with pytest.MonkeyPatch.context() as patch:
+        questions = families.benchmark_questions()
+        fresh = {"near": NearDuplicates(), "benchmarks": Decontamination(questions, 5), "rows": {},
+                 "planted": {}}
+        for name, value in fresh.items():
+            patch.setattr(funnel, name, value)
+        if off:
+            patch.setitem(funnel.filters, off, lambda document: "")
+        passed = list(funnel.run(map(dict, documents)))
+        return passed, {kind: (count, through)
+                        for kind, count, through in funnel.report()["planted"]}
+
+
+@pytest.mark.parametrize("source, name, kind", [
+    ("web", "near-duplicates", "copy"), ("web", "quality", "junk"),
+    ("code", "code quality", "generated code"), ("code", "near-duplicates", "copied code")])
+def test_bad_documents_get_through_without_their_filter(collected, crawl, source, name, kind):
+    _, funnel = collected
+    planted, through = results(funnel, crawl[source])[1][kind]
+    assert through <= 0.05 * planted
+    assert results(funnel, crawl[source], off=name)[1][kind][1] >= 0.8 * planted
+
+
+@pytest.mark.parametrize("source, off", [("web", ""), ("web", "quality"), ("web", "personal data")])
+def test_what_gets_through_is_counted_by_label(collected, crawl, source, off):
+    _, funnel = collected
+    passed, counts = results(funnel, crawl[source], off)
+    for kind, (_, through) in counts.items():
+        of_kind = [d for d in passed if d.get("planted") == kind]
+        if kind == "personal":  # these may pass without what is removed from them
+            assert through == sum(d["canary"] in d["text"] for d in of_kind)
+            assert of_kind and bool(through) == (off == "personal data")
+        else:
+            assert through == len(of_kind)
+
+
+def test_every_kind_of_junk_meets_the_quality_filter(collected):
+    """The four kinds are repeated keywords, repeated lines, numbers and noise."""
+    _, funnel = collected
+    rng, rules = random.Random(1), set()
+    for _ in range(200):
+        body = "".join(f"<p>{line}</p>" for line in sources.junk(rng).splitlines())
+        document = {"source": "web", "url": "forum.example/1",
+                    "text": sources.layout("Junk", body), "name": "junk"}
+        for name in ("main content", "personal data"):
+            assert funnel.filters[name](document) == ""
+        rules.add(funnel.filters["quality"](document))
+    assert "" not in rules and len(rules) > 1
 
 
 def test_every_filter_counts_what_the_one_before_lets_through(collected):
@@ -37,7 +107,7 @@ def test_good_pages_get_through(collected):
     documents, funnel = collected
     report = funnel.report()
     rows = {(source, name): (before, after) for source, name, before, after, _ in report["funnel"]}
-    planted = sum(count for kind, count, _ in report["planted"] if kind in sources.CANARIES)
+    planted = sum(count for kind, count, _ in report["planted"] if kind in sources.BAD)
     real = rows["web", "robots.txt"][0] - planted
     assert real > 40
     assert len({d["name"] for d in documents if d["source"] == "web"}) >= 0.8 * real
@@ -61,6 +131,54 @@ def test_good_pages_get_through(collected):
 def test_filters_return_the_rule_that_drops_a_document(collected, name, document, rule):
     _, funnel = collected
     assert funnel.filters[name](document) == rule
+
+
+def some_documents(source, count, **fields):
+    return [{"source": source, "name": f"{source} {i}", "text": f"Text {i} about eggs."} | fields
+            for i in range(count)]
+
+
+def test_a_document_that_a_filter_cannot_read_is_left_out_with_a_warning(collected, monkeypatch,
+                                                                         capsys):
+    _, funnel = collected
+
+    def domain(document):
+        raise ValueError(f"bad URL {document['url']}")
+    for name in ORDER["math"]:
+        monkeypatch.setitem(funnel.filters, name, lambda document: "")
+    good = some_documents("math", 3, url="math.example/1")
+    assert len(results(funnel, good)[0]) == 3
+    bad = some_documents("math", 1, url="http://[x/1")
+    monkeypatch.setitem(funnel.filters, "domain", lambda document: (
+        domain(document) if "[" in document["url"] else ""))
+    assert results(funnel, good + bad)[0] == good
+    errors = capsys.readouterr().err
+    assert errors == (
+        "warning: math 0 is left out: domain cannot read it (bad URL http://[x/1)\n")
+
+
+@pytest.mark.parametrize("licence", ["", "Some licence of our own", "GPL-3.0-only"])
+def test_a_source_that_a_filter_empties_has_a_warning(collected, capsys, licence):
+    _, funnel = collected
+    documents = some_documents("licensed", 2) + some_documents("public", 3, licence=licence)
+    assert {d["source"] for d in results(funnel, documents)[0]} == {"licensed"}
+    assert capsys.readouterr().err == (
+        "warning: source public is empty: licence drops all 3 documents\n")
+    results(funnel, some_documents("public", 1, licence="MIT") + documents)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\x0c", "\u2028", "\0"])
+@pytest.mark.parametrize("source", ORDER)
+def test_odd_line_ends_do_not_end_a_run(collected, source, end):
+    _, funnel = collected
+    lines = [f"<p>It is line {i} of the page, (x_{i}).</p>" for i in range(20)]
+    text = end.join(["<html>", *lines, ""])
+    document = {"source": source, "name": f"a{end}.py", "text": text, "licence": f"MIT{end}",
+                "url": f"math.example/{end}", "planted": "", "canary": ""}
+    for name in ORDER[source]:
+        funnel.filters[name](dict(document))
+    results(funnel, [document, document | {"text": end}, document | {"text": 3 * end + "x"}])
 
 
 def test_filters_that_edit_the_text(collected):
@@ -202,10 +320,36 @@ def test_common_usage_does_not_contaminate():
     assert not decontamination.contaminated("how many apples has Tom")
 
 
-def test_count_counts_every_occurrence():
+def test_count_counts_documents():
     decontamination = Decontamination(["one two three four five"])
     decontamination.count("one two three four, one two three four five")
-    assert sorted(decontamination.counts.values()) == [1, 1, 2]
+    assert sorted(decontamination.counts.values()) == [1, 1, 1]
+
+
+def test_a_page_that_repeats_a_question_is_no_common_usage():
+    decontamination = Decontamination([QUESTION], common=5)
+    page = f"{QUESTION}\n" * 100
+    decontamination.count(page)
+    assert decontamination.contaminated(page)
+    for _ in range(4):
+        decontamination.count(QUESTION)
+    assert not decontamination.contaminated(page)
+
+
+def test_texts_are_decontaminated_from_the_questions_that_evaluation_asks(collected, monkeypatch):
+    asked = set()
+
+    def generate_texts(model, prompts, temperature=0.0):
+        asked.update(m["content"] for messages in prompts for m in messages if m["role"] == "user")
+        return ["No."] * len(prompts)
+    monkeypatch.setattr(evaluate, "generate_texts", generate_texts)
+    monkeypatch.setattr(evaluate, "sample_texts", lambda model, tasks, samples: [
+        samples * generate_texts(model, [task.messages()]) for task in tasks])
+    evaluate.benchmarks(None, families.all_families({"textwrap": "Text wrapping."}), count=200)
+    assert any("Then 3 flow in" in question for question in asked)  # evolved mathematics
+    assert any("Find a page" in question for question in asked)
+    _, funnel = collected
+    assert funnel.benchmarks.counts.keys() == Decontamination(asked).counts.keys()
 
 
 def test_classifier_learns_what_separates():

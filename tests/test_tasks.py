@@ -62,6 +62,14 @@ def test_verbosity_is_measured_against_the_solution():
     assert [RECALL.grades(task, "x" * n)["verb"] for n in (125, 126, 200, 201)] == [2, 1, 1, 0]
 
 
+@pytest.mark.parametrize("response", ["", " ", "\n\n\t"])
+def test_an_empty_response_is_not_concise(response):
+    for family in (MATH, RECALL, Follow()):
+        task = draw_task(family, "train", 0)
+        assert family.grades(task, response)["verb"] == 0
+        assert family.grades(task, "x")["verb"] == 2
+
+
 def test_math_solutions_are_right():
     for seed in range(300):
         task = draw_task(MATH, "train", seed)
@@ -106,13 +114,30 @@ def test_kinds_of_story_share_a_calculation():
     assert deeper.solution.count("=") == 3
 
 
-def test_no_calculation_is_in_two_splits_whatever_the_story():
+def test_no_chain_of_steps_is_in_two_splits_whatever_the_story():
     stories = [Math(kind) for kind in ("plain", *Math.KINDS)]
     solutions = {split: {draw_task(family, split, seed).solution
                          for family in stories for seed in range(1500)}
                  for split in ("train", "test")}
     assert len(solutions["test"]) > 60
     assert not solutions["train"] & solutions["test"]
+
+
+def test_single_steps_are_in_all_splits():
+    steps = {split: {step for seed in range(1500)
+                     for step in draw_task(MATH, split, seed).solution.split(". ")[:-1]}
+             for split in ("train", "test")}
+    assert len(steps["test"] & steps["train"]) > 0.9 * len(steps["test"])
+
+
+@pytest.mark.parametrize("max_facts", [1, 4, 16])
+def test_no_two_splits_ask_for_the_same_fact(max_facts):
+    facts = {split: {draw_task(Recall(max_facts), split, seed).fact for seed in range(1500)}
+             for split in ("train", "validation", "test")}
+    assert len(facts["test"]) > 40
+    assert not facts["train"] & facts["test"]
+    assert not facts["train"] & facts["validation"]
+    assert not facts["validation"] & facts["test"]
 
 
 def test_recall_asks_for_its_fact():

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from afm_min.world import tools
+from afm_min.world import sandbox, tools
 from afm_min.world.tasks import draw_task
 from afm_min.world.tools import Tools
 from tests.test_tasks import check_and_grades, make_task
@@ -120,7 +120,7 @@ str(10**5000000)
 def test_no_attack_escapes_and_each_ends_in_time(tmp_path, monkeypatch):
     """No attack may write a file, connect to a port, or take long. The limit on time is what is
     tested here, with patience for a busy machine."""
-    monkeypatch.setitem(tools.LIMITS, "AS", 2**27)  # half of it is used up sooner
+    monkeypatch.setitem(sandbox.LIMITS, "AS", 2**27)  # half of it is used up sooner
     escaped, server = tmp_path / "escaped", socket.create_server(("127.0.0.1", 0))
     server.settimeout(0.01)
     assert len(ATTACKS) >= 60
@@ -128,7 +128,7 @@ def test_no_attack_escapes_and_each_ends_in_time(tmp_path, monkeypatch):
     def run(attack):
         code = attack.format(escaped=escaped, port=server.getsockname()[1]).replace("\\n", "\n")
         start = time.perf_counter()
-        return code, tools.run_code(code), time.perf_counter() - start
+        return code, sandbox.run_code(code), time.perf_counter() - start
     with concurrent.futures.ThreadPoolExecutor(4) as pool:  # some take a second until their limit
         for code, output, seconds in pool.map(run, ATTACKS):
             assert seconds < 60, code
@@ -144,14 +144,21 @@ def test_no_attack_escapes_and_each_ends_in_time(tmp_path, monkeypatch):
     "x = 6\nx * 7": "42",
     "print('a', 1)\nprint('b')": "a 1\nb",
     "def f(v):\n    return [x * 2 for x in v]\nf([1, 2])": "[2, 4]",
+    "print('a', end='')\nprint('b', end='!\\n')": "ab!",
+    "print(1, 2, 3, sep=', ')": "1, 2, 3", "print('a', 1, sep='', end='')\n7": "a1\n7",
+    "print('a', 1, sep=None, end=None, flush=True)": "a 1",
+    "for i in range(3):\n    print(i, end=' ')": "0 1 2",
+    "while 1:\n    print(1, end='')":
+        500 * "1" + "\nerror: MemoryError: more output than 500 characters",
+    "print('a', end='')\n1 / 0": "a\nerror: ZeroDivisionError: division by zero",
     "x = 1": "nothing was printed",
     "'red'.upper()": "'RED'"}.items())
 def test_code_prints_and_shows_its_last_value(code, output):
-    assert tools.run_code(code) == output
+    assert sandbox.run_code(code) == output
 
 
 def test_code_may_print_bytes_that_are_not_utf_8():
-    assert tools.run_code("print('é \\udc80')").startswith(("é", "error: UnicodeEncodeError"))
+    assert sandbox.run_code("print('é \\udc80')").startswith(("é", "error: UnicodeEncodeError"))
 
 
 @pytest.mark.parametrize("code, reason", {
@@ -160,9 +167,11 @@ def test_code_may_print_bytes_that_are_not_utf_8():
     "dict(**{})": "** is not allowed", "open('x')": "there is no open",
     "'a'.format": "the attribute format is not allowed", "x.upper": "upper",
     "1 +": "this is no Python", "1 / 0": "ZeroDivisionError: division by zero", "1" * 2001: "2,000",
+    "print('a', file=1)": "TypeError", "print('a', end=1)": "TypeError",
+    "print('a', 'b', sep='x' * 500)": "more output than 500 characters",
     "'x' * 10**12": "MemoryError", "print('x' * 501)": "more output than 500 characters"}.items())
 def test_an_error_has_its_reason(code, reason):
-    output = tools.run_code(code)
+    output = sandbox.run_code(code)
     assert output.startswith("error: ")
     assert reason in output
 
@@ -175,6 +184,9 @@ def test_a_call_is_parsed():
     "price(item='keys')", "call: price('keys')", "call: price(item=open('x'))",
     "call: price(**x)", "call: a.b(item='keys')", "call: price(item=keys)",
     "call: price(item=a.b)", "call: price(item=None)", "call: price(item='a', item='b')",
+    "call: price(item='keys')" + 3000 * " " + "and garbage", "call: price(item='keys') and garbage",
+    "call: price(item='keys')\ngarbage", "call: price(item='keys')  # garbage",
+    "call: price(item='keys');", "call: price(item='" + 2000 * "x" + "')",
     "call: price(item=[])", "call: price(item=(x := 1))", "call: price(**1)", "call: 7", "call: (",
     "hello"])
 def test_other_text_is_no_call(text):
@@ -208,7 +220,24 @@ def test_search_finds_a_page_by_its_name_or_its_words():
     pages = {"heapq": "Heap queues.\nwrap", "textwrap": "Text wrapping.", "wrap": "Nothing."}
     assert tools.search("textwrap", pages) == "page 2, textwrap: Text wrapping."
     assert tools.search("queues", pages) == "page 1, heapq: Heap queues. wrap"
+    assert tools.search("Queues, wrap?", pages) == "page 3, wrap: Nothing."
+    assert tools.search("os.path", {"re": "os", "os.path": ""}) == "page 2, os.path: "
     assert tools.search("x", {}) == "error: no pages"
+
+
+@pytest.mark.parametrize("query", ["rap", "queue", "eap", "zebra", "", "?"])
+def test_search_matches_whole_words_and_reports_that_no_page_matches(query):
+    pages = {"heapq": "Heap queues.\nwrap", "textwrap": "Text wrapping."}
+    assert tools.search(query, pages) == "no page has any of these words"
+
+
+def test_a_search_that_finds_no_page_has_an_answer():
+    answers = set()
+    for seed in range(300):
+        task = draw_task(Tools({"heapq": "Heap queues."}, whole=True), "train", seed)
+        if task.question.startswith("Find a page") and task.turns:
+            answers.add(task.solution)
+    assert answers == {"There is no such page."}
 
 
 def test_conversations_continue_while_tools_are_called():

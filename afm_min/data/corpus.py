@@ -109,7 +109,8 @@ def topic(source, name):
 
 def digest(topic):
     """Hash a topic to a number from 0 to 1 that is the same in every run."""
-    return int.from_bytes(hashlib.sha256(topic.encode()).digest()[:6], "big") / 2**48
+    data = topic.encode(errors="surrogateescape")  # names of files need not be UTF-8
+    return int.from_bytes(hashlib.sha256(data).digest()[:6], "big") / 2**48
 
 
 def hold_out(documents):
@@ -130,8 +131,8 @@ def remove_known_lines(documents, length=40):
              for line in d["text"].splitlines() if len(line) >= length}
     for d in documents:
         if d["held_out"]:
-            lines = d["text"].splitlines(keepends=True)
-            d["text"] = "".join(line for line in lines if line.rstrip("\r\n") not in known)
+            lines = zip(d["text"].splitlines(keepends=True), d["text"].splitlines())
+            d["text"] = "".join(with_end for with_end, line in lines if line not in known)
     return [d for d in documents if d["text"].strip()]
 
 
@@ -158,7 +159,7 @@ def toy_world(run, whole=False):
 def data(run, *, folder="", common=5, share=1.0, lexicon=""):
     """Collect the documents: the files in `folder`, or those of SOURCES that pass the funnel.
 
-    common: occurrences from which an n-gram is common usage (see funnel.Decontamination).
+    common: documents from which an n-gram is common usage (see funnel.Decontamination).
     share: of the topics; a small one is enough for a trial.
     lexicon: file of more words that no web page may contain, one a line."""
     documents, funnel = collect(folder, common, share, lexicon)

@@ -17,7 +17,7 @@ import numpy
 from afm_min.data import filters, safety, sources
 from afm_min.data.safety import remove_stopwords, unsafe_page
 from afm_min.world import families
-from afm_min.world.tasks import MATH, benchmark_tasks, draw_task
+from afm_min.world.tasks import MATH, draw_task
 
 MULTIPLIER = numpy.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, the usual odd multiplier
 
@@ -94,13 +94,13 @@ class Decontamination:
     """Find texts that share 4 to 13 words in a row with a benchmark, unless these are common usage.
 
     Longer n-grams find texts whose 4-grams are all common usage. Two passes over the corpus: first
-    `count` all texts, then call `contaminated` for each. N-grams seen `common` times or more are
-    common usage and are ignored, as in the report."""
+    `count` all texts, then call `contaminated` for each. N-grams in `common` texts or more are
+    common usage and are ignored, as in the report. A text that repeats one counts once."""
     LENGTHS = range(4, 14)  # of n-grams, in words
 
     def __init__(self, questions, common=1000):
         self.common = common
-        self.counts = {}  # n-gram of the benchmark -> times seen in the corpus
+        self.counts = {}  # n-gram of the benchmark -> texts that contain it
         for question in questions:
             for n in self.LENGTHS:
                 for ngram in ngrams(hash_words(question), n).tolist():
@@ -116,7 +116,7 @@ class Decontamination:
                 return
 
     def count(self, text):
-        for ngram in self.shared(text):
+        for ngram in set(self.shared(text)):
             self.counts[ngram] += 1
 
     def contaminated(self, text):
@@ -229,13 +229,14 @@ class Funnel:
     """Apply the filters to documents, and count what each filter lets through.
 
     A document is a dict with source, name, text and, if its filters need them, url or licence.
-    Some documents are planted to test the filters: "planted" is their kind, such as "junk", and
-    "canary" a part of their text that must not get through.
+    Some documents are planted to test the filters: "planted" is their kind, such as "junk". Such a
+    document gets through if it passes all filters; but if it has a "canary", only if the filters
+    leave this text in it.
 
     The report's classifiers learned from pages that people have judged. Ours learn from `reference`
     (well-written texts), and from pages that we generate. They are tested on pages that were
     written without a look at the filters, in tests/helpers.
-    common: occurrences that make an n-gram common usage. The report's 1,000 is for a real web."""
+    common: documents that make an n-gram common usage. The report's 1,000 is for a real web."""
 
     def __init__(self, reference, common=1000, swearwords=safety.SWEARWORDS):
         rng = random.Random(0)
@@ -244,15 +245,13 @@ class Funnel:
         harmless = good + [unsafe_page(rng, harmless=True) for _ in range(3000)]
         junk = [sources.junk(rng) for _ in range(300)]
         fluent = [draw_task(MATH, "train", f"fluent {i}").text() for i in range(500)]
-        questions = [task.question for family in families.all_families({}).values()
-                     for task in benchmark_tasks(family)]
         self.swearword = safety.swearword_pattern(swearwords)
         self.unsafe = Classifier([*map(remove_stopwords, unsafe)],
                                  [*map(remove_stopwords, harmless)])
         self.junk = Classifier(junk, good)
         self.math = CharacterModel(fluent)
         self.near = NearDuplicates()
-        self.benchmarks = Decontamination(questions, common)
+        self.benchmarks = Decontamination(families.benchmark_questions(), common)
         self.rows = {}  # (source, filter) -> [documents in, documents out, million characters out]
         self.planted = {}  # kind -> [documents planted, got through]
         # Name -> function of a document that returns the rule that drops it, or "" to keep it.
@@ -282,8 +281,14 @@ class Funnel:
         return filters.check_prose(text) or ("junk" if self.junk(text) >= MAX_JUNK else "")
 
     def passes(self, name, document):
-        """Apply one filter to a document and count the result. Return False if it is dropped."""
-        rule = self.filters[name](document)
+        """Apply one filter to a document and count the result. Return False if it is dropped.
+
+        A document that a filter cannot read, such as one with an impossible URL, is dropped."""
+        try:
+            rule = self.filters[name](document)
+        except ValueError as error:
+            sources.warn(f"{document['name']} is left out: {name} cannot read it ({error})")
+            rule = "unreadable"
         row = self.rows.setdefault((document["source"], name), [0, 0, 0.0])  # see __init__
         row[0] += 1
         if not rule:
@@ -308,6 +313,9 @@ class Funnel:
                 if document.get("canary", "") in document["text"]:
                     self.planted[document.get("planted")][1] += 1
                 yield document
+        for (source, name), (before, after, _) in self.rows.items():
+            if not after:
+                sources.warn(f"source {source} is empty: {name} drops all {before} documents")
 
     def report(self):
         """Return the tables of report.json: counts per filter, and per kind of planted document."""

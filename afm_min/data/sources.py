@@ -3,8 +3,8 @@ are generated.
 
 A source yields documents: dicts of name, text and, for the filters, url or licence. The web is a
 toy crawl: the standard library's documentation as pydoc renders it to HTML, with bad pages planted
-among it. A planted document also has "planted", the kind of page, and "canary", a text that must
-not get through the filters.
+among it. A planted document also has "planted", its kind. The filters should drop it; or, if it has
+a "canary", remove this text from it.
 
 python -m afm_min.data.sources prints the documentation as JSON lines. `reference` runs this command
 in a new process with a fixed hash seed, so that the pages are the same in every run.
@@ -25,10 +25,17 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tokenize
 
 from afm_min.data.safety import unsafe_page
 from afm_min.world import families
 from afm_min.world.tasks import COLOURS, EVOLVED, MATH, NAMES, THINGS, benchmark_tasks, draw_task
+
+def warn(message):
+    """Print a warning. What is wrong with a single document or source must not end a run."""
+    if os.environ.get("RANK", "0") == "0":  # with torchrun, all ranks read the sources
+        print(f"warning: {message}", file=sys.stderr)
+
 
 # Web pages
 
@@ -104,15 +111,15 @@ def junk(rng):
     return rng.choice((
         " ".join(rng.choice(words).upper() for _ in range(120)),
         f"Buy {words[0]} and {words[1]} now, the best {words[2]} online!\n" * 20,
-        "\n".join(" ".join(f"{rng.random():.4f}" for _ in range(8)) for _ in range(20)),
+        "\n".join(" ".join(f"{rng.random():.4f}" for _ in range(20)) for _ in range(8)),
         " ".join("".join(rng.choices("bcdfghjkxz%&#_~", k=7)) for _ in range(90))))
 
 
-CANARIES = {  # kind of bad page -> function that draws its canary
+BAD = {  # kind of bad page -> function that draws the bad text on it
     "blocked": lambda rng: f"Canary {rng.randrange(10**9)}.",
     "unsafe": unsafe_page,
     "personal": lambda rng: rng.choice(CONTACTS).format(rng.choice(NAMES), rng.randint(10, 99)),
-    "copy": lambda rng: "",  # empty, so every copy that passes counts as got through
+    "copy": lambda rng: "A copy of another page.",
     "junk": junk,
     "benchmark": lambda rng: rng.choice(benchmark_tasks(MATH)).question}
 
@@ -121,27 +128,27 @@ def web():
     """Yield the real pages, then the bad ones.
 
     A bad page is based on a real one and has its name. It contains up to 200 words of the real
-    page, and a canary. Exceptions: "unsafe" and "junk" pages contain the canary alone, and a "copy"
-    is the whole page with slight changes."""
+    page, and a bad text. Exceptions: "unsafe" and "junk" pages contain the bad text alone, and a
+    "copy" is the whole page with slight changes. A "personal" page is good without its canary."""
     bodies, rng = {}, random.Random(0)
     for name, body in reference():
         bodies[name] = body
         yield {"name": name, "url": f"docs.example/{name}.html", "text": layout(name, body)}
-    for kind in list(CANARIES) * PLANTED:
+    for kind in list(BAD) * PLANTED:
         name = rng.choice(list(bodies))
         url = f"forum.example/{kind}/{rng.randrange(10**6)}"
         if kind == "blocked":
             url = rng.choice(BLOCKED).format(rng.randrange(10**6))
-        canary = CANARIES[kind](rng)
+        bad_text = BAD[kind](rng)
         words = html.unescape(re.sub("<[^>]*>", " ", bodies[name])).split()[100:300]
         lines = ["" if kind in ("unsafe", "junk") else " ".join(words)]
         if kind == "personal":  # a sentence, so that `main_content` keeps the contact after it
             lines.append("Please tell us about mistakes on this page: ")
-        body = "".join(f"<p>{html.escape(line)}</p>" for line in lines + canary.splitlines())
+        body = "".join(f"<p>{html.escape(line)}</p>" for line in lines + bad_text.splitlines())
         if kind == "copy":
-            body = bodies[name].replace("return", "give back", 3) + "<p>A copy of another page.</p>"
+            body = f"{bodies[name].replace('return', 'give back', 3)}<p>{bad_text}</p>"
         yield {"name": name, "url": url, "text": layout(name, body), "planted": kind,
-               "canary": canary}
+               "canary": bad_text if kind == "personal" else ""}
 
 
 def math(count=3000):
@@ -152,7 +159,6 @@ def math(count=3000):
         task = draw_task(MATH, "train", i)
         kind = "" if i % 10 else rng.choice(("no tags", "few symbols", "noise", "other site"))
         host = "shop.example" if kind == "other site" else "math.example"
-        canary = f"{kind} {i}" if kind else ""
         answer = task.solution
         if kind == "noise":
             answer = "".join(rng.choices("0123456789+-*=(){}", k=200))
@@ -160,9 +166,9 @@ def math(count=3000):
             answer = f'<span class="katex">{answer}</span>'
         if kind == "few symbols":
             answer = '<span class="katex">x</span> is what many people ask here every day.' * 3
-        body = f"<p>Question: {task.question}</p><p>Answer: {answer} {canary}</p>"
+        body = f"<p>Question: {task.question}</p><p>Answer: {answer}</p>"
         yield {"name": f"math {i}", "url": f"{host}/{i}", "text": layout("Answers", body),
-               "planted": kind, "canary": canary}
+               "planted": kind}
 
 
 # Code
@@ -174,13 +180,23 @@ COPIED = "glob imaplib queue shlex statistics threading".split()  # modules to m
 RESTRICTIVE = ("", "GPL-3.0-only", "All rights reserved.")  # not permissive, or no licence
 
 
+def read_python(path, parse=str):
+    """Return parse(the text of a Python file). If that fails, warn and return parse("")."""
+    try:
+        with tokenize.open(path) as file:  # decodes as the file's first lines declare
+            return parse(file.read())
+    except (SyntaxError, ValueError) as error:
+        warn(f"{path} is left out: {error}")
+        return parse("")
+
+
 def code():
     """Yield the files of the standard library, then bad files of the kinds that other repositories
     have: copied modules, some with another suffix or a bad licence, and generated tables."""
     for path in sorted(STDLIB.rglob("*.py")):
         name = path.relative_to(STDLIB).as_posix()
         if not EXCLUDED & set(name.split("/")):
-            yield {"name": name, "text": path.read_text("utf-8"), "licence": "PSF-2.0"}
+            yield {"name": name, "text": read_python(path), "licence": "PSF-2.0"}
     rng = random.Random(0)
     for i in range(2 * PLANTED):
         name = rng.choice(COPIED)
@@ -192,8 +208,7 @@ def code():
             numbers = [rng.randrange(10**9) for _ in range(300)]
             text = f"# Generated by a table compiler, do not edit.\nTABLE = {numbers}"
         suffix = "csv" if kind == "not code" else "py"
-        yield {"name": f"{name}.{i}.{suffix}", "text": text, "licence": licence, "planted": kind,
-               "canary": ""}
+        yield {"name": f"{name}.{i}.{suffix}", "text": text, "licence": licence, "planted": kind}
 
 
 # Prose
@@ -212,7 +227,7 @@ def public():
         licence = metadata.get("License-Expression") or metadata.get("License", "")
         root = pathlib.Path(importlib.util.find_spec(package).origin).parent
         for path in sorted(path for folder in folders for path in (root / folder).glob("*.py")):
-            nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+            nodes = ast.walk(read_python(path, ast.parse))
             literals = [node.value for node in nodes if isinstance(node, ast.Constant)]
             strings = [value for value in literals if isinstance(value, str) and len(value) > 200]
             yield {"name": path.relative_to(root.parent).as_posix(), "licence": licence,

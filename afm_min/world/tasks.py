@@ -88,10 +88,11 @@ class Family:
 
     def grades(self, task, response):
         """Return the report's grades, from 0 to 2 (best), by name: instruction following,
-        verbosity (2 = concise), truthfulness and harmlessness."""
+        verbosity (2 = concise, 0 = too long or empty), truthfulness and harmlessness."""
         relative_length = len(response) / len(task.solution)
+        concise = 2 if relative_length <= 1.25 else int(relative_length <= 2)
         return {"if": grade(self.follows_format(task, response)),
-                "verb": 2 if relative_length <= 1.25 else int(relative_length <= 2),
+                "verb": concise if response.strip() else 0,
                 "truth": grade(self.is_correct(task, response)),
                 "harm": 2 * self.harmless(task, response)}
 
@@ -132,7 +133,7 @@ def draw_tasks(family, split, count):
     return tuple(known[split].values())[:count]
 
 
-# The tasks that training documents are decontaminated from.
+# The tasks of evaluation, which training documents are decontaminated from.
 benchmark_tasks = functools.partial(draw_tasks, split="test", count=200)
 
 
@@ -148,7 +149,8 @@ class Math(Family):
         "Ada has 4 lots of 5 pens. Ada loses 3. How many pens does Ada have?"
         -> "4*5=20. 20-3=17. The answer is 17."
 
-    The key is the solution, so no two splits share a calculation, whatever the story. The kinds
+    The key is the solution, so no two splits share a whole chain of steps, whatever the story. Its
+    single steps, such as "20-3=17", are in all splits: there are too few to hold any out. The kinds
     imitate the problems that the report "evolves": "rephrased", in other words; "reversed", which
     asks for the beginning; "deeper", the plain story with one more step; "broader", about something
     else."""
@@ -225,7 +227,8 @@ class Recall(Family):
     -> "in box 4."
 
     The box is one digit, hence one token: a model can copy it before it can spell. The system
-    message has one to `max_facts` such facts, in random order."""
+    message has one to `max_facts` such facts, in random order. The key is the fact asked for, so
+    no two splits ask for the same fact. Any fact may be among the others in any split."""
 
     def __init__(self, max_facts=4):
         self.max_facts = max_facts
@@ -238,7 +241,7 @@ class Recall(Family):
         facts = [f"{other} are in box {rng.randint(0, 9)}."
                  for other in rng.sample(others, rng.randint(0, self.max_facts - 1))]
         facts.insert(rng.randint(0, len(facts)), fact)
-        return Task(f"Where are {owned}?", f"in box {box}.", answer=box, key=f"{owned}: {facts}",
+        return Task(f"Where are {owned}?", f"in box {box}.", answer=box, key=fact,
                     system=" ".join(facts), fact=fact)
 
     def is_correct(self, task, response):
@@ -290,4 +293,5 @@ class Follow(Family):
 
 
 MATH, RECALL = Math(), Recall()
+NOTES = (1, 2, 4, 8, 16)  # evaluation asks for a fact among up to so many
 EVOLVED = {f"math {kind}": Math(kind) for kind in Math.KINDS}

@@ -1,134 +1,37 @@
 """Tools that the model may call: a code interpreter, a search and look-ups; and the family Tools.
 
-A call is a line of text, "call: price(item='keys')". Code from the model never runs unchecked:
-every node of its syntax tree has to be in SYNTAX. That excludes imports, attributes other than some
-methods of str, list and dict, and names other than the code's own and those in BUILTINS. Code that
-passes runs in a process with limits on time, memory and output, which end infinite loops and
-10**10**10. The model receives the reason for a refusal as the result of its call.
+A call is a line of text, "call: price(item='keys')". Code runs in the sandbox.
 """
 import ast
-import json
-import subprocess
-import sys
-import warnings
+import functools
+import re
 import zlib
 
+from afm_min.world.sandbox import MAX_LENGTH, run_code
 from afm_min.world.tasks import ANIMALS, CITIES, COLOURS, NAMES, SUBJECTS, THINGS, Family, Task
 
-# Code from the model may be unusual; warnings about it would only clutter the training log. They
-# come from "<unknown>", the name that ast.parse gives to code without a file.
-warnings.filterwarnings("ignore", category=SyntaxWarning, module="<unknown>")
-
 CALL = "call: "
-MAX_LENGTH = 2000  # characters of code, or of a call
-# As for setrlimit(2): a second, 256 MB, no writing to files, no processes, no core dump, no files
-# besides stdin, stdout and stderr.
-LIMITS = {"CPU": 1, "AS": 2**28, "FSIZE": 0, "NPROC": 0, "CORE": 0, "NOFILE": 3}
-# The functions that code may call, besides its own.
-BUILTINS = set("""abs all any bool dict divmod enumerate float int len list max min print range
-    reversed round set sorted str sum tuple zip""".split())
-# The methods of str, list and dict that code may call.
-METHODS = set("""append count endswith extend find get index insert isalpha isdigit isupper items
-    join keys lower pop remove replace reverse rstrip sort split startswith strip swapcase title
-    upper values""".split())
-# The classes in the module ast that nodes of the syntax tree may have.
-SYNTAX = tuple(getattr(ast, name) for name in """Module Expr Assign AugAssign FunctionDef
-    arguments arg Return If For While Break Continue Pass BinOp UnaryOp BoolOp Compare IfExp Call
-    keyword Name Attribute Constant List Tuple Dict Set Subscript Slice ListComp SetComp DictComp
-    GeneratorExp comprehension operator unaryop boolop cmpop expr_context""".split())
-# Class of a node in the syntax tree -> its field that holds a name.
-NAME_FIELDS = {ast.Name: "id", ast.Attribute: "attr", ast.FunctionDef: "name", ast.arg: "arg",
-               ast.keyword: "arg"}
-# The program of the process that runs the code. It limits itself first. If the code ends with an
-# expression, that runs apart, so its value is shown as in an interactive session. An error is
-# printed as one line, because a second line could look like a result.
-RUNNER = """
-import ast, builtins, json, resource, sys
-limits, characters, names, code = json.load(sys.stdin)
-for name, limit in limits.items():
-    if name != "AS" or sys.platform != "darwin":  # macOS cannot limit the address space
-        resource.setrlimit(getattr(resource, "RLIMIT_" + name), (limit, limit))
-room = characters
-def show(*values):
-    global room
-    text = " ".join(map(str, values)) + "\\n"
-    room -= len(text)
-    if room < 0:
-        raise MemoryError("more output than %d characters" % characters)
-    sys.stdout.write(text)
-sys.displayhook = lambda value: value is None or show(repr(value))
-scope = {"__builtins__": {name: getattr(builtins, name) for name in names} | {"print": show}}
-try:
-    tree = ast.parse(code)
-    last = [tree.body.pop()] if tree.body and isinstance(tree.body[-1], ast.Expr) else []
-    exec(compile(tree, "code", "exec"), scope)
-    exec(compile(ast.Interactive(last), "code", "single"), scope)  # shows the last expression
-except BaseException as error:
-    sys.stdout.write("error: %s: %s" % (type(error).__name__, " ".join(str(error).split())[:200]))
-"""
 
 
-def violation(code):
-    """Return why code may not run, or "" if it may: 'import os' -> 'Import is not allowed'"""
-    if len(code) > MAX_LENGTH:
-        return f"the code is longer than {MAX_LENGTH:,} characters"
-    try:
-        nodes = list(ast.walk(ast.parse(code)))
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        return f"this is no Python: {getattr(error, 'msg', type(error).__name__)}"
-    called = {node.func for node in nodes if isinstance(node, ast.Call)}  # functions and methods
-    stored = [node for node in nodes if isinstance(node, (ast.FunctionDef, ast.arg))
-              or isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
-    known = BUILTINS | {getattr(node, NAME_FIELDS[type(node)]) for node in stored}
-    for node in nodes:
-        # "" if nodes of this class have no name, or for the ** of f(**x), a keyword named None
-        name = getattr(node, NAME_FIELDS.get(type(node), ""), None) or ""
-        if not isinstance(node, SYNTAX):
-            return f"{type(node).__name__} is not allowed"
-        if isinstance(node, ast.keyword) and not name:
-            return "** is not allowed"
-        if name.startswith("_"):
-            return f"the name {name} is not allowed"
-        if isinstance(node, ast.Attribute) and (name not in METHODS or node not in called):
-            return f"the attribute {name} is not allowed"
-        if isinstance(node, ast.Name) and name not in known:
-            return f"there is no {name}"
-    return ""
-
-
-def run_code(code, characters=500):
-    """Return what code prints, and the value of its last expression: 'x = 6\\nx * 7' -> '42'
-
-    An exception, a refusal or an exceeded limit gives "error: ...", and so does more output than
-    `characters`. The limit on real time is five times that on processor time, so that a busy
-    machine does not change the result."""
-    if reason := violation(code):
-        return f"error: {reason}"
-    try:
-        process = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", RUNNER], capture_output=True, env={}, cwd="/",
-            input=json.dumps([LIMITS, characters, sorted(BUILTINS), code]), encoding="utf-8",
-            errors="replace", timeout=5 * LIMITS["CPU"])
-    except subprocess.TimeoutExpired:
-        return f"error: more than {LIMITS['CPU']} s"
-    if process.returncode < 0:  # killed by a signal
-        return f"error: more than {LIMITS['CPU']} s, or {LIMITS['AS'] >> 20} MB"
-    if process.returncode:
-        return f"error: {(process.stderr.strip() or 'it broke off').splitlines()[-1]}"
-    return process.stdout.strip() or "nothing was printed"
+@functools.lru_cache(2**12)  # all tasks search the same pages
+def words(text):
+    """'Text wraps.' -> {'text', 'wraps'}"""
+    return frozenset(re.findall(r"\w+", text.lower()))
 
 
 def search(query, pages):
     """Return the number, name and beginning of the page with the highest score. A word of the query
     scores one point if it is in the page's first 2,000 characters, and nine if it is its name.
-        search("wrap", {"re": "", "textwrap": "Text wraps."}) -> 'page 2, textwrap: Text wraps.' """
+        search("text", {"re": "", "textwrap": "Text wraps."}) -> 'page 2, textwrap: Text wraps.' """
     if not pages:
         return "error: no pages"
-
-    def score(page):
-        name, start = page[0].lower(), page[1][:2000].lower()
-        return sum(9 * (word == name) + (word in start) for word in query.lower().split())
-    name, text = max(pages.items(), key=score)
+    wanted = {*query.lower().split(), *words(query)}  # names like "os.path", and words
+    scores = {name: 9 * (name.lower() in wanted) + len(wanted & words(text[:2000]))
+              for name, text in pages.items()}
+    name = max(scores, key=scores.get)
+    if not scores[name]:
+        return "no page has any of these words"
+    text = pages[name]
     return f"page {list(pages).index(name) + 1}, {name}: {' '.join(text[:40].split())}"
 
 
@@ -149,11 +52,15 @@ def format_call(name, argument):
 def parse_call(text):
     """Read a call: "call: price(item='keys')" -> ("price", {"item": "keys"})
 
-    Return None if it is not a call with distinct named arguments that are strings or numbers."""
-    if not text.startswith(CALL):
+    Return None if it is not a call with distinct named arguments that are strings or numbers, or
+    if it is anything else besides."""
+    source = text[len(CALL):].strip()
+    if not text.startswith(CALL) or len(source) > MAX_LENGTH:
         return None
     try:
-        call = ast.parse(text[len(CALL):][:MAX_LENGTH].strip(), mode="eval").body
+        call = ast.parse(source, mode="eval").body
+        if ast.get_source_segment(source, call) != source:  # such as a comment behind it
+            return None
         arguments = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
         plain = all(type(value) in (str, int, float) for value in arguments.values())
         distinct = None not in arguments and len(arguments) == len(call.keywords)
@@ -275,11 +182,12 @@ class Tools(Family):
         return question, f"It is {turn[1]}.", [turn], question
 
     def search(self, rng):
-        words = rng.sample(SUBJECTS, 2)
-        query = " ".join(words)
+        subjects = rng.sample(SUBJECTS, 2)
+        query = " ".join(subjects)
         turn = self.turn("search", query)
         page = turn[1].split(",")[0]  # "page 2, textwrap: Text wraps." -> "page 2"
-        return f"Find a page about {query}.", f"See {page}.", [turn], " ".join(sorted(words))
+        answer = f"See {page}." if page.startswith("page ") else "There is no such page."
+        return f"Find a page about {query}.", answer, [turn], " ".join(sorted(subjects))
 
     def none(self, rng):
         names = "{}, {} and {}".format(*rng.sample(NAMES, 3))
