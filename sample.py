@@ -19,7 +19,7 @@ import torch
 from afm_min import lora
 from afm_min.data import corpus
 from afm_min.generate import stream
-from afm_min.lab.stages import STAGES, choose_model
+from afm_min.lab.stages import STAGES, choose_model, warn_if_stale
 from afm_min.model import load_model
 from afm_min.ondevice import FEATURES
 from afm_min.quantize import QuantizedAFM
@@ -115,10 +115,12 @@ def sample(arguments):
         adapters = lora.AdapterCache(model, run.checkpoint)
     else:
         model, adapters = load_model(run, stage), None
+    if arguments.adapter is None and arguments.quantized and run.checkpoint("recovery").exists():
+        arguments.adapter = "recovery"
     if arguments.adapter:
         use_adapter(adapters, arguments.adapter)
-    elif arguments.quantized and run.checkpoint("recovery").exists():
-        use_adapter(adapters, "recovery")
+    loaded = ["quantize", arguments.adapter] if arguments.quantized else [stage]
+    warn_if_stale(run, *(name for name in loaded if name in STAGES))
     arguments.pages = corpus.toy_world(run)["tools"].pages if "search" in arguments.tools else {}
     if arguments.prompt is not None:
         respond(model, arguments.prompt, arguments)
@@ -130,6 +132,7 @@ def sample(arguments):
             try:
                 if command == "/adapter":
                     use_adapter(adapters, name.strip())
+                    warn_if_stale(run, *STAGES.keys() & {name.strip()})
                 else:
                     respond(model, prompt, arguments)
             except UserError as error:  # the next prompt may be good

@@ -11,8 +11,9 @@ import dataclasses
 
 from afm_min import distributed
 from afm_min.lab.report import environment, write_report
-from afm_min.lab.stages import (STAGES, TINY_SETTINGS, forget, parse_setting, run_stages,
-                                settings_of, up_to_date, with_needs)
+from afm_min.lab.settings import TINY_SETTINGS
+from afm_min.lab.stages import (STAGES, forget, parse_setting, run_stages, settings_of, up_to_date,
+                                with_needs)
 from afm_min.model import PRESETS, Config
 from afm_min.run import Run, UserError, choose_device, run_command
 from afm_min.tokenizer import check_vocab_size
@@ -54,7 +55,8 @@ def open_run(arguments):
 
 
 def train(arguments):
-    """Run the stages that --stages names, after the stages that they need. Write the report."""
+    """Run the stages that --stages names, after the stages that they need, in a run that no other
+    process changes meanwhile."""
     if arguments.jobs < 1:
         raise UserError(f"--jobs {arguments.jobs}: give 1 or more")
     for name in arguments.stages:
@@ -62,6 +64,12 @@ def train(arguments):
             raise UserError(f"--stages {name}: choose from {', '.join(STAGES)}")
     run, contents = open_run(arguments)
     run.create()
+    with run.reserved():
+        train_stages(run, contents, arguments)
+
+
+def train_stages(run, contents, arguments):
+    """Run the stages of an open run, and write its report."""
     run.write_json("run.json", contents)
     if not arguments.resume:  # run the stages even if they are up to date
         for stage in arguments.stages:

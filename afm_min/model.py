@@ -318,11 +318,17 @@ def load_model(run, stage, kind=AFM, **changes):
     with another tokenizer."""
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     entries = run.load(run.checkpoint(stage), run.device)
+    if "config" not in entries:
+        raise UserError(f"{run.checkpoint(stage)} is no model: choose another stage")
     bits = {"bits": entries["bits"]} if "bits" in entries else {}
     if bits and kind is AFM:
         raise UserError(f"{run.checkpoint(stage)} is quantized, and a model of floats is needed: "
                         "choose another stage")
     model = kind(Config(**entries["config"] | changes), dtype=compute_dtype(run.device), **bits)
     model.tokenizer = tokenizer
-    model.load_state_dict(entries["model"])
+    try:
+        model.load_state_dict(entries["model"])
+    except RuntimeError:  # PyTorch names every parameter, in many lines
+        raise UserError(f"{run.checkpoint(stage)} does not hold the parameters of "
+                        f"{kind.__name__}: choose another stage") from None
     return model.to(run.device).eval()

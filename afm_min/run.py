@@ -14,10 +14,14 @@
     report.md          tables and pictures made from the two files above
     environment.json   the machine and the versions used
     .lock              empty; see Run.locked
+    .train.lock        empty; see Run.reserved
 
 Every file but metrics.jsonl, which grows line by line, is written under a temporary name and then
 renamed. Even if the process is killed, a file is the old or the new one, never half of one. All
 ranks call a function that writes a file: rank 0 writes, and the others wait until it is complete.
+
+Each file that the program reads again contains a checksum of its name and content. So a file that
+was damaged, edited, or copied to the place of another one is refused: it would give wrong results.
 """
 import contextlib
 import ctypes
@@ -28,12 +32,16 @@ import os
 import pathlib
 import shutil
 import sys
+import zlib
 
 import torch
 
 from afm_min import distributed
+from afm_min.errors import UserError
+from afm_min.files import (atomic_write, load, read_json, read_lines, save, write_json, write_lines,
+                           write_text)
 
-FORMAT = "afm_min checkpoint 1"
+__all__ = ["UserError", "atomic_write", "load", "save", "write_text"]  # imported from here, too
 
 # By default, glibc returns the memory of a freed large tensor to the system at once, and the next
 # step waits for the system to zero new pages. These settings let the process keep free memory:
@@ -43,24 +51,22 @@ with contextlib.suppress(AttributeError):  # other C libraries have no mallopt
     ctypes.CDLL(None).mallopt(-1, 2 ** 29)  # M_TRIM_THRESHOLD
 
 
-class UserError(ValueError):
-    """An error that the user can fix. The commands print it as one line and exit with code 2."""
-
-
 def run_command(command, arguments):
-    """Call command(arguments). Print a UserError as one line, without a traceback."""
+    """Call command(arguments). Print a UserError, or an error of the system such as "too many open
+    files", as one line, without a traceback."""
     try:
         command(arguments)
-    except UserError as error:
-        if distributed.rank() == 0:
-            print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has closed it, as `head` does
         sys.stdout = None
         sys.exit(1)
+    except (UserError, OSError) as error:
+        rank = distributed.rank()  # perhaps no other rank has failed, so each prints its error
+        line = " ".join(str(error).splitlines())
+        print(f"error{f' on rank {rank}' if rank else ''}: {line}", file=sys.stderr)
+        sys.exit(2)
 
 
 def choose_device(name=None):
@@ -72,10 +78,12 @@ def choose_device(name=None):
     backends = {"cuda": torch.cuda, "mps": torch.backends.mps, "cpu": torch.cpu}
     available = [kind for kind, backend in backends.items() if backend.is_available()]
     name = name or available[0]
+    # PyTorch also accepts other names, such as "c" for "cpu" in some versions.
+    known = name.partition(":")[0] in available
     with contextlib.suppress(RuntimeError, AssertionError):  # if there is no such device
         full_name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if name == "cuda" else name
         device = torch.empty(0, device=full_name).device  # torch.device alone would not try it
-        if device.type in available:
+        if known and device.type in available:
             return device
     raise UserError(f"device {name!r} is not available here (available: {', '.join(available)})")
 
@@ -94,62 +102,23 @@ def compute_dtype(device):
     return torch.bfloat16 if fast else torch.float32
 
 
-@contextlib.contextmanager
-def atomic_write(path):
-    """Yield a binary file that replaces `path` if the block ends without error.
-
-    All ranks run the block, but only rank 0 writes to a real file. If it fails, all raise
-    UserError."""
-    failure = ""
-    writes = distributed.rank() == 0
-    temporary = pathlib.Path(f"{path}.tmp")
-    try:
-        with open(temporary if writes else os.devnull, "wb") as file:  # other ranks discard it
-            yield file
-            if writes:
-                file.flush()
-                os.fsync(file.fileno())  # or a power cut could leave the new name without content
-        if writes:
-            os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch.save turns an OSError into a RuntimeError
-        failure = f"cannot write {path}: {getattr(error, 'strerror', None) or 'no room, probably'}"
-    finally:
-        if writes:
-            temporary.unlink(missing_ok=True)
-    failures = [text for text in distributed.all_gather_object(failure) if text]
-    if failures:
-        raise UserError(f"{failures[0]}; what was there before is unchanged: make room, then call "
-                        "again with --resume")
+def row_crc(row):
+    """Return a checksum of a row of metrics.jsonl, an int."""
+    return zlib.crc32(json.dumps(row).encode())
 
 
-def write_text(path, text):
-    """Write a file in UTF-8, whole or not at all."""
-    with atomic_write(path) as file:
-        file.write(text.encode())
+def log_line(row):
+    """Return a row of metrics.jsonl as a line of text."""
+    return json.dumps(row | {"crc": row_crc(row)}) + "\n"
 
 
-def save(path, **entries):
-    """Write a checkpoint: tensors, numbers, strings, and lists and dicts of them."""
-    with atomic_write(path) as file:
-        torch.save({"format": FORMAT, **entries}, file)
-
-
-def load(path, device="cpu"):
-    """Read a checkpoint. Raises UserError if the file is missing, damaged, or not a checkpoint.
-
-    weights_only rejects a file that contains code, which a pickle could run."""
-    try:
-        entries = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"there is no {path}: train the stage first") from None
-    except (torch.OutOfMemoryError, MemoryError, PermissionError):
-        raise  # these do not mean that the file is damaged
-    except Exception:  # a damaged file raises one of many kinds
-        entries = None
-    if not isinstance(entries, dict) or entries.get("format") != FORMAT:
-        raise UserError(f"{path} is damaged, or no checkpoint of this program: train its stage "
-                        "again, with --stages and without --resume")
-    return entries
+def parse_log_line(line):
+    """Return the row of a line of metrics.jsonl, or None if a kill has cut it or it is damaged."""
+    with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError):
+        row = json.loads(line)
+        if row.pop("crc") == row_crc(row):
+            return row
+    return None
 
 
 class Run:
@@ -201,7 +170,7 @@ class Run:
     def load(self, path, device="cpu"):
         """Read a checkpoint of this run. Raises UserError if it was made with another tokenizer."""
         entries = load(path, device)
-        if entries["tokenizer"] != self.tokenizer_hash():
+        if entries.get("tokenizer") != self.tokenizer_hash():
             raise UserError(f"{path} was made with another tokenizer than the run has now: train "
                             "its stage again")
         return entries
@@ -218,38 +187,58 @@ class Run:
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield  # closing the file unlocks it
 
+    @contextlib.contextmanager
+    def reserved(self):
+        """Keep the run for this process until the block ends. Raises UserError if another process
+        has it. The processes that run stages side by side belong to the one that has it."""
+        failure = ""
+        with open(self.file(".train.lock"), "a") as file:
+            if distributed.rank() == 0:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    failure = (f"another process works on {self.path}: wait until it has ended, or "
+                               "choose another --out")
+            if failure := max(distributed.all_gather_object(failure)):
+                raise UserError(failure)
+            yield  # closing the file unlocks it
+
     def read_json(self, name):
         """Return the content of a JSON file of the run, {} if there is none."""
         path = self.file(name)
-        try:
-            return json.loads(path.read_text()) if path.exists() else {}
-        except ValueError:
-            raise UserError(f"{path} is damaged, not valid JSON: restore it, or start a new run "
-                            "with another --out") from None
+        content = read_json(path) if path.exists() else {}
+        if content is None:
+            raise UserError(f"{path} is damaged, not valid JSON or not as this program wrote it: "
+                            "restore it, or start a new run with another --out")
+        return content
 
     def write_json(self, name, content):
         """Write a JSON file of the run."""
-        write_text(self.file(name), json.dumps(content, indent=1) + "\n")
+        write_json(self.file(name), content)
 
     def read_lines(self, name):
         """Return the rows of the JSON lines file of this name, a list."""
         path = self.file(f"{name}.jsonl")
         if not path.exists():
             raise UserError(f"there is no {path}: run the stage {name} first")
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        rows = read_lines(path)
+        if rows is None:
+            raise UserError(f"{path} is damaged, or not as this program wrote it: run its stage "
+                            "again, with --stages and without --resume")
+        return rows
 
     def write_lines(self, name, rows):
-        """Write the JSON lines file of this name: one line for each row."""
-        write_text(self.file(f"{name}.jsonl"), "".join(json.dumps(row) + "\n" for row in rows))
+        """Write the JSON lines file of this name: one line for each row, then the checksum."""
+        write_lines(self.file(f"{name}.jsonl"), rows)
 
     def log(self, **row):
-        """Append one row to metrics.jsonl."""
+        """Append one row to metrics.jsonl, with a checksum of its own."""
         if distributed.rank() > 0:
             return
         path = self.file("metrics.jsonl")
         try:
             with self.locked(), open(path, "a") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(log_line(row))
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}; make room, then call again "
                             "with --resume") from None
@@ -257,14 +246,13 @@ class Run:
     def read_log(self, stage=None):
         """Iterate over the rows of metrics.jsonl, of one stage or of all."""
         if self.file("metrics.jsonl").exists():
-            for line in self.file("metrics.jsonl").read_text().splitlines():
-                with contextlib.suppress(json.JSONDecodeError):  # a kill may have cut the last line
-                    row = json.loads(line)
-                    if stage is None or row["stage"] == stage:
-                        yield row
+            for line in self.file("metrics.jsonl").read_bytes().splitlines():
+                row = parse_log_line(line)
+                if row and stage in (None, row["stage"]):
+                    yield row
 
     def truncate_log(self, stage, after):
         """Drop a stage's rows later than step `after`, as these steps are about to be repeated."""
         with self.locked():
-            self.write_lines("metrics", [row for row in self.read_log()
-                                         if row["stage"] != stage or row["step"] <= after])
+            rows = [row for row in self.read_log() if row["stage"] != stage or row["step"] <= after]
+            write_text(self.file("metrics.jsonl"), "".join(map(log_line, rows)))

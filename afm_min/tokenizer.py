@@ -14,12 +14,12 @@ import collections
 import functools
 import heapq
 import itertools
-import json
 import re
 
 import regex
 
-from afm_min.run import UserError, write_text
+from afm_min.errors import UserError
+from afm_min.files import read_json, write_json
 
 SPECIALS = ("<|document|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|end|>")
 DOCUMENT, SYSTEM, USER, ASSISTANT, TOOL, END = SPECIALS
@@ -144,21 +144,19 @@ class Tokenizer:
 
     def save(self, path):
         """Write the tokenizer to a JSON file."""
-        write_text(path, json.dumps({
-            "pattern": self.pattern, "characters": "".join(self.characters),
-            "merges": list(self.merges)}))
+        write_json(path, {"pattern": self.pattern, "characters": "".join(self.characters),
+                          "merges": list(self.merges)})
 
     @classmethod
     def load(cls, path):
         """Read a file that `save` wrote. Raises UserError if it is missing or damaged."""
         try:
-            with open(path, encoding="utf-8") as file:
-                return cls(**json.load(file))
+            entries = read_json(path)
         except FileNotFoundError:
             raise UserError(f"there is no {path}: train the tokenizer first") from None
-        except (ValueError, LookupError, TypeError, regex.error):
-            raise UserError(f"{path} is damaged, or no tokenizer of this program: "
-                            "train it again") from None
+        if entries is None or entries.keys() != {"pattern", "characters", "merges"}:
+            raise UserError(f"{path} is damaged, or no tokenizer of this program: train it again")
+        return cls(**entries)
 
     @classmethod
     def train(cls, texts, vocab_size, coverage=0.9995):

@@ -1,15 +1,16 @@
 """The bootstrap, the verdicts, and one claim from checkpoint to table."""
 import dataclasses
-import json
 
 import numpy
 import pytest
 
 import train
+from afm_min import files
 from afm_min.lab import claims
 from afm_min.lab.claims import CLAIMS, LOWER_IS_BETTER, Claim, bootstrap_interval, claim_row
 from afm_min.lab.stages import settings_of, with_needs
 from afm_min.model import PRESETS
+from afm_min.run import Run
 from tests.helpers.commands import SETTINGS, assert_refused, call
 
 
@@ -67,10 +68,11 @@ def test_a_claim_compares_treatment_with_control(tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     run.mkdir()
     (run / "parent.pt").touch()
-    (run / "report.json").write_text('{"parent": {"settings": {}, "seconds": 1.5, "metrics": {}}}')
+    files.write_json(run / "report.json",
+                     {"parent": {"settings": {}, "seconds": 1.5, "metrics": {}}})
     model = dataclasses.asdict(PRESETS["tiny"])
-    (run / "run.json").write_text(json.dumps(
-        {"set": {"rs1.lr": 2.0}} | {f"model.{name}": value for name, value in model.items()}))
+    files.write_json(run / "run.json", {"set": {"rs1.lr": 2.0}} | {
+        f"model.{name}": value for name, value in model.items()})
     monkeypatch.setattr(claims, "CLAIMS", [
         Claim("x", "dpo1", "all math %", {"dpo1.lr": 1.0}, {"ipo1.lr": 3.0}, "ipo1")])
 
@@ -87,6 +89,8 @@ def test_a_claim_compares_treatment_with_control(tmp_path, capsys, monkeypatch):
     assert row in (run / "claims.md").read_text()
     assert row in (run / "report.md").read_text().partition("## Claims\n\n")[2].partition("## ")[0]
     assert_refused(call(capsys, claims, "--run", run, "--seeds", 1), "two or more")
+    with Run(run).reserved():
+        assert_refused(call(capsys, claims, "--run", run), "another process works on")
     assert_refused(call(capsys, claims, "--run", run, "--only", "y"), "no claim contains")
 
 

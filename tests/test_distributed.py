@@ -31,10 +31,13 @@ def torchrun(count, folder, *ways):
     return json.loads((folder / "outcome.json").read_text())
 
 
-@pytest.mark.parametrize("count, ways", [(2, ("whole", "sharded")), (3, ("whole",))])
+@pytest.mark.parametrize("count, ways", [(2, ("whole", "sharded", "damaged")),
+                                         (3, ("whole",))])
 def test_several_ranks_do_what_one_process_does(one, count, ways, tmp_path):
     outcomes = torchrun(count, tmp_path, *ways)
     assert list(outcomes) == list(ways)
+    for error in outcomes.pop("damaged", []):  # of each rank
+        assert f"chat--{parallel.CHAT_STEPS}.shards is damaged (__1_0.distcp)" in error
     for way, several in outcomes.items():
         compare(one, several, count, way == "sharded")
 

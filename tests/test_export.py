@@ -243,6 +243,16 @@ def test_bad_input_gets_one_line(run, tmp_path, capsys, monkeypatch, arguments, 
     assert not out.exists()
 
 
+def test_a_stale_model_is_named(run, tmp_path, capsys, monkeypatch):
+    """This run has no report, as if the training of its stages had not ended."""
+    monkeypatch.setattr(export, "tensors_to_bytes", lambda *_: b"")
+    code, output, errors = call(capsys, export, "--run", run.path, "--out", tmp_path / "out",
+                                "--adapter", "math")
+    assert (code, output) == (0, f"{tmp_path / 'out'}: quantize, math\n")
+    assert [line.partition(" is out of date")[0] for line in errors.splitlines()] == [
+        f"warning: {run.checkpoint(stage)}" for stage in ("quantize", "math")]
+
+
 def test_without_safetensors_the_error_names_how_to_install_it(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(export, "tensors_to_bytes", None)
     assert_refused(call(capsys, export, "--run", run.path, "--out", tmp_path / "out"),

@@ -1,5 +1,4 @@
 """report.md has a row for each stage, is the same every time, and pictures show its numbers."""
-import json
 import sys
 import warnings
 
@@ -257,7 +256,7 @@ def test_the_command_writes_the_report_again(run, capsys):
     run.file("report.md").unlink()
     assert call(capsys, report, "--run", run.path) == (0, "", "")
     assert run.file("report.md").read_text() == before
-    assert json.loads(run.file("run.json").read_text())["seed"] == 3  # other files are unchanged
+    assert run.read_json("run.json")["seed"] == 3  # other files are unchanged
 
 
 def test_the_command_needs_a_run(run, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """The run directory: files written whole or not at all, and errors that say what to do."""
 import contextlib
+import errno
 import os
 import pathlib
 import resource
@@ -50,9 +51,9 @@ def test_a_rank_that_does_not_write_removes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     removed = []
     monkeypatch.setattr(pathlib.Path, "unlink", lambda path, **_: removed.append(path))
-    with pytest.raises(UserError, match="cannot write .*: no room"):
+    with pytest.raises(UserError, match="cannot write .*: No space left on device"):
         with atomic_write(tmp_path / "a.pt"):
-            raise RuntimeError
+            raise OSError(errno.ENOSPC, "No space left on device")
     assert removed == []
 
 
@@ -103,7 +104,7 @@ def test_json_lines_files(run):
     with pytest.raises(UserError, match="there is no .*sft.jsonl: run the stage sft first"):
         run.read_lines("sft")
     run.write_lines("sft", [{"text": "é\n"}, {"pairs": [1, None]}])
-    assert run.file("sft.jsonl").read_text().count("\n") == 2
+    assert run.file("sft.jsonl").read_text().count("\n") == 3  # the last is the checksum
     assert run.read_lines("sft") == [{"text": "é\n"}, {"pairs": [1, None]}]
     run.write_lines("sft", [])
     assert run.read_lines("sft") == []
@@ -124,13 +125,43 @@ def test_a_truncated_log_has_no_later_steps_and_no_incomplete_row(run):
     with open(run.file("metrics.jsonl"), "a") as file:
         file.write('{"stage": "co')  # as after a kill
     run.truncate_log("core", after=1)
-    assert run.file("metrics.jsonl").read_text() == (
-        '{"stage": "core", "step": 1}\n{"stage": "sft", "step": 1}\n{"stage": "sft", "step": 2}\n')
+    lines = run.file("metrics.jsonl").read_text().splitlines()
+    assert [line.partition(', "crc": ')[0] for line in lines] == [
+        '{"stage": "core", "step": 1', '{"stage": "sft", "step": 1', '{"stage": "sft", "step": 2']
 
 
 def test_a_log_that_cannot_be_written(run):
     with file_size_limit(0), pytest.raises(UserError, match="cannot write .*metrics.jsonl: "):
         run.log(stage="core", step=1)
+
+
+def test_a_damaged_row_of_the_log_is_left_out(run):
+    for step in range(1, 4):
+        run.log(stage="core", step=step, loss=0.5)
+    text = run.file("metrics.jsonl").read_text()
+    for changed in (text.replace('"step": 2', '"step": 9'), text.replace('"step": 2, "loss"', "["),
+                    text.replace('{"stage": "core", "step": 2', '["", 2, {"step": 2')):
+        run.file("metrics.jsonl").write_text(changed)
+        assert [row["step"] for row in run.read_log()] == [1, 3]
+
+
+def test_a_second_process_on_a_run_is_refused(run):
+    with run.reserved():
+        with pytest.raises(UserError, match="another process works on .*: wait until it has ended"):
+            with Run(run.path).reserved():
+                pass
+    with Run(run.path).reserved():
+        pass
+
+
+def test_only_the_first_rank_reserves_a_run_and_all_ranks_are_refused(run, monkeypatch):
+    with run.reserved():
+        monkeypatch.setattr(distributed, "rank", lambda: 1)
+        with run.reserved():  # as another rank of the same run
+            pass
+        monkeypatch.setattr(distributed, "all_gather_object", lambda text: ["taken", text])
+        with pytest.raises(UserError, match="taken"), run.reserved():
+            pass
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
@@ -148,6 +179,25 @@ def test_a_user_error_is_printed_in_one_line(capsys):
     assert capsys.readouterr().err == "error: this is wrong\n"
 
 
+def test_an_error_of_any_rank_is_printed(capsys, monkeypatch):
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+
+    def command(arguments):
+        raise UserError("the shard is\ndamaged")
+    with pytest.raises(SystemExit) as end:
+        run_command(command, None)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error on rank 1: the shard is damaged\n"
+
+
+def test_an_error_of_the_system_is_printed_in_one_line(capsys, tmp_path):
+    with pytest.raises(SystemExit) as end:
+        run_command(os.listdir, tmp_path / "none")
+    assert end.value.code == 2
+    errors = capsys.readouterr().err
+    assert "No such file or directory" in errors and errors.count("\n") == 1
+
+
 @pytest.fixture
 def cpu_only(monkeypatch):
     for backend in (torch.cuda, torch.backends.mps):
@@ -159,7 +209,8 @@ def test_the_cpu_is_chosen(cpu_only, name):
     assert choose_device(name) == torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["abacus", "meta", "cuda", "cuda:7", "mps"])
+@pytest.mark.parametrize("name", ["abacus", "c", "cp", "CPU", "0", "meta", "cuda", "cuda:7",
+                                  "mps"])
 def test_a_device_that_is_not_available_is_refused(cpu_only, name):
     with pytest.raises(UserError, match=rf"device '{name}' is not available here \(available: cpu"):
         choose_device(name)

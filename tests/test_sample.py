@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import sample
+from afm_min.files import read_json, write_json
 from afm_min.tokenizer import END, Tokenizer
 from tests.helpers.commands import assert_refused, call, shell
 from tests.helpers.post_training import shorten
@@ -124,6 +125,31 @@ def test_a_checkpoint_of_another_tokenizer_is_refused(pretrained, tmp_path, caps
     path = folder / "tokenizer.json"
     path.write_text(path.read_text() + " ")
     assert_refused(call(capsys, sample, "--run", folder, "--prompt", "Text"), "another tokenizer")
+
+
+def test_a_stale_checkpoint_is_named(pretrained, tmp_path, capsys):
+    """Once, and the model answers all the same."""
+    folder = shutil.copytree(pretrained[0], tmp_path / "copy")
+    options = read_json(folder / "run.json")
+    options["set"]["continued.steps"] = 7
+    write_json(folder / "run.json", options)
+    arguments = ["--run", folder, "--max-new-tokens", 8, "--prompt", "Text number"]
+    code, output, errors = call(capsys, sample, *arguments)
+    assert code == 0 and output.startswith("Text number")
+    assert errors.count("\n") == 1
+    assert "lengthening.pt is out of date" in errors and "of the stage continued" in errors
+    assert call(capsys, sample, *arguments, "--stage", "core")[2] == ""
+
+
+def test_a_stale_adapter_is_named(post_trained, tmp_path, capsys, monkeypatch):
+    folder = shutil.copytree(post_trained[0], tmp_path / "copy")
+    options = read_json(folder / "run.json")
+    options["set"]["math.steps"] = 7
+    write_json(folder / "run.json", options)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("/adapter tools\n/adapter math\nHi\n"))
+    code, _, errors = call(capsys, sample, "--run", folder, "--quantized", "--max-new-tokens", 5)
+    assert code == 0
+    assert errors.count("\n") == 1 and "math.pt is out of date" in errors
 
 
 def test_the_last_model_answers_greedily_by_default(post_trained, capsys, monkeypatch):

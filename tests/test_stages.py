@@ -1,7 +1,7 @@
 """The table of stages, their settings, and stages that run side by side."""
-import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -10,9 +10,10 @@ import time
 import pytest
 import torch
 
-from afm_min.lab import stages
+from afm_min.lab import claims, source, stages
+from afm_min.lab.settings import TINY_SETTINGS, WORDS
 from afm_min.model import AFM, PRESETS, Config, save_model
-from afm_min.run import Run, UserError
+from afm_min.run import Run, UserError, save
 from afm_min.tokenizer import Tokenizer
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -43,7 +44,7 @@ def test_settings_are_defaults_unless_given():
 
 
 def test_settings_of_the_preset_tiny_exist():
-    for name in stages.TINY_SETTINGS:
+    for name in TINY_SETTINGS:
         stage, _, setting = name.partition(".")
         assert setting in stages.settings_of(stage)
 
@@ -65,6 +66,70 @@ def test_a_setting_is_parsed_by_the_type_of_its_default(text, value):
 def test_a_bad_setting_is_refused(text):
     with pytest.raises(UserError, match=f"--set {text}: "):
         stages.parse_setting(text, vars(PRESETS["tiny"]))
+
+
+@pytest.mark.parametrize("text, message", [
+    ("mdloo1.rewarded=modle", "takes one of 'model', 'checker'"),
+    ("mdloo2.loss=x", "takes one of 'mdpo', 'ppo', 'reinforce'"),
+    ("mdloo1.baseline=median", "takes one of 'leave one out', 'mean', 'none'"),
+    ("reward1.labels=sfot", "takes one of 'soft', 'hard', 'margin'"),
+    ("prune.method=magnitud", "takes one of 'learned', 'magnitude', 'random'"),
+    ("quantize.choice=", "takes one of 'sensitivity', 'random'"),
+    ("core.start=parent2", "takes one of 'prune', 'scratch'"),
+    ("evaluation.aligned=quantize", "takes one of 'draft', 'sft'"),
+    ("committee2.only=rs1", "takes one of '', 'sft', 'committee1', 'rs2'"),
+    ("sft.dropout=2", "like 0.1, at least 0, below 1"), ("sft.dropout=1", "below 1"),
+    ("prune.first_eps=0", "above 0"), ("ipo1.beta=0", "above 0"), ("dpo2.beta=-1", "above 0"),
+    ("core.distill=1.5", "from 0 to 1"), ("preferences1.noise=2", "from 0 to 1"),
+    ("data.share=0", "above 0, at most 1"), ("quantize.average=8", "from 2 to 4"),
+    ("core.steps=1" + "0" * 400, "at most 1,000,000,000"), ("core.lr=1e30", "at most"),
+    ("core.lr=1" + "0" * 400, "at most"), ("model.rope_base=0", "above 0"),
+    ("core.mixture={'web': -1}", "weights of sources"), ("core.mixture={}", "weights of sources"),
+    ("core.mixture={'web': 0}", "weights of sources"), ("core.mixture={[]: 1}", "weights of"),
+    ("core.mixture={'wbe': 1}", "weights of sources"), ("core.mixture={'web': True}", "weights"),
+    ("draft.mixture={'web': 1}", "weights of sources"), ("sft.synthetic=yes", "like True")])
+def test_a_bad_word_or_number_is_refused_with_what_is_allowed(text, message):
+    with pytest.raises(UserError) as error:
+        stages.parse_setting(text, vars(PRESETS["tiny"]))
+    assert message in str(error.value)
+
+
+def all_settings():
+    """Return {name: default} of every setting."""
+    settings = {f"model.{name}": value for name, value in vars(PRESETS["tiny"]).items()}
+    for stage in stages.STAGES:
+        settings |= {f"{stage}.{key}": value for key, value in stages.settings_of(stage).items()}
+    return settings
+
+
+def test_defaults_and_the_settings_of_claims_are_allowed():
+    settings = all_settings()
+    values = list(settings.items()) + list(TINY_SETTINGS.items())
+    for claim in claims.CLAIMS:
+        values += [*claim.treatment.items(), *claim.control.items()]
+    for name, value in values:
+        if value != 0 or type(value) is not int:  # of claims: no iterations of MDLOO
+            assert stages.parse_setting(f"{name}={value}", vars(PRESETS["tiny"]))[1] == value
+
+
+@pytest.mark.parametrize("value", ["wrong", "-1", "0", "1e99", "nan", "[1]", "None", "{1: 2}", ""])
+def test_a_bad_value_is_refused_or_has_the_type_and_range_of_the_default(value):
+    for name, default in all_settings().items():
+        try:
+            _, parsed = stages.parse_setting(f"{name}={value}", vars(PRESETS["tiny"]))
+        except UserError as error:
+            assert "\n" not in str(error)
+        else:  # a path, a word, or a number such as 0
+            assert type(parsed) is type(default)
+            assert type(default) is str or 0 <= parsed <= 1
+            assert type(default) is not str or name.startswith("data.") or value == ""
+
+
+def test_every_setting_that_is_a_word_lists_its_words():
+    """All but the two paths of the stage data."""
+    words = {re.sub(r"\d\.", ".", name) for name, default in all_settings().items()
+             if isinstance(default, str)}
+    assert words - {"data.folder", "data.lexicon"} == WORDS.keys()
 
 
 @pytest.mark.parametrize("value, text", [
@@ -89,6 +154,66 @@ def test_stages_that_need_each_other_are_in_different_groups():
     assert groups[-1] == ["evaluation", "math", "tools", "summary"]
 
 
+def test_a_fingerprint_depends_on_the_code_of_the_stage(tmp_path, monkeypatch):
+    rows = make_run(tmp_path).read_json("report.json")
+    before = {stage: stages.fingerprint(rows, stage, {}) for stage in ("sft", "reward1")}
+    monkeypatch.setattr(stages, "source_hash", lambda module: module)
+    edited = {stage: stages.fingerprint(rows, stage, {}) for stage in before}
+    assert edited["sft"] != before["sft"] and edited["reward1"] != before["reward1"]
+    monkeypatch.setattr(stages, "source_hash",
+                        lambda module: "edited" if module == "afm_min.reward" else module)
+    assert stages.fingerprint(rows, "sft", {}) == edited["sft"]
+    assert stages.fingerprint(rows, "reward1", {}) != edited["reward1"]
+
+
+def test_the_source_hash_changes_with_code_that_a_module_imports(tmp_path):
+    """Not with comments, docstrings, or modules that it does not import."""
+    (tmp_path / "afm_min" / "data").mkdir(parents=True)
+
+    def source_hash(one="x = 1", two="y = 2", three="z = 3"):
+        for name, text in (("one", f"from afm_min import data\nfrom afm_min.data import two\n{one}"),
+                           ("data/two", two), ("three", three)):
+            (tmp_path / "afm_min" / f"{name}.py").write_text(text)
+        return source.source_hash.__wrapped__("afm_min.one", tmp_path)
+    before = source_hash()
+    assert source_hash(one="x = 2") != before
+    assert source_hash(two="y = 3") != before
+    assert source_hash(three="z = 4") == before
+    assert source_hash(one="x  =  1  # one", two='"""Two."""\n\ny = 2') == before
+    assert source_hash(one="def f():\n    pass") == source_hash(one='def f():\n    """F."""')
+
+
+def test_every_stage_has_a_source_hash():
+    assert len({stages.fingerprint({name: {"fingerprint": "", "metrics": {}}
+                                    for name in stages.STAGES}, stage, {})
+                for stage in ("data", "core", "sft", "reward1", "mdloo1", "evaluation")}) == 6
+
+
+def test_a_stale_checkpoint_is_named_with_the_stage_that_changed(tmp_path, capsys):
+    run = make_run(tmp_path)
+    stages.warn_if_stale(run, "sft")
+    assert capsys.readouterr().err == ""
+    run.write_json("run.json", {"set": {"draft.steps": 7, "rs1.steps": 7}})
+    stages.warn_if_stale(run, "draft", "sft", "lengthening")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(" is out of date, as settings, inputs or code of the stage draft ")[0]
+            for line in lines] == [f"warning: {run.checkpoint(stage)}" for stage in ("draft", "sft")]
+    stages.forget(run, "core")  # as when it is trained again
+    stages.warn_if_stale(run, "lengthening")
+    assert "of the stage core have changed" in capsys.readouterr().err
+
+
+def test_a_state_that_cannot_be_resumed_is_reported(tmp_path, capsys):
+    run = make_run(tmp_path)
+    run.settings, run.fingerprint = {}, "other"
+    save(run.partial_checkpoint("dpo1"), step=2, sharded=False, **run.provenance("dpo1"))
+    stages.run_stage(run, "dpo1", small_settings()["dpo1"])
+    assert "dpo1.part.pt was saved with other settings, inputs or code" in capsys.readouterr().out
+    save(run.partial_checkpoint("dpo1"), step=2, sharded=False, **run.provenance("dpo1"))
+    stages.report_unusable_state(run, "dpo1")
+    assert capsys.readouterr().out == ""
+
+
 def make_run(folder):
     """Make a run of a tiny model that has what DPO and IPO need, the stages up to preferences1."""
     run = Run(folder)
@@ -103,8 +228,7 @@ def make_run(folder):
     preferences = [{"family": "math", "prompt": [1, 20 + i], "responses": [[7, i], [8]],
                     "grades": [[2, 2, 2, 2], [2, 2, 0, 2]], "pairs": [[0, 1, 2, True]]}
                    for i in range(20)]
-    run.file("preferences1.jsonl").write_text("".join(map("{}\n".format,
-                                                          map(json.dumps, preferences))))
+    run.write_lines("preferences1", preferences)
     rows = {}
     for stage in stages.with_needs(["preferences1"]):
         settings = stages.settings_of(stage)
@@ -151,7 +275,7 @@ def test_stages_that_are_up_to_date_are_not_run_again(tmp_path, capsys):
 
 def test_an_error_of_a_stage_that_runs_side_by_side_is_raised(tmp_path):
     run = make_run(tmp_path)
-    run.file("preferences1.jsonl").write_text("")
+    run.write_lines("preferences1", [])
     with pytest.raises(UserError, match="has 0 pairs"):
         stages.run_stages(run, small_settings(), 2)
 

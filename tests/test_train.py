@@ -1,5 +1,4 @@
 """train.py as a user meets it: output, resuming after kills at any moment, and bad input."""
-import json
 import os
 import resource
 import shutil
@@ -10,7 +9,11 @@ import pytest
 import train
 from afm_min import align, evaluate
 from afm_min.lab.claims import CLAIMS
-from afm_min.lab.stages import STAGES, TINY_SETTINGS
+from afm_min.files import read_json
+from afm_min.lab import stages
+from afm_min.lab.settings import TINY_SETTINGS
+from afm_min.lab.stages import STAGES
+from afm_min.run import Run
 from tests.helpers.commands import (PRETRAIN, SETTINGS, assert_refused, assert_same_weights, call,
                                     weights)
 from tests.helpers.launch import Launched, command
@@ -18,7 +21,7 @@ from tests.helpers.post_training import shorten
 
 
 def read_report(folder):
-    return json.loads((folder / "report.json").read_text())
+    return read_json(folder / "report.json")
 
 
 def test_a_run_prints_its_progress(pretrained):
@@ -34,8 +37,8 @@ def test_files_of_a_run(pretrained):
     folder, _ = pretrained
     names = sorted(path.name for path in folder.iterdir() if path.suffix != ".png")
     assert names == [
-        ".lock", "continued.pt", "core.pt", "documents.jsonl", "environment.json", "lengthening.pt",
-        "metrics.jsonl", "parent.pt", "prune.pt", "report.json", "report.md", "run.json",
+        ".lock", ".train.lock", "continued.pt", "core.pt", "documents.jsonl", "environment.json",
+        "lengthening.pt", "metrics.jsonl", "parent.pt", "prune.pt", "report.json", "report.md", "run.json",
         "tokenizer.json", "tokens.pt"]
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 60 + 4 * 10  # steps
 
@@ -52,12 +55,12 @@ def test_the_report_of_a_run(pretrained):
 
 def test_the_preset_tiny_has_settings_of_its_own_which_set_replaces(pretrained, texts, tmp_path,
                                                                     capsys):
-    stored = json.loads((pretrained[0] / "run.json").read_text())["set"]
+    stored = read_json(pretrained[0] / "run.json")["set"]
     assert stored == TINY_SETTINGS | {"core.steps": 60, "core.distill": 0.9, "sft.checkpoints": 2,
                                       "data.folder": str(texts)}
     assert call(capsys, train, "--out", tmp_path / "toy", "--data", texts,
                 "--stages", "data")[0] == 0
-    stored = json.loads((tmp_path / "toy" / "run.json").read_text())["set"]
+    stored = read_json(tmp_path / "toy" / "run.json")["set"]
     assert stored == {"data.folder": str(texts)}
 
 
@@ -164,6 +167,27 @@ def test_a_changed_setting_changes_the_stages_that_depend_on_it(pretrained, tmp_
     assert_same_weights(weights(pretrained[0], "lengthening"), weights(folder, "lengthening"))
 
 
+def test_an_edited_stage_is_run_again(pretrained, tmp_path, capsys, monkeypatch):
+    folder = shutil.copytree(pretrained[0], tmp_path / "copy")
+    source_hash = stages.source_hash
+    monkeypatch.setattr(stages, "source_hash", lambda module: (
+        "edited" if module == "afm_min.pretrain" else source_hash(module)))
+    code, output, errors = call(
+        capsys, train, "--out", folder, "--resume", "--stages", "data,tokenizer,parent")
+    assert (code, errors) == (0, "")
+    assert output.count("up to date") == 2  # data and tokenizer are of another module
+    assert "step    10/10" in output
+
+
+def test_a_second_process_on_a_run_is_refused(pretrained, tmp_path, capsys):
+    folder = shutil.copytree(pretrained[0], tmp_path / "copy")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    arguments = ["--out", folder, "--resume", *PRETRAIN, "--set", "core.steps=7"]
+    with Run(folder).reserved():
+        assert_refused(call(capsys, train, *arguments), "another process works on")
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_a_refused_first_call_can_be_corrected(texts, tmp_path, capsys):
     folder = tmp_path / "new"
     assert_refused(call(capsys, train, "--out", folder, "--data", tmp_path / "typo"), "typo")
@@ -184,6 +208,10 @@ BAD_INPUT = {  # message: arguments
     "core.steps takes a value like 250": ["--out", "{new}", "--set", "core.steps=many"],
     "core.batch_size takes a value like 8, at least 1": ["--out", "{new}", "--set", "core.batch_size=0"],
     "core.lr takes a value like 0.005, at least 0": ["--out", "{new}", "--set", "core.lr=1e999"],
+    "mdloo1.rewarded takes one of 'model', 'checker'": ["--out", "{new}", "--set",
+                                                        "mdloo1.rewarded=modle"],
+    "sft.dropout takes a value like 0.1, at least 0, below 1": ["--out", "{new}", "--set",
+                                                                "sft.dropout=2"],
     "head_dim even": ["--out", "{new}", "--set", "model.head_dim=3"],
     "device 'abacus' is not available here": ["--out", "{new}", "--device", "abacus"],
     "start several with torchrun": ["--out", "{new}", "--shard"],

@@ -96,7 +96,7 @@ for feature, family in {"math": "all math", "tools": "tools", "summary": "summar
 CLAIMS.sort(key=lambda claim: list(STAGES).index(claim.stage))
 # Files that each run writes itself. All others are linked from the runs it builds on.
 OWN_FILES = ("metrics.jsonl", "report.*", "run.json", "environment.json", "claims.md", "*.png",
-             "*.part.pt", ".lock")
+             "*.part.pt", ".*lock")
 
 
 def run_arm(base, seed, stage, settings):
@@ -151,8 +151,22 @@ def claim_row(claim, treatments, controls):
     return [claim.claim, claim.stage, claim.metric, *means, interval, verdict]
 
 
-def run_claims(arguments):
+def write_claims(base, claims, seeds, settings):
     """Run the arms of each claim, and write its row of the table when both are done."""
+    rows = []
+    for claim in claims:
+        treatments = arm_metrics(base, seeds, claim.stage, settings | claim.treatment, claim.metric)
+        controls = arm_metrics(base, seeds, claim.control_stage or claim.stage,
+                               settings | claim.control, claim.metric)
+        rows.append(claim_row(claim, treatments, controls))
+        write_text(base.file("claims.md"), (
+            f"## Claims\n\nMeans over {seeds} seeds. A claim is supported or contradicted where "
+            f"the interval of the difference excludes zero.\n\n{table(COLUMNS, rows)}"))
+        print(table_row(rows[-1]), flush=True)
+
+
+def run_claims(arguments):
+    """Test the claims whose text contains --only, in a run that has a parent checkpoint."""
     base = Run(arguments.run, choose_device(arguments.device))
     if "parent" not in base.read_json("report.json") or not base.checkpoint("parent").exists():
         raise UserError(f"{base.path} has no parent: python train.py --out {base.path} --stages "
@@ -165,19 +179,9 @@ def run_claims(arguments):
     options = base.read_json("run.json")
     base.config = Config(**{name.removeprefix("model."): value for name, value in options.items()
                             if name.startswith("model.")})
-    rows = []
-    for claim in claims:
-        treatments = arm_metrics(base, arguments.seeds, claim.stage,
-                                 options["set"] | claim.treatment, claim.metric)
-        controls = arm_metrics(base, arguments.seeds, claim.control_stage or claim.stage,
-                               options["set"] | claim.control, claim.metric)
-        rows.append(claim_row(claim, treatments, controls))
-        write_text(base.file("claims.md"), (
-            f"## Claims\n\nMeans over {arguments.seeds} seeds. A claim is supported or "
-            "contradicted where the interval of the difference excludes zero.\n\n"
-            f"{table(COLUMNS, rows)}"))
-        print(table_row(rows[-1]), flush=True)
-    write_report(base)
+    with base.reserved():  # no other process may train the same arms
+        write_claims(base, claims, arguments.seeds, options["set"])
+        write_report(base)
 
 
 def main():

@@ -32,7 +32,7 @@ import regex
 import torch
 
 from afm_min import lora
-from afm_min.lab.stages import choose_model
+from afm_min.lab.stages import choose_model, warn_if_stale
 from afm_min.model import Linear, RMSNorm, load_model
 from afm_min.quantize import QuantizedAFM
 from afm_min.run import Run, UserError, run_command
@@ -195,6 +195,7 @@ def export(arguments):
     for name in arguments.adapter:
         files |= adapter_files(name, lora.load_adapter(run.checkpoint(name), model))
     write_folder(pathlib.Path(arguments.out).resolve(), files)
+    warn_if_stale(run, stage, *arguments.adapter)
     print(f"{arguments.out}: {', '.join([stage, *arguments.adapter])}")
 
 

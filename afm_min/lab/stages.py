@@ -1,8 +1,8 @@
 """The table of stages in order, their settings, and the code that runs and reports them.
 
 A stage is a function of a run. Its keyword-only arguments, with their defaults, are its settings.
-A finished stage is skipped unless its settings or inputs changed: report.json has a row for each
-stage, with a fingerprint of both.
+A finished stage is skipped unless its settings, inputs or source code changed: report.json has a
+row for each stage, with a fingerprint of all three.
 """
 import ast
 import collections
@@ -13,8 +13,8 @@ import gc
 import hashlib
 import inspect
 import json
-import math
 import multiprocessing
+import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -23,7 +23,9 @@ import torch
 
 from afm_min import align, distributed, evaluate, ondevice, pretrain, reward, sft, trainer
 from afm_min.data import corpus
-from afm_min.run import UserError
+from afm_min.lab.settings import LARGEST, problem
+from afm_min.lab.source import source_hash
+from afm_min.run import UserError, load
 
 Stage = collections.namedtuple("Stage", "function needs")  # needs: stages whose results it uses
 STAGES = {}
@@ -51,28 +53,6 @@ STAGES |= {"quantize": Stage(ondevice.quantize, [f"committee{ROUNDS}"]),
 for name in ondevice.FEATURES:
     STAGES[name] = Stage(partial(ondevice.feature, name), ["recovery"])
 
-# Settings of the preset "tiny", a trial of every stage: {"parent.steps": 10, ...}. Below, each key
-# lists the stages that share the settings.
-TINY_SETTINGS = {}
-for names, settings in {
-        "data": {"share": 0.2},
-        "parent prune core continued lengthening draft": {"steps": 10},
-        "demonstrations": {"count": 30, "evolved": 3},
-        "synthetic": {"math": 4, "code_questions": 4, "tool_questions": 4, "samples": 2},
-        "mixture": {"rounds": 1, "steps": 1, "count": 4, "seeds": 1},
-        "sft": {"steps": 10, "checkpoints": 1, "count": 2},
-        "preferences1 preferences2": {"prompts": 20},
-        "reward1 reward2": {"steps": 2, "held_out": 2},
-        "mdloo1 mdloo2": {"iterations": 2, "prompts": 2, "count": 2},
-        "rs1 rs2 committee1 committee2": {"steps": 2, "prompts": 20, "count": 2},
-        "dpo1 dpo2 ipo1 ipo2": {"steps": 2, "count": 2},
-        "quantize": {"calibration": 8, "count": 2},
-        "recovery": {"steps": 5, "prompts": 20, "count": 2},
-        "math tools summary": {"steps": 5, "examples": 20, "count": 2},
-        "evaluation": {"count": 4}}.items():
-    for stage in names.split():
-        TINY_SETTINGS |= {f"{stage}.{name}": value for name, value in settings.items()}
-
 
 def settings_of(stage, values=None):
     """Return {setting: value} of a stage: values["stage.setting"] if present, else the default."""
@@ -85,7 +65,7 @@ def settings_of(stage, values=None):
 def parse_setting(text, model):
     """'core.steps=20' -> ('core.steps', 20). model: {field: default} of the model's config.
 
-    Raises UserError if there is no such setting, or if the value is not of its default's type."""
+    Raises UserError if there is no such setting, or if it cannot have this value."""
     defaults = {f"model.{field}": value for field, value in model.items()}
     for stage in STAGES:
         defaults |= {f"{stage}.{key}": value for key, value in settings_of(stage).items()}
@@ -95,15 +75,14 @@ def parse_setting(text, model):
                         f"{', '.join(defaults)}")
     default = defaults[name]
     if not isinstance(default, str):
-        with contextlib.suppress(ValueError, SyntaxError):  # then it stays a string
+        # If it is no Python value, it stays a string.
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             value = ast.literal_eval(value)
-    if type(default) is float and type(value) is int:
+    if type(default) is float and type(value) is int and abs(value) <= LARGEST:
         value = float(value)
-    least = {int: 1, float: 0}.get(type(default))  # other types have no least value
-    if type(value) is type(default) and (least is None or least <= value < math.inf):
-        return name, value
-    limit = "" if least is None else f", at least {least}"
-    raise UserError(f"--set {text}: {name} takes a value like {default!r}{limit}")
+    if wrong := problem(name, value, default):
+        raise UserError(f"--set {text}: {name} {wrong}")
+    return name, value
 
 
 def with_needs(stages):
@@ -133,12 +112,15 @@ def choose_model(run, stage=None):
 
 
 def fingerprint(rows, stage, settings):
-    """Return a hash, 8 hex digits, of a stage's settings and of the results that it needs.
+    """Return a hash, 8 hex digits, of a stage's settings, the results that it needs, and its code.
 
-    rows: {stage: row} as in report.json."""
+    rows: {stage: row} as in report.json. The code is that of the stage's module and of all modules
+    that it imports, so an edited stage runs again, as do the stages that need it."""
+    function = STAGES[stage].function
+    code = source_hash(getattr(function, "func", function).__module__)  # func: of a partial
     needed = [[name, rows[name]["fingerprint"], rows[name]["metrics"]]
               for name in STAGES[stage].needs]
-    return hashlib.sha256(json.dumps([settings, needed]).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps([settings, needed, code]).encode()).hexdigest()[:8]
 
 
 def up_to_date(report):
@@ -157,6 +139,22 @@ def up_to_date(report):
 def is_up_to_date(rows, stage, settings):
     """Return whether rows, as from `up_to_date`, have a stage with these settings."""
     return stage in rows and rows[stage]["fingerprint"] == fingerprint(rows, stage, settings)
+
+
+def warn_if_stale(run, *stages):
+    """Print a line on standard error for each of these stages whose checkpoint is stale: settings,
+    inputs or code have changed since it was made, or its training has not been finished."""
+    rows, values = up_to_date(run.read_json("report.json")), run.read_json("run.json").get("set")
+    for stage in stages:
+        for name in with_needs([stage]):
+            settings = settings_of(name, values)
+            if values is None and name in rows:  # an arm of claims.py has no run.json
+                settings = rows[name]["settings"]
+            if not is_up_to_date(rows, name, settings):
+                print(f"warning: {run.checkpoint(stage)} is out of date, as settings, inputs or "
+                      f"code of the stage {name} have changed: train.py --out {run.path} --resume "
+                      "makes it anew", file=sys.stderr)
+                break
 
 
 def format_value(value):
@@ -187,6 +185,14 @@ def forget(run, stage):
         run.write_json("report.json", report)  # even if unchanged: every rank must call this
 
 
+def report_unusable_state(run, stage):
+    """Print a line if the saved state of an unfinished stage cannot be resumed."""
+    path = run.partial_checkpoint(stage)
+    if path.exists() and not run.provenance(stage).items() <= load(path).items():
+        print(f"{stage}: {path.name} was saved with other settings, inputs or code, so the stage "
+              "starts again", flush=True)
+
+
 def run_stage(run, stage, settings):
     """Run a stage and report it, unless it is up to date. Its needs must be up to date."""
     rows = up_to_date(run.read_json("report.json"))
@@ -196,6 +202,7 @@ def run_stage(run, stage, settings):
     run.settings, run.fingerprint = settings, fingerprint(rows, stage, settings)
     forget(run, stage)
     print(f"{stage}: {describe(settings)}", flush=True)
+    report_unusable_state(run, stage)
     start = time.perf_counter()
     metrics = STAGES[stage].function(run, **settings)
     return_memory()

@@ -12,7 +12,7 @@ from afm_min.trainer import fit
 from afm_min.model import AFM, Config
 from afm_min.pretrain import next_token_loss
 from afm_min.reward import RewardModel, reward_loss
-from afm_min.run import Run
+from afm_min.run import Run, UserError
 
 CONFIG = Config(dim=32, layers=2, heads=4, kv_heads=2, head_dim=8, hidden=84, vocab_size=50,
                 context=64)
@@ -104,11 +104,29 @@ def sample_responses(prompts):
     return responses, min(margins)
 
 
+def damaged_shard(folder):
+    """Return the errors of all ranks when a shard that rank 1 wrote has changed."""
+    run = Run(folder, torch.device("cpu"))
+    shards = run.shards("chat", CHAT_STEPS)
+    if distributed.rank() == 0:
+        path = shards / "__1_0.distcp"
+        path.write_bytes(path.read_bytes()[:-9])
+    distributed.all_gather_object(None)  # wait for rank 0
+    try:
+        distributed.load_sharded({}, shards)
+    except UserError as error:
+        return distributed.all_gather_object(str(error))
+
+
 def main(folder, *ways):
-    """Write outcome.json: {way: outcome}. ways: "whole", and in several processes "sharded"."""
+    """Write outcome.json: {way: outcome}. ways: "whole", and in several processes "sharded", after
+    which "damaged" may follow."""
     distributed.join(torch.device("cpu"))
     outcomes = {}
     for way in ways:
+        if way == "damaged":
+            outcomes[way] = damaged_shard(pathlib.Path(folder, "sharded"))
+            continue
         run = Run(pathlib.Path(folder, way), torch.device("cpu"))
         run.shard = way == "sharded"
         outcomes[way] = outcome(run)

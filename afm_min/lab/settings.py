@@ -1,0 +1,98 @@
+"""The settings of the preset "tiny", and the values that settings may take.
+
+There is a table of words and one of numbers. A setting of an alignment round is in them without
+the round: "mdloo.loss" for mdloo1 and mdloo2. In its words, N is the round.
+"""
+import re
+
+from afm_min.data import corpus
+
+CHAT_MODELS = ["draft", "sft", *(f"{method}{n}" for n in (1, 2)
+                                 for method in ("rs", "dpo", "ipo", "mdloo", "committee"))]
+WORDS = {
+    "prune.method": ["learned", "magnitude", "random"],
+    "core.start": ["prune", "scratch"],
+    "reward.labels": ["soft", "hard", "margin"],
+    "mdloo.rewarded": ["model", "checker"],
+    "mdloo.loss": ["mdpo", "ppo", "reinforce"],
+    "mdloo.baseline": ["leave one out", "mean", "none"],
+    "committee.only": ["", "sft", "committee1", "rsN", "dpoN", "ipoN", "mdlooN"],
+    "quantize.choice": ["sensitivity", "random"],
+    "quantize.start": CHAT_MODELS,
+    "recovery.start": CHAT_MODELS,
+    "evaluation.aligned": CHAT_MODELS,
+}
+
+# What a number must be: (test, the same in words). Any other number must be at least 0, or 1 if it
+# is an integer. A number above LARGEST is a slip, which would exhaust time or memory.
+LARGEST = 1e9
+AT_MOST = f"at most {LARGEST:,.0f}"
+SHARE = (lambda x: 0 <= x <= 1, "from 0 to 1")
+POSITIVE = (lambda x: 0 < x <= LARGEST, f"above 0, {AT_MOST}")
+NUMBER = {float: (lambda x: 0 <= x <= LARGEST, f"at least 0, {AT_MOST}"),
+          int: (lambda x: 1 <= x <= LARGEST, f"at least 1, {AT_MOST}")}
+NUMBERS = {
+    "data.share": (lambda x: 0 < x <= 1, "above 0, at most 1"),
+    "tokenizer.coverage": SHARE, "prune.soft": SHARE, "core.distill": SHARE,
+    "demonstrations.flawed": SHARE, "demonstrations.similar": SHARE,
+    "synthetic.threshold": SHARE, "preferences.noise": SHARE,
+    **{f"{stage}.floor": SHARE for stage in ("parent", "prune", "core", "continued",
+                                             "lengthening")},
+    **{f"{stage}.weight_decay": SHARE for stage in ("parent", "prune", "core", "continued",
+                                                    "lengthening")},
+    "sft.dropout": (lambda x: 0 <= x < 1, "at least 0, below 1"),
+    "mixture.dw": (lambda x: 0 < x < 1, "above 0, below 1"),  # so that all weights stay positive
+    "quantize.average": (lambda x: 2 <= x <= 4, "from 2 to 4"),
+    "prune.first_eps": POSITIVE, "prune.last_eps": POSITIVE, "dpo.beta": POSITIVE,
+    "ipo.beta": POSITIVE, "lengthening.rope_base": POSITIVE, "model.rope_base": POSITIVE,
+    "model.norm_eps": POSITIVE,
+}
+
+
+# Settings of the preset "tiny", a trial of every stage: {"parent.steps": 10, ...}. Below, each key
+# lists the stages that share the settings.
+TINY_SETTINGS = {}
+for names, settings in {
+        "data": {"share": 0.2},
+        "parent prune core continued lengthening draft": {"steps": 10},
+        "demonstrations": {"count": 30, "evolved": 3},
+        "synthetic": {"math": 4, "code_questions": 4, "tool_questions": 4, "samples": 2},
+        "mixture": {"rounds": 1, "steps": 1, "count": 4, "seeds": 1},
+        "sft": {"steps": 10, "checkpoints": 1, "count": 2},
+        "preferences1 preferences2": {"prompts": 20},
+        "reward1 reward2": {"steps": 2, "held_out": 2},
+        "mdloo1 mdloo2": {"iterations": 2, "prompts": 2, "count": 2},
+        "rs1 rs2 committee1 committee2": {"steps": 2, "prompts": 20, "count": 2},
+        "dpo1 dpo2 ipo1 ipo2": {"steps": 2, "count": 2},
+        "quantize": {"calibration": 8, "count": 2},
+        "recovery": {"steps": 5, "prompts": 20, "count": 2},
+        "math tools summary": {"steps": 5, "examples": 20, "count": 2},
+        "evaluation": {"count": 4}}.items():
+    for stage in names.split():
+        TINY_SETTINGS |= {f"{stage}.{name}": value for name, value in settings.items()}
+
+
+def are_weights(values, sources):
+    """Return True if `values` are weights of some of these sources, at least 0 but not all 0."""
+    weights = list(values.values())
+    return (values.keys() <= sources.keys() and all(type(w) in (int, float) for w in weights)
+            and all(0 <= w <= LARGEST for w in weights) and sum(weights) > 0)
+
+
+def problem(name, value, default):
+    """Return what is wrong with the value of a setting: "" if nothing, else what it may be.
+
+    problem("sft.dropout", 2.0, 0.1) -> "takes a value like 0.1, at least 0, below 1"
+    """
+    key, stage = re.sub(r"\d\.", ".", name), name.partition(".")[0]
+    if key in WORDS:
+        words = [word.replace("N", stage[-1]) for word in WORDS[key] if word != stage]
+        return "" if value in words else f"takes one of {', '.join(map(repr, words))}"
+    like, right_type = f"takes a value like {default!r}", type(value) is type(default)
+    if type(default) is dict:
+        right = right_type and are_weights(value, corpus.CONTINUED if "web" in default else default)
+        return "" if right else f"{like}: weights of sources, at least 0, not all 0"
+    if type(default) in NUMBER:
+        is_right, limit = NUMBERS.get(key, NUMBER[type(default)])
+        return "" if right_type and is_right(value) else f"{like}, {limit}"
+    return "" if right_type else like  # a path, or True or False
