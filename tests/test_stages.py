@@ -224,7 +224,7 @@ def make_run(folder):
     config = Config(dim=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=24,
                     vocab_size=tokenizer.vocab_size, context=200)
     save_model(run, "sft", AFM(config))
-    run.file("documents.jsonl").write_text("")
+    run.write_lines("documents", [])
     preferences = [{"family": "math", "prompt": [1, 20 + i], "responses": [[7, i], [8]],
                     "grades": [[2, 2, 2, 2], [2, 2, 0, 2]], "pairs": [[0, 1, 2, True]]}
                    for i in range(20)]

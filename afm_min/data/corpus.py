@@ -6,7 +6,6 @@ Shapes: N ids in a stream; B rows in a batch, each of T + 1 ids: T inputs, and T
 import collections
 import functools
 import hashlib
-import json
 import pathlib
 import pydoc_data.topics
 import random
@@ -17,7 +16,7 @@ import torch
 from afm_min.data import safety
 from afm_min.data.funnel import Funnel
 from afm_min.data.sources import SOURCES
-from afm_min.run import UserError, save, write_text
+from afm_min.run import UserError, save
 from afm_min.tokenizer import DOCUMENT, Tokenizer
 from afm_min.world import families
 from afm_min.world.tasks import RECALL, draw_task
@@ -138,10 +137,9 @@ def remove_known_lines(documents, length=40):
 
 def read_documents(run):
     """Return the documents of a run."""
-    try:
-        return list(map(json.loads, run.file("documents.jsonl").read_text().splitlines()))
-    except FileNotFoundError:
-        raise UserError(f"{run.path} has no documents: run the stage data first") from None
+    if not run.file("documents.jsonl").exists():
+        raise UserError(f"{run.path} has no documents: run the stage data first")
+    return run.read_lines("documents")
 
 
 @functools.lru_cache(2)  # so that later stages reuse the tasks already drawn
@@ -163,7 +161,7 @@ def data(run, *, folder="", common=5, share=1.0, lexicon=""):
     share: of the topics; a small one is enough for a trial.
     lexicon: file of more words that no web page may contain, one a line."""
     documents, funnel = collect(folder, common, share, lexicon)
-    write_text(run.file("documents.jsonl"), "".join(json.dumps(d) + "\n" for d in documents))
+    run.write_lines("documents", documents)
     sizes = collections.Counter()
     for d in documents:
         sizes[f"{d['source']} M characters"] += len(d["text"]) / 1e6
