@@ -8,7 +8,7 @@ import pytest
 from afm_min.data import filters, safety
 from afm_min.data.funnel import Decontamination, Funnel, NearDuplicates, signature
 from afm_min.world.tasks import MATH, benchmark_tasks
-from tests.helpers import free_pages, planted, planted_unsafe
+from tests.helpers import free_pages, layouts, planted, planted_unsafe
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,20 @@ def test_near_duplicates():
     print("found", sum(found) / len(found), "false alarms", sum(alarms) / len(alarms),
           len(found), len(alarms))
     assert sum(found) >= 0.95 * len(found) and sum(alarms) <= 0.01 * len(alarms)
+
+
+def test_main_content_of_other_layouts():
+    """12 layouts, a quarter of the pages malformed. Sentences in menus and footers are often kept,
+    so there is no bound on words of the navigation here; they are printed."""
+    kept = collections.Counter()
+    for page, body, navigation in layouts.pages():
+        text = collections.Counter(re.findall(r"\w+", filters.main_content(page)))
+        found = (text & collections.Counter(body)).total()
+        assert found > len(body) / 2, page[:200]
+        kept.update(found=found, body=len(body), navigation=len(navigation),
+                    leaked=(text & collections.Counter(navigation)).total())
+    print("body", kept["found"] / kept["body"], "navigation", kept["leaked"] / kept["navigation"])
+    assert kept["found"] >= 0.97 * kept["body"]
 
 
 def test_main_content():
