@@ -86,8 +86,8 @@ BASELINES = {"leave one out": leave_one_out, "mean": lambda rewards: rewards - r
 # Imitation: rejection sampling and the committee.
 
 def best_of_n(reward_model, responses):
-    """Return the response with the highest reward of each of N lists of Response, and the reward
-    model's probability that it is true: a list of N, and (N,)."""
+    """Choose the response with the highest reward from each of N lists. Returns a list of N
+    Responses, and the reward model's probability that each is true, (N,)."""
     groups = [(candidates[0].prompt, [r.ids for r in candidates]) for candidates in responses]
     scores = torch.stack(reward.scores(reward_model, groups))  # (N, S, 2): reward, P(true)
     best = scores[..., 0].argmax(1)

@@ -130,7 +130,7 @@ def rotary_tables(length, head_dim, base):
     """Return RoPE's tables, cos and (-sin, sin): (2, length, D).
 
     Entries i and i + D/2 of a head are a pair. Its angle is position * base^(-2i/D), so each angle
-    stands in both halves of a table."""
+    is in both halves of a table."""
     frequencies = base ** (-torch.arange(0, head_dim, 2) / head_dim)
     angles = torch.outer(torch.arange(length), frequencies)  # (length, D/2)
     cos, sin = angles.cos(), angles.sin()

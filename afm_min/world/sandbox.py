@@ -17,9 +17,9 @@ warnings.filterwarnings("ignore", category=SyntaxWarning, module="<unknown>")
 
 MAX_LENGTH = 2000  # characters of code, or of a call
 # As for setrlimit(2): a second, 256 MB, no writing to files, no processes, no core dump, no files
-# besides stdin, stdout and stderr.
+# other than stdin, stdout and stderr.
 LIMITS = {"CPU": 1, "AS": 2**28, "FSIZE": 0, "NPROC": 0, "CORE": 0, "NOFILE": 3}
-# The functions that code may call, besides its own.
+# The functions that code may call. It may also call its own.
 BUILTINS = set("""abs all any bool dict divmod enumerate float int len list max min print range
     reversed round set sorted str sum tuple zip""".split())
 # The methods of str, list and dict that code may call.

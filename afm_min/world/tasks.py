@@ -154,7 +154,7 @@ class Math(Family):
     imitate the problems that the report "evolves": "rephrased", in other words; "reversed", which
     asks for the beginning; "deeper", the plain story with one more step; "broader", about something
     else."""
-    KINDS = ("rephrased", "reversed", "deeper", "broader")  # besides "plain"
+    KINDS = ("rephrased", "reversed", "deeper", "broader")  # and "plain"
     STORIES = {  # kind -> beginning, two ways to add n, two ways to subtract n, question
         "plain": ("{name} has {start} {thing}.", "{name} buys {n}.", "{name} finds {n}.",
                   "{name} loses {n}.", "{name} sells {n}.", "How many {thing} does {name} have?"),

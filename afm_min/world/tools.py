@@ -52,8 +52,8 @@ def format_call(name, argument):
 def parse_call(text):
     """Read a call: "call: price(item='keys')" -> ("price", {"item": "keys"})
 
-    Return None if it is not a call with distinct named arguments that are strings or numbers, or
-    if it is anything else besides."""
+    Return None unless the text is one call and nothing else, with distinct named arguments that
+    are strings or numbers."""
     source = text[len(CALL):].strip()
     if not text.startswith(CALL) or len(source) > MAX_LENGTH:
         return None
