@@ -7,11 +7,8 @@ files, except for the shards of a model. Ranks on several machines need a folder
 can read and write. Without torchrun there is one process, of rank 0.
 """
 import contextlib
-import hashlib
-import json
 import multiprocessing.connection
 import os
-import pathlib
 import signal
 import sys
 import threading
@@ -19,9 +16,6 @@ import threading
 import torch
 import torch.distributed as dist
 
-from afm_min.errors import UserError
-
-CHECKSUMS = "checksums.json"  # of the other files in a folder of shards
 total_rows = 0  # rows of the current micro-batch on all ranks together, set by trainer.backward
 
 
@@ -141,60 +135,3 @@ def full_state_dict(state, keep=True):
     never holds the whole model: the generator gathers the tensors one by one."""
     full = ((name, full_tensor(x).cpu() if is_sharded(x) else x) for name, x in state.items())
     return {name: tensor if keep else None for name, tensor in full}
-
-
-def hash_file(path):
-    """Return a hash of a file's content, or "" if it cannot be read."""
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    except OSError:
-        return ""
-    return digest.hexdigest()
-
-
-def hash_files(folder):
-    """Return {name: hash} of the files in a folder of shards. Each rank hashes a part of them."""
-    paths = sorted(path for path in pathlib.Path(folder).glob("*") if path.name != CHECKSUMS)
-    hashes = split_work(lambda paths: list(map(hash_file, paths)), paths)
-    return {path.name: digest for path, digest in zip(paths, hashes)}
-
-
-def save_sharded(state, folder):
-    """Write a nested state dict to a folder. Each rank writes its own shards there.
-
-    Raises OSError on every rank if one of them cannot write."""
-    from torch.distributed import checkpoint  # imported only when used: it is slow
-    try:
-        checkpoint.save(state, checkpoint_id=folder)
-    except checkpoint.api.CheckpointException as error:
-        reasons = {str(exception) for exception, _ in error.failures.values()}
-        raise OSError("; ".join(sorted(reasons))) from None
-    hashes, failure = hash_files(folder), ""
-    if rank() == 0:
-        try:
-            pathlib.Path(folder, CHECKSUMS).write_text(json.dumps(hashes))
-        except OSError as error:
-            failure = error.strerror
-    if failure := max(all_gather_object(failure)):  # of rank 0; all wait for it
-        raise OSError(failure)
-
-
-def load_sharded(state, folder):
-    """Load into the tensors of a nested state dict, in place, what `save_sharded` wrote.
-
-    The number of ranks may differ from when the folder was written. Raises UserError on every rank
-    if a file has changed since."""
-    from torch.distributed import checkpoint
-    try:
-        expected = json.loads(pathlib.Path(folder, CHECKSUMS).read_text())
-    except (OSError, ValueError):
-        expected = None
-    hashes = hash_files(folder)
-    if hashes != expected:
-        changed = [name for name in hashes if (expected or {}).get(name) != hashes[name]]
-        raise UserError(f"{folder} is damaged ({', '.join(changed) or 'files are missing'}): train "
-                        "its stage again, with --stages and without --resume")
-    checkpoint.load(state, checkpoint_id=folder)

@@ -18,7 +18,7 @@ from afm_min.model import load_model
 from afm_min.quantize import QuantizedAFM
 from afm_min.trainer import seed_step
 from afm_min.world import tools
-from afm_min.world.tasks import EVOLVED, Recall, draw_tasks
+from afm_min.world.tasks import EVOLVED, NOTES, Recall, draw_tasks
 
 
 def percent(results):
@@ -159,8 +159,7 @@ def code_passes(model, family, count, samples=8):
 def recall_by_distance(model, count):
     """Return the recall of a fact among up to 1, 2, ... 16 notes: more notes, greater distance."""
     return [row(f"recall: up to {notes} notes",
-                accuracy(model, {"recall": Recall(notes)}, count)["recall"])
-            for notes in (1, 2, 4, 8, 16)]
+                accuracy(model, {"recall": Recall(notes)}, count)["recall"]) for notes in NOTES]
 
 
 # All benchmarks, and two models side by side.

@@ -12,11 +12,15 @@ import pathlib
 import torch
 
 from afm_min import distributed
-from afm_min.errors import UserError
 
 FORMAT = "afm_min file 2"  # a part of each checksum
 CHECKSUM_LENGTH = 64  # hexadecimal digits
 BLOCK_SIZE = 2**20  # bytes that are read at once
+CHECKSUMS = "checksums.json"  # of the other files in a folder of shards
+
+
+class UserError(ValueError):
+    """An error that the user can fix. The commands print it as one line and exit with code 2."""
 
 
 @contextlib.contextmanager
@@ -138,3 +142,46 @@ def read_lines(path):
     """Return the rows of a JSON lines file, or None if it is damaged or was not written here."""
     *lines, last = path.read_bytes().splitlines(keepends=True) or [b""]
     return [json.loads(line) for line in lines] if last == last_line(path, lines) else None
+
+
+def hash_shards(folder):
+    """Return {name: checksum} of the files in a folder of shards, "" for one that cannot be read.
+    Each rank reads a part of them."""
+    def hash_file(path):
+        try:
+            with open(path, "rb") as file:
+                return checksum(path, read_blocks(file, os.fstat(file.fileno()).st_size))
+        except OSError:
+            return ""
+    paths = sorted(path for path in pathlib.Path(folder).glob("*") if path.name != CHECKSUMS)
+    digits = distributed.split_work(lambda paths: list(map(hash_file, paths)), paths)
+    return {path.name: digit for path, digit in zip(paths, digits)}
+
+
+def save_sharded(state, folder):
+    """Write a nested state dict to a folder. Each rank writes its own shards there.
+
+    Raises UserError on every rank if one of them cannot write."""
+    from torch.distributed import checkpoint  # imported only when used: it is slow
+    try:
+        checkpoint.save(state, checkpoint_id=folder)
+    except checkpoint.api.CheckpointException as error:
+        reasons = {str(exception) for exception, _ in error.failures.values()}
+        raise UserError(f"cannot write {folder}: {'; '.join(sorted(reasons))}; make room, then "
+                        "call again with --resume") from None
+    write_json(pathlib.Path(folder, CHECKSUMS), hash_shards(folder))
+
+
+def load_sharded(state, folder):
+    """Load into the tensors of a nested state dict, in place, what `save_sharded` wrote.
+
+    The number of ranks may differ from when the folder was written. Raises UserError on every rank
+    if a file has changed since."""
+    from torch.distributed import checkpoint
+    path, hashes = pathlib.Path(folder, CHECKSUMS), hash_shards(folder)
+    expected = (read_json(path) if path.exists() else None) or {}
+    if not expected or hashes != expected:
+        changed = [name for name in hashes if expected.get(name) != hashes[name]]
+        raise UserError(f"{folder} is damaged ({', '.join(changed) or 'files are missing'}): train "
+                        "its stage again, with --stages and without --resume")
+    checkpoint.load(state, checkpoint_id=folder)

@@ -37,9 +37,8 @@ import zlib
 import torch
 
 from afm_min import distributed
-from afm_min.errors import UserError
-from afm_min.files import (atomic_write, load, read_json, read_lines, save, write_json, write_lines,
-                           write_text)
+from afm_min.files import (UserError, atomic_write, load, read_json, read_lines, save, write_json,
+                           write_lines, write_text)
 
 __all__ = ["UserError", "atomic_write", "load", "save", "write_text"]  # imported from here, too
 

@@ -18,8 +18,7 @@ import re
 
 import regex
 
-from afm_min.errors import UserError
-from afm_min.files import read_json, write_json
+from afm_min.files import UserError, read_json, write_json
 
 SPECIALS = ("<|document|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|end|>")
 DOCUMENT, SYSTEM, USER, ASSISTANT, TOOL, END = SPECIALS

@@ -9,7 +9,7 @@ import zlib
 
 import torch
 
-from afm_min import distributed
+from afm_min import distributed, files
 from afm_min.run import UserError, load, save
 
 Z_LOSS = 1e-6  # weight of the z-loss, which keeps the softmax's normaliser near 1
@@ -277,11 +277,7 @@ def save_state(run, stage, model, optimizer, step):
     and the checkpoint only records that step. So a kill in between leaves the older state valid."""
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     if run.shard:
-        try:
-            distributed.save_sharded(state, run.shards(stage, step))
-        except OSError as error:
-            raise UserError(f"cannot write {run.shards(stage, step)}: {error}; make room, then "
-                            "call again with --resume") from None
+        files.save_sharded(state, run.shards(stage, step))
         state = {}
     save(run.partial_checkpoint(stage), step=step, sharded=run.shard, **run.provenance(stage),
          **state)
@@ -297,6 +293,8 @@ def resume(run, stage, model, optimizer):
         return 0
     saved = load(path, model.embedding.device)
     if any(saved.get(name) != value for name, value in run.provenance(stage).items()):
+        print(f"{stage}: {path.name} was saved with other settings, inputs or code, so the stage "
+              "starts again", flush=True)
         return 0
     if saved["sharded"] != run.shard:
         raise UserError(f"{path} was saved {'with' if saved['sharded'] else 'without'} --shard: "
@@ -304,7 +302,7 @@ def resume(run, stage, model, optimizer):
     state = saved
     if run.shard:  # `saved` has only the step; load_sharded overwrites the tensors of `state`
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        distributed.load_sharded(state, run.shards(stage, saved["step"]))
+        files.load_sharded(state, run.shards(stage, saved["step"]))
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     print(f"{stage}: resuming after step {saved['step']}")

@@ -8,9 +8,8 @@ import random
 import pytest
 import torch
 
-from afm_min import distributed, lora
-from afm_min.errors import UserError
-from afm_min.files import atomic_write, load, save
+from afm_min import files, lora
+from afm_min.files import UserError, atomic_write, load, save
 from afm_min.model import AFM, Config, load_model, save_model
 from afm_min.quantize import QuantizedAFM, quantize_model
 from afm_min.reward import RewardModel
@@ -177,23 +176,23 @@ def test_an_error_that_is_no_failed_write_is_raised_as_it_is(tmp_path):
 def test_a_damaged_shard_is_named(tmp_path):
     """Whichever rank wrote it: in one process, there is one file of weights."""
     folder = tmp_path / "core-50.shards"
-    distributed.save_sharded({"model": {"w": torch.arange(9.0)}}, folder)
+    files.save_sharded({"model": {"w": torch.arange(9.0)}}, folder)
     state = {"model": {"w": torch.zeros(9)}}
-    distributed.load_sharded(state, folder)
+    files.load_sharded(state, folder)
     assert state["model"]["w"].tolist() == list(range(9))
     for path in sorted(folder.iterdir()):
         whole = path.read_bytes()
         for changed in (whole[:-9], whole[:20] + b"?" + whole[21:], b""):
             path.write_bytes(changed)
             with pytest.raises(UserError, match="core-50.shards is damaged .*: train its stage"):
-                distributed.load_sharded(state, folder)
+                files.load_sharded(state, folder)
         path.write_bytes(whole)
     for path in sorted(folder.iterdir()):
         whole = path.read_bytes()
         path.unlink()
         with pytest.raises(UserError, match="core-50.shards is damaged"):
-            distributed.load_sharded(state, folder)
+            files.load_sharded(state, folder)
         path.write_bytes(whole)
     with pytest.raises(UserError, match="none is damaged"):
-        distributed.load_sharded(state, tmp_path / "none")
-    distributed.load_sharded(state, folder)
+        files.load_sharded(state, tmp_path / "none")
+    files.load_sharded(state, folder)

@@ -309,12 +309,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run, capsys):
 
 def test_a_state_is_resumed_only_with_the_same_settings_and_inputs(run, capsys):
     """Another setting or fingerprint starts anew; the same ones resume."""
-    for changed in ({}, {"settings": {"lr": 1.0}}, {"fingerprint": "another model"}):
+    reason = "test.part.pt was saved with other settings, inputs or code"
+    train(3, run)
+    output = capsys.readouterr().out
+    assert "resuming" not in output and reason not in output
+    for changed in ({"settings": {"lr": 1.0}}, {"fingerprint": "another model"}):
         vars(run).update(changed)
         train(3, run)
-        assert "resuming" not in capsys.readouterr().out
+        output = capsys.readouterr().out
+        assert "resuming" not in output and reason in output
     train(4, run)
-    assert "resuming after step 3" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "resuming after step 3" in output and reason not in output
 
 
 def test_a_whole_state_is_not_resumed_as_a_sharded_one(run, monkeypatch):

@@ -7,7 +7,8 @@ import re
 
 from afm_min.data import corpus
 
-CHAT_MODELS = ["draft", "sft", *(f"{method}{n}" for n in (1, 2)
+ROUNDS = 2  # of alignment
+CHAT_MODELS = ["draft", "sft", *(f"{method}{n}" for n in range(1, ROUNDS + 1)
                                  for method in ("rs", "dpo", "ipo", "mdloo", "committee"))]
 WORDS = {
     "prune.method": ["learned", "magnitude", "random"],

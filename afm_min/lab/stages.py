@@ -23,9 +23,9 @@ import torch
 
 from afm_min import align, distributed, evaluate, ondevice, pretrain, reward, sft, trainer
 from afm_min.data import corpus
-from afm_min.lab.settings import LARGEST, problem
+from afm_min.lab.settings import LARGEST, ROUNDS, problem
 from afm_min.lab.source import source_hash
-from afm_min.run import UserError, load
+from afm_min.run import UserError
 
 Stage = collections.namedtuple("Stage", "function needs")  # needs: stages whose results it uses
 STAGES = {}
@@ -34,7 +34,7 @@ for function in (corpus.data, corpus.tokenizer, pretrain.parent, pretrain.prune,
                  sft.synthetic, sft.mixture, sft.sft):
     needs = list(STAGES)[-1:]  # the stage before, if any
     STAGES[function.__name__] = Stage(function, needs)
-ROUNDS = 2  # of alignment; each starts from the model of the round before
+# Each round of alignment starts from the model of the round before.
 for n in range(1, ROUNDS + 1):
     STAGES |= {
         f"preferences{n}": Stage(partial(reward.preferences, n),
@@ -185,14 +185,6 @@ def forget(run, stage):
         run.write_json("report.json", report)  # even if unchanged: every rank must call this
 
 
-def report_unusable_state(run, stage):
-    """Print a line if the saved state of an unfinished stage cannot be resumed."""
-    path = run.partial_checkpoint(stage)
-    if path.exists() and not run.provenance(stage).items() <= load(path).items():
-        print(f"{stage}: {path.name} was saved with other settings, inputs or code, so the stage "
-              "starts again", flush=True)
-
-
 def run_stage(run, stage, settings):
     """Run a stage and report it, unless it is up to date. Its needs must be up to date."""
     rows = up_to_date(run.read_json("report.json"))
@@ -202,7 +194,6 @@ def run_stage(run, stage, settings):
     run.settings, run.fingerprint = settings, fingerprint(rows, stage, settings)
     forget(run, stage)
     print(f"{stage}: {describe(settings)}", flush=True)
-    report_unusable_state(run, stage)
     start = time.perf_counter()
     metrics = STAGES[stage].function(run, **settings)
     return_memory()

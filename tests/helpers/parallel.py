@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from afm_min import chat, distributed, generate
+from afm_min import chat, distributed, files, generate
 from afm_min.trainer import fit
 from afm_min.model import AFM, Config
 from afm_min.pretrain import next_token_loss
@@ -67,7 +67,7 @@ def outcome(run):
         folder = run.shards("chat", CHAT_STEPS)
         shard_files = [path.stat().st_size for path in folder.glob("*.distcp")]
         v = torch.zeros(model.blocks[0].attention.query.weight.shape)
-        distributed.load_sharded({"optimizer": {"state": {0: {"v": v}}}}, folder)
+        files.load_sharded({"optimizer": {"state": {0: {"v": v}}}}, folder)
     else:
         v = torch.load(run.partial_checkpoint("chat"))["optimizer"]["state"][0]["v"]
     return {
@@ -113,7 +113,7 @@ def damaged_shard(folder):
         path.write_bytes(path.read_bytes()[:-9])
     distributed.all_gather_object(None)  # wait for rank 0
     try:
-        distributed.load_sharded({}, shards)
+        files.load_sharded({}, shards)
     except UserError as error:
         return distributed.all_gather_object(str(error))
 
