@@ -214,6 +214,61 @@ def test_long_comments_do_not_count_as_the_page():
     assert filters.main_content(PARAGRAPHS + comments).splitlines() == SENTENCES
 
 
+ARTICLE = f"<h1>The tower</h1>{PARAGRAPHS * 3}"
+TEASER = "<div><h4><a href=/c>Canals</a></h4><p>They are old, and few boats use them today.</p></div>"
+
+
+@pytest.mark.parametrize("box", [
+    "<p>We use cookies and the like to see who reads what, and when.</p>",
+    "<p>Ada Day writes about towers. She lives in the north with two cats.</p>",
+    "<h3>17 comments</h3><p>Ann wrote: I was there!</p><p>Bob replied: so was I.</p>",
+    "<p>Tower Street 4, telephone 555 0177. Do not copy anything without asking us.</p>",
+    "<h4>Weather</h4><p>It will be cloudy.</p>", TEASER * 4])
+@pytest.mark.parametrize("end", ["</div>", ""])
+def test_small_sections_around_the_text_are_dropped(box, end):
+    text = ["The tower", *SENTENCES * 3]
+    for page in (f"<div>{ARTICLE}</div><div>{box}{end}",
+                 f"<div>{box}</div><div>{ARTICLE}{end}",
+                 f"<table><tr><td>{box}<td>{ARTICLE}</table>", f"{ARTICLE}<hr>{box}"):
+        assert filters.main_content(page).splitlines() == text, page
+
+
+def test_teasers_within_the_text_are_dropped():
+    for teaser in (TEASER, "<div><h4>Canals</h4><p>They are old. <a href=/c>Read more</a></div>"):
+        page = f"<div>{ARTICLE}{teaser}{PARAGRAPHS * 2}</div>"
+        assert filters.main_content(page).splitlines() == ["The tower", *SENTENCES * 5]
+    assert len(filters.main_content(TEASER * 12).splitlines()) == 12  # there is nothing else
+
+
+@pytest.mark.parametrize("part", [
+    "<div><p>Mind the steps.</p></div>", "<div>Mind the steps.<p>They are wet.</p></div>",
+    "<div><blockquote><p>I saw it.</p></blockquote></div>"])
+def test_small_sections_within_the_text_stay(part):
+    words = len(filters.main_content(part).split())
+    for page in (f"<div>{ARTICLE}{part}{PARAGRAPHS * 3}</div>",
+                 f"<h1>The tower</h1><div>Share</div>{part}{PARAGRAPHS * 3}"):
+        rest = filters.main_content(page.replace(part, "<div></div>"))
+        assert len(filters.main_content(page).split()) == len(rest.split()) + words > words
+
+
+def test_every_paragraph_in_a_section():
+    page = "".join(f"<div><p>{sentence}</p></div>" for sentence in SENTENCES * 4)
+    assert filters.main_content(page).splitlines() == SENTENCES * 4
+
+
+def test_a_table_of_cells_is_one_section():
+    rows = "".join(f"<tr><th>{sentence[4:9]}</th><td>{sentence}</td></tr>"
+                   for sentence in SENTENCES)
+    text = filters.main_content(f"<div>{ARTICLE}</div><table>{rows}</table>")
+    assert text.splitlines()[-5:] == [line for sentence in SENTENCES
+                                      for line in (sentence[4:9], sentence)][1:]
+
+
+def test_a_title_behind_a_menu():
+    page = f"<h1><a href=/t>The tower</a></h1><div>{MENU}</div><div>{PARAGRAPHS * 3}</div>"
+    assert filters.main_content(page).splitlines() == ["The tower", *SENTENCES * 3]
+
+
 @pytest.mark.parametrize("tag", [
     "<p title='a<b'>", "<p title='a>b<c>'>", '<p class="a" title = "<p>">', "<p x='a'y>",
     "<p title='a<b' >", "<p title=\"it's <b>\">", "</div><p><![x>", "<p></ x>", "<p></i <!---->"])

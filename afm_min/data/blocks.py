@@ -1,4 +1,4 @@
-"""HTML pages as blocks of text, for `filters.main_content`.
+"""HTML pages as blocks of text, and which of them are content, for `filters.main_content`.
 
 A crawl is full of malformed pages. So boilerplate is not dropped while a page is read, but marked:
 an element that was never closed may contain the whole page.
@@ -10,6 +10,9 @@ import re
 import regex
 
 CONTAINERS = set("aside div footer form header nav ol section table ul".split())
+CELLS = ("td", "th")
+# Tags that separate sections. An end tag does, too, wherever it is: it may be the wrong one.
+BORDERS = CONTAINERS - {"ol", "ul"} | {"article", "hr", "main", *CELLS}
 BOILERPLATE_TAGS = set("""
     aside button footer form header nav noscript script select style svg template title""".split())
 # Tags that end a block of text.
@@ -27,10 +30,14 @@ LAYOUT_NAMES = set("""
     entry form global group header inner item items js left link links list main mobile notice
     outer overlay page post posts primary right secondary section side site sticky text top unit
     widget wrap wrapper""".split())
-# Opening words of short boilerplate blocks.
+# Words of short boilerplate blocks: most open the block, "Read more" may end it.
 BOILERPLATE_TEXT = re.compile(
-    r"(?:.{0,99}\baccept (all )?cookies|copyright|\(c\)|©|all rights reserved|"
-    r"advertisement|leave a comment|read more|related stories|share this)(?!\w)", re.I)
+    r"(?:.{0,99}\b(?:accept|accept all|site uses|we use) cookies|.*\b(?:learn|read) more[^\w.]*$|"
+    r"copyright|\(c\)|©|all rights reserved|advertisement|leave a comment|read more|"
+    r"related stories|share this)(?!\w)", re.I)
+MAX_LINK_DENSITY = 1 / 3
+MIN_CONTENT = 40  # words; an element with less is not taken as the page
+MIN_PAGE = 100  # words; a shorter page keeps its small sections
 MAX_DEPTH = 100  # open elements that an end tag is compared with
 
 # A tag or a text. A quoted value may contain < and >; but if no blank, > or /> follows its second
@@ -48,8 +55,9 @@ NAMES = re.compile(r"""\s(?:class|id)\s*=\s*(?:"([^"]*)|'([^']*)|([^\s"'>]+))"""
 
 # link_density: share of the words that are inside links; 1 for short boilerplate text
 # boilerplate: number of the innermost boilerplate element that the block is in; 0 for none
-Block = collections.namedtuple("Block", "tag text words link_density boilerplate",
-                               defaults=("", "", 0, 0.0, 0))
+# section: number of the part of the page, between two borders, that the block is in
+Block = collections.namedtuple("Block", "tag text words link_density boilerplate section",
+                               defaults=("", "", 0, 0.0, 0, 0))
 
 
 def markup(page, raw_ends=RAW_ENDS):
@@ -83,7 +91,7 @@ def is_boilerplate_name(name):
 class BlockParser:
     """Collect the text blocks of a page, in order.
 
-    BlockParser('<p>One <a href=x>two</a>').blocks -> [Block('p', 'One two', 2, 0.5, 0)]
+    BlockParser('<p>One <a href=x>two</a>').blocks -> [Block('p', 'One two', 2, 0.5, 0, 0)]
 
     An element is boilerplate by its tag, or by a class or id such as "sidebar"; but a <header>
     inside an article is not, as it contains the title. Boilerplate elements are numbered from 1,
@@ -95,6 +103,7 @@ class BlockParser:
         self.tag, self.parts, self.words, self.linked_words = "", [], 0, 0
         self.in_link = self.link_is_closed = False
         self.blocks, self.parents, self.in_article = [], [0], False
+        self.section = 0
         self.well_formed = True  # False if an element was never closed
         self.open = [("", 0)]  # open elements: tag, number of the boilerplate element it is (in)
         pieces = list(markup(page, raw_ends))
@@ -121,6 +130,8 @@ class BlockParser:
             self.in_link = "href" in attributes.lower()
         elif tag in BLOCK_TAGS:
             self.end_block(tag)
+        if tag in BORDERS:
+            self.section += 1
         if tag in ("article", "main"):
             self.in_article = True
         if tag in ("body", "main"):  # these end elements that were never closed
@@ -144,6 +155,8 @@ class BlockParser:
             self.in_link = False
         elif tag in BLOCK_TAGS:
             self.end_block("")
+        if tag in BORDERS:
+            self.section += 1
         if tag in ("article", "main"):
             self.in_article = False
         if tag not in CONTAINERS and tag not in BOILERPLATE_TAGS:
@@ -174,6 +187,85 @@ class BlockParser:
             text = re.sub("[ \xa0]*\n ?", "\n", text).strip(" \n").replace("\xa0", " ").rstrip()
             boilerplate = self.words <= 40 and BOILERPLATE_TEXT.match(text)
             density = 1.0 if boilerplate else self.linked_words / self.words
-            self.blocks.append(Block(self.tag, text, self.words, density, self.open[-1][1]))
+            section = self.section
+            if self.tag in CELLS and self.blocks and self.blocks[-1].tag in CELLS:
+                section = self.blocks[-1].section  # a table of plain cells is one section
+            self.blocks.append(
+                Block(self.tag, text, self.words, density, self.open[-1][1], section))
         self.parts, self.words, self.linked_words, self.tag = [], 0, 0, next_tag
         self.in_link = self.in_link and self.link_is_closed
+
+
+def without_boilerplate(parser):
+    """Return the blocks that are in no boilerplate element.
+
+    An element without which little of the page's content remains is no boilerplate, but a wrapper
+    with such a name or a form around the page. If elements of the page were never closed, an
+    element with a quarter of its content is none either."""
+    max_rest = 1 / 5 if parser.well_formed else 3 / 4
+    words = [0] * len(parser.parents)  # of content, per boilerplate element; 0 is the whole page
+    for block in parser.blocks:
+        if is_content(Block(), block, Block()):
+            words[block.boilerplate] += block.words
+    for i in reversed(range(1, len(words))):
+        words[parser.parents[i]] += words[i]
+    is_dropped = [False]
+    for i in range(1, len(words)):
+        rest = words[0] - words[i]
+        is_wrapper = words[i] >= MIN_CONTENT and rest < max(MIN_CONTENT, max_rest * words[0])
+        is_dropped.append(is_dropped[parser.parents[i]] or not is_wrapper)
+    return [block for block in parser.blocks if not is_dropped[block.boilerplate]]
+
+
+def is_sentence(block):
+    """Return True for a <p> in which a sentence, or a quoted one, ends."""
+    return block.tag == "p" and bool(re.search(r"[.!?:][\"')\u2019\u201d]*(?:\s|$)", block.text))
+
+
+def is_content(previous, block, following):
+    """Classify a block. This simplifies the paper's decision tree: the thresholds are its own, but
+    most branches are left out.
+
+    Content has few links and more than 16 words; more than 40 if it follows a list of links and
+    precedes a short block. A full sentence in a <p>, and all of <pre>, <dt> and <dd>, are content,
+    too."""
+    beside_links = previous.link_density > 5 / 9 and following.words <= 17
+    is_long = block.words > (40 if beside_links else 16)
+    return block.link_density <= MAX_LINK_DENSITY and (
+        block.tag in ("pre", "dt", "dd") or is_sentence(block) or is_long)
+
+
+def keep_large_sections(blocks, keep):
+    """Return `keep` without teasers, and without small sections before and after the text.
+
+    A section is what is between two borders, such as <div> and </div>. It is small if less than 40
+    words of it were kept, and less than half as many as of the largest section. A small section
+    stays if it is between the title and the last large section. The title is the last <h1> that
+    does not follow the first large section. A teaser is a section of less than 40 words in which a
+    block consists of links, such as a linked headline. A page of less than 100 words stays whole.
+
+    These are steps of Boilerpipe's ArticleExtractor: it keeps the largest block and what is between
+    the title and it, and nothing after the end of the text. Here several sections may be large."""
+    sizes = collections.Counter()
+    for block, is_kept in zip(blocks, keep):
+        if is_kept:
+            sizes[block.section] += block.words
+    if sizes.total() < MIN_PAGE:
+        return keep
+    for block in blocks:
+        if block.link_density > MAX_LINK_DENSITY and sizes[block.section] < MIN_CONTENT:
+            sizes[block.section] = 0
+    min_size = min(MIN_CONTENT, max(sizes.values()) / 2)
+    large = {section for section, size in sizes.items() if size >= max(1, min_size)}
+    if not large:  # a page of teasers
+        return keep
+    first, last = min(large), max(large)
+    titles = [i for i, block in enumerate(blocks) if block.tag == "h1" and block.section <= first]
+    if titles:
+        first = blocks[titles[-1]].section
+    stays = {section for section, size in sizes.items()
+             if section in large or (size > 0 and first <= section <= last)}
+    keep = [is_kept and block.section in stays for block, is_kept in zip(blocks, keep)]
+    for i in titles[-1:]:
+        keep[i] = True
+    return keep

@@ -11,7 +11,9 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 import regex
 
-from afm_min.data.blocks import Block, BlockParser, markup
+from afm_min.data.blocks import (
+    MAX_LINK_DENSITY, Block, BlockParser, is_content, is_sentence, keep_large_sections, markup,
+    without_boilerplate)
 
 
 # robots.txt (RFC 9309)
@@ -74,9 +76,6 @@ def path_matches(path, pattern):
 # Main content, found as in Boilerpipe (Kohlschuetter et al. 2010): cut a page into blocks, then
 # classify each by its length, its link density and its neighbours.
 
-MAX_LINK_DENSITY = 1 / 3
-MIN_CONTENT = 40  # words; less is no page
-
 
 def main_content(page):
     """Return the text of a page without menus, lists of links, banners, forms and footers.
@@ -84,7 +83,8 @@ def main_content(page):
     '<ul><li><a href=/>Home</a></ul><h1>News</h1><p>It is out.' -> 'News\\nIt is out.'
 
     What `is_content` accepts is then extended, until a block with many links stops it: forwards
-    over paragraphs and list items, and backwards over any block, such as a heading.
+    over paragraphs and list items, and backwards over any block, such as a heading. Small sections
+    around the text and teasers are dropped again.
     If nothing remains, three or more paragraphs of sentences are kept wherever they are."""
     blocks = without_boilerplate(BlockParser(page))
     padded = [Block(), *blocks, Block()]
@@ -96,6 +96,7 @@ def main_content(page):
     for i in reversed(range(len(blocks) - 1)):
         if keep[i + 1] and text_like[i]:
             keep[i] = True
+    keep = keep_large_sections(blocks, keep)
     kept = [block.text for block, is_kept in zip(blocks, keep) if is_kept]
     if not kept:  # without RAW_ENDS, no script or comment can swallow a page
         paragraphs = filter(is_sentence, BlockParser(page, raw_ends={}).blocks)
@@ -103,45 +104,6 @@ def main_content(page):
         if len(kept) < 3:
             return ""
     return "\n".join(kept)
-
-
-def without_boilerplate(parser):
-    """Return the blocks that are in no boilerplate element.
-
-    An element without which little of the page's content remains is no boilerplate, but a wrapper
-    with such a name or a form around the page. If elements of the page were never closed, an
-    element with a quarter of its content is none either."""
-    max_rest = 1 / 5 if parser.well_formed else 3 / 4
-    words = [0] * len(parser.parents)  # of content, per boilerplate element; 0 is the whole page
-    for block in parser.blocks:
-        if is_content(Block(), block, Block()):
-            words[block.boilerplate] += block.words
-    for i in reversed(range(1, len(words))):
-        words[parser.parents[i]] += words[i]
-    is_dropped = [False]
-    for i in range(1, len(words)):
-        rest = words[0] - words[i]
-        is_wrapper = words[i] >= MIN_CONTENT and rest < max(MIN_CONTENT, max_rest * words[0])
-        is_dropped.append(is_dropped[parser.parents[i]] or not is_wrapper)
-    return [block for block in parser.blocks if not is_dropped[block.boilerplate]]
-
-
-def is_sentence(block):
-    """Return True for a <p> in which a sentence, or a quoted one, ends."""
-    return block.tag == "p" and bool(re.search(r"[.!?:][\"')\u2019\u201d]*(?:\s|$)", block.text))
-
-
-def is_content(previous, block, following):
-    """Classify a block. This simplifies the paper's decision tree: the thresholds are its own, but
-    most branches are left out.
-
-    Content has few links and more than 16 words; more than 40 if it follows a list of links and
-    precedes a short block. A full sentence in a <p>, and all of <pre>, <dt> and <dd>, are content,
-    too."""
-    beside_links = previous.link_density > 5 / 9 and following.words <= 17
-    is_long = block.words > (40 if beside_links else 16)
-    return block.link_density <= MAX_LINK_DENSITY and (
-        block.tag in ("pre", "dt", "dd") or is_sentence(block) or is_long)
 
 
 # Quality
