@@ -251,6 +251,18 @@ def test_small_sections_within_the_text_stay(part):
         assert len(filters.main_content(page).split()) == len(rest.split()) + words > words
 
 
+@pytest.mark.parametrize("part", [
+    "<div><h4><a href=/u>Ada</a></h4><p>{}</p></div>",  # a forum
+    "<div><h3>Spring <a href=#>edit</a></h3><p>{}</p></div>",
+    "<table><tr><td><a href=/x>Spring</a></td><td>A day</td><td><p>{}</p></td></tr></table>",
+    "<h2>Steps</h2><div><ol><li>{}</li></ol></div>"])
+def test_a_large_footer_is_not_taken_as_the_page(part):
+    parts = "".join(map(part.format, SENTENCES * 3))
+    page = f"<div>{MENU}</div>{parts}<div><p>{'Nothing here may be copied. ' * 9}</p></div>"
+    lines = filters.main_content(page).splitlines()
+    assert [line for line in lines if line in SENTENCES] == SENTENCES * 3
+
+
 def test_every_paragraph_in_a_section():
     page = "".join(f"<div><p>{sentence}</p></div>" for sentence in SENTENCES * 4)
     assert filters.main_content(page).splitlines() == SENTENCES * 4

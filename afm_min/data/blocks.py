@@ -238,11 +238,14 @@ def is_content(previous, block, following):
 def keep_large_sections(blocks, keep):
     """Return `keep` without teasers, and without small sections before and after the text.
 
-    A section is what is between two borders, such as <div> and </div>. It is small if less than 40
-    words of it were kept, and less than half as many as of the largest section. A small section
-    stays if it is between the title and the last large section. The title is the last <h1> that
-    does not follow the first large section. A teaser is a section of less than 40 words in which a
-    block consists of links, such as a linked headline. A page of less than 100 words stays whole.
+    A section is what is between two borders, such as <div> and </div>. Its size is the number of
+    its words that were kept. A teaser is a section of less than 40 words in which a block consists
+    of links, such as a linked headline. Teasers stay if they hold a third of the page.
+
+    A section is small if it has less than 40 words and less than half of the largest. This limit is
+    halved until the other sections hold two thirds of the page. A small section stays if it is
+    between the title and the last section that is not small. A page of less than 100 words stays
+    whole.
 
     These are steps of Boilerpipe's ArticleExtractor: it keeps the largest block and what is between
     the title and it, and nothing after the end of the text. Here several sections may be large."""
@@ -252,20 +255,29 @@ def keep_large_sections(blocks, keep):
             sizes[block.section] += block.words
     if sizes.total() < MIN_PAGE:
         return keep
-    for block in blocks:
-        if block.link_density > MAX_LINK_DENSITY and sizes[block.section] < MIN_CONTENT:
-            sizes[block.section] = 0
-    min_size = min(MIN_CONTENT, max(sizes.values()) / 2)
-    large = {section for section, size in sizes.items() if size >= max(1, min_size)}
-    if not large:  # a page of teasers
-        return keep
-    first, last = min(large), max(large)
-    titles = [i for i, block in enumerate(blocks) if block.tag == "h1" and block.section <= first]
-    if titles:
-        first = blocks[titles[-1]].section
+    # Only the links of tables are often part of the text.
+    teasers = {block.section for block in blocks if block.link_density > 5 / 9
+               and sizes[block.section] < MIN_CONTENT and block.tag not in CELLS}
+    if sum(sizes[section] for section in teasers) < sizes.total() / 3:
+        for section in teasers:
+            del sizes[section]
+    limit = min(MIN_CONTENT, max(sizes.values()) / 2)
+    while sum(size for size in sizes.values() if size >= limit) < sizes.total() * 2 / 3:
+        limit /= 2
+    large = [section for section, size in sizes.items() if size >= limit]
+    title = find_title(blocks, keep, large[0])
+    first = large[0] if title is None else blocks[title].section
     stays = {section for section, size in sizes.items()
-             if section in large or (size > 0 and first <= section <= last)}
-    keep = [is_kept and block.section in stays for block, is_kept in zip(blocks, keep)]
-    for i in titles[-1:]:
-        keep[i] = True
-    return keep
+             if size >= limit or first <= section <= large[-1]}
+    return [i == title or (is_kept and block.section in stays)
+            for i, (block, is_kept) in enumerate(zip(blocks, keep))]
+
+
+def find_title(blocks, keep, section):
+    """Return the index of the last <h1> up to a section, or else of the first <h2> that is kept.
+
+    Return None if there is neither."""
+    before = [i for i, block in enumerate(blocks) if block.section <= section]
+    titles = [i for i in before if blocks[i].tag == "h1"][-1:]
+    titles += [i for i in before if blocks[i].tag == "h2" and keep[i]]
+    return titles[0] if titles else None
