@@ -215,7 +215,7 @@ def test_long_comments_do_not_count_as_the_page():
 
 
 ARTICLE = f"<h1>The tower</h1>{PARAGRAPHS * 3}"
-TEASER = "<div><h4><a href=/c>Canals</a></h4><p>They are old, and few boats use them today.</p></div>"
+TEASER = "<div><h4><a href=/c>Canals</a></h4><p>They are old, and few boats use them now.</p></div>"
 
 
 @pytest.mark.parametrize("box", [
@@ -238,6 +238,25 @@ def test_teasers_within_the_text_are_dropped():
         page = f"<div>{ARTICLE}{teaser}{PARAGRAPHS * 2}</div>"
         assert filters.main_content(page).splitlines() == ["The tower", *SENTENCES * 5]
     assert len(filters.main_content(TEASER * 12).splitlines()) == 12  # there is nothing else
+
+
+def test_a_list_of_related_articles_is_dropped():
+    items = "<li><a href=/c>Of canals</a>: they are old, and few boats use them.</li>" * 5
+    for page in (f"<div>{ARTICLE}</div><div><ul>{items}</ul></div>",
+                 f"<div>{ARTICLE}<section><ul>{items}</ul></section>{PARAGRAPHS}</div>"):
+        assert set(filters.main_content(page).splitlines()) == {"The tower", *SENTENCES}
+
+
+@pytest.mark.parametrize("words", [
+    "To serve you well this site uses cookies", "By reading on you agree to our cookie policy",
+    "Get our weekly newsletter", "1999-2009 Tower Press, all rights reserved", "About the author",
+    "Last updated in spring", "Sponsored by Tower Press", "You might also like"])
+def test_words_of_boilerplate(words):
+    tail = ", and it is so for all of those who read it" * 2
+    page = f"{PARAGRAPHS}<p>{words}{tail}.</p>"
+    assert filters.main_content(page).splitlines() == SENTENCES
+    page = page.replace(words, f"They say: {words}".replace(" ", "-"))
+    assert len(filters.main_content(page).splitlines()) == 4
 
 
 @pytest.mark.parametrize("part", [

@@ -30,11 +30,15 @@ LAYOUT_NAMES = set("""
     entry form global group header inner item items js left link links list main mobile notice
     outer overlay page post posts primary right secondary section side site sticky text top unit
     widget wrap wrapper""".split())
-# Words of short boilerplate blocks: most open the block, "Read more" may end it.
-BOILERPLATE_TEXT = re.compile(
-    r"(?:.{0,99}\b(?:accept|accept all|site uses|we use) cookies|.*\b(?:learn|read) more[^\w.]*$|"
-    r"copyright|\(c\)|©|all rights reserved|advertisement|leave a comment|read more|"
-    r"related stories|share this)(?!\w)", re.I)
+# Words of short boilerplate blocks: among the first ones, at the end, or at the start.
+BOILERPLATE_TEXT = re.compile(r"""
+    (?: .{0,99} \b (?: (?:accept|accept\ all|sites?\ uses?|we\ use)\ cookies | cookie\ policy |
+            our\ (?:\w+\ )? newsletter | all\ rights\ reserved)
+        | .* \b (?:learn|read)\ more [^\w.]* $
+        | (?: about\ the\ author | advertisement | copyright | \(c\) | © | leave\ a\ comment |
+            (?:page\ )? last\ (?:modified|updated) | read\ more | share\ this | sponsored\ by |
+            related\ (?:articles|posts|stories) | you\ (?:may|might)\ also\ like)
+    ) (?!\w)""", re.I | re.X)
 MAX_LINK_DENSITY = 1 / 3
 MIN_CONTENT = 40  # words; an element with less is not taken as the page
 MIN_PAGE = 100  # words; a shorter page keeps its small sections
@@ -185,7 +189,7 @@ class BlockParser:
             # Merge spaces, remove them around line ends, then turn each \xa0 back into a space.
             text = re.sub("[ \t\r\f]+", " ", "".join(self.parts))
             text = re.sub("[ \xa0]*\n ?", "\n", text).strip(" \n").replace("\xa0", " ").rstrip()
-            boilerplate = self.words <= 40 and BOILERPLATE_TEXT.match(text)
+            boilerplate = self.words <= 60 and BOILERPLATE_TEXT.match(text)
             density = 1.0 if boilerplate else self.linked_words / self.words
             section = self.section
             if self.tag in CELLS and self.blocks and self.blocks[-1].tag in CELLS:
@@ -240,7 +244,8 @@ def keep_large_sections(blocks, keep):
 
     A section is what is between two borders, such as <div> and </div>. Its size is the number of
     its words that were kept. A teaser is a section of less than 40 words in which a block consists
-    of links, such as a linked headline. Teasers stay if they hold a third of the page.
+    of links, such as a linked headline, or one of less than 100 with a fifth of them in links, such
+    as a list of related articles. Teasers stay if they hold a third of the page.
 
     A section is small if it has less than 40 words and less than half of the largest. This limit is
     halved until the other sections hold two thirds of the page. A small section stays if it is
@@ -249,15 +254,18 @@ def keep_large_sections(blocks, keep):
 
     These are steps of Boilerpipe's ArticleExtractor: it keeps the largest block and what is between
     the title and it, and nothing after the end of the text. Here several sections may be large."""
-    sizes = collections.Counter()
+    sizes, links = collections.Counter(), collections.Counter()  # section -> words, linked words
     for block, is_kept in zip(blocks, keep):
         if is_kept:
             sizes[block.section] += block.words
+            links[block.section] += block.words * block.link_density
     if sizes.total() < MIN_PAGE:
         return keep
     # Only the links of tables are often part of the text.
     teasers = {block.section for block in blocks if block.link_density > 5 / 9
                and sizes[block.section] < MIN_CONTENT and block.tag not in CELLS}
+    teasers.update(section for section, size in sizes.items()
+                   if size < MIN_PAGE and links[section] >= size / 5)
     if sum(sizes[section] for section in teasers) < sizes.total() / 3:
         for section in teasers:
             del sizes[section]
