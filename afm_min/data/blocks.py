@@ -12,7 +12,7 @@ import regex
 CONTAINERS = set("aside div footer form header nav ol section table ul".split())
 CELLS = ("td", "th")
 # Tags that separate sections. An end tag does, too, wherever it is: it may be the wrong one.
-BORDERS = CONTAINERS - {"ol", "ul"} | {"article", "hr", "main", *CELLS}
+BORDERS = CONTAINERS - {"ol", "ul"} | {"article", "main", *CELLS}
 BOILERPLATE_TAGS = set("""
     aside button footer form header nav noscript script select style svg template title""".split())
 # Tags that end a block of text.
