@@ -14,7 +14,7 @@ import re
 
 import numpy
 
-from afm_min.data import filters, safety, sources
+from afm_min.data import filters, formulas, safety, sources
 from afm_min.data.safety import remove_stopwords, unsafe_page
 from afm_min.world import families
 from afm_min.world.tasks import MATH, draw_task
@@ -266,10 +266,10 @@ class Funnel:
             "licence": lambda d: "" if filters.permissive(d["licence"]) else "not permissive",
             "language": lambda d: "" if filters.is_code(d["name"]) else "unknown suffix",
             "code quality": lambda d: filters.check_code(d["text"]),
-            "math tags": lambda d: "" if filters.has_math_tags(d["text"]) else "no tags",
-            "symbols": lambda d: "" if filters.symbol_share(d["text"]) > MIN_SYMBOLS else "few",
+            "math tags": lambda d: "" if formulas.has_math_tags(d["text"]) else "no tags",
+            "symbols": lambda d: "" if formulas.symbol_share(d["text"]) > MIN_SYMBOLS else "few",
             "fluency": lambda d: "" if self.math.bits(d["text"]) < MAX_BITS else "not fluent",
-            "domain": lambda d: "" if filters.math_domain(d["url"]) else "other domain",
+            "domain": lambda d: "" if formulas.math_domain(d["url"]) else "other domain",
             "benchmarks": lambda d: "overlap" if self.benchmarks.contaminated(d["text"]) else ""}
 
     def check_safety(self, text):
