@@ -378,6 +378,14 @@ def test_bad_urls_are_in_no_domain(url):
     assert formulas.math_domain(url) == ("math.example" in url)
 
 
+@pytest.mark.parametrize("url, found", [
+    ("math.example/a//b", True), ("math.example:80/a?b=http://c", True), ("Math.Example.", True),
+    ("http://me@math.example", True), ("http://math.example@shop.example/", False),
+    ("shop.example//math.example", False), ("shop.example/http://math.example/", False)])
+def test_domains_are_found_however_a_url_is_written(url, found):
+    assert formulas.math_domain(url) == found
+
+
 def test_math_symbols_and_domains():
     assert formulas.symbol_share("a+1=2") == 0.6 + 0.2
     assert formulas.symbol_share("\u2211\u221e word") == 2 / 7

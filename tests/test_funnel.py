@@ -198,6 +198,28 @@ def test_blocked_paths():
         assert allowed(url)
 
 
+@pytest.mark.parametrize("url", [
+    "{}", "//{}", "http://{}", "HTTPS://{}", "http://me:word@{}", "me@{}", " {}\n", "http:\\\\{}",
+    "ftp+x://{}"])
+@pytest.mark.parametrize("host", [
+    "forum.example", "Forum.EXAMPLE", "forum.example:8080", "forum.example:", "forum.example."])
+def test_robots_bind_however_a_url_is_written(url, host):
+    for path in ("/members/1", "/1?session=7", "/a//b?session=7#c", "/1.print", "/1.print#top",
+                 "?session=7"):
+        assert not allowed(url.format(host + path)), path
+    for path in ("", "/", "/1", "?", "/members/rules", "#/members", "/1?to=http://x/members",
+                 "/to/http://docs.example/drafts/1"):
+        assert allowed(url.format(host + path)), path
+
+
+def test_hosts_are_not_found_in_other_parts_of_a_url():
+    for url in ("http://elsewhere.example/forum.example/members/1", "x.forum.example/members/1",
+                "http://forum.example@elsewhere.example/members/1", "", "http://", "/members/1"):
+        assert allowed(url)
+    with pytest.raises(ValueError):
+        allowed("http://[x/members/1")
+
+
 # N-gram methods
 
 rng = random.Random(0)

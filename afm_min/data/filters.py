@@ -7,7 +7,7 @@ text breaks, or ''.
 """
 import collections
 import re
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 import regex
 
@@ -69,6 +69,17 @@ def path_matches(path, pattern):
     *pieces, last = map(regex.escape, f"^{pattern}".replace("$", "%24").split("*"))
     first_matches = "".join(f"(?>.*?{piece})" for piece in pieces)
     return bool(regex.fullmatch(f"{first_matches}.*{last}", "^" + path))
+
+
+def host_and_path(url):
+    """Split a URL with or without a scheme. The path includes the query, and begins with "/".
+
+    'HTTP://me@Docs.Example:80?a=1#top' and 'docs.example/?a=1' -> ('docs.example', '/?a=1')
+    Raises ValueError if the URL is impossible, such as 'http://[x/1'."""
+    url = url.strip().replace("\\", "/")  # as browsers do
+    parts = urlsplit(url if re.match(r"([a-z][a-z\d+.-]*:)?//", url, re.I) else f"//{url}")
+    query = f"?{parts.query}" if parts.query else ""
+    return (parts.hostname or "").rstrip("."), (parts.path or "/") + query
 
 
 # Main content, found as in Boilerpipe (Kohlschuetter et al. 2010): cut a page into blocks, then

@@ -4,9 +4,9 @@ The report filters by 40 strings of templates for formulas, but does not list th
 """
 import html
 import re
-from urllib.parse import urlsplit
 
 from afm_min.data.blocks import markup
+from afm_min.data.filters import host_and_path
 
 MATH_DOMAINS = ("algebra.example", "calculus.example", "math.example")  # the report used 20
 # Elements of MathML, also with a prefix such as "m:", and of libraries for formulas.
@@ -95,7 +95,7 @@ def symbol_share(text):
 def math_domain(url):
     """'https://forum.math.example/t/1' -> True: the host is in MATH_DOMAINS or a subdomain."""
     try:
-        host = urlsplit(url if "//" in url else "//" + url).hostname or ""
+        host, _ = host_and_path(url)
     except ValueError:  # such as 'http://[x/1'
         return False
     return ("." + host).endswith(tuple("." + domain for domain in MATH_DOMAINS))

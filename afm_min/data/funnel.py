@@ -324,9 +324,9 @@ class Funnel:
 
 
 def allowed(url):
-    """Return True if robots.txt allows reading a page: 'docs.example/drafts/7' -> False"""
-    host, slash, path = url.partition("/")
-    return filters.robots_allow(sources.ROBOTS.get(host, ""), slash + path)
+    """Return True if robots.txt allows reading a page: 'http://docs.example/drafts/7' -> False"""
+    host, path = filters.host_and_path(url)
+    return filters.robots_allow(sources.ROBOTS.get(host, ""), path)
 
 
 def edit(document, function):
