@@ -12,7 +12,11 @@ from afm_min import evaluate
 from afm_min.data import sources
 from afm_min.data.funnel import (ORDER, CharacterModel, Classifier, Decontamination,
                                  NearDuplicates, allowed, hash_words, ngrams, signature)
+from afm_min.lab import stages
+from afm_min.model import PRESETS
+from afm_min.run import UserError
 from afm_min.world import families
+from afm_min.world.tasks import MAX_BENCHMARK
 from tests.conftest import some_code
 
 
@@ -367,11 +371,22 @@ def test_texts_are_decontaminated_from_the_questions_that_evaluation_asks(collec
     monkeypatch.setattr(evaluate, "generate_texts", generate_texts)
     monkeypatch.setattr(evaluate, "sample_texts", lambda model, tasks, samples: [
         samples * generate_texts(model, [task.messages()]) for task in tasks])
-    evaluate.benchmarks(None, families.all_families({"textwrap": "Text wrapping."}), count=200)
+    evaluate.benchmarks(None, families.all_families({"textwrap": "Text wrapping."}),
+                        count=stages.settings_of("evaluation")["count"])
     assert any("Then 3 flow in" in question for question in asked)  # evolved mathematics
     assert any("Find a page" in question for question in asked)
     _, funnel = collected
     assert funnel.benchmarks.counts.keys() == Decontamination(asked).counts.keys()
+
+
+@pytest.mark.parametrize("count", [MAX_BENCHMARK + 1, 1000, 0, -1])
+def test_evaluation_asks_no_more_than_texts_are_decontaminated_from(count):
+    model = vars(PRESETS["tiny"])
+    limit = rf"evaluation.count .*, from 1 to {MAX_BENCHMARK}: [^\n]*$"
+    with pytest.raises(UserError, match=limit):
+        stages.parse_setting(f"evaluation.count={count}", model)
+    for allowed_count in (1, MAX_BENCHMARK):
+        stages.parse_setting(f"evaluation.count={allowed_count}", model)
 
 
 def test_classifier_learns_what_separates():
