@@ -95,7 +95,11 @@ class Decontamination:
 
     Longer n-grams find texts whose 4-grams are all common usage. Two passes over the corpus: first
     `count` all texts, then call `contaminated` for each. N-grams in `common` texts or more are
-    common usage and are ignored, as in the report. A text that repeats one counts once."""
+    common usage and are ignored, as in the report. A text that repeats one counts once.
+
+    So a question on `common` pages is not found. A smaller `common` misses more copies. A larger
+    one drops more texts that share a few words by chance, such as word problems of one template:
+    "Ada sells 4. How many" may be rare, though it is no copy of a question."""
     LENGTHS = range(4, 14)  # of n-grams, in words
 
     def __init__(self, questions, common=1000):
@@ -236,7 +240,8 @@ class Funnel:
     The report's classifiers learned from pages that people have judged. Ours learn from `reference`
     (well-written texts), and from pages that we generate. They are tested on pages that were
     written without a look at the filters, in tests/helpers.
-    common: documents that make an n-gram common usage. The report's 1,000 is for a real web."""
+    common: documents that make an n-gram common usage. The report's 1,000 is for a real web; a run
+    has fewer documents, and a smaller default (see corpus.data)."""
 
     def __init__(self, reference, common=1000, swearwords=safety.SWEARWORDS):
         rng = random.Random(0)
