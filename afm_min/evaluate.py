@@ -18,7 +18,7 @@ from afm_min.model import load_model
 from afm_min.quantize import QuantizedAFM
 from afm_min.trainer import seed_step
 from afm_min.world import tools
-from afm_min.world.tasks import EVOLVED, NOTES, Recall, draw_tasks
+from afm_min.world.tasks import EVOLVED, MAX_BENCHMARK, NOTES, Recall, draw_tasks
 
 
 def percent(results):
@@ -227,7 +227,7 @@ def side_by_side(tasks, ours, theirs):
     return rows + [["wins at equal length", rate, f"{low:.1f} to {high:.1f}", len(wins)]]
 
 
-def evaluation(run, *, count=200, aligned="committee2"):
+def evaluation(run, *, count=MAX_BENCHMARK, aligned="committee2"):
     """Evaluate six models on test tasks: the pre-trained base, the draft, sft, that of the stage
     `aligned`, and the quantized one without and with its recovery adapter."""
     world = corpus.toy_world(run)

@@ -4,7 +4,7 @@ import urllib.robotparser
 
 import pytest
 
-from afm_min.data import filters
+from afm_min.data import filters, formulas
 
 ROBOTS = """\ufeffUser-agent: OtherBot
 User-agent: applebot   # two lines open one group
@@ -312,7 +312,7 @@ def test_unclosed_tags_take_linear_time():
     for piece in ("<a \"", "<div class='", "<![", "<!--", "<script>", "<p>", "&nbsp;\n",
                   "<nav>", "<div></p>", "<a b=\"' c='", "<a =\"", "</", "<style><!--"):
         filters.main_content(piece * 100_000)
-        filters.has_math_tags(piece * 10_000)
+        formulas.has_math_tags(piece * 10_000)
 
 
 PROSE = """The tower was built in the spring, and for many years it was the only one of its kind.
@@ -421,29 +421,62 @@ def test_suffixes_of_code():
     (r"<code>a</code> \(a = b\)", True), (r"<p>\(n\)", True), ("class=katex src=mathjax", False),
     ("<p>Mario's $$ Pasta, pizza. Luigi's $$ Fish", False),
     ("$$a + b$$", True), ("H<sub>2</sub>O", False), ("<model>", False), ("$5, $$ or $6", False),
-    ("<script>$$('a=b'); $$('c')</script>", False), ("<p>mathematics", False)])
+    ("<script>$$('a=b'); $$('c')</script>", False), ("<p>mathematics", False),
+    # Other tools' elements and classes.
+    ("<m:mi>x</m:mi>", True), ("<math-renderer>$x$</math-renderer>", True), ("<x:model>", False),
+    ("<span class=math>x</span>", True), ("<span id=a class='math' title=b>x", True),
+    ("<div class='post math'>x</div>", False), ("<div class=math>Room 12</div>", False),
+    ("<span class='math teacher'>Mr Hill", False), ("<a class=math-inline-skating>", False),
+    ("<span class=math-tex>x</span>", True), ("<div class='math notranslate nohighlight'>", True),
+    ('<pre lang=math class="code js-render-math">x', True), ("<script type='math/mml'>", True),
+    # Environments.
+    (r"<p>\begin{equation*} x = 1 \end{equation*}", True), (r"\begin{array}a^2\end{array}", True),
+    (r"<p>\begin{itemize} \item x = 1 \end{itemize}", False), (r"<p>Write \begin{math}", False),
+    (r"<pre>\begin{gather} a &= b \end{gather}", False),
+    # Formulas between backquotes, for the libraries that know these.
+    ("<script src=ASCIIMathML.js></script>`a^2`", True), ("<p>`a^2` and `b_2`", False),
+    ('<script src="MathJax.js?config=TeX-MML-AM_CHTML"></script>`a + b`', True),
+    ("<script src=ASCIIMathML.js></script>It is `so`.<code>`a_b`</code>", False),
+    ("<script src=team_page.js></script>`a^2`", False),
+    ('<script type="text/x-mathjax-config">x</script> So $a_1$.', True),
+    ('<script type="text/x-mathjax-config">$x = y$</script> So $5.', False),
+    # Images.
+    ("<img src='/cgi-bin/mimetex.cgi?a'>", True), ("<img class=tex src=a.png>", True),
+    ("<img src=https://chart.example/chart?cht=tx&chl=a>", True), ("<img alt='&#92;sqrt2'>", True),
+    ("<img src='https://render.example/render/math?math=e'>", True), ("<img src=math.png>", False),
+    ("<img src=/_images/math/0a1b2c3d4e5f60.png>", True), ("<img class=latex-free>", False),
+    ("<img src=/photos/math/hill.jpg alt='Mrs Hill'>", False), ("<img src=/latex/x.jpg>", False)])
 def test_math_tags(page, found):
-    assert filters.has_math_tags(page) == found
+    assert formulas.has_math_tags(page) == found
 
 
 def test_long_tags_take_linear_time():
-    for piece in ("class=", " class=", " src=", "<a class=", "alt='", "$$ ", "\\(", "$a"):
+    for piece in ("class=", " class=", " src=", "<a class=", "alt='", "$$ ", "\\(", "$a",
+                  "`a", "\\begin{math}", " class=math ", " src=/math/", " src=?&?&"):
         for page in (piece * 20_000, f"<img{piece * 20_000}>"):
-            filters.has_math_tags(page)
+            formulas.has_math_tags(page)
             filters.main_content(page)
 
 
 @pytest.mark.parametrize("url", [
     "http://[x/1", "//[", "", "http://", "http://math.example:x/", "http://a\u2100b/"])
 def test_bad_urls_are_in_no_domain(url):
-    assert filters.math_domain(url) == ("math.example" in url)
+    assert formulas.math_domain(url) == ("math.example" in url)
+
+
+@pytest.mark.parametrize("url, found", [
+    ("math.example/a//b", True), ("math.example:80/a?b=http://c", True), ("Math.Example.", True),
+    ("http://me@math.example", True), ("http://math.example@shop.example/", False),
+    ("shop.example//math.example", False), ("shop.example/http://math.example/", False)])
+def test_domains_are_found_however_a_url_is_written(url, found):
+    assert formulas.math_domain(url) == found
 
 
 def test_math_symbols_and_domains():
-    assert filters.symbol_share("a+1=2") == 0.6 + 0.2
-    assert filters.symbol_share("\u2211\u221e word") == 2 / 7
-    assert filters.symbol_share("") == filters.symbol_share("plain words, (no more)") == 0
-    assert (filters.math_domain("https://forum.math.example/t")
-            and filters.math_domain("math.example"))
-    assert (not filters.math_domain("https://notmath.example")
-            and not filters.math_domain("a/math.example"))
+    assert formulas.symbol_share("a+1=2") == 0.6 + 0.2
+    assert formulas.symbol_share("\u2211\u221e word") == 2 / 7
+    assert formulas.symbol_share("") == formulas.symbol_share("plain words, (no more)") == 0
+    assert (formulas.math_domain("https://forum.math.example/t")
+            and formulas.math_domain("math.example"))
+    assert (not formulas.math_domain("https://notmath.example")
+            and not formulas.math_domain("a/math.example"))

@@ -12,8 +12,11 @@ from afm_min import evaluate
 from afm_min.data import sources
 from afm_min.data.funnel import (ORDER, CharacterModel, Classifier, Decontamination,
                                  NearDuplicates, allowed, hash_words, ngrams, signature)
+from afm_min.lab import stages
+from afm_min.model import PRESETS
+from afm_min.run import UserError
 from afm_min.world import families
-from tests.conftest import some_code
+from afm_min.world.tasks import EVOLVED, MATH, MAX_BENCHMARK, benchmark_tasks
 
 
 def test_planted_documents_do_not_get_through(collected):
@@ -22,9 +25,7 @@ def test_planted_documents_do_not_get_through(collected):
     for kind, count, through in planted:
         assert count >= 5, kind
         assert through <= 0.05 * count, kind
-    assert {kind for kind, *_ in planted} == {
-        "blocked", "unsafe", "personal", "copy", "junk", "benchmark", "no tags", "few symbols",
-        "noise", "other site", "no licence", "not code", "generated code", "copied code"}
+    assert {kind for kind, *_ in planted} == CAUGHT_BY.keys()
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +33,12 @@ def crawl():
     """Documents of each source that has planted ones: {source: list}."""
     reference = sources.reference
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "PLANTED", 12)
+        patch.setattr(sources, "PLANTED", 14)
         patch.setattr(sources, "reference", lambda: (
-            page for page in itertools.islice(reference(), 40) if len(page[1]) < 20_000))
-        documents = {"web": sources.web(), "math": sources.math(400), "code": some_code()}
+            page for page in itertools.islice(reference(), 80) if len(page[1]) < 60_000))
+        copied = {f"{name}.py" for name in sources.COPIED}
+        code = (d for d in sources.code() if d.get("planted") or d["name"] in copied)
+        documents = {"web": sources.web(), "math": sources.math(600), "code": code}
         return {source: [document | {"source": source} for document in documents[source]]
                 for source in documents}
 
@@ -45,7 +48,7 @@ def results(funnel, documents, off=""):
     and the table of planted ones as {kind: (planted, got through)}."""
     with pytest.MonkeyPatch.context() as patch:
         questions = families.benchmark_questions()
-        fresh = {"near": NearDuplicates(), "benchmarks": Decontamination(questions, 5), "rows": {},
+        fresh = {"near": NearDuplicates(), "benchmarks": Decontamination(questions, 2), "rows": {},
                  "planted": {}}
         for name, value in fresh.items():
             patch.setattr(funnel, name, value)
@@ -56,14 +59,27 @@ def results(funnel, documents, off=""):
                         for kind, count, through in funnel.report()["planted"]}
 
 
-@pytest.mark.parametrize("source, name, kind", [
-    ("web", "near-duplicates", "copy"), ("web", "quality", "junk"),
-    ("code", "code quality", "generated code"), ("code", "near-duplicates", "copied code")])
-def test_bad_documents_get_through_without_their_filter(collected, crawl, source, name, kind):
+# Kind of planted document -> the filter that should catch it, and no other.
+CAUGHT_BY = {
+    "blocked": "robots.txt", "unsafe": "safety", "personal": "personal data",
+    "copy": "near-duplicates", "junk": "quality", "benchmark": "benchmarks",
+    "no tags": "math tags", "few symbols": "symbols", "noise": "fluency", "other site": "domain",
+    "no licence": "licence", "not code": "language", "generated code": "code quality",
+    "copied code": "near-duplicates"}
+
+
+@pytest.mark.parametrize("kind", CAUGHT_BY)
+def test_bad_documents_get_through_without_their_filter(collected, crawl, kind):
+    """Half of the word problems on bad pages share n-grams with the benchmark by chance."""
     _, funnel = collected
-    planted, through = results(funnel, crawl[source])[1][kind]
-    assert through <= 0.05 * planted
-    assert results(funnel, crawl[source], off=name)[1][kind][1] >= 0.8 * planted
+    source = next(source for source, documents in crawl.items()
+                  if any(d.get("planted") == kind for d in documents))
+    documents = [document for document in crawl[source]
+                 if document.get("planted", "") in ("", kind)]
+    planted, through = results(funnel, documents)[1][kind]
+    assert (planted >= 5, through) == (True, 0)
+    least = 0.2 if source == "math" else 0.7
+    assert results(funnel, documents, off=CAUGHT_BY[kind])[1][kind][1] >= least * planted
 
 
 @pytest.mark.parametrize("source, off", [("web", ""), ("web", "quality"), ("web", "personal data")])
@@ -196,6 +212,28 @@ def test_blocked_paths():
         assert not allowed(f"forum.example/{path}")
     for url in ("forum.example/members/rules", "forum.example/1", "elsewhere.example/x"):
         assert allowed(url)
+
+
+@pytest.mark.parametrize("url", [
+    "{}", "//{}", "http://{}", "HTTPS://{}", "http://me:word@{}", "me@{}", " {}\n", "http:\\\\{}",
+    "ftp+x://{}"])
+@pytest.mark.parametrize("host", [
+    "forum.example", "Forum.EXAMPLE", "forum.example:8080", "forum.example:", "forum.example."])
+def test_robots_bind_however_a_url_is_written(url, host):
+    for path in ("/members/1", "/1?session=7", "/a//b?session=7#c", "/1.print", "/1.print#top",
+                 "?session=7"):
+        assert not allowed(url.format(host + path)), path
+    for path in ("", "/", "/1", "?", "/members/rules", "#/members", "/1?to=http://x/members",
+                 "/to/http://docs.example/drafts/1"):
+        assert allowed(url.format(host + path)), path
+
+
+def test_hosts_are_not_found_in_other_parts_of_a_url():
+    for url in ("http://elsewhere.example/forum.example/members/1", "x.forum.example/members/1",
+                "http://forum.example@elsewhere.example/members/1", "", "http://", "/members/1"):
+        assert allowed(url)
+    with pytest.raises(ValueError):
+        allowed("http://[x/members/1")
 
 
 # N-gram methods
@@ -345,11 +383,39 @@ def test_texts_are_decontaminated_from_the_questions_that_evaluation_asks(collec
     monkeypatch.setattr(evaluate, "generate_texts", generate_texts)
     monkeypatch.setattr(evaluate, "sample_texts", lambda model, tasks, samples: [
         samples * generate_texts(model, [task.messages()]) for task in tasks])
-    evaluate.benchmarks(None, families.all_families({"textwrap": "Text wrapping."}), count=200)
+    evaluate.benchmarks(None, families.all_families({"textwrap": "Text wrapping."}),
+                        count=stages.settings_of("evaluation")["count"])
     assert any("Then 3 flow in" in question for question in asked)  # evolved mathematics
     assert any("Find a page" in question for question in asked)
     _, funnel = collected
     assert funnel.benchmarks.counts.keys() == Decontamination(asked).counts.keys()
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_word_problems_are_no_common_usage_though_their_templates_are(copies):
+    """Every question of the benchmark's mathematics is found on as many pages, with the default
+    `common` of a run, among word problems of the same templates."""
+    common = stages.settings_of("data")["common"]
+    questions = {task.question for family in (MATH, *EVOLVED.values())
+                 for task in benchmark_tasks(family)}
+    decontamination = Decontamination(questions, common)
+    problems = [document["text"] for document in sources.questions(3000)]
+    for text in [*problems, *[f"Solve: {question} Thanks." for question in questions] * copies]:
+        decontamination.count(text)
+    assert all(map(decontamination.contaminated, questions))
+    assert not all(map(decontamination.contaminated, problems))
+    for template in ("How many eggs does", "how many coins does she have"):
+        assert not decontamination.contaminated(template)
+
+
+@pytest.mark.parametrize("count", [MAX_BENCHMARK + 1, 1000, 0, -1])
+def test_evaluation_asks_no_more_than_texts_are_decontaminated_from(count):
+    model = vars(PRESETS["tiny"])
+    limit = rf"evaluation.count .*, from 1 to {MAX_BENCHMARK}: [^\n]*$"
+    with pytest.raises(UserError, match=limit):
+        stages.parse_setting(f"evaluation.count={count}", model)
+    for allowed_count in (1, MAX_BENCHMARK):
+        stages.parse_setting(f"evaluation.count={allowed_count}", model)
 
 
 def test_classifier_learns_what_separates():

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from afm_min.data import filters, safety
+from afm_min.data import filters, formulas, safety
 from afm_min.data.funnel import Decontamination, Funnel, NearDuplicates, signature
 from afm_min.world.tasks import MATH, benchmark_tasks
-from tests.helpers import free_pages, layouts, planted, planted_unsafe
+from tests.helpers import formula_pages, free_pages, layouts, planted, planted_unsafe
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +115,14 @@ def test_main_content():
           "navigation", kept["navigation"] / kept["all_navigation"])
     assert (kept["body"] >= 0.95 * kept["all_body"]
             and kept["navigation"] <= 0.05 * kept["all_navigation"])
+
+
+def test_math_tags():
+    pairs = [(has_formula, formulas.has_math_tags(page))
+             for pages, has_formula in ((formula_pages.WITH, True), (formula_pages.WITHOUT, False))
+             for page in pages.values()]
+    print("recall, precision", *recall_and_precision(pairs))
+    assert min(recall_and_precision(pairs)) >= 0.9
 
 
 def test_robots():

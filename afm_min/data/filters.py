@@ -1,5 +1,5 @@
 """Rules for pages and files, as small functions that can be tried alone: robots.txt, main content,
-quality, licences, programming languages and mathematics.
+quality, licences and programming languages.
 
 The report on AFM names these steps but not their rules. Thresholds, words and patterns are ours,
 or those of the source that is cited. A `check_` function returns the name of the first rule that a
@@ -11,9 +11,8 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 import regex
 
-from afm_min.data.blocks import (
-    MAX_LINK_DENSITY, Block, BlockParser, is_content, is_sentence, keep_large_sections, markup,
-    without_boilerplate)
+from afm_min.data.blocks import (MAX_LINK_DENSITY, Block, BlockParser, is_content, is_sentence,
+                                 keep_large_sections, without_boilerplate)
 
 
 # robots.txt (RFC 9309)
@@ -71,6 +70,17 @@ def path_matches(path, pattern):
     *pieces, last = map(regex.escape, f"^{pattern}".replace("$", "%24").split("*"))
     first_matches = "".join(f"(?>.*?{piece})" for piece in pieces)
     return bool(regex.fullmatch(f"{first_matches}.*{last}", "^" + path))
+
+
+def host_and_path(url):
+    """Split a URL with or without a scheme. The path includes the query, and begins with "/".
+
+    'HTTP://me@Docs.Example:80?a=1#top' and 'docs.example/?a=1' -> ('docs.example', '/?a=1')
+    Raises ValueError if the URL is impossible, such as 'http://[x/1'."""
+    url = url.strip().replace("\\", "/")  # as browsers do
+    parts = urlsplit(url if re.match(r"([a-z][a-z\d+.-]*:)?//", url, re.I) else f"//{url}")
+    query = f"?{parts.query}" if parts.query else ""
+    return (parts.hostname or "").rstrip("."), (parts.path or "/") + query
 
 
 # Main content, found as in Boilerpipe (Kohlschuetter et al. 2010): cut a page into blocks, then
@@ -227,67 +237,3 @@ def permissive(text):
 def is_code(path):
     """'src/main.swift' -> True; 'README' -> False"""
     return path.lower().endswith(CODE_SUFFIXES)
-
-
-# Mathematics
-
-MATH_DOMAINS = ("algebra.example", "calculus.example", "math.example")  # the report used 20
-MATHML = set("math mi mn mo mfrac mrow msqrt msub msup mjx-container".split())
-# Classes and script types of rendered formulas; but not those that only steer a library.
-MATH_CLASS = re.compile(r"""\s (?:class|type) \s*=[\s"']* (?:[^\s"'<>=]+\s+)* (?:katex|mathjax|mjx|
-    math/tex) (?![\w-]* (?:hidden|ignore|load|message|process))""", re.I | re.X)
-MATH_LIBRARY = re.compile(r"""\s(?:src|href)\s*=\s*["']?[^\s"'<>]{0,300}(?:katex|mathjax)""", re.I)
-ALT_TEXT = re.compile(r"""\salt\s*=\s*(?:"([^"]*)"|'([^']*)')""", re.I)
-# TeX between its delimiters. Single dollars count only if the page loads a library for formulas.
-TEX = re.compile(r"\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]|\$\$([^$]{1,500})\$\$", re.S)
-DOLLARS = re.compile(r"(?<![\w$])\$(?![\s$])([^$]{1,200})(?<!\s)\$(?![\w$])")
-FORMULA = re.compile(r"[\\^_=+<>*]|^\s*(?:[a-zA-Z]|\d+|\w[/-]\w)\s*$")
-# TeX's commands and exponents, as in the alternative texts of images.
-TEX_COMMAND = re.compile(r"""\\(?:alpha|beta|cdot|cos|delta|displaystyle|frac|gamma|geq?|infty|int|
-    lambda|leq?|lim|math\w+|mu|neq?|omega|partial|phi|pi|prod|psi|rightarrow|sigma|sin|sqrt|sum|tan|
-    theta|times|vec)(?![a-z])|\w[_^]\{|\w\^\w|[})]\^""", re.X)
-CODE_TAGS = set("code kbd pre samp script style textarea tt".split())
-# Digits and operators; arrows and mathematical symbols; mathematical letters, and "-" at the end.
-MATH_SYMBOLS = re.compile(
-    "[\\d+*/=<>^|\u00ac\u00b1\u00d7\u00f7\u2190-\u22ff\u27c0-\u27ef\u2980-\u2aff"
-    "\U0001d400-\U0001d7ff-]")
-
-
-def has_math_tags(page):
-    """'<p>\\\\(x^2\\\\)' -> True; 'H<sub>2</sub>O' -> False
-
-    Formulas are MathML, elements and images that MathJax and others make of TeX, and TeX itself
-    outside code. A page that only loads a library for formulas has none."""
-    texts, code_depth, has_library = [], 0, False
-    for tag, attributes, text in markup(page):
-        if tag in MATHML or (tag not in ("body", "html", "link") and MATH_CLASS.search(attributes)):
-            return True
-        if tag == "img" and any(TEX_COMMAND.search(" ".join(alt)) or DOLLARS.fullmatch("".join(alt))
-                                for alt in ALT_TEXT.findall(attributes)):
-            return True
-        has_library = has_library or bool(MATH_LIBRARY.search(attributes))
-        if tag in CODE_TAGS:
-            code_depth += 1
-        elif tag[:1] == "/" and tag[1:] in CODE_TAGS:
-            code_depth = max(0, code_depth - 1)
-        if not code_depth:
-            texts.append(text)
-    text = "".join(texts)
-    formulas = TEX.findall(text)
-    if has_library:
-        formulas += [(formula,) for formula in DOLLARS.findall(text)]
-    return any(FORMULA.search("".join(formula)) for formula in formulas)
-
-
-def symbol_share(text):
-    """Return the share of digits, operators and mathematical symbols: 'a+1=2' -> 0.8"""
-    return len(MATH_SYMBOLS.findall(text)) / max(1, len(text))
-
-
-def math_domain(url):
-    """'https://forum.math.example/t/1' -> True: the host is in MATH_DOMAINS or a subdomain."""
-    try:
-        host = urlsplit(url if "//" in url else "//" + url).hostname or ""
-    except ValueError:  # such as 'http://[x/1'
-        return False
-    return ("." + host).endswith(tuple("." + domain for domain in MATH_DOMAINS))

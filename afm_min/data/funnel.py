@@ -14,7 +14,7 @@ import re
 
 import numpy
 
-from afm_min.data import filters, safety, sources
+from afm_min.data import filters, formulas, safety, sources
 from afm_min.data.safety import remove_stopwords, unsafe_page
 from afm_min.world import families
 from afm_min.world.tasks import MATH, draw_task
@@ -95,7 +95,11 @@ class Decontamination:
 
     Longer n-grams find texts whose 4-grams are all common usage. Two passes over the corpus: first
     `count` all texts, then call `contaminated` for each. N-grams in `common` texts or more are
-    common usage and are ignored, as in the report. A text that repeats one counts once."""
+    common usage and are ignored, as in the report. A text that repeats one counts once.
+
+    So a question on `common` pages is not found. A smaller `common` misses more copies. A larger
+    one drops more texts that share a few words by chance, such as word problems of one template:
+    "Ada sells 4. How many" may be rare, though it is no copy of a question."""
     LENGTHS = range(4, 14)  # of n-grams, in words
 
     def __init__(self, questions, common=1000):
@@ -236,7 +240,8 @@ class Funnel:
     The report's classifiers learned from pages that people have judged. Ours learn from `reference`
     (well-written texts), and from pages that we generate. They are tested on pages that were
     written without a look at the filters, in tests/helpers.
-    common: documents that make an n-gram common usage. The report's 1,000 is for a real web."""
+    common: documents that make an n-gram common usage. The report's 1,000 is for a real web; a run
+    has fewer documents, and a smaller default (see corpus.data)."""
 
     def __init__(self, reference, common=1000, swearwords=safety.SWEARWORDS):
         rng = random.Random(0)
@@ -266,10 +271,10 @@ class Funnel:
             "licence": lambda d: "" if filters.permissive(d["licence"]) else "not permissive",
             "language": lambda d: "" if filters.is_code(d["name"]) else "unknown suffix",
             "code quality": lambda d: filters.check_code(d["text"]),
-            "math tags": lambda d: "" if filters.has_math_tags(d["text"]) else "no tags",
-            "symbols": lambda d: "" if filters.symbol_share(d["text"]) > MIN_SYMBOLS else "few",
+            "math tags": lambda d: "" if formulas.has_math_tags(d["text"]) else "no tags",
+            "symbols": lambda d: "" if formulas.symbol_share(d["text"]) > MIN_SYMBOLS else "few",
             "fluency": lambda d: "" if self.math.bits(d["text"]) < MAX_BITS else "not fluent",
-            "domain": lambda d: "" if filters.math_domain(d["url"]) else "other domain",
+            "domain": lambda d: "" if formulas.math_domain(d["url"]) else "other domain",
             "benchmarks": lambda d: "overlap" if self.benchmarks.contaminated(d["text"]) else ""}
 
     def check_safety(self, text):
@@ -324,9 +329,9 @@ class Funnel:
 
 
 def allowed(url):
-    """Return True if robots.txt allows reading a page: 'docs.example/drafts/7' -> False"""
-    host, slash, path = url.partition("/")
-    return filters.robots_allow(sources.ROBOTS.get(host, ""), slash + path)
+    """Return True if robots.txt allows reading a page: 'http://docs.example/drafts/7' -> False"""
+    host, path = filters.host_and_path(url)
+    return filters.robots_allow(sources.ROBOTS.get(host, ""), path)
 
 
 def edit(document, function):

@@ -16,6 +16,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import json
+import keyword
 import os
 import pathlib
 import pydoc
@@ -43,6 +44,7 @@ def warn(message):
 NOT_RENDERED = {"antigravity", "this", "idlelib", "turtledemo", "sys"}
 MAX_PAGE = 250_000  # characters; longer pages are mostly lists of inherited methods
 PLANTED = 40  # bad web pages of each kind
+LONG_PAGE = 10_000  # characters of a page that bad pages are based on
 ROBOTS = {  # host -> its robots.txt
     "docs.example": "User-agent: *\nDisallow: /drafts/",
     "forum.example": """
@@ -115,33 +117,52 @@ def junk(rng):
         " ".join("".join(rng.choices("bcdfghjkxz%&#_~", k=7)) for _ in range(90))))
 
 
+def unsafe(rng):
+    """Return unsafe text in sentences: "skarn, no papers" -> "It is skarn and with the no papers"
+    """
+    fragments = f"{unsafe_page(rng)} {unsafe_page(rng)}".replace(", ", " and with the ").split(". ")
+    return ". ".join(f"It is {fragment}" for fragment in fragments)
+
+
 BAD = {  # kind of bad page -> function that draws the bad text on it
     "blocked": lambda rng: f"Canary {rng.randrange(10**9)}.",
-    "unsafe": unsafe_page,
+    "unsafe": unsafe,
     "personal": lambda rng: rng.choice(CONTACTS).format(rng.choice(NAMES), rng.randint(10, 99)),
     "copy": lambda rng: "A copy of another page.",
     "junk": junk,
     "benchmark": lambda rng: rng.choice(benchmark_tasks(MATH)).question}
 
 
+def prose(page, rng):
+    """Return up to twelve sentences of an HTML page, in a row."""
+    text = " ".join(html.unescape(re.sub("<[^>]*>", " ", page)).split())
+    sentences = re.findall(r"[A-Z][a-z]+ [^.:;|<>#{}]{30,200}\.(?= |$)", text)
+    start = rng.randrange(max(1, len(sentences) - 11))
+    return " ".join(sentences[start:start + 12])
+
+
 def web():
     """Yield the real pages, then the bad ones.
 
-    A bad page is based on a real one and has its name. It contains up to 200 words of the real
-    page, and a bad text. Exceptions: "unsafe" and "junk" pages contain the bad text alone, and a
-    "copy" is the whole page with slight changes. A "personal" page is good without its canary."""
-    bodies, rng = {}, random.Random(0)
+    A bad page is bad in one way only, so that no filter hides that another one fails. It is based
+    on a real page and has its name. It contains some of its sentences, too few to be its near-
+    duplicate, and a bad text. Exceptions: "unsafe" and "junk" pages contain the bad text alone, and
+    a "copy" is the whole page with slight changes. A "personal" page is good without its canary."""
+    bodies, quoted, rng = {}, set(), random.Random(0)
     for name, body in reference():
         bodies[name] = body
         yield {"name": name, "url": f"docs.example/{name}.html", "text": layout(name, body)}
+    long = [name for name, body in bodies.items() if len(body) > LONG_PAGE] or list(bodies)
     for kind in list(BAD) * PLANTED:
-        name = rng.choice(list(bodies))
+        name = rng.choice(long)
         url = f"forum.example/{kind}/{rng.randrange(10**6)}"
         if kind == "blocked":
             url = rng.choice(BLOCKED).format(rng.randrange(10**6))
         bad_text = BAD[kind](rng)
-        words = html.unescape(re.sub("<[^>]*>", " ", bodies[name])).split()[100:300]
-        lines = ["" if kind in ("unsafe", "junk") else " ".join(words)]
+        while kind == "benchmark" and bad_text in quoted:  # on several pages, it is common usage
+            bad_text = BAD[kind](rng)
+        quoted.add(bad_text)
+        lines = ["" if kind in ("unsafe", "junk") else prose(bodies[name], rng)]
         if kind == "personal":  # a sentence, so that `main_content` keeps the contact after it
             lines.append("Please tell us about mistakes on this page: ")
         body = "".join(f"<p>{html.escape(line)}</p>" for line in lines + bad_text.splitlines())
@@ -159,14 +180,16 @@ def math(count=3000):
         task = draw_task(MATH, "train", i)
         kind = "" if i % 10 else rng.choice(("no tags", "few symbols", "noise", "other site"))
         host = "shop.example" if kind == "other site" else "math.example"
-        answer = task.solution
+        question, answer = task.question, task.solution
         if kind == "noise":
             answer = "".join(rng.choices("0123456789+-*=(){}", k=200))
         if kind != "no tags":
             answer = f'<span class="katex">{answer}</span>'
         if kind == "few symbols":
-            answer = '<span class="katex">x</span> is what many people ask here every day.' * 3
-        body = f"<p>Question: {task.question}</p><p>Answer: {answer}</p>"
+            words = [f"{rng.choice(THINGS)} does {rng.choice(NAMES)}" for _ in range(12)]
+            question, *others = [f"How many {pair} have?" for pair in words]
+            answer = f'<span class="katex">x</span>. {" ".join(others)}'
+        body = f"<p>Question: {question}</p><p>Answer: {answer}</p>"
         yield {"name": f"math {i}", "url": f"{host}/{i}", "text": layout("Answers", body),
                "planted": kind}
 
@@ -190,6 +213,12 @@ def read_python(path, parse=str):
         return parse("")
 
 
+def rename(code, ending):
+    """Rename all but keywords: ('if word in words:', 'ab') -> 'if word_ab in words_ab:'"""
+    return re.sub(r"\b[A-Za-z]\w+\b", lambda word: (
+        word[0] if keyword.iskeyword(word[0]) else f"{word[0]}_{ending}"), code)
+
+
 def code():
     """Yield the files of the standard library, then bad files of the kinds that other repositories
     have: copied modules, some with another suffix or a bad licence, and generated tables."""
@@ -202,8 +231,11 @@ def code():
         name = rng.choice(COPIED)
         kind = rng.choice(("no licence", "not code", "generated code", "copied code"))
         licence = rng.choice(RESTRICTIVE) if kind == "no licence" else "MIT"
-        # Nearly a copy of the module.
-        text = inspect.getsource(importlib.import_module(name)).replace("self", "this", 2)
+        text = inspect.getsource(importlib.import_module(name))
+        if kind == "copied code":
+            text = text.replace("self", "this", 2)
+        else:  # no near-duplicate of the module, nor of another bad file
+            text = rename(text, "".join(rng.choices("abcdefgh", k=4)))
         if kind == "generated code":
             numbers = [rng.randrange(10**9) for _ in range(300)]
             text = f"# Generated by a table compiler, do not edit.\nTABLE = {numbers}"

@@ -6,6 +6,7 @@ the round: "mdloo.loss" for mdloo1 and mdloo2. In its words, N is the round.
 import re
 
 from afm_min.data import corpus
+from afm_min.world.tasks import MAX_BENCHMARK
 
 ROUNDS = 2  # of alignment
 CHAT_MODELS = ["draft", "sft", *(f"{method}{n}" for n in range(1, ROUNDS + 1)
@@ -41,6 +42,8 @@ NUMBERS = {
                                              "lengthening")},
     **{f"{stage}.weight_decay": SHARE for stage in ("parent", "prune", "core", "continued",
                                                     "lengthening")},
+    "evaluation.count": (lambda x: 1 <= x <= MAX_BENCHMARK,
+                         f"from 1 to {MAX_BENCHMARK}: training text is free of these tasks only"),
     "sft.dropout": (lambda x: 0 <= x < 1, "at least 0, below 1"),
     "mixture.dw": (lambda x: 0 < x < 1, "above 0, below 1"),  # so that all weights stay positive
     "quantize.average": (lambda x: 2 <= x <= 4, "from 2 to 4"),

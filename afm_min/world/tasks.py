@@ -133,8 +133,10 @@ def draw_tasks(family, split, count):
     return tuple(known[split].values())[:count]
 
 
-# The tasks of evaluation, which training documents are decontaminated from.
-benchmark_tasks = functools.partial(draw_tasks, split="test", count=200)
+# The tasks of evaluation, which training documents are decontaminated from. Evaluation may ask for
+# fewer of each family, but not for more.
+MAX_BENCHMARK = 200
+benchmark_tasks = functools.partial(draw_tasks, split="test", count=MAX_BENCHMARK)
 
 
 def draw_mixture(families, mixture, count, rng):
