@@ -51,7 +51,7 @@ def test_draw_mixture_draws_training_tasks_by_weight():
 
 
 def test_messages_contain_the_turns_so_far():
-    task = make_task(system="Be kind.", question="Keys?", turns=(("call: a", "2"),))
+    task = make_task(system="Be kind.", question="Keys?", turns=(("assistant", "call: a"), ("tool", "2")))
     assert [(m["role"], m["content"]) for m in task.messages()] == [
         ("system", "Be kind."), ("user", "Keys?"), ("assistant", "call: a"), ("tool", "2")]
     assert [m["role"] for m in make_task().messages()] == ["user"]

@@ -32,7 +32,7 @@ class Task:
     key: str  # tasks with the same key are the same task in other words
     system: str = ""  # the system message
     fact: str = ""  # the sentence in the context that answers the question (Recall)
-    turns: tuple = ()  # the tool calls made so far, as pairs (call, result)
+    turns: tuple = ()  # messages between question and solution, as pairs (role, content)
 
     def text(self):
         return f"Question: {self.question}\nAnswer: {self.solution}\n"
@@ -41,8 +41,7 @@ class Task:
         """Return the conversation that the model has to continue."""
         messages = [("system", self.system)] if self.system else []
         messages.append(("user", self.question))
-        for call, result in self.turns:
-            messages += [("assistant", call), ("tool", result)]
+        messages.extend(self.turns)
         return [{"role": role, "content": content} for role, content in messages]
 
 

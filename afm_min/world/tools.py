@@ -150,8 +150,11 @@ class Tools(Family):
         declared = rng.sample(sorted([*needed, *others]), len(needed) + len(others))
         calls = tuple(call for call, _ in turns)
         num_made = len(calls) if self.whole else rng.randint(0, len(calls))
+        made = []
+        for call, result in turns[:num_made]:
+            made += [("assistant", call), ("tool", result)]
         return Task(question, solution=[*calls, answer][num_made], answer=(calls, answer), key=key,
-                    system=declare(declared), turns=tuple(turns[:num_made]))
+                    system=declare(declared), turns=tuple(made))
 
     def turn(self, tool, argument):
         """Return a call and its result. The formulas here are safe to evaluate."""
