@@ -319,7 +319,8 @@ def test_a_conversation_is_solved_by_the_right_calls_and_the_right_answer():
 def test_no_question_is_in_two_splits_whatever_its_order():
     """Such as the prices of blue keys and red pens, and of red pens and blue keys."""
     parts = re.compile(
-        "Which|same|together|[A-Z][a-z]+ at [2-9]|(?:%s) [a-z]+|(?:%s) [A-Z][a-z]+|%s"
+        "Which|same|together|[A-Z][a-z]+ at [2-9]|(?:%s) [a-z]+ of [A-Z][a-z]+|"
+        "(?:%s) [A-Z][a-z]+|%s"
         % tuple(map("|".join, (COLOURS, tools.PREFIXES, tools.FEATURES))))
     splits = {"train": set(), "test": set()}
     for split, questions in splits.items():
@@ -347,19 +348,22 @@ class First:
 @pytest.fixture
 def known(monkeypatch):
     """Tools with known results."""
-    results = {"black books": "7", "black coins": "4", "Bern at 2": "rain", "Cairo at 2": "sun",
+    results = {"the black books of Ada": "7", "the black books of Ben": "4",
+               "Bern at 2": "rain", "Cairo at 2": "sun",
                "Old Bern": "page 3, Old Bern", "3": "Old Bern has 4 parks, 7 bridges and 2 mills."}
     monkeypatch.setattr(tools, "run_tool", lambda name, argument: results[argument])
     return results
 
 
 @pytest.mark.parametrize("kind, question, answer, calls", [
-    ("total", "What do black books and black coins cost together?", "Together they cost 11.",
-     ["price(item='black books')", "price(item='black coins')", "python(code='7+4')"]),
-    ("compare", "Which cost more, black books or black coins?", "The black books cost more.",
-     ["price(item='black books')", "price(item='black coins')"]),
-    ("multiply", "What do I pay for 2 black books?", "You pay 14.",
-     ["price(item='black books')", "python(code='2*7')"]),
+    ("total", "What do the black books of Ada and the black books of Ben cost together?",
+     "Together they cost 11.", ["price(item='the black books of Ada')",
+                                "price(item='the black books of Ben')", "python(code='7+4')"]),
+    ("compare", "Which cost more, the black books of Ada or the black books of Ben?",
+     "Of the two, the black books of Ada cost more.",
+     ["price(item='the black books of Ada')", "price(item='the black books of Ben')"]),
+    ("multiply", "What do I pay for 2 of the black books of Ada?", "You pay 14.",
+     ["price(item='the black books of Ada')", "python(code='2*7')"]),
     ("two_places", "Is the weather the same in Bern at 2 and in Cairo at 2?", "No, rain and sun.",
      ["weather(place='Bern at 2')", "weather(place='Cairo at 2')"]),
     ("compute", "What is 2 plus 2, plus 2?", "It is 6.", ["python(code='(2+2)+2')"]),
@@ -375,11 +379,11 @@ def test_kinds_of_questions(kind, question, answer, calls, known):
 
 
 def test_answers_that_depend_on_what_the_tools_return(known):
-    known["black coins"], known["Cairo at 2"] = "7", "rain"
+    known["the black books of Ben"], known["Cairo at 2"] = "7", "rain"
     assert Tools().compare(First())[1] == "They cost the same."
     assert Tools().two_places(First())[1] == "Yes, rain."
-    known["black coins"] = "9"
-    assert Tools().compare(First())[1] == "The black coins cost more."
+    known["the black books of Ben"] = "9"
+    assert Tools().compare(First())[1] == "Of the two, the black books of Ben cost more."
     known["3"] = "Old Bern has 4 farms, 7 bridges and 2 mills."
 
     class Last(First):
@@ -402,4 +406,4 @@ def test_a_tool_that_is_needed_may_be_missing():
         if answer == "I have no tool for that.":
             missing += 1
             assert not calls and not task.turns and task.solution == answer
-    assert 50 < missing < 150
+    assert 30 < missing < 120

@@ -13,11 +13,12 @@ CONDITIONS = {"x is even": "x % 2 == 0", "x is odd": "x % 2 == 1", "x is above n
 VALUES = {"x": "x", "n": "n", "x plus n": "x + n", "x minus n": "x - n", "x times n": "x * n",
           "n minus x": "n - x", "the square of x": "x * x", "half of x": "x // 2",
           "the rest of x by n": "x % n", "x with the sign changed": "-x"}
-CONDITIONS_OF_TWO = {"x is above y": "x > y", "x is below y": "x < y", "x is y": "x == y",
-                     "y is even": "y % 2 == 0", "x is odd": "x % 2 == 1"}
+CONDITIONS_OF_TWO = {"x is above y": "x > y", "x is y": "x == y", "y is even": "y % 2 == 0",
+                     "n divides y": "y % n == 0", "x plus y is odd": "(x + y) % 2 == 1",
+                     "n divides x times y": "x * y % n == 0"}
 VALUES_OF_TWO = {"x": "x", "y": "y", "x plus y": "x + y", "x minus y": "x - y",
                  "x times y": "x * y", "the larger": "max(x, y)", "the smaller": "min(x, y)",
-                 "y plus n": "y + n", "x times n": "x * n", "both in a list": "[x, y]"}
+                 "y plus n": "y + n", "x times n": "x * n", "x plus y minus n": "x + y - n"}
 # Steps that follow each other; {} is the result of the step before.
 NUMBER_STEPS = {"plus n": "({} + n)", "minus n": "({} - n)", "times n": "{} * n",
                 "the half": "{} // 2", "the rest by n": "{} % n", "the last digit": "{} % 10"}
@@ -32,14 +33,14 @@ ITEMS = {"v": "", "the even ones of v": " if x % 2 == 0", "the odd ones of v": "
 WORDS = {"the words of s": "", "the words of s with an e": " if 'e' in w",
          "the words of s that begin with b": " if w.startswith('b')",
          "the words of s that end in s": " if w.endswith('s')",
-         "the words of s longer than n": " if len(w) > n", "the first n words of s": "[:n]"}
+         "the words of s but the first": "[1:]", "the first n words of s": "[:n]"}
 ITEM_MAPS = {"": "x", "each plus n": "x + n", "each minus n": "x - n", "each times n": "x * n",
              "the square of each": "x * x", "the rest of each by n": "x % n"}
 WORD_MAPS = {"": "w", "each backwards": "w[::-1]", "each in capital letters": "w.upper()",
              "the first n letters of each": "w[:n]", "the last letter of each": "w[-1]",
              "each without its first letter": "w[1:]", "each twice": "w + w"}
 ITEM_ENDS = {"": "{}", "in order": "sorted({})", "backwards": "{}[::-1]", "the sum": "sum({})",
-             "without repeats": "sorted(set({}))"}
+             "the first n of them": "{}[:n]", "without repeats": "sorted(set({}))"}
 WORD_ENDS = {"": "{}", "in order": "sorted({})", "backwards": "{}[::-1]",
              "in one text": "' '.join({})", "how many": "len({})"}
 
@@ -47,16 +48,32 @@ WORD_ENDS = {"": "{}", "in order": "sorted({})", "backwards": "{}[::-1]",
 def make_inputs():
     """Return 20 values for each possible argument: numbers x and y, a text s, a list v.
 
-    Among them are all n from 2 to 9 and their neighbours, a number of two digits that ends in each
-    n, and equal x and y: only these tell "above 4" from "above 5"."""
+    Among the numbers are all n from 2 to 9, their neighbours and multiples, a number of two digits
+    that ends in each n, and equal x and y: only these tell "above 4" from "above 5"."""
     rng = random.Random(0)
-    return [{"x": x, "y": rng.choice((x, x + 1, x - 1, rng.randint(1, 20))),
-             "s": " ".join(rng.sample(THINGS + COLOURS, rng.randint(1, 4))),
-             "v": [rng.randint(0, 12) for _ in range(rng.randint(4, 6))]}
-            for x in [-3, *range(1, 14), 34, 55, 76, 97, 18, 59]]
+    xs = [-3, *range(1, 14), 34, 55, 76, 97, 18, 59]
+    ys = [5, 1, 3, 2, 4, 6, 5, 7, 9, 8, 11, 10, 12, 16, 14, 3, 18, 20, 18, 35]
+    return [{"x": x, "y": y, "s": " ".join(rng.sample(THINGS + COLOURS, rng.randint(1, 9))),
+             "v": [rng.randint(0, 12) for _ in range(rng.randint(3, 12))]}
+            for x, y in zip(xs, ys, strict=True)]
 
 
 INPUTS = make_inputs()
+
+
+@functools.cache
+def values_of(arguments):
+    """Return INPUTS for some arguments, as pairs (text, values): "x, y" -> [("3, 4", [3, 4]), ...]
+    """
+    rows = [[inputs[name] for name in arguments.split(", ")] for inputs in INPUTS]
+    return [(", ".join(map(repr, values)), values) for values in rows]
+
+
+def results_of(arguments, expression):
+    """Return what a function returns for INPUTS, as pairs (values, result):
+    "x, y", "x + y" -> [("3, 4", 7), ("5, 5", 10), ...]"""
+    function = eval(f"lambda {arguments}: {expression}")
+    return [(text, function(*values)) for text, values in values_of(arguments)]
 
 
 def choose(rng, parts, count=1):
@@ -78,7 +95,7 @@ class Code(Family):
     FUNCTION_NAMES = "f g h k run get find solve value".split()
 
     def make(self, rng):
-        kind = rng.choice((self.cases, self.cases_of_two, self.chain, self.items))
+        kind = rng.choice((self.cases, self.chain, self.items))
         arguments, description, expression = kind(rng)
         name = rng.choice(self.FUNCTION_NAMES)
         results = results_of(arguments, expression)
@@ -89,14 +106,14 @@ class Code(Family):
 
     # The kinds of functions. Each method returns arguments, description and expression.
 
-    def cases(self, rng, arguments="x", conditions=CONDITIONS, values=VALUES):
+    def cases(self, rng):
+        """"x", "x plus 3 if x is even, else half of x", "x + 3 if x % 2 == 0 else x // 2" """
+        arguments, conditions, values = rng.choice((
+            ("x", CONDITIONS, VALUES), ("x, y", CONDITIONS_OF_TWO, VALUES_OF_TWO)))
         (condition, test), = choose(rng, conditions)
         (value, then), (other, otherwise) = choose(rng, values, 2)
         return (arguments, f"{value} if {condition}, else {other}",
                 f"{then} if {test} else {otherwise}")
-
-    def cases_of_two(self, rng):
-        return self.cases(rng, "x, y", CONDITIONS_OF_TWO, VALUES_OF_TWO)
 
     def chain(self, rng):
         """Two or three different steps: "s", "s backwards, twice", "(s[::-1] * 2)" """
@@ -126,15 +143,6 @@ class Code(Family):
         if response == task.solution:  # no need to run: the tests are its results
             return [True] * len(task.answer[tests])
         return passed(response, task.answer[tests])
-
-
-def results_of(arguments, expression):
-    """Return what a function returns for INPUTS, as pairs (values, result):
-    "x, y", "x + y" -> [("3, 4", 7), ("5, 5", 10), ...]"""
-    function = eval(f"lambda {arguments}: {expression}")
-    names = arguments.split(", ")
-    rows = [[inputs[name] for name in names] for inputs in INPUTS]
-    return [(", ".join(map(repr, values)), function(*values)) for values in rows]
 
 
 @functools.lru_cache(2**14)

@@ -154,7 +154,7 @@ class Tools(Family):
         question, answer, turns, key = kind(rng)
         needed = list(dict.fromkeys(parse_call(call)[0] for call, _ in turns))  # in this order
         others = rng.sample(sorted(set(PARAMETERS) - set(needed)), rng.randint(1, 3))
-        if turns and rng.random() < 0.2:  # the first tool that is needed is missing
+        if turns and rng.random() < 0.15:  # the first tool that is needed is missing
             answer, turns, needed = "I have no tool for that.", [], needed[1:]
         declared = rng.sample([*needed, *others], len(needed) + len(others))
         calls = tuple(call for call, _ in turns)
@@ -182,8 +182,9 @@ class Tools(Family):
         return question, answer.format(about, turn[1]), [turn], question
 
     def prices(self, rng, count):
-        """Draw different items. Return them and the turns that find their prices."""
-        items = rng.sample([f"{colour} {thing}" for colour in COLOURS for thing in THINGS], count)
+        """Draw items of different people. Return them and the turns that find their prices."""
+        items = [f"the {rng.choice(COLOURS)} {rng.choice(THINGS)} of {name}"
+                 for name in rng.sample(NAMES, count)]
         return items, [self.turn("price", item) for item in items]
 
     def total(self, rng):
@@ -197,7 +198,7 @@ class Tools(Family):
         items, turns = self.prices(rng, 2)
         (_, first), (_, second) = turns
         more = items[0] if int(first) > int(second) else items[1]
-        answer = f"The {more} cost more." if first != second else "They cost the same."
+        answer = f"Of the two, {more} cost more." if first != second else "They cost the same."
         question = "Which cost more, {} or {}?".format(*items)
         return question, answer, turns, repr(("compare", sorted(items)))
 
@@ -205,7 +206,7 @@ class Tools(Family):
         (item,), turns = self.prices(rng, 1)
         count = rng.randint(2, 9)
         turns.append(self.turn("python", f"{count}*{turns[0][1]}"))
-        question = f"What do I pay for {count} {item}?"
+        question = f"What do I pay for {count} of {item}?"
         return question, f"You pay {turns[-1][1]}.", turns, question
 
     def two_places(self, rng):

@@ -13,18 +13,15 @@ def draw_slots(rng):
 class Summary(Family):
     """Two to four messages to shorten: "Ada: I have lost my keys again." -> "Ada: lost keys"."""
     EVENTS = {
-        "Can we meet at {n} in {city} today?": "meet in {city} at {n}",
-        "I will be {n} minutes late.": "{n} minutes late",
+        "Can we meet at {n} today?": "meet at {n}", "I will be {n} minutes late.": "{n} late",
         "Your {colour} {thing} have arrived.": "{colour} {thing} arrived",
-        "I am in {city} this week.": "in {city}",
-        "The train to {city} leaves at {n}.": "train to {city} at {n}",
-        "Please call me back at {n}.": "call at {n}",
-        "I have lost my {colour} {thing} again.": "lost {colour} {thing}",
-        "We need {n} more {thing}.": "{n} {thing} needed",
+        "I am in {city} this week.": "in {city}", "Please call me back.": "call back",
+        "The train to {city} leaves at {n}.": "train at {n}",
+        "I have lost my {thing} again.": "lost {thing}", "We need {n} more {thing}.": "{n} {thing}",
         "The meeting in {city} is off.": "{city} off", "Thanks for the {thing}!": "thanks"}
 
     def make(self, rng):
-        count = rng.choice((2, 3, 4))
+        count = rng.choice((2, 2, 3, 4))
         messages, summaries = [], []
         for sender, event in zip(rng.sample(NAMES, count), rng.sample([*self.EVENTS], count)):
             slots = draw_slots(rng)
@@ -48,24 +45,22 @@ class Summary(Family):
 class Compose(Family):
     """A message to write in a tone, with the facts given as notes:
 
-        "Write to Ben from Ada, friendly, at most 19 words: bring 3 keys; meeting at 4 in Rome."
-        -> "Hi Ben! Please bring 3 keys. The meeting is at 4 in Rome. See you soon, Ada!"
+        "Write to Ben from Ada, friendly, at most 18 words: bring keys; meeting at 4 in Rome."
+        -> "Hi Ben! Please bring keys. The meeting is at 4 in Rome. See you soon, Ada!"
 
-    If that is longer, the notes have to do: "Hi Ben! Bring 3 keys. Meeting at 4 in Rome. See you
+    If that is longer, the notes have to do: "Hi Ben! Bring keys. Meeting at 4 in Rome. See you
     soon, Ada!" A note is mentioned if one sentence has all its words. The key is the notes, so no
     two splits share them, whatever their order, the names and the tone."""
     TONES = {"friendly": ("Hi {}!", "See you soon, {}!"),
              "formal": ("Dear {},", "Kind regards, {}"), "short": ("{}:", "Bye, {}.")}
     SENTENCES = {  # note -> sentence
         "meeting at {n} in {city}": "The meeting is at {n} in {city}.",
-        "bring {n} {thing}": "Please bring {n} {thing}.",
-        "lost {colour} {thing}": "I have lost the {colour} {thing}.",
-        "found {thing} in {city}": "We found your {thing} in {city}.",
+        "bring {thing}": "Please bring {thing}.", "lost {thing}": "I have lost the {thing}.",
+        "{thing} are in {city}": "Your {thing} are in {city}.",
         "train {n} minutes late": "My train is {n} minutes late.",
-        "dinner in {city} off": "The dinner in {city} is off.",
-        "call at {n}": "Please call me at {n}.",
-        "need {n} {thing}": "We need {n} more {thing}.",
-        "in {city} until {n}": "I will be in {city} until {n}.",
+        "dinner in {city}": "The dinner will be in {city}.",
+        "call at {n}": "Please call me at {n}.", "need {n} {thing}": "We need {n} more {thing}.",
+        "back at {n}": "I will be back at {n}.",
         "bought {colour} {thing}": "I have bought you {colour} {thing}."}
     DETAILS = {*THINGS, *COLOURS, *(city.lower() for city in CITIES), *"0123456789"}
 
