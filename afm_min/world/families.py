@@ -1,5 +1,5 @@
 """Families of tasks in the report's areas: code, summaries, refusals; and the list of all families.
-Math, Recall and Follow are in tasks.py, Tools is in tools.py."""
+Math and Recall are in tasks.py, Follow in instructions.py, Tools in tools.py."""
 import ast
 import collections
 import contextlib
@@ -7,9 +7,10 @@ import functools
 import random
 import re
 
+from afm_min.world.instructions import Follow
 from afm_min.world.sandbox import run_code, violation
-from afm_min.world.tasks import (CITIES, COLOURS, EVOLVED, MATH, NAMES, NOTES, RECALL, THINGS,
-                                 Family, Follow, Recall, Task, benchmark_tasks, split_of)
+from afm_min.world.tasks import (CITIES, COLOURS, EVOLVED, MATH, NAMES, NOTES, THINGS, Family,
+                                 Recall, Task, benchmark_tasks, split_of)
 from afm_min.world.tools import Tools
 
 # Functions to write: arguments -> {description: expression}. An entry with n is eight functions, as
@@ -255,7 +256,8 @@ class Refuse(Family):
 
 def all_families(pages, whole=False):
     """Return all families, {name: family}. pages, whole: see Tools."""
-    families = (MATH, Follow(), Tools(pages, whole), Code(), Summary(), RECALL, Refuse())
+    recall = Recall(follow_up=0.35)
+    families = (MATH, Follow(), Tools(pages, whole), Code(), Summary(), recall, Refuse())
     return {family.name: family for family in families}
 
 
