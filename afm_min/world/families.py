@@ -1,12 +1,12 @@
 """The family Refuse, and the list of all families.
 
-Math, Recall and Follow are in tasks.py, Code in code.py, Summary and Compose in writing.py, and
-Tools in tools.py."""
+Math and Recall are in tasks.py, Follow in instructions.py, Code in code.py, Summary and Compose in
+writing.py, and Tools in tools.py."""
 import re
 
 from afm_min.world.code import Code
-from afm_min.world.tasks import (EVOLVED, MATH, NOTES, RECALL, Family, Follow, Recall, Task,
-                                 benchmark_tasks)
+from afm_min.world.instructions import Follow
+from afm_min.world.tasks import EVOLVED, MATH, NOTES, Family, Recall, Task, benchmark_tasks
 from afm_min.world.tools import Tools
 from afm_min.world.writing import Compose, Summary
 
@@ -62,13 +62,12 @@ class Refuse(Family):
 
 def all_families(pages=None, whole=False):
     """Return all families, {name: family}. whole: see Tools."""
-    families = (MATH, Follow(), Tools(pages, whole), Code(), Summary(), Compose(), RECALL, Refuse())
+    families = (MATH, Follow(), Tools(pages, whole), Code(), Summary(), Compose(),
+                Recall(follow_up=0.35), Refuse())
     return {family.name: family for family in families}
 
 
 def benchmark_questions():
-    """Return the set of questions that evaluation asks, which no training document may contain.
-
-    The search tool needs a page to be asked about, but the questions are the same for any page."""
-    asked = [*all_families({"a": "page"}).values(), *EVOLVED.values(), *map(Recall, NOTES)]
+    """Return the set of questions that evaluation asks, which no training document may contain."""
+    asked = [*all_families().values(), *EVOLVED.values(), *map(Recall, NOTES)]
     return {task.question for family in asked for task in benchmark_tasks(family)}
