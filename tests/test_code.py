@@ -131,6 +131,8 @@ def test_code_is_checked_by_running_it():
     assert Code().is_correct(task, constant, tests=slice(1, None)) == [False]
     assert check_and_grades(Code(), task, "def f(v):\n    return v") == (False, "2202")
     assert not Code().check(task, "def f(v):\n    return open(v)")
+    assert Code().follows_format(task, "def g(v):\n    return sum(v) * 2") == [False, True]
+    assert Code().follows_format(task, "def f(v):\n    return open(v)") == [True, False]
     assert check_and_grades(Code(), task, "2 * sum(v)")[1][0] == "0"
 
 

@@ -149,8 +149,9 @@ class Tools(Family):
         self.pages, self.whole = pages, whole
 
     def make(self, rng):
-        kind = rng.choice((self.look_up, self.total, self.compare, self.multiply, self.two_places,
-                           self.compute, self.browse, self.add_up, self.greet))
+        # Those at the end stand twice, so each is drawn twice as often as another kind.
+        kind = rng.choice((self.look_up, self.total, self.multiply, self.two_places, self.add_up,
+                           self.greet, *2 * (self.compare, self.compute, self.browse)))
         question, answer, turns, key = kind(rng)
         needed = list(dict.fromkeys(parse_call(call)[0] for call, _ in turns))  # in this order
         others = rng.sample(sorted(set(PARAMETERS) - set(needed)), rng.randint(1, 3))
@@ -204,7 +205,7 @@ class Tools(Family):
 
     def multiply(self, rng):
         (item,), turns = self.prices(rng, 1)
-        count = rng.randint(2, 9)
+        count = rng.randint(2, 99)
         turns.append(self.turn("python", f"{count}*{turns[0][1]}"))
         question = f"What do I pay for {count} of {item}?"
         return question, f"You pay {turns[-1][1]}.", turns, question
@@ -219,9 +220,9 @@ class Tools(Family):
 
     def compute(self, rng):
         """"What is 3 plus 4, times 5, minus 6?" -> "((3+4)*5)-6" """
-        formula = text = rng.choice("23456789")
+        formula = text = str(rng.randint(2, 99))
         for i in range(rng.randint(2, 3)):
-            word, number = rng.choice([*self.OPERATORS]), rng.choice("23456789")
+            word, number = rng.choice([*self.OPERATORS]), rng.randint(2, 9)
             text += f"{',' if i else ''} {word} {number}"
             formula = f"{f'({formula})' if i else formula}{self.OPERATORS[word]}{number}"
         turn, question = self.turn("python", formula), f"What is {text}?"

@@ -21,7 +21,7 @@ class Summary(Family):
         "The meeting in {city} is off.": "{city} off", "Thanks for the {thing}!": "thanks"}
 
     def make(self, rng):
-        count = rng.choice((2, 2, 3, 4))
+        count = rng.choice((2, 2, 2, 3, 4))
         messages, summaries = [], []
         for sender, event in zip(rng.sample(NAMES, count), rng.sample([*self.EVENTS], count)):
             slots = draw_slots(rng)
@@ -45,14 +45,14 @@ class Summary(Family):
 class Compose(Family):
     """A message to write in a tone, with the facts given as notes:
 
-        "Write to Ben from Ada, friendly, at most 18 words: bring keys; meeting at 4 in Rome."
+        "Write to Ben from Ada, friendly: bring keys; meeting at 4 in Rome."
         -> "Hi Ben! Please bring keys. The meeting is at 4 in Rome. See you soon, Ada!"
 
-    If that is longer, the notes have to do: "Hi Ben! Bring keys. Meeting at 4 in Rome. See you
+    A brief message has no words but the notes: "Hi Ben! Bring keys. Meeting at 4 in Rome. See you
     soon, Ada!" A note is mentioned if one sentence has all its words. The key is the notes, so no
     two splits share them, whatever their order, the names and the tone."""
     TONES = {"friendly": ("Hi {}!", "See you soon, {}!"),
-             "formal": ("Dear {},", "Kind regards, {}"), "short": ("{}:", "Bye, {}.")}
+             "formal": ("Dear {},", "Kind regards, {}"), "casual": ("{}:", "Bye, {}.")}
     SENTENCES = {  # note -> sentence
         "meeting at {n} in {city}": "The meeting is at {n} in {city}.",
         "bring {thing}": "Please bring {thing}.", "lost {thing}": "I have lost the {thing}.",
@@ -76,12 +76,12 @@ class Compose(Family):
             sentences.append(self.SENTENCES[note].format(**slots))
         full = " ".join([greeting, *sentences, closing])
         brief = " ".join([greeting, *(f"{note[0].upper() + note[1:]}." for note in notes), closing])
-        shortest, longest = len(brief.split()), len(full.split())
-        most_words = rng.choice((rng.randint(shortest, longest), longest + rng.randint(0, 4)))
-        question = (f"Write to {to} from {sender}, {tone}, at most {most_words} words: "
-                    f"{'; '.join(notes)}.")
-        return Task(question, full if longest <= most_words else brief,
-                    answer=(greeting, closing, most_words, tuple(notes)), key=repr(sorted(notes)))
+        wanted, manner = rng.choice(((full, tone), (brief, f"{tone} and brief")))
+        question = f"Write to {to} from {sender}, {manner}: {'; '.join(notes)}."
+        # A message that is not brief may have a few more words.
+        most_words = len(brief.split()) if wanted == brief else len(full.split()) + 4
+        return Task(question, wanted, answer=(greeting, closing, most_words, tuple(notes)),
+                    key=repr(sorted(notes)))
 
     def follows_format(self, task, response):
         """Check greeting and closing, each once and at its end, the length, and that the message
