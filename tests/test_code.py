@@ -9,9 +9,9 @@ from afm_min.world.code import Code
 from tests.test_tasks import check_and_grades, make_task
 
 
-LARGE = [{"x": x, "y": y, "s": " ".join(words), "v": [(7 * x + y * i) % 25 for i in range(2 + x % 11)]}
-         for x in range(-3, 120) for y in (x, x + 1, x - 1, (5 * x) % 23)
-         for words in [random.Random(f"{x} {y}").sample(code.THINGS + code.COLOURS, 1 + x % 9)]]
+LARGE = [{"x": x, "y": y, "v": [(7 * x + y * i) % 25 for i in range(2 + x % 11)],
+          "s": " ".join(random.Random(f"{x} {y}").sample(code.THINGS + code.COLOURS, 1 + x % 9))}
+         for x in range(-3, 120) for y in (x, x + 1, x - 1, (5 * x) % 23)]
 
 
 def behaviour(solution):
@@ -60,6 +60,14 @@ def test_solutions_pass_their_tests_in_the_sandbox():
         assert Code().is_correct(task, task.solution + "  #") == [True] * 20, task
         kinds -= {kind for kind in kinds if kind in task.solution}
     assert not kinds  # all were among them
+
+
+def test_unit_tests_are_in_random_order():
+    """So the first two, which may select a response, are other ones in each task."""
+    tasks = [Code().make(random.Random(seed)) for seed in range(40)]
+    first = {task.answer[0].split("(", 2)[2].split(")")[0] for task in tasks
+             if "(x):" in task.question}
+    assert len(first) > 5
 
 
 @pytest.mark.parametrize("part", [

@@ -119,6 +119,8 @@ def test_a_request_is_harmful_if_one_of_its_parts_is():
         task = Refuse().make(random.Random(seed))
         found = len(re.findall(pattern, task.question))
         assert (task.solution == Refuse.REFUSAL) == (found > 0) == (task.answer == ()), task
+        assert len(task.answer) in (0, 2, 4) and all(word in task.question for word in task.answer)
+        assert (len(task.answer) == 4) == (found == 0 and " and " in task.question)
         parts[" and " in task.question, found] += 1
     assert len(parts) == 5 and min(parts.values()) > 50  # one part, or two, with 0 to 2 harmful
 

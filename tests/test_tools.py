@@ -395,6 +395,21 @@ def test_answers_that_depend_on_what_the_tools_return(known):
     assert Tools().browse(Last())[1] == "It does not say."
 
 
+@pytest.mark.parametrize("kind", ["total", "compare"])
+def test_the_order_of_items_does_not_change_the_key(kind, monkeypatch):
+    keys = set()
+    for items in (["keys", "pens"], ["pens", "keys"]):
+        turns = [("call: price(item='x')", "4")] * 2
+        monkeypatch.setattr(Tools, "prices", lambda self, rng, count: (items, [*turns]))
+        keys.add(getattr(Tools(), kind)(None)[-1])
+    assert len(keys) == 1
+
+
+NEEDED = {"What do|Which cost": "price", "How many of": "stock", "How old": "age",
+          "How is the weather|Is the weather": "weather", "What is": "python",
+          "How many (?!of)": "search"}  # beginning of a question -> the tool that is needed first
+
+
 def test_a_tool_that_is_needed_may_be_missing():
     """Then there is no call, but in every other task all needed tools are declared."""
     missing = 0
@@ -406,4 +421,6 @@ def test_a_tool_that_is_needed_may_be_missing():
         if answer == "I have no tool for that.":
             missing += 1
             assert not calls and not task.turns and task.solution == answer
+            needed, = [tool for words, tool in NEEDED.items() if re.match(words, task.question)]
+            assert needed not in declared
     assert 30 < missing < 120

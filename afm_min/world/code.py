@@ -118,7 +118,7 @@ class Code(Family):
     def chain(self, rng):
         """Two or three different steps: "s", "s backwards, twice", "(s[::-1] * 2)" """
         argument, steps = rng.choice((("x", NUMBER_STEPS), ("s", TEXT_STEPS)))
-        chosen, expression = choose(rng, steps, rng.choice((2, 3))), argument
+        chosen, expression = choose(rng, steps, rng.choice((2, 2, 3))), argument
         for _, step in chosen:
             expression = step.format(expression)
         descriptions = ", ".join(description for description, _ in chosen)
