@@ -233,7 +233,9 @@ def test_kinds_of_story_share_a_calculation():
         "How many nuts did Eva have first?")
     assert reverse.solution == reverse.key == "8-2=6. 6+5=11. The answer is 11."
     assert broader.key == broader.solution != plain.solution
-    assert deeper.solution.count("=") - plain.solution.count("=") in (2, 3)
+    assert deeper.question.startswith("Eva has 11 nuts. ")
+    assert {Math("deeper").begin(random.Random(i)).solution.count("=") for i in range(50)} == {
+        3, 4, 5}  # with one more step for "4 lots of 5"
 
 
 def test_no_chain_of_steps_is_in_two_splits_whatever_the_story():
