@@ -105,7 +105,7 @@ def test_a_conversation_ends_where_no_question_of_its_split_is_left():
     assert lengths == {split: 4 if split == split_of("x") else 0 for split in lengths}
 
 
-@pytest.mark.parametrize("family, share", [(Follow(), 0.35), (LONG_RECALL, 0.35), (MATH, 0.2),
+@pytest.mark.parametrize("family, share", [(Follow(), 0.35), (LONG_RECALL, 0.35), (MATH, 0.15),
                                            (RECALL, 0), (Math("deeper"), 0)])
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_share_of_conversations(family, share, split):
