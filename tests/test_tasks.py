@@ -105,7 +105,7 @@ def test_a_conversation_ends_where_no_question_of_its_split_is_left():
     assert lengths == {split: 4 if split == split_of("x") else 0 for split in lengths}
 
 
-@pytest.mark.parametrize("family, share", [(Follow(), 0.35), (LONG_RECALL, 0.35), (MATH, 0.2),
+@pytest.mark.parametrize("family, share", [(Follow(), 0.35), (LONG_RECALL, 0.35), (MATH, 0.15),
                                            (RECALL, 0), (Math("deeper"), 0)])
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_share_of_conversations(family, share, split):
@@ -233,7 +233,9 @@ def test_kinds_of_story_share_a_calculation():
         "How many nuts did Eva have first?")
     assert reverse.solution == reverse.key == "8-2=6. 6+5=11. The answer is 11."
     assert broader.key == broader.solution != plain.solution
-    assert deeper.solution.count("=") - plain.solution.count("=") in (2, 3)
+    assert deeper.question.startswith("Eva has 11 nuts. ")
+    assert {Math("deeper").begin(random.Random(i)).solution.count("=") for i in range(50)} == {
+        3, 4, 5}  # with one more step for "4 lots of 5"
 
 
 def test_no_chain_of_steps_is_in_two_splits_whatever_the_story():

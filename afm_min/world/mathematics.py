@@ -5,7 +5,7 @@ kinds other than "plain" imitate the problems that the report "evolves" from giv
 
     rephrased  a plain story in other words
     reversed   the end is told, and the beginning is asked for
-    deeper     a plain story with two or three more steps
+    deeper     a plain story with three or four changes, not one or two
     broader    another topic with another structure: ages, rates, sharing, prices, times
 """
 import re
@@ -103,7 +103,7 @@ def draw_story(kind, rng, name, thing):
         lots, size = rng.randint(2, 4), rng.randint(2, 5)
         first, start = lots * size, f"{lots} lots of {size}"
         steps.append(f"{lots}*{size}={first}.")
-    count = rng.choice([1, 2, 2, 2]) + (rng.choice([2, 2, 3]) if kind == "deeper" else 0)
+    count = rng.choice([3, 4] if kind == "deeper" else [1, 2, 2, 2])
     changes = draw_changes(first, count, rng)
     story = [rng.choice((more, also_more) if change > 0 else (fewer, also_fewer))
              .format(n=abs(change), **slots) for change in changes]

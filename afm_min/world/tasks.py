@@ -185,7 +185,7 @@ class Math(Conversation):
 
     def __init__(self, kind="plain"):
         self.kind = kind
-        self.follow_up = 0.2 if kind == "plain" else 0.0
+        self.follow_up = 0.15 if kind == "plain" else 0.0
 
     def begin(self, rng):
         names, thing = rng.sample(NAMES, 3), rng.choice(THINGS)
