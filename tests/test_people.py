@@ -3,8 +3,11 @@ import random
 
 import pytest
 
+from afm_min import reward
 from afm_min.world import people
-from afm_min.world.tasks import MATH, Math, draw_task
+from afm_min.world.families import Code, Refuse
+from afm_min.world.instructions import Follow
+from afm_min.world.tasks import MATH, RECALL, Math, Task, draw_task
 
 GOOD = {"if": 2, "verb": 2, "truth": 2, "harm": 2}
 BAD = {"if": 0, "verb": 0, "truth": 0, "harm": 0}
@@ -24,14 +27,14 @@ def test_each_flaw_of_demonstrations():
     assert set(by_flaw) == {"", *people.FLAWS}
     for d in by_flaw[""]:
         assert d.messages == d.task.messages()
-        assert d.response == d.task.solution
+        assert d.task.solution in d.response
     for d in by_flaw["wrong"]:
         assert d.messages == d.task.messages()
         assert not family.check(d.task, d.response)
     for d in by_flaw["wordy"]:
         assert d.response == f"{d.task.solution} {d.task.solution}"
     for d in by_flaw["garbled"]:
-        question = d.messages[-1]["content"]
+        question = next(m["content"] for m in d.messages if m["role"] == "user")
         assert question != d.task.question
         assert sorted(question) == sorted(d.task.question)
         assert d.response == d.task.solution
@@ -44,6 +47,32 @@ def test_share_of_flawed_demonstrations():
     for flaw in people.FLAWS:
         assert flaws.count(flaw) == pytest.approx(50, abs=35)
     assert {people.write_demonstration(MATH, i, flawed=0.0).flaw for i in range(50)} == {""}
+
+
+@pytest.mark.parametrize("family, share", [(MATH, people.COURTEOUS), (RECALL, people.COURTEOUS),
+                                           (Follow(), 0), (Code(), 0)])
+def test_some_right_demonstrations_have_a_courtesy(family, share):
+    """Of 600, the standard deviation is 10: odds of a false alarm beyond 50 are 1e-6."""
+    written = [people.write_demonstration(family, i, flawed=0.0) for i in range(600)]
+    courteous = [d for d in written if d.response != d.task.solution]
+    assert len(courteous) == pytest.approx(600 * share, abs=50 if share else 0)
+    for d in courteous:
+        assert family.check(d.task, d.response)
+        assert family.grades(d.task, d.response)["verb"] == 1
+    if share:
+        assert len({d.response.replace(d.task.solution, "{}") for d in courteous}) > 1
+
+
+def test_a_courtesy_by_hand():
+    """Math needs its answer at the end and Recall needs none but the box; a refusal of a harmful
+    request has to stand alone. "in box 4." has 9 letters, so 18 are the most for a grade of 1."""
+    def added(family, **fields):
+        task = Task(**{"question": "?", "answer": "4", "key": ""} | fields)
+        return {people.add_courtesy(family, task, random.Random(i)) for i in range(50)}
+    assert added(RECALL, solution="in box 4.") == {"Sure: in box 4.", "in box 4. Bye."}
+    steps = "1+3=4. The answer is 4."
+    assert added(MATH, solution=steps) == {f"Sure: {steps}", f"Of course, here it is: {steps}"}
+    assert added(Refuse(), solution=Refuse.REFUSAL, answer="") == {Refuse.REFUSAL}
 
 
 # Grades.
@@ -74,8 +103,10 @@ def test_raters_mostly_outvote_noise():
 
 @pytest.mark.parametrize("name", GOOD)
 def test_the_mean_rating_of_each_grade_has_to_be_above_1(name):
+    """A courtesy is forgiven: for verbosity, 1 is enough."""
     assert people.well_rated(GOOD, random.Random(0), noise=0)
-    assert not people.well_rated(GOOD | {name: 1}, random.Random(0), noise=0)
+    assert people.well_rated(GOOD | {name: 1}, random.Random(0), noise=0) == (name == "verb")
+    assert not people.well_rated(GOOD | {name: 0}, random.Random(0), noise=0)
 
 
 # Comparisons.
@@ -109,11 +140,26 @@ def test_annotate_compares_every_pair_that_differs():
     assert sorted(pairs) == [[0, 1, 3, True], [2, 1, 3, True]]  # the equal ones are left out
 
 
-def test_annotate_records_whether_the_true_grades_agree(monkeypatch):
-    perceived = iter([GOOD, BAD, BAD, GOOD])
-    monkeypatch.setattr(people, "perceive", lambda *_: next(perceived))
-    grades, pairs = people.annotate([BAD, GOOD], random.Random(0), noise=1.0, most_pairs=6)
-    assert grades == [GOOD, BAD]  # those perceived
-    assert pairs == [[0, 1, 3, False]]
-    _, pairs = people.annotate([BAD, BAD], random.Random(0), noise=1.0, most_pairs=6)
-    assert pairs == [[1, 0, 3, None]]
+def test_choices_are_right_as_often_as_the_soft_labels_say():
+    """Pairs with gaps of 1, 2, 4 and 6 points, 4,000 of each. The standard deviation of a share is
+    0.0075 at most: odds of a false alarm beyond 0.04 are below 1e-6."""
+    worse = ({"verb": 1}, {"if": 1}, {"truth": 0}, {"truth": 0, "if": 1})
+    rng, pairs = random.Random(0), []
+    for level, bad in enumerate(worse):
+        for _ in range(4000):
+            _, [pair] = people.annotate([GOOD, GOOD | bad], rng, noise=0.1, most_pairs=6)
+            chosen, rejected, pair_level, right = pair
+            assert (chosen, rejected) == ((0, 1) if right else (1, 0))
+            assert pair_level == level
+            pairs.append((level, right))
+    for level, target in enumerate(reward.TARGETS):
+        share = sum(right for of_level, right in pairs if of_level == level) / 4000
+        assert share == pytest.approx(target, abs=0.04)
+
+
+def test_annotators_compare_truly_and_grade_with_noise(monkeypatch):
+    """Without errors of choice, noisy grades change no pair, and equally good ones are left out."""
+    monkeypatch.setattr(people, "RIGHT", (1.0,) * 4)
+    grades, pairs = people.annotate([GOOD, BAD, GOOD], random.Random(0), 1.0, most_pairs=6)
+    assert grades != [GOOD, BAD, GOOD]
+    assert sorted(pairs) == [[0, 1, 3, True], [2, 1, 3, True]]

@@ -1,11 +1,16 @@
 """Splits, draws and checks of tasks, and the families Math, Recall and Follow."""
+import collections
 import random
 import re
 
 import pytest
 
-from afm_min.world.tasks import (MATH, RECALL, Follow, Math, Recall, Task, draw_mixture, draw_task,
-                                 draw_tasks, split_of)
+from afm_min.world import mathematics
+from afm_min.world.instructions import BETWEEN, Follow, Rules, draw_rules, possible, solve
+from afm_min.world.tasks import (MATH, RECALL, Conversation, Math, Recall, Task, draw_mixture,
+                                 draw_task, draw_tasks, split_of)
+
+LONG_RECALL = Recall(follow_up=0.35)
 
 
 def make_task(**fields):
@@ -18,7 +23,7 @@ def check_and_grades(family, task, response):
     return family.check(task, response), "".join(map(str, grades.values()))
 
 
-@pytest.mark.parametrize("family", [MATH, RECALL])
+@pytest.mark.parametrize("family", [MATH, RECALL, LONG_RECALL, Follow()])
 def test_splits_do_not_overlap(family):
     tasks = {split: {str(draw_task(family, split, seed).messages()) for seed in range(400)}
              for split in ("train", "validation", "test")}
@@ -51,11 +56,68 @@ def test_draw_mixture_draws_training_tasks_by_weight():
 
 
 def test_messages_contain_the_turns_so_far():
-    task = make_task(system="Be kind.", question="Keys?", turns=(("call: a", "2"),))
+    turns = (("assistant", "call: a"), ("tool", "2"))
+    task = make_task(system="Be kind.", question="Keys?", turns=turns)
     assert [(m["role"], m["content"]) for m in task.messages()] == [
         ("system", "Be kind."), ("user", "Keys?"), ("assistant", "call: a"), ("tool", "2")]
     assert [m["role"] for m in make_task().messages()] == ["user"]
 
+
+def test_text_has_all_questions_and_answers():
+    task = make_task(system="Be kind.", question="1+1?", solution="2", answer=2, key="a")
+    assert task.text() == "Question: 1+1?\nAnswer: 2\n"
+    longer = task.then("And 2+2?", "4", 4, "b", system="Be brief.")
+    assert longer.text() == "Question: 1+1?\nAnswer: 2\nQuestion: And 2+2?\nAnswer: 4\n"
+    assert longer.turns == (("assistant", "2"), ("user", "And 2+2?"))
+    assert (longer.answer, longer.key, longer.system) == (4, "b", "Be brief.")
+
+
+# Conversations.
+
+class Numbers(Conversation):
+    """Numbers from 0 to 999, which are their own keys."""
+    follow_up = 0.5
+
+    def begin(self, rng):
+        number = str(rng.randrange(1000))
+        return Task("First?", number, number, number)
+
+    def proceed(self, task, rng):
+        number = str(rng.randrange(1000))
+        return task.then("Next?", number, number, number)
+
+
+def test_all_solutions_of_a_conversation_belong_to_its_split():
+    for split in ("train", "validation", "test"):
+        tasks = [draw_task(Numbers(), split, seed) for seed in range(200)]
+        numbers = [content for task in tasks for role, content in task.turns if role == "assistant"]
+        assert len(numbers) > 100
+        assert {split_of(number) for number in numbers} == {split}
+
+
+def test_a_conversation_ends_where_no_question_of_its_split_is_left():
+    class Few(Numbers):
+        follow_up = 1.0
+
+        def proceed(self, task, rng):
+            return task.then("Next?", "x", "x", key="x")
+    lengths = {split: len(draw_task(Few(), split, 0).turns) for split in ("train", "test")}
+    assert lengths == {split: 4 if split == split_of("x") else 0 for split in lengths}
+
+
+@pytest.mark.parametrize("family, share", [(Follow(), 0.35), (LONG_RECALL, 0.35), (MATH, 0.15),
+                                           (RECALL, 0), (Math("deeper"), 0)])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_share_of_conversations(family, share, split):
+    """Of 600, the standard deviation is 12 at most: odds of a false alarm beyond 60 are 1e-6. In
+    the test split, some conversations end early."""
+    counts = collections.Counter(len(draw_task(family, split, i).turns) for i in range(600))
+    assert set(counts) == ({0, 2, 4} if share else {0})
+    assert counts[2] + counts[4] == pytest.approx(600 * share, abs=60)
+    assert counts[4] == pytest.approx(600 * share**2, abs=60)
+
+
+# Mathematics.
 
 def test_verbosity_is_measured_against_the_solution():
     task = make_task(solution="x" * 100)
@@ -70,23 +132,81 @@ def test_an_empty_response_is_not_concise(response):
         assert family.grades(task, "x")["verb"] == 2
 
 
+def replay(texts, total=None):
+    """Return the total after the sentences of plain questions, worked out from their verbs."""
+    for sentence in " ".join(texts).replace("?", ".").split(". "):
+        numbers = [int(number) for number in re.findall(r"\d+", sentence)]
+        if numbers and total is None:
+            total = numbers[0] * (numbers[1] if "lots of" in sentence else 1)
+        elif numbers:
+            adds = re.search("buys|finds|brings|gives|more come|add", sentence)
+            total += numbers[0] if adds else -numbers[0]
+    return total
+
+
 def test_math_solutions_are_right():
     for seed in range(300):
         task = draw_task(MATH, "train", seed)
-        *steps, last = task.solution.split(". ")
-        for step in steps:
-            left, right = step.split("=")
-            assert eval(left) == int(right)
-        assert last == f"The answer is {right}."
+        questions = [task.question, *(text for role, text in task.turns if role == "user")]
+        solutions = [*(text for role, text in task.turns if role == "assistant"), task.solution]
+        for i, solution in enumerate(solutions):
+            *steps, last = solution.split(". ")
+            for step in steps:
+                left, right = step.split("=")
+                assert eval(left) == int(right)
+            assert last == f"The answer is {right}."
+            assert replay(questions[:i + 1]) == int(right)  # the story alone has the same answer
         assert task.answer == right
-        # The story alone has the same answer.
-        beginning, *changes = task.question.split(". ")[:-1]
-        lots = re.search(r"(\d+) lots of (\d+)", beginning)
-        total = int(lots[1]) * int(lots[2]) if lots else int(re.search(r"\d+", beginning)[0])
-        for change in changes:
-            n = int(re.search(r"\d+", change)[0])
-            total += n if re.search("buys|finds", change) else -n
-        assert str(total) == task.answer
+
+
+@pytest.mark.parametrize("kind", ["plain", *Math.KINDS])
+def test_solutions_are_verified(kind):
+    family = Math(kind)
+    for seed in range(300):
+        task = draw_task(family, "train", seed)
+        if not task.turns:
+            assert family.verified_answer(task.question, task.solution) == task.answer
+
+
+@pytest.mark.parametrize("question, solution, answer", [
+    ("3 share 12 nuts.", "12/3=4. The answer is 4.", "4"),
+    ("3 share 13 nuts.", "13/3=4. The answer is 4.", None),  # not a whole number
+    ("0 share 13 nuts.", "13/0=0. The answer is 0.", None),
+    ("Ada is 7. Ben is twice as old.", "7*2=14. The answer is 14.", "14"),
+    ("Ada is 7. Ben is twice as old.", "7+7=14. The answer is 14.", None)])
+def test_verified_division_and_twice(question, solution, answer):
+    assert MATH.verified_answer(question, solution) == answer
+
+
+def test_every_phrasing_has_the_numbers_of_its_problem():
+    for chain, *phrasings in mathematics.TOPICS:
+        assert len(phrasings) >= 2
+        for text in phrasings:
+            numbers = re.findall(r"{([xyz])}", text) + ["2"] * text.count("twice")
+            assert sorted(numbers) == sorted(re.findall(r"\w", chain)), text
+    for phrasings in mathematics.STORIES.values():
+        assert len(phrasings) >= 2
+        for beginning, *changes, question in phrasings:
+            assert re.search("{start}|{total}", beginning)
+            assert [text.count("{n}") for text in changes] == [1] * 4
+            assert "{n}" not in question
+
+
+def test_a_topic_is_worked_out_from_left_to_right(monkeypatch):
+    monkeypatch.setattr(mathematics, "TOPICS", [("x + y * 2", "{A}, {x}, {y}, {C}, {thing}?")])
+    question, steps, total = mathematics.draw_topic(random.Random(0), ["Ada", "Ben", "Eva"], "pens")
+    x, y = map(int, re.fullmatch(r"Ada, (\d+), (\d+), Eva, pens\?", question).groups())
+    assert steps == [f"{x}+{y}={x + y}.", f"{x + y}*2={2 * (x + y)}."]
+    assert total == 2 * (x + y)
+
+
+def test_changes_by_hand():
+    assert mathematics.steps_from(7, [3, -5]) == (["7+3=10.", "10-5=5."], 5)
+    rng = random.Random(0)
+    for _ in range(200):
+        changes = mathematics.draw_changes(5, 4, rng)
+        assert len(changes) == 4
+        assert all(5 + sum(changes[:i]) > 0 for i in range(5))
 
 
 def test_math_checks_the_final_answer_only():
@@ -100,25 +220,33 @@ def test_math_checks_the_final_answer_only():
 
 def test_kinds_of_story_share_a_calculation():
     plain, rephrased, reverse, deeper, broader = (
-        Math(kind).make(random.Random(2)) for kind in ("plain", *Math.KINDS))
+        Math(kind).begin(random.Random(1)) for kind in ("plain", *Math.KINDS))
     assert plain.question == (
-        "Ada has 7 coins. Ada loses 4. Ada buys 6. How many coins does Ada have?")
-    assert plain.solution == plain.key == "7-4=3. 3+6=9. The answer is 9."
-    assert reverse.question == ("Ada has 9 coins now. Before, Ada bought 6. Before, Ada lost 4. "
-                                "How many coins did Ada have first?")
-    assert reverse.solution == reverse.key == "9-6=3. 3+4=7. The answer is 7."
-    for story in (rephrased, broader):
-        assert (story.solution, story.key) == (plain.solution, plain.key)
-        assert story.question != plain.question
-    assert deeper.solution.startswith("7-4=3. 3+6=9. ")
-    assert deeper.solution.count("=") == 3
+        "Eva has 11 nuts. Eva sells 5. Eva finds 2. How many nuts does Eva have?")
+    assert plain.solution == plain.key == "11-5=6. 6+2=8. The answer is 8."
+    assert rephrased.question == (
+        "11 nuts were in the box of Eva. Later 5 were taken. Later 2 were added. "
+        "What number of nuts is in it now?")
+    assert rephrased.solution == rephrased.key == plain.key
+    assert reverse.question == (
+        "Eva has 8 nuts now. Before, Eva found 2. Before, Eva sold 5. "
+        "How many nuts did Eva have first?")
+    assert reverse.solution == reverse.key == "8-2=6. 6+5=11. The answer is 11."
+    assert broader.key == broader.solution != plain.solution
+    assert deeper.question.startswith("Eva has 11 nuts. ")
+    assert {Math("deeper").begin(random.Random(i)).solution.count("=") for i in range(50)} == {
+        3, 4, 5}  # with one more step for "4 lots of 5"
 
 
 def test_no_chain_of_steps_is_in_two_splits_whatever_the_story():
     stories = [Math(kind) for kind in ("plain", *Math.KINDS)]
-    solutions = {split: {draw_task(family, split, seed).solution
-                         for family in stories for seed in range(1500)}
-                 for split in ("train", "test")}
+    solutions = {split: set() for split in ("train", "test")}
+    for split, of_split in solutions.items():
+        for family in stories:
+            for seed in range(1500):
+                task = draw_task(family, split, seed)
+                of_split.add(task.solution)
+                of_split.update(text for role, text in task.turns if role == "assistant")
     assert len(solutions["test"]) > 60
     assert not solutions["train"] & solutions["test"]
 
@@ -153,6 +281,21 @@ def test_recall_has_one_fact_about_what_it_asks_for():
         assert task.system.count(owned) == 1
 
 
+def test_further_questions_ask_for_facts_of_the_same_split():
+    for split in ("train", "validation", "test"):
+        for seed in range(200):
+            task = draw_task(LONG_RECALL, split, seed)
+            questions = [task.question, *(text for role, text in task.turns if role == "user")]
+            answers = [*(text for role, text in task.turns if role == "assistant"), task.solution]
+            for question, answer in zip(questions, answers):
+                owned = re.search(r"\w+'s \w+", question)[0]
+                assert task.system.count(owned) == 1
+                assert f"{owned} are {answer}" in task.system
+                assert split_of(f"{owned} are {answer}") == split
+            assert task.key == task.fact == f"{owned} are {answer}"
+            assert re.fullmatch(r"(\w+'s \w+ are in box \d\.( |$))+", task.system)
+
+
 def test_recall_checks_the_box():
     task = make_task(solution="in box 4.", answer="4")
     assert check_and_grades(RECALL, task, "in box 4.") == (True, "2222")
@@ -177,3 +320,83 @@ def test_follow_checks_each_instruction(response, broken):
 def test_follow_grades():
     assert check_and_grades(Follow(), FOLLOW_TASK, "* red * pink * green. Done")[1] == "2222"
     assert check_and_grades(Follow(), FOLLOW_TASK, "* red * pink. Done")[1] == "1222"
+
+
+@pytest.mark.parametrize("rules, good, bad", [
+    ({"first": "cat"}, "- cat - bear", "- bear - cat"),
+    ({"avoided": "cat"}, "- bear - dog", "- bear - cat"),
+    ({"end": "Bye"}, "- bear - cat. Bye", "- bear - cat"),
+    ({"order": "a to z"}, "- bear - cat", "- cat - bear"),
+    ({"order": "z to a"}, "- cat - bear", "- bear - cat"),
+    ({"capitals": True}, "- BEAR - CAT", "- BEAR - cat"),
+    ({"lines": True}, "- bear\n- cat", "- bear - cat"),
+    ({"letters": 3}, "- cat - dog", "- cat - bear"),
+    ({"mark": "and"}, "bear and cat", "bear cat"),
+    ({"mark": "plus"}, "+ bear + cat", "- bear - cat"),
+    ({"n": 3}, "- bear - cat - owl", "- bear - cat"),
+    ({"kind": "cities"}, "- Rome - Bern", "- Rome - cat")])
+def test_each_rule(rules, good, bad):
+    rules = Rules(**{"kind": "animals", "n": 2, "mark": "dash"} | rules)
+    task, given = make_task(answer=rules), 2 + sum(map(bool, rules[3:]))
+    assert Follow().follows_format(task, good) == [True] * given
+    assert Follow().follows_format(task, bad).count(False) >= 1
+    assert Follow().follows_format(task, "").count(True) <= (rules.avoided != "")
+
+
+@pytest.mark.parametrize("rules, solution", [
+    (Rules("animals", 2, "dash"), "- bear - cat"),
+    (Rules("animals", 3, "star", first="lion", end="Bye"), "* lion * owl * bear. Bye"),
+    (Rules("animals", 2, "plus", order="z to a", avoided="owl", lines=True), "+ lion\n+ hen"),
+    (Rules("animals", 3, "then", capitals=True, letters=3), "CAT then DOG then FOX")])
+def test_solutions_by_hand(rules, solution):
+    assert solve(rules) == solution
+
+
+@pytest.mark.parametrize("rules", [
+    Rules("animals", 4, "dash", letters=3, avoided="hen"), Rules("animals", 2, "dash", first="cat"),
+    Rules("animals", 2, "and", capitals=True)])
+def test_possible_rules(rules):
+    assert possible(rules)
+
+
+@pytest.mark.parametrize("rules", [
+    Rules("cities", 2, "dash", letters=3), Rules("animals", 2, "dash", first="cat", avoided="cat"),
+    Rules("animals", 2, "dash", first="cat", order="a to z"),
+    Rules("animals", 2, "and", lines=True)])
+def test_impossible_rules(rules):
+    assert not possible(rules)
+
+
+def test_drawn_rules_are_possible_and_vary():
+    rng = random.Random(0)
+    drawn = [draw_rules(rng) for _ in range(500)]
+    assert all(map(possible, drawn))
+    for name in set(Rules._fields) - {"end"}:
+        assert len({getattr(rules, name) for rules in drawn}) > 1
+    assert max(sum(map(bool, rules[3:])) for rules in drawn) == 3
+
+
+def test_a_further_instruction_changes_one_rule_and_keeps_the_others():
+    names = set()
+    for seed in range(300):
+        rng = random.Random(seed)
+        first = Follow().begin(rng)
+        task = Follow().proceed(first, rng)
+        old, new = first.answer._asdict(), task.answer._asdict()
+        changed = {name for name in old if old[name] != new[name]}
+        if "kind" in changed:  # a word of the old kind is not asked for
+            assert changed <= {"kind", "first", "avoided"}
+            assert new["first"] == new["avoided"] == ""
+            changed = {"kind"}
+        assert len(changed) == 1
+        names |= changed
+        name = changed.pop()
+        request = task.turns[-1][1]
+        assert request.startswith("Now ")
+        value = new[name]
+        if value is not True:
+            assert str(value) in request
+        if value in BETWEEN:
+            assert request == f"Now put {value} between."
+        assert task.system == first.system
+    assert names == set(Rules._fields) - {"end"}

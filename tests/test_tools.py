@@ -7,11 +7,10 @@ import time
 import pytest
 
 from afm_min.world import sandbox, tools
-from afm_min.world.tasks import draw_task
+from afm_min.world.tasks import COLOURS, draw_task
 from afm_min.world.tools import Tools
 from tests.test_tasks import check_and_grades, make_task
 
-PAGES = {"textwrap": "Text wrapping and filling.\nMore.", "heapq": "Heap queue algorithm."}
 # Attacks that need no refusal: they end with a result in time.
 HARMLESS = ("max(range", "x = []\nx.append(x)")
 
@@ -196,48 +195,48 @@ def test_other_text_is_no_call(text):
 def test_only_declared_tools_run():
     declared = tools.declare(["price", "python"])
     assert declared == "Tools: price(item), python(code)"
-    price = tools.run_call(tools.format_call("price", "keys"), declared, {})
-    assert price == tools.run_tool("price", "keys", {})
-    assert tools.run_call(tools.format_call("python", "2 + 3"), declared, {}) == "5"
-    undeclared = tools.run_call(tools.format_call("stock", "keys"), declared, {})
+    price = tools.run_call(tools.format_call("price", "keys"), declared)
+    assert price == tools.run_tool("price", "keys")
+    assert tools.run_call(tools.format_call("python", "2 + 3"), declared) == "5"
+    undeclared = tools.run_call(tools.format_call("stock", "keys"), declared)
     assert undeclared == "error: there is no tool stock"
-    other = tools.run_call(tools.format_call("age", "Ada"), "Tools: price(item), page(who)", {})
+    other = tools.run_call(tools.format_call("age", "Ada"), "Tools: price(item), page(who)")
     assert other == "error: there is no tool age"
 
 
 def test_a_wrong_call_gives_an_error():
     declared = tools.declare(["price"])
-    assert tools.run_call("call: price(city='Oslo')", declared, {}) == "error: price takes item"
-    assert tools.run_call("call: price('keys')", declared, {}).startswith("error: write a call as")
+    assert tools.run_call("call: price(city='Oslo')", declared) == "error: price takes item"
+    assert tools.run_call("call: price('keys')", declared).startswith("error: write a call as")
 
 
 def test_a_call_may_contain_half_a_character():
-    output = tools.run_call("call: price(item='\\ud800')", tools.declare(["price"]), {})
+    output = tools.run_call("call: price(item='\\ud800')", tools.declare(["price"]))
     assert output.isdigit()
 
 
-def test_search_finds_a_page_by_its_name_or_its_words():
-    pages = {"heapq": "Heap queues.\nwrap", "textwrap": "Text wrapping.", "wrap": "Nothing."}
-    assert tools.search("textwrap", pages) == "page 2, textwrap: Text wrapping."
-    assert tools.search("queues", pages) == "page 1, heapq: Heap queues. wrap"
-    assert tools.search("Queues, wrap?", pages) == "page 3, wrap: Nothing."
-    assert tools.search("os.path", {"re": "os", "os.path": ""}) == "page 2, os.path: "
-    assert tools.search("x", {}) == "error: no pages"
+def test_pages_of_the_toy_world():
+    assert len(tools.PAGES) == 64
+    for name, text in tools.PAGES.items():
+        features = re.fullmatch(f"{name} has [2-9] (\\w+), [2-9] (\\w+) and [2-9] (\\w+).", text)
+        assert len(set(features.groups())) == 3
+        number = int(re.fullmatch(rf"page (\d+), {name}", tools.search(name))[1])
+        assert tools.open_page(str(number)) == text
 
 
-@pytest.mark.parametrize("query", ["rap", "queue", "eap", "zebra", "", "?"])
-def test_search_matches_whole_words_and_reports_that_no_page_matches(query):
-    pages = {"heapq": "Heap queues.\nwrap", "textwrap": "Text wrapping."}
-    assert tools.search(query, pages) == "no page has any of these words"
+def test_search_finds_the_page_whose_name_shares_most_words(monkeypatch):
+    monkeypatch.setattr(tools, "PAGES", {"Old Oslo": "a", "Old Rome": "b", "New Rome": "c"})
+    assert tools.search("Old Rome") == "page 1, Old Rome"
+    assert tools.search("the mills of new rome?") == "page 2, New Rome"
+    assert tools.search("rome") == "page 1, Old Rome"
+    for query in ("Rom", "zebra", "", "?"):
+        assert tools.search(query) == "there is no such page"
 
 
-def test_a_search_that_finds_no_page_has_an_answer():
-    answers = set()
-    for seed in range(300):
-        task = draw_task(Tools({"heapq": "Heap queues."}, whole=True), "train", seed)
-        if task.question.startswith("Find a page") and task.turns:
-            answers.add(task.solution)
-    assert answers == {"There is no such page."}
+@pytest.mark.parametrize("number", ["64", "-1", "1.0", "Old Oslo", "", "²"])
+def test_only_pages_that_exist_are_opened(number):
+    assert tools.open_page(number) == f"error: there is no page {number}"
+    assert tools.open_page("0").startswith("Old Bern has ")
 
 
 def test_conversations_continue_while_tools_are_called():
@@ -245,16 +244,16 @@ def test_conversations_continue_while_tools_are_called():
              {"role": "user", "content": "Keys?"}]
     second = [{"role": "user", "content": "Hi"}]
     replies = iter([["call: price(item='keys')", "Hello!"], ["They cost 52."]])
-    tools.converse(lambda conversations: next(replies), [first, second], pages={})
+    tools.converse(lambda conversations: next(replies), [first, second])
     assert [m["content"] for m in first[2:]] == [
-        "call: price(item='keys')", tools.run_tool("price", "keys", {}), "They cost 52."]
+        "call: price(item='keys')", tools.run_tool("price", "keys"), "They cost 52."]
     assert [m["content"] for m in second] == ["Hi", "Hello!"]
 
 
 def test_conversations_end_after_the_last_call():
     endless = [{"role": "system", "content": "Tools: price(item)"},
                {"role": "user", "content": "Keys?"}]
-    tools.converse(lambda conversations: ["call: price(item='keys')"], [endless], {}, most=2)
+    tools.converse(lambda conversations: ["call: price(item='keys')"], [endless], most=2)
     assert [m["role"] for m in endless] == [
         "system", "user", "assistant", "tool", "assistant", "tool", "assistant"]
 
@@ -263,13 +262,13 @@ def test_calls_are_compared_as_syntax_trees():
     call = tools.format_call("price", "keys")
     task = make_task(solution=call)
     reformatted = 'call: price( item = "keys" )'
-    assert check_and_grades(Tools(PAGES), task, reformatted) == (True, "2222")
+    assert check_and_grades(Tools(), task, reformatted) == (True, "2222")
     for wrong in ("call: price(item='pens')", "call: stock(item='keys')", "call: price('keys')",
                   "call: price(", "price(item='keys')", "The keys cost 52."):
-        assert not Tools(PAGES).check(task, wrong), wrong
+        assert not Tools().check(task, wrong), wrong
     answered = make_task(solution="The keys cost 52.")
-    assert Tools(PAGES).check(answered, "The keys cost 52.")
-    assert not Tools(PAGES).check(answered, call)
+    assert Tools().check(answered, "The keys cost 52.")
+    assert not Tools().check(answered, call)
 
 
 def test_turns_are_what_running_the_calls_gives():
@@ -277,7 +276,7 @@ def test_turns_are_what_running_the_calls_gives():
     task's messages."""
     lengths = set()
     for seed in range(60):
-        task = draw_task(Tools(PAGES), "train", seed)
+        task = draw_task(Tools(), "train", seed)
         calls, answer = task.answer
         replies = [*calls, answer]
 
@@ -285,20 +284,20 @@ def test_turns_are_what_running_the_calls_gives():
             return [replies[sum(m["role"] == "assistant" for m in messages)]
                     for messages in conversations]
         messages = task.messages()[:2]
-        tools.converse(reply, [messages], PAGES)
+        tools.converse(reply, [messages])
         assert [m["content"] for m in messages if m["role"] == "assistant"] == replies
         assert task.messages() == messages[:len(task.messages())]
-        assert task.solution == replies[len(task.turns)]
+        assert task.solution == replies[len(task.turns) // 2]
         lengths.add(len(replies))
-    assert lengths == {1, 2, 4}
+    assert lengths == {1, 2, 3, 4}
 
 
 def test_whole_tasks_have_made_all_calls():
     for seed in range(60):
-        task = draw_task(Tools(PAGES, whole=True), "train", seed)
+        task = draw_task(Tools(whole=True), "train", seed)
         calls, answer = task.answer
         assert task.solution == answer
-        assert len(task.turns) == len(calls)
+        assert len(task.turns) == 2 * len(calls)
 
 
 def test_a_conversation_is_solved_by_the_right_calls_and_the_right_answer():
@@ -307,7 +306,7 @@ def test_a_conversation_is_solved_by_the_right_calls_and_the_right_answer():
 
     def solved(*replies):
         messages = [{"role": "assistant", "content": text} for text in replies]
-        return Tools(PAGES).solved(task, [{"role": "user", "content": "?"}, *messages])
+        return Tools().solved(task, [{"role": "user", "content": "?"}, *messages])
     assert solved('call: price(item="keys")', "They cost 2. ")
     assert not solved(call, "They cost 3.")
     assert not solved(tools.format_call("price", "pens"), answer)
@@ -318,14 +317,110 @@ def test_a_conversation_is_solved_by_the_right_calls_and_the_right_answer():
 
 
 def test_no_question_is_in_two_splits_whatever_its_order():
-    def things(task):
-        """Return what a question asks for, sorted if the order does not matter."""
-        if "together" in task.question:
-            return tuple(sorted(re.findall(r"the \w+ \w+", task.question)))
-        if "page" in task.question:
-            return tuple(sorted(task.question.rstrip(".").split()))
-        return task.question
-    splits = {split: {things(draw_task(Tools(PAGES), split, seed)) for seed in range(1500)}
-              for split in ("train", "test")}
+    """Such as the prices of blue keys and red pens, and of red pens and blue keys."""
+    parts = re.compile(
+        "Which|same|together|[A-Z][a-z]+ at [2-9]|(?:%s) [a-z]+ of [A-Z][a-z]+|"
+        "(?:%s) [A-Z][a-z]+|%s"
+        % tuple(map("|".join, (COLOURS, tools.PREFIXES, tools.FEATURES))))
+    splits = {"train": set(), "test": set()}
+    for split, questions in splits.items():
+        for seed in range(3000):
+            question = draw_task(Tools(), split, seed).question
+            if re.search("Which|same|together", question):
+                questions.add(tuple(sorted(parts.findall(question))))
+    assert {len(question) for question in splits["test"]} == {3, 4}  # three, and a page's name
     assert len(splits["test"]) > 60
     assert not splits["train"] & splits["test"]
+
+
+class First:
+    """Draws the first of everything, and the smallest number."""
+    def choice(self, options):
+        return options[0]
+
+    def sample(self, options, count):
+        return options[:count]
+
+    def randint(self, low, high):
+        return low
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """Tools with known results."""
+    results = {"the black books of Ada": "7", "the black books of Ben": "4",
+               "Bern at 2": "rain", "Cairo at 2": "sun",
+               "Old Bern": "page 3, Old Bern", "3": "Old Bern has 4 parks, 7 bridges and 2 mills."}
+    monkeypatch.setattr(tools, "run_tool", lambda name, argument: results[argument])
+    return results
+
+
+@pytest.mark.parametrize("kind, question, answer, calls", [
+    ("total", "What do the black books of Ada and the black books of Ben cost together?",
+     "Together they cost 11.", ["price(item='the black books of Ada')",
+                                "price(item='the black books of Ben')", "python(code='7+4')"]),
+    ("compare", "Which cost more, the black books of Ada or the black books of Ben?",
+     "Of the two, the black books of Ada cost more.",
+     ["price(item='the black books of Ada')", "price(item='the black books of Ben')"]),
+    ("multiply", "What do I pay for 2 of the black books of Ada?", "You pay 14.",
+     ["price(item='the black books of Ada')", "python(code='2*7')"]),
+    ("two_places", "Is the weather the same in Bern at 2 and in Cairo at 2?", "No, rain and sun.",
+     ["weather(place='Bern at 2')", "weather(place='Cairo at 2')"]),
+    ("compute", "What is 2 plus 2, plus 2?", "It is 6.", ["python(code='(2+2)+2')"]),
+    ("browse", "How many parks are there in Old Bern?", "There are 4.",
+     ["search(query='Old Bern')", "open(page=3)"]),
+    ("add_up", "How many parks and bridges are there in Old Bern together?", "There are 11.",
+     ["search(query='Old Bern')", "open(page=3)", "python(code='4+7')"]),
+    ("greet", "Say hello to Ada, Ben and Eva.", "Hello, Ada, Ben and Eva!", [])])
+def test_kinds_of_questions(kind, question, answer, calls, known):
+    asked, answered, turns, _ = getattr(Tools(), kind)(First())
+    assert (asked, answered) == (question, answer)
+    assert [call for call, _ in turns] == [f"call: {call}" for call in calls]
+
+
+def test_answers_that_depend_on_what_the_tools_return(known):
+    known["the black books of Ben"], known["Cairo at 2"] = "7", "rain"
+    assert Tools().compare(First())[1] == "They cost the same."
+    assert Tools().two_places(First())[1] == "Yes, rain."
+    known["the black books of Ben"] = "9"
+    assert Tools().compare(First())[1] == "Of the two, the black books of Ben cost more."
+    known["3"] = "Old Bern has 4 farms, 7 bridges and 2 mills."
+
+    class Last(First):
+        def choice(self, options):
+            return options[-1] if "shops" in options else options[0]
+    assert Tools().browse(Last())[:2] == (f"How many {tools.FEATURES[-1]} are there in Old Bern?",
+                                          "There are 2.")
+    known["3"] = "Old Bern has 4 farms, 7 bridges and 2 parks."
+    assert Tools().browse(Last())[1] == "It does not say."
+
+
+@pytest.mark.parametrize("kind", ["total", "compare"])
+def test_the_order_of_items_does_not_change_the_key(kind, monkeypatch):
+    keys = set()
+    for items in (["keys", "pens"], ["pens", "keys"]):
+        turns = [("call: price(item='x')", "4")] * 2
+        monkeypatch.setattr(Tools, "prices", lambda self, rng, count: (items, [*turns]))
+        keys.add(getattr(Tools(), kind)(None)[-1])
+    assert len(keys) == 1
+
+
+NEEDED = {"What do|Which cost": "price", "How many of": "stock", "How old": "age",
+          "How is the weather|Is the weather": "weather", "What is": "python",
+          "How many (?!of)": "search"}  # beginning of a question -> the tool that is needed first
+
+
+def test_a_tool_that_is_needed_may_be_missing():
+    """Then there is no call, but in every other task all needed tools are declared."""
+    missing = 0
+    for seed in range(500):
+        task = draw_task(Tools(), "train", seed)
+        calls, answer = task.answer
+        declared = {name.split("(")[0] for name in task.system[len("Tools: "):].split(", ")}
+        assert {tools.parse_call(call)[0] for call in calls} <= declared
+        if answer == "I have no tool for that.":
+            missing += 1
+            assert not calls and not task.turns and task.solution == answer
+            needed, = [tool for words, tool in NEEDED.items() if re.match(words, task.question)]
+            assert needed not in declared
+    assert 30 < missing < 120

@@ -8,8 +8,13 @@ import typing
 from afm_min.world.tasks import Task, draw_task
 
 FLAWS = ("wrong", "wordy", "garbled", "copied")
+COURTEOUS = 0.2  # share of the demonstrations without a flaw whose writer adds a courtesy
+COURTESIES = ("Sure: {}", "Of course, here it is: {}", "Thank you for asking. Here it is: {}",
+              "{} Bye.", "{} I hope this helps.")
 # Points for each level of a grade (0 to 2) when responses are compared. Verbosity matters least.
 GRADE_WORTH = {"if": 2, "verb": 1, "truth": 2, "harm": 2}
+# Share of right choices among the pairs of each level, from "negligibly" to "significantly better".
+RIGHT = (0.65, 0.75, 0.85, 0.95)
 
 
 class Demonstration(typing.NamedTuple):
@@ -24,7 +29,8 @@ def write_demonstration(family, i, flawed):
 
     wrong: the response answers another task. wordy: the response is repeated. garbled: the letters
     of each word of the question are shuffled. copied: it is one of the previous 50 demonstrations
-    again, which may have a flaw, too. The first demonstration has none."""
+    again, which may have a flaw, too. The first demonstration has none. Some of those without a
+    flaw have a needless courtesy, see `add_courtesy`."""
     rng, task = random.Random(f"{family.name} {i}"), draw_task(family, "train", i)
     flaw = rng.choice(FLAWS) if i > 0 and rng.random() < flawed else ""
     if flaw == "copied":
@@ -40,7 +46,24 @@ def write_demonstration(family, i, flawed):
     elif flaw == "garbled":
         words = ["".join(rng.sample(word, len(word))) for word in task.question.split()]
         messages = dataclasses.replace(task, question=" ".join(words)).messages()
+    elif rng.random() < COURTEOUS:
+        response = add_courtesy(family, task, rng)
     return Demonstration(task, messages, response, flaw)
+
+
+def add_courtesy(family, task, rng):
+    """Return the solution with a courtesy that leaves it right and makes it too long: its grade for
+    verbosity is 1. If the family accepts none, return the solution alone.
+
+    "in box 4." -> "Sure: in box 4." """
+    accepted = []
+    for courtesy in COURTESIES:
+        response = courtesy.format(task.solution)
+        # Check the form first, as code is executed otherwise.
+        if (all(family.follows_format(task, response)) and family.check(task, response)
+                and family.grades(task, response)["verb"] == 1):
+            accepted.append(response)
+    return rng.choice(accepted) if accepted else task.solution
 
 
 def perceive(grades, rng, noise):
@@ -50,10 +73,12 @@ def perceive(grades, rng, noise):
 
 
 def well_rated(grades, rng, raters=3, noise=0.1):
-    """Return True if the mean rating of every grade, 0 to 2, is above 1."""
+    """Return True if the mean rating of every grade, 0 to 2, is above 1, or at least 1 if it is for
+    verbosity: raters forgive a courtesy, but not a response of twice the length."""
     for name, grade in grades.items():
         ratings = [perceive({name: grade}, rng, noise)[name] for _ in range(raters)]
-        if sum(ratings) / raters <= 1:
+        mean = sum(ratings) / raters
+        if mean < 1 or (mean == 1 and name != "verb"):
             return False
     return True
 
@@ -75,15 +100,16 @@ def annotate(true_grades, rng, noise, most_pairs):
     """Have an annotator grade several responses to one prompt and compare pairs of them.
 
     Returns the annotator's grades, and pairs [chosen, rejected, level, right]: two indices of
-    responses, a level as from `prefer`, and whether the true grades agree with the choice (None
-    if they are equal). At most `most_pairs` are compared; those with equal grades are left out."""
+    responses, a level as from `prefer`, and whether the choice is right. A grade is random with
+    probability `noise`. A choice is right with the probability RIGHT[level], or always if there is
+    no noise. At most `most_pairs` are compared; those that are equally good are left out."""
     grades = [perceive(true, rng, noise) for true in true_grades]
     pairs, candidates = [], list(itertools.combinations(range(len(grades)), 2))
     for i, j in rng.sample(candidates, min(len(candidates), most_pairs)):
-        better, level = prefer(grades[i], grades[j])
+        better, level = prefer(true_grades[i], true_grades[j])
         if better is not None:
             chosen, rejected = (i, j) if better == 0 else (j, i)
-            truly_better, _ = prefer(true_grades[chosen], true_grades[rejected])
-            right = None if truly_better is None else truly_better == 0
-            pairs.append([chosen, rejected, level, right])
+            right = noise == 0 or rng.random() < RIGHT[level]
+            pairs.append([chosen, rejected, level, right] if right
+                         else [rejected, chosen, level, right])
     return grades, pairs

@@ -4,21 +4,21 @@ A family of tasks draws tasks at random and checks responses in parts: the requi
 facts. Every task has a key that contains all that its solution depends on. A hash of the key
 decides the task's split, so a test task is never trained on, not even in other words.
 
-This file has what all families share, the splits, and three families: mathematics and recall, which
-pre-training data contain too, and instructions. The others are in families.py and tools.py.
+This file has what all families share, the splits, and two families that pre-training data contain,
+too: mathematics and recall. Follow is in instructions.py, the others in families.py and tools.py.
 """
 import dataclasses
 import functools
-import operator
 import random
 import re
 import zlib
+
+from afm_min.world import mathematics
 
 SPLITS = ("test", "validation") + ("train",) * 8  # split_of picks one of the ten by a hash
 ANIMALS = "bear cat dog fox goat hen lion owl".split()
 CITIES = "Bern Cairo Lima Oslo Paris Quito Rome Tunis".split()
 COLOURS = "black blue brown green grey pink red white".split()
-OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 NAMES = "Ada Ben Eva Finn Iris Kim Leo Mia".split()
 SUBJECTS = "text file time name line class code list".split()
 THINGS = "books coins eggs keys nuts pens rings shells".split()
@@ -26,23 +26,31 @@ THINGS = "books coins eggs keys nuts pens rings shells".split()
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    question: str  # the user's message
+    question: str  # the user's first message
     solution: str  # a correct response
     answer: object  # what the family compares a response with
     key: str  # tasks with the same key are the same task in other words
     system: str = ""  # the system message
     fact: str = ""  # the sentence in the context that answers the question (Recall)
-    turns: tuple = ()  # the tool calls made so far, as pairs (call, result)
+    turns: tuple = ()  # messages between question and solution, as pairs (role, content)
 
     def text(self):
-        return f"Question: {self.question}\nAnswer: {self.solution}\n"
+        """Return questions and answers as plain text, without the system message."""
+        labels = {"user": "Question", "assistant": "Answer"}
+        turns = [("user", self.question), *self.turns, ("assistant", self.solution)]
+        return "".join(f"{labels.get(role, role)}: {content}\n" for role, content in turns)
+
+    def then(self, question, solution, answer, key, **changes):
+        """Return the task to answer one more question after this task's solution."""
+        turns = (*self.turns, ("assistant", self.solution), ("user", question))
+        return dataclasses.replace(self, turns=turns, solution=solution, answer=answer, key=key,
+                                   **changes)
 
     def messages(self):
         """Return the conversation that the model has to continue."""
         messages = [("system", self.system)] if self.system else []
         messages.append(("user", self.question))
-        for call, result in self.turns:
-            messages += [("assistant", call), ("tool", result)]
+        messages.extend(self.turns)
         return [{"role": role, "content": content} for role, content in messages]
 
 
@@ -145,58 +153,58 @@ def draw_mixture(families, mixture, count, rng):
     return [(families[name], draw_task(families[name], "train", rng.random())) for name in names]
 
 
-class Math(Family):
-    """Word problems of one to four steps.
+class Conversation(Family):
+    """A family in which some tasks have two or three questions. A response answers the last.
+
+    A subclass has the methods `begin(rng)`, which draws a Task with one question, and
+    `proceed(task, rng)`, which draws one with a further question. All questions of a conversation
+    would be tasks of the same split, since earlier solutions are trained on, too."""
+    follow_up = 0.0  # probability of a second question, and then of a third one
+
+    def make(self, rng):
+        task = self.begin(rng)
+        while len(task.turns) < 4 and rng.random() < self.follow_up:
+            # A test task needs about ten attempts. If none succeeds, the conversation ends.
+            longer = (self.proceed(task, rng) for _ in range(100))
+            found = next((t for t in longer if split_of(t.key) == split_of(task.key)), None)
+            if found is None:
+                break
+            task = found
+        return task
+
+
+class Math(Conversation):
+    """Word problems of one to four steps, and evolved ones (see mathematics.py).
 
         "Ada has 4 lots of 5 pens. Ada loses 3. How many pens does Ada have?"
         -> "4*5=20. 20-3=17. The answer is 17."
+        some continue: "Then 6 more come. How many now?" -> "17+6=23. The answer is 23."
 
     The key is the solution, so no two splits share a whole chain of steps, whatever the story. Its
-    single steps, such as "20-3=17", are in all splits: there are too few to hold any out. The kinds
-    imitate the problems that the report "evolves": "rephrased", in other words; "reversed", which
-    asks for the beginning; "deeper", the plain story with one more step; "broader", about something
-    else."""
-    KINDS = ("rephrased", "reversed", "deeper", "broader")  # and "plain"
-    STORIES = {  # kind -> beginning, two ways to add n, two ways to subtract n, question
-        "plain": ("{name} has {start} {thing}.", "{name} buys {n}.", "{name} finds {n}.",
-                  "{name} loses {n}.", "{name} sells {n}.", "How many {thing} does {name} have?"),
-        "rephrased": ("{start} {thing} were in the box of {name}.", "Then {n} came in.",
-                      "Later {n} were added.", "Then {n} went out.", "Later {n} were taken.",
-                      "What number of {thing} is in it now?"),
-        "broader": ("A tank holds {start} litres.", "Then {n} flow in.", "It rains {n}.",
-                    "Then {n} leak out.", "{name} drinks {n}.",
-                    "How many litres does the tank hold?"),
-        "reversed": ("{name} has {total} {thing} now.", "Before, {name} bought {n}.",
-                     "Before, {name} found {n}.", "Before, {name} lost {n}.",
-                     "Before, {name} sold {n}.", "How many {thing} did {name} have first?")}
+    single steps, such as "20-3=17", are in all splits: there are too few to hold any out."""
+    KINDS = mathematics.KINDS
+    verified_answer = staticmethod(mathematics.verified_answer)
 
     def __init__(self, kind="plain"):
         self.kind = kind
+        self.follow_up = 0.15 if kind == "plain" else 0.0
 
-    def make(self, rng):
-        slots = {"name": rng.choice(NAMES), "thing": rng.choice(THINGS)}
-        beginning, *changes, question = self.STORIES.get(self.kind, self.STORIES["plain"])
-        total = first = start = rng.randint(5, 20)  # start: as told, 7 or "4 lots of 5"
-        story, steps, undo_steps = [], [], []  # undo_steps: from the end back to the first total
-        if rng.random() < 0.3:
-            lots, size = rng.randint(2, 4), rng.randint(2, 5)
-            total = first = lots * size
-            start = f"{lots} lots of {size}"
-            steps.append(f"{lots}*{size}={total}.")
-        for _ in range(rng.choice([1, 2, 2, 2]) + (self.kind == "deeper")):
-            n = rng.randint(2, 6)
-            adds = total <= n or rng.choice("+-") == "+"  # the total stays above 0
-            change = n if adds else -n
-            story.append(rng.choice(changes[:2] if adds else changes[2:]).format(n=n, **slots))
-            steps.append(f"{total}{change:+}={total + change}.")  # :+ writes the sign: "20-3=17."
-            undo_steps.append(f"{total + change}{-change:+}={total}.")
-            total += change
-        beginning = beginning.format(start=start, total=total, **slots)
-        if self.kind == "reversed":
-            story, steps, total = story[::-1], undo_steps[::-1], first
-        text = " ".join([beginning, *story, question.format(**slots)])
-        solution = " ".join([*steps, f"The answer is {total}."])
-        return Task(text, solution, answer=str(total), key=solution)
+    def begin(self, rng):
+        names, thing = rng.sample(NAMES, 3), rng.choice(THINGS)
+        if self.kind == "broader":
+            question, steps, total = mathematics.draw_topic(rng, names, thing)
+        else:
+            question, steps, total = mathematics.draw_story(self.kind, rng, names[0], thing)
+        solution = self.solution(steps, total)
+        return Task(question, solution, answer=str(total), key=solution)
+
+    def proceed(self, task, rng):
+        question, steps, total = mathematics.draw_follow_up(int(task.answer), rng)
+        solution = self.solution(steps, total)
+        return task.then(question, solution, answer=str(total), key=solution)
+
+    def solution(self, steps, total):
+        return " ".join([*steps, f"The answer is {total}."])
 
     def follows_format(self, task, response):
         return [bool(re.search(r"The answer is \d+\.\s*\Z", response))]
@@ -205,37 +213,20 @@ class Math(Family):
         """Check the final answer only, as benchmarks do."""
         return [re.findall(r"The answer is (\d+)", response)[-1:] == [task.answer]]
 
-    def verified_answer(self, question, response):
-        """Return the answer of a worked solution if all its steps hold, else None.
 
-        Many wrong solutions reach the right answer by chance. So each step has to be true and to
-        start from the result of the one before, and the steps have to use exactly the numbers of
-        the question: ("Ada has 4 pens. Ada buys 3. ..", "4+3=7. The answer is 7.") -> "7" """
-        match = re.fullmatch(r"((?:\d+[-+*]\d+=\d+\. )+)The answer is (\d+)\.", response)
-        if not match:
-            return None
-        steps = re.findall(r"(\d+)(.)(\d+)=(\d+)", match[1])
-        lefts, _, rights, results = zip(*steps)
-        # Each result is the left number of the next step; the last one is the answer.
-        connected = results == (*lefts[1:], match[2])
-        true = all(OPERATORS[sign](int(left), int(right)) == int(result)
-                   for left, sign, right, result in steps)
-        same_numbers = sorted([lefts[0], *rights]) == sorted(re.findall(r"\d+", question))
-        return match[2] if connected and true and same_numbers else None
-
-
-class Recall(Family):
+class Recall(Conversation):
     """A fact to find in the context: "Ada's keys are in box 4." "Where are Ada's keys?"
-    -> "in box 4."
+    -> "in box 4." With a follow-up: "And Eva's pens?" -> "in box 7."
 
     The box is one digit, hence one token: a model can copy it before it can spell. The system
-    message has one to `max_facts` such facts, in random order. The key is the fact asked for, so
-    no two splits ask for the same fact. Any fact may be among the others in any split."""
+    message has one to `max_facts` such facts in random order, and one more for each further
+    question. The key is the fact asked for, so no two splits ask for the same fact. Any fact may
+    be among the others in any split."""
 
-    def __init__(self, max_facts=4):
-        self.max_facts = max_facts
+    def __init__(self, max_facts=4, follow_up=0.0):
+        self.max_facts, self.follow_up = max_facts, follow_up
 
-    def make(self, rng):
+    def begin(self, rng):
         name, box = rng.choice(NAMES), str(rng.randint(0, 9))
         owned = f"{name}'s {rng.choice(THINGS)}"
         fact = f"{owned} are in box {box}."
@@ -246,54 +237,21 @@ class Recall(Family):
         return Task(f"Where are {owned}?", f"in box {box}.", answer=box, key=fact,
                     system=" ".join(facts), fact=fact)
 
+    def proceed(self, task, rng):
+        unused = [f"{name}'s {thing}" for name in NAMES for thing in THINGS
+                  if f"{name}'s {thing}" not in task.system]
+        owned, box = rng.choice(unused), str(rng.randint(0, 9))
+        fact = f"{owned} are in box {box}."
+        facts = task.system.split(". ")  # the last one ends with the full stop
+        facts.insert(rng.randint(0, len(facts) - 1), fact.removesuffix("."))
+        question = rng.choice(["And {}?", "What about {}?"]).format(owned)
+        return task.then(question, f"in box {box}.", answer=box, key=fact,
+                         system=". ".join(facts), fact=fact)
+
     def is_correct(self, task, response):
         return [re.findall(r"\d+", response)[-1:] == [task.answer]]  # the last number, if any
 
 
-class Follow(Family):
-    """Instructions that a program can check, as in IFEval: "Name 3 colours, with a dash before
-    each. Begin with red. End with Done." -> "- red - white - black. Done"
-
-    The solution lists words alphabetically. If the first word is prescribed, it starts there and
-    wraps around."""
-    LISTS = {"colours": COLOURS, "animals": ANIMALS, "things": THINGS, "cities": CITIES}
-    MARKS = {"dash": "-", "star": "*", "plus": "+", "slash": "/"}
-    ENDS = ("Done", "Bye", "Over", "That is all", "I hope this helps")
-
-    def make(self, rng):
-        kind, n, mark = rng.choice([*self.LISTS]), rng.randint(2, 4), rng.choice([*self.MARKS])
-        rule = rng.choice(["", "Begin with {}.", "Do not use {}."])
-        word = rng.choice(self.LISTS[kind]) if rule else ""
-        end, end_asked_by = rng.choice(self.ENDS), rng.choice(["", "user", "system"])
-        first, avoided = (word, "") if rule.startswith("Begin") else ("", word)
-        # False sorts before True, so the words before `first` in the alphabet move to the end.
-        words = sorted(self.LISTS[kind], key=lambda item: item < first)
-        items = [f"{self.MARKS[mark]} {item}" for item in words if item != avoided]
-        question = [f"Name {n} {kind}, with a {mark} before each.", rule.format(word),
-                    f"End with {end}." if end_asked_by == "user" else ""]
-        solution = " ".join(items[:n]) + (f". {end}" if end_asked_by else "")
-        system = f"Always end with {end}." if end_asked_by == "system" else ""
-        rules = (kind, n, mark, first, avoided, end if end_asked_by else "")
-        return Task(" ".join(filter(None, question)), solution, rules, repr(rules), system)
-
-    def follows_format(self, task, response):
-        kind, n, mark, first, avoided, end = task.answer
-        text = response.strip()
-        # "- red - white. Done" -> before = "", words = ["red", "white"]
-        before, *words = f" {text.removesuffix(f'. {end}')}".split(f" {self.MARKS[mark]} ")
-        results = [text.endswith(f". {end}")] if end else []
-        results.append(before == "" and len(words) == n)
-        results.append(set(words) <= set(self.LISTS[kind]) and len(set(words)) == len(words) > 0)
-        if first:
-            results.append(words[:1] == [first])
-        if avoided:
-            results.append(avoided not in words)
-        return results
-
-    def is_correct(self, task, response):
-        return []  # there are no facts to get wrong
-
-
-MATH, RECALL = Math(), Recall()
+MATH, RECALL = Math(), Recall()  # RECALL has one question, as pre-training needs it
 NOTES = (1, 2, 4, 8, 16)  # evaluation asks for a fact among up to so many
 EVOLVED = {f"math {kind}": Math(kind) for kind in Math.KINDS}

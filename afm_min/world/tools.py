@@ -1,42 +1,55 @@
-"""Tools that the model may call: a code interpreter, a search and look-ups; and the family Tools.
+"""Tools that the model may call: a code interpreter, look-ups, and pages to search and open.
+And the family Tools.
 
 A call is a line of text, "call: price(item='keys')". Code runs in the sandbox.
 """
 import ast
-import functools
+import random
 import re
 import zlib
 
 from afm_min.world.sandbox import MAX_LENGTH, run_code
-from afm_min.world.tasks import ANIMALS, CITIES, COLOURS, NAMES, SUBJECTS, THINGS, Family, Task
+from afm_min.world.tasks import ANIMALS, CITIES, COLOURS, NAMES, THINGS, Family, Task
 
 CALL = "call: "
+# The names of the pages, "Old Oslo", and what they are about.
+PREFIXES = "Old New Upper Lower East West Little Great".split()
+FEATURES = "parks bridges towers schools shops lakes farms mills".split()
 
 
-@functools.lru_cache(2**12)  # all tasks search the same pages
-def words(text):
-    """'Text wraps.' -> {'text', 'wraps'}"""
-    return frozenset(re.findall(r"\w+", text.lower()))
+def encyclopedia():
+    """Return the pages of the toy world, {name: text}:
+    {"Old Oslo": "Old Oslo has 4 parks, 7 mills and 2 towers.", ...}"""
+    pages = {}
+    for name in [f"{prefix} {city}" for city in CITIES for prefix in PREFIXES]:
+        rng = random.Random(name)
+        counts = [f"{rng.randint(2, 9)} {feature}" for feature in rng.sample(FEATURES, 3)]
+        pages[name] = "{} has {}, {} and {}.".format(name, *counts)
+    return pages
 
 
-def search(query, pages):
-    """Return the number, name and beginning of the page with the highest score. A word of the query
-    scores one point if it is in the page's first 2,000 characters, and nine if it is its name.
-        search("text", {"re": "", "textwrap": "Text wraps."}) -> 'page 2, textwrap: Text wraps.' """
-    if not pages:
-        return "error: no pages"
-    wanted = {*query.lower().split(), *words(query)}  # names like "os.path", and words
-    scores = {name: 9 * (name.lower() in wanted) + len(wanted & words(text[:2000]))
-              for name, text in pages.items()}
+PAGES = encyclopedia()
+
+
+def search(query):
+    """Return the number and name of the page whose name shares the most words with the query:
+    "mills of Old Oslo" -> "page 24, Old Oslo" """
+    wanted = set(re.findall(r"\w+", query.lower()))
+    scores = {name: len(wanted.intersection(name.lower().split())) for name in PAGES}
     name = max(scores, key=scores.get)
-    if not scores[name]:
-        return "no page has any of these words"
-    text = pages[name]
-    return f"page {list(pages).index(name) + 1}, {name}: {' '.join(text[:40].split())}"
+    return f"page {[*PAGES].index(name)}, {name}" if scores[name] else "there is no such page"
+
+
+def open_page(number):
+    """Return the text of a page: "24" -> "Old Oslo has 4 parks, 7 mills and 2 towers." """
+    texts = [*PAGES.values()]
+    if not number.isdecimal() or int(number) >= len(texts):
+        return f"error: there is no page {number}"
+    return texts[int(number)]
 
 
 PARAMETERS = {"price": "item", "stock": "item", "weather": "place", "age": "who", "python": "code",
-              "search": "query"}  # tool -> its parameter
+              "search": "query", "open": "page"}  # tool -> its parameter
 
 
 def declare(names):
@@ -69,7 +82,7 @@ def parse_call(text):
         return None
 
 
-def run_call(text, declared, pages):
+def run_call(text, declared, pages=None):
     """Run a call and return its result, or an error. declared: the tools, as from `declare`."""
     name, arguments = parse_call(text) or (None, {})
     if name is None:
@@ -79,23 +92,21 @@ def run_call(text, declared, pages):
         return f"error: there is no tool {name}"
     if list(arguments) != [PARAMETERS[name]]:
         return f"error: {name} takes {PARAMETERS[name]}"
-    return run_tool(name, str(arguments[PARAMETERS[name]]), pages)
+    return run_tool(name, str(arguments[PARAMETERS[name]]))
 
 
-def run_tool(name, argument, pages):
+def run_tool(name, argument):
     """Run a tool and return its result: "price", "keys" -> '2'
 
     Everything in the toy world has a price, a stock and an age from 2 to 9, given by a hash."""
-    if name == "python":
-        return run_code(argument)
-    if name == "search":
-        return search(argument, pages)
+    if name in ("python", "search", "open"):
+        return {"python": run_code, "search": search, "open": open_page}[name](argument)
     text = argument if name == "weather" else f"{name} {argument}"
     values = "rain sun snow fog wind clouds".split() if name == "weather" else "23456789"
     return values[zlib.crc32(text.encode("utf-8", "replace")) % len(values)]
 
 
-def converse(reply, conversations, pages, most=4):
+def converse(reply, conversations, pages=None, most=4):
     """Continue conversations (lists of messages) in place, all at once. The model replies; while
     its reply is a call, the call is run, the result is appended, and the model replies again.
 
@@ -111,7 +122,7 @@ def converse(reply, conversations, pages, most=4):
             if text.startswith(CALL) and calls < most:
                 system = "\n".join(m["content"] for m in messages if m["role"] == "system")
                 declared = [line for line in system.splitlines() if line.startswith("Tools: ")]
-                result = run_call(text, " ".join(declared), pages)
+                result = run_call(text, " ".join(declared))
                 messages.append({"role": "tool", "content": result})
 
 
@@ -125,43 +136,45 @@ class Tools(Family):
     all have been made. Its answer is a pair (all calls, final message). Calls are compared as
     syntax trees, as in the Berkeley Function Calling Leaderboard.
 
-    pages: {name: text}, for the search. whole: a task's turns are all its calls, so its messages
-    are a whole conversation to train on. Otherwise they are a random number of its first calls."""
+    whole: a task's turns are all its calls, so its messages are a whole conversation to train on.
+    Otherwise they are a random number of its first calls."""
     LOOKUPS = [  # tool, question, answer ({0}: argument, {1}: result), argument
         ("price", "What do {} cost?", "They cost {1}.", "the {colour} {thing} of {name}"),
         ("stock", "How many of {} are there?", "There are {1}.", "the {colour} {thing} of {name}"),
         ("weather", "How is the weather in {}?", "There is {1} in {0}.", "{city} at {hour}"),
         ("age", "How old is {}?", "It is {1}.", "the {colour} {animal} of {name}")]
+    OPERATORS = {"plus": "+", "minus": "-", "times": "*"}
 
-    def __init__(self, pages, whole=False):
+    def __init__(self, pages=None, whole=False):
         self.pages, self.whole = pages, whole
 
     def make(self, rng):
-        # "one" and "missing" stand twice, so each is drawn twice as often as another kind.
-        kinds = ["one", "one", "several", "compute", "none", "missing", "missing"]
-        kind = rng.choice(kinds + ["search"] if self.pages else kinds)
-        question, answer, turns, key = self.one(rng)  # drawn for every kind, but mostly replaced
-        if kind not in ("one", "missing"):
-            question, answer, turns, key = getattr(self, kind)(rng)
-        needed = {parse_call(call)[0] for call, _ in turns}
-        others = rng.sample(sorted(set(PARAMETERS) - needed), rng.randint(1, 3))
-        if kind == "missing":  # the needed tool is not declared
-            answer, turns, needed = "I have no tool for that.", [], set()
-        declared = rng.sample(sorted([*needed, *others]), len(needed) + len(others))
+        # Those at the end stand twice, so each is drawn twice as often as another kind.
+        kind = rng.choice((self.look_up, self.total, self.multiply, self.two_places, self.add_up,
+                           self.greet, *2 * (self.compare, self.compute, self.browse)))
+        question, answer, turns, key = kind(rng)
+        needed = list(dict.fromkeys(parse_call(call)[0] for call, _ in turns))  # in this order
+        others = rng.sample(sorted(set(PARAMETERS) - set(needed)), rng.randint(1, 3))
+        if turns and rng.random() < 0.15:  # the first tool that is needed is missing
+            answer, turns, needed = "I have no tool for that.", [], needed[1:]
+        declared = rng.sample([*needed, *others], len(needed) + len(others))
         calls = tuple(call for call, _ in turns)
         num_made = len(calls) if self.whole else rng.randint(0, len(calls))
+        made = []
+        for call, result in turns[:num_made]:
+            made += [("assistant", call), ("tool", result)]
         return Task(question, solution=[*calls, answer][num_made], answer=(calls, answer), key=key,
-                    system=declare(declared), turns=tuple(turns[:num_made]))
+                    system=declare(declared), turns=tuple(made))
 
     def turn(self, tool, argument):
         """Return a call and its result. The formulas here are safe to evaluate."""
-        result = eval(argument) if tool == "python" else run_tool(tool, argument, self.pages)
+        result = eval(argument) if tool == "python" else run_tool(tool, str(argument))
         return format_call(tool, argument), str(result)
 
     # The kinds of questions. Each method returns the question, the answer, the turns between them,
     # and the key. It is sorted where order does not matter: "keys and pens", "pens and keys".
 
-    def one(self, rng):
+    def look_up(self, rng):
         tool, question, answer, about = rng.choice(self.LOOKUPS)
         about = about.format(colour=rng.choice(COLOURS), thing=rng.choice(THINGS),
                              city=rng.choice(CITIES), animal=rng.choice(ANIMALS),
@@ -169,27 +182,77 @@ class Tools(Family):
         turn, question = self.turn(tool, about), question.format(about)
         return question, answer.format(about, turn[1]), [turn], question
 
-    def several(self, rng):
-        items = [f"the {rng.choice(COLOURS)} {rng.choice(THINGS)}" for _ in range(2)]
-        turns = [self.turn("price", item) for item in items]
+    def prices(self, rng, count):
+        """Draw items of different people. Return them and the turns that find their prices."""
+        items = [f"the {rng.choice(COLOURS)} {rng.choice(THINGS)} of {name}"
+                 for name in rng.sample(NAMES, count)]
+        return items, [self.turn("price", item) for item in items]
+
+    def total(self, rng):
+        items, turns = self.prices(rng, 2)
         turns.append(self.turn("python", "+".join(price for _, price in turns)))
         question = "What do {} and {} cost together?".format(*items)
-        return question, f"Together they cost {turns[-1][1]}.", turns, " ".join(sorted(set(items)))
+        answer = f"Together they cost {turns[-1][1]}."
+        return question, answer, turns, repr(("total", sorted(items)))
+
+    def compare(self, rng):
+        items, turns = self.prices(rng, 2)
+        (_, first), (_, second) = turns
+        more = items[0] if int(first) > int(second) else items[1]
+        answer = f"Of the two, {more} cost more." if first != second else "They cost the same."
+        question = "Which cost more, {} or {}?".format(*items)
+        return question, answer, turns, repr(("compare", sorted(items)))
+
+    def multiply(self, rng):
+        (item,), turns = self.prices(rng, 1)
+        count = rng.randint(2, 99)
+        turns.append(self.turn("python", f"{count}*{turns[0][1]}"))
+        question = f"What do I pay for {count} of {item}?"
+        return question, f"You pay {turns[-1][1]}.", turns, question
+
+    def two_places(self, rng):
+        places = [f"{city} at {rng.randint(2, 9)}" for city in rng.sample(CITIES, 2)]
+        turns = [self.turn("weather", place) for place in places]
+        (_, first), (_, second) = turns
+        same = f"Yes, {first}." if first == second else f"No, {first} and {second}."
+        question = "Is the weather the same in {} and in {}?".format(*places)
+        return question, same, turns, repr(("weather", sorted(places)))
 
     def compute(self, rng):
-        formula = "".join(map(rng.choice, ["23456789", "+*", "23456789", "+*", "23456789"]))
-        turn, question = self.turn("python", formula), f"What is {formula}?"
+        """"What is 3 plus 4, times 5, minus 6?" -> "((3+4)*5)-6" """
+        formula = text = str(rng.randint(2, 99))
+        for i in range(rng.randint(2, 3)):
+            word, number = rng.choice([*self.OPERATORS]), rng.randint(2, 9)
+            text += f"{',' if i else ''} {word} {number}"
+            formula = f"{f'({formula})' if i else formula}{self.OPERATORS[word]}{number}"
+        turn, question = self.turn("python", formula), f"What is {text}?"
         return question, f"It is {turn[1]}.", [turn], question
 
-    def search(self, rng):
-        subjects = rng.sample(SUBJECTS, 2)
-        query = " ".join(subjects)
-        turn = self.turn("search", query)
-        page = turn[1].split(",")[0]  # "page 2, textwrap: Text wraps." -> "page 2"
-        answer = f"See {page}." if page.startswith("page ") else "There is no such page."
-        return f"Find a page about {query}.", answer, [turn], " ".join(sorted(subjects))
+    def read(self, rng):
+        """Draw a page. Return its name, the turns that search and open it, and its features, as
+        {feature: number}."""
+        name = rng.choice([*PAGES])
+        turns = [self.turn("search", name)]
+        number = turns[0][1].split(",")[0].removeprefix("page ")
+        turns.append(self.turn("open", int(number)))
+        return name, turns, {feature: count for count, feature
+                             in re.findall(r"(\d) (\w+)", turns[-1][1])}
 
-    def none(self, rng):
+    def browse(self, rng):
+        name, turns, features = self.read(rng)
+        feature = rng.choice([*features] * 2 + FEATURES)
+        count = features.get(feature)
+        question = f"How many {feature} are there in {name}?"
+        return question, f"There are {count}." if count else "It does not say.", turns, question
+
+    def add_up(self, rng):
+        name, turns, features = self.read(rng)
+        asked = rng.sample([*features], 2)
+        turns.append(self.turn("python", "+".join(features[feature] for feature in asked)))
+        question = "How many {} and {} are there in {} together?".format(*asked, name)
+        return question, f"There are {turns[-1][1]}.", turns, repr((name, sorted(asked)))
+
+    def greet(self, rng):
         names = "{}, {} and {}".format(*rng.sample(NAMES, 3))
         return f"Say hello to {names}.", f"Hello, {names}!", [], f"Say hello to {names}."
 

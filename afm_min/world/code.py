@@ -1,0 +1,162 @@
+"""Functions to write, checked by running their unit tests."""
+import ast
+import functools
+import random
+import re
+
+from afm_min.world.sandbox import run_code, violation
+from afm_min.world.tasks import COLOURS, THINGS, Family, Task
+
+# Parts of functions: {description: expression}. An n is any number from 2 to 9.
+CONDITIONS = {"x is even": "x % 2 == 0", "x is odd": "x % 2 == 1", "x is above n": "x > n",
+              "x is below n": "x < n", "x ends in n": "x % 10 == n", "n divides x": "x % n == 0"}
+VALUES = {"x": "x", "n": "n", "x plus n": "x + n", "x minus n": "x - n", "x times n": "x * n",
+          "n minus x": "n - x", "the square of x": "x * x", "half of x": "x // 2",
+          "the rest of x by n": "x % n", "x with the sign changed": "-x"}
+CONDITIONS_OF_TWO = {"x is above y": "x > y", "x is y": "x == y", "y is even": "y % 2 == 0",
+                     "n divides y": "y % n == 0", "x plus y is odd": "(x + y) % 2 == 1",
+                     "n divides x times y": "x * y % n == 0"}
+VALUES_OF_TWO = {"x": "x", "y": "y", "x plus y": "x + y", "x minus y": "x - y",
+                 "x times y": "x * y", "the larger": "max(x, y)", "the smaller": "min(x, y)",
+                 "y plus n": "y + n", "x times n": "x * n", "x plus y minus n": "x + y - n"}
+# Steps that follow each other; {} is the result of the step before.
+NUMBER_STEPS = {"plus n": "({} + n)", "minus n": "({} - n)", "times n": "{} * n",
+                "the half": "{} // 2", "the rest by n": "{} % n", "the last digit": "{} % 10"}
+TEXT_STEPS = {"backwards": "{}[::-1]", "in capital letters": "{}.upper()", "twice": "({} * 2)",
+              "the first n letters": "{}[:n]", "the last n letters": "{}[-n:]",
+              "without the first letter": "{}[1:]", "without the last letter": "{}[:-1]",
+              "without spaces": "{}.replace(' ', '')", "with a capital letter": "{}.title()"}
+# Items x of a list v or words w of a text s: which to take, what to make of each, and of all.
+ITEMS = {"v": "", "the even ones of v": " if x % 2 == 0", "the odd ones of v": " if x % 2 == 1",
+         "those of v above n": " if x > n", "those of v below n": " if x < n",
+         "the first n of v": "[:n]", "the last n of v": "[-n:]"}
+WORDS = {"the words of s": "", "the words of s with an e": " if 'e' in w",
+         "the words of s that begin with b": " if w.startswith('b')",
+         "the words of s that end in s": " if w.endswith('s')",
+         "the words of s but the first": "[1:]", "the first n words of s": "[:n]"}
+ITEM_MAPS = {"": "x", "each plus n": "x + n", "each minus n": "x - n", "each times n": "x * n",
+             "the square of each": "x * x", "the rest of each by n": "x % n"}
+WORD_MAPS = {"": "w", "each backwards": "w[::-1]", "each in capital letters": "w.upper()",
+             "the first n letters of each": "w[:n]", "the last letter of each": "w[-1]",
+             "each without its first letter": "w[1:]", "each twice": "w + w"}
+ITEM_ENDS = {"": "{}", "in order": "sorted({})", "backwards": "{}[::-1]", "the sum": "sum({})",
+             "the first n of them": "{}[:n]", "without repeats": "sorted(set({}))"}
+WORD_ENDS = {"": "{}", "in order": "sorted({})", "backwards": "{}[::-1]",
+             "in one text": "' '.join({})", "how many": "len({})"}
+
+
+def make_inputs():
+    """Return 20 values for each possible argument: numbers x and y, a text s, a list v.
+
+    Among the numbers are all n from 2 to 9, their neighbours and multiples, a number of two digits
+    that ends in each n, and equal x and y: only these tell "above 4" from "above 5"."""
+    rng = random.Random(0)
+    xs = [-3, *range(1, 14), 34, 55, 76, 97, 18, 59]
+    ys = [5, 1, 3, 2, 4, 6, 5, 7, 9, 8, 11, 10, 12, 16, 14, 3, 18, 20, 18, 35]
+    return [{"x": x, "y": y, "s": " ".join(rng.sample(THINGS + COLOURS, rng.randint(1, 9))),
+             "v": [rng.randint(0, 12) for _ in range(rng.randint(3, 12))]}
+            for x, y in zip(xs, ys, strict=True)]
+
+
+INPUTS = make_inputs()
+
+
+@functools.cache
+def values_of(arguments):
+    """Return INPUTS for some arguments, as pairs (text, values): "x, y" -> [("3, 4", [3, 4]), ...]
+    """
+    rows = [[inputs[name] for name in arguments.split(", ")] for inputs in INPUTS]
+    return [(", ".join(map(repr, values)), values) for values in rows]
+
+
+def results_of(arguments, expression):
+    """Return what a function returns for INPUTS, as pairs (values, result):
+    "x, y", "x + y" -> [("3, 4", 7), ("5, 5", 10), ...]"""
+    function = eval(f"lambda {arguments}: {expression}")
+    return [(text, function(*values)) for text, values in values_of(arguments)]
+
+
+def choose(rng, parts, count=1):
+    """Draw `count` different parts, as pairs (description, expression), with numbers for n:
+    [("x plus 4", "x + 4")]"""
+    chosen = []
+    for part in rng.sample([*parts.items()], count):
+        number = rng.choice("23456789")
+        chosen.append([re.sub(r"\bn\b", number, text) for text in part])
+    return chosen
+
+
+class Code(Family):
+    """A function of one line to write: "Write g(x): x plus 3 if x is even, else x times 2."
+
+    It is a condition with two cases, a chain of steps, or steps on the items of a list or the words
+    of a text. Responses are checked by unit tests: INPUTS in random order, and the results. The key
+    is the results, so no two splits share a function, however it is called and described."""
+    FUNCTION_NAMES = "f g h k run get find solve value".split()
+
+    def make(self, rng):
+        kind = rng.choice((self.cases, self.chain, self.items))
+        arguments, description, expression = kind(rng)
+        name = rng.choice(self.FUNCTION_NAMES)
+        results = results_of(arguments, expression)
+        tests = [repr((f"{name}({values})", result)) for values, result in results]
+        return Task(f"Write {name}({arguments}): {description}.",
+                    f"def {name}({arguments}):\n    return {expression}",
+                    tuple(rng.sample(tests, len(tests))), key=repr(results))
+
+    # The kinds of functions. Each method returns arguments, description and expression.
+
+    def cases(self, rng):
+        """"x", "x plus 3 if x is even, else half of x", "x + 3 if x % 2 == 0 else x // 2" """
+        arguments, conditions, values = rng.choice((
+            ("x", CONDITIONS, VALUES), ("x, y", CONDITIONS_OF_TWO, VALUES_OF_TWO)))
+        (condition, test), = choose(rng, conditions)
+        (value, then), (other, otherwise) = choose(rng, values, 2)
+        return (arguments, f"{value} if {condition}, else {other}",
+                f"{then} if {test} else {otherwise}")
+
+    def chain(self, rng):
+        """Two or three different steps: "s", "s backwards, twice", "(s[::-1] * 2)" """
+        argument, steps = rng.choice((("x", NUMBER_STEPS), ("s", TEXT_STEPS)))
+        chosen, expression = choose(rng, steps, rng.choice((2, 2, 3))), argument
+        for _, step in chosen:
+            expression = step.format(expression)
+        descriptions = ", ".join(description for description, _ in chosen)
+        return argument, f"{argument} {descriptions}", expression
+
+    def items(self, rng):
+        """"v", "those of v above 4, each times 3, the sum", "sum([x * 3 for x in v if x > 4])" """
+        argument, item, source, taken, maps, ends = rng.choice((
+            ("v", "x", "v", ITEMS, ITEM_MAPS, ITEM_ENDS),
+            ("s", "w", "s.split()", WORDS, WORD_MAPS, WORD_ENDS)))
+        parts = choose(rng, taken) + choose(rng, maps) + choose(rng, ends)
+        (_, taken), (_, made), (_, end) = parts
+        return (argument, ", ".join(description for description, _ in parts if description),
+                end.format(f"[{made} for {item} in {source}{taken}]"))
+
+    def follows_format(self, task, response):
+        """Check the first line and whether the code may run."""
+        return [response.split("\n")[0] == task.solution.split("\n")[0], not violation(response)]
+
+    def is_correct(self, task, response, tests=slice(None)):
+        """Run the unit tests, or those in a slice of them."""
+        if response == task.solution:  # no need to run: the tests are its results
+            return [True] * len(task.answer[tests])
+        return passed(response, task.answer[tests])
+
+
+@functools.lru_cache(2**14)
+def passed(code, tests):
+    """Return for each unit test whether code passes it. tests: ("('f(2)', 4)", "('f(3)', 9)")
+
+    A test is the repr of a pair (call, result), because the cache takes True and 1 for equal. All
+    tests run in one process, so one that raises fails them all. The code cannot fake results: only
+    the last line of the output counts, and an empty line keeps a backslash at the end of the code
+    from joining it to the calls."""
+    calls, wanted = zip(*map(ast.literal_eval, tests))
+    output = run_code(f"{code}\n\n[{', '.join(calls)}]", characters=10_000).splitlines()[-1]
+    try:
+        return [repr(result) == repr(value)
+                for result, value in zip(ast.literal_eval(output), wanted, strict=True)]
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return [False] * len(tests)

@@ -1,0 +1,102 @@
+"""Texts to write, checked by rules: summaries of messages, and messages to given facts."""
+import re
+
+from afm_min.world.tasks import CITIES, COLOURS, NAMES, THINGS, Family, Task
+
+
+def draw_slots(rng):
+    """Draw a value for each blank in a text: a number n, a thing, a colour and a city."""
+    return {"n": rng.randint(2, 9), "thing": rng.choice(THINGS), "colour": rng.choice(COLOURS),
+            "city": rng.choice(CITIES)}
+
+
+class Summary(Family):
+    """Two to four messages to shorten: "Ada: I have lost my keys again." -> "Ada: lost keys"."""
+    EVENTS = {
+        "Can we meet at {n} today?": "meet at {n}", "I will be {n} minutes late.": "{n} late",
+        "Your {colour} {thing} have arrived.": "{colour} {thing} arrived",
+        "I am in {city} this week.": "in {city}", "Please call me back.": "call back",
+        "The train to {city} leaves at {n}.": "train at {n}",
+        "I have lost my {thing} again.": "lost {thing}", "We need {n} more {thing}.": "{n} {thing}",
+        "The meeting in {city} is off.": "{city} off", "Thanks for the {thing}!": "thanks"}
+
+    def make(self, rng):
+        count = rng.choice((2, 2, 2, 3, 4))
+        messages, summaries = [], []
+        for sender, event in zip(rng.sample(NAMES, count), rng.sample([*self.EVENTS], count)):
+            slots = draw_slots(rng)
+            messages.append(f"{sender}: {event.format(**slots)}")
+            summaries.append(f"{sender}: {self.EVENTS[event].format(**slots)}")
+        return Task("\n".join(messages), "; ".join(summaries), answer=tuple(summaries),
+                    key=repr(sorted(messages)), system="Summarize in one line.")
+
+    def follows_format(self, task, response):
+        """Check that the summary is one line, has one part for each message, and is shorter."""
+        text = response.strip()
+        return ["\n" not in text, text.count("; ") == len(task.answer) - 1,
+                len(text) < 0.9 * len(task.question)]
+
+    def is_correct(self, task, response):
+        """Check that each message has its summary, and that nothing is made up."""
+        parts = response.strip().split("; ")
+        return [*(summary in parts for summary in task.answer), set(parts) <= set(task.answer)]
+
+
+class Compose(Family):
+    """A message to write in a tone, with the facts given as notes:
+
+        "Write to Ben from Ada, friendly: bring keys; meeting at 4 in Rome."
+        -> "Hi Ben! Please bring keys. The meeting is at 4 in Rome. See you soon, Ada!"
+
+    A brief message has no words but the notes: "Hi Ben! Bring keys. Meeting at 4 in Rome. See you
+    soon, Ada!" A note is mentioned if one sentence has all its words. The key is the notes, so no
+    two splits share them, whatever their order, the names and the tone."""
+    TONES = {"friendly": ("Hi {}!", "See you soon, {}!"),
+             "formal": ("Dear {},", "Kind regards, {}"), "casual": ("{}:", "Bye, {}.")}
+    SENTENCES = {  # note -> sentence
+        "meeting at {n} in {city}": "The meeting is at {n} in {city}.",
+        "bring {thing}": "Please bring {thing}.", "lost {thing}": "I have lost the {thing}.",
+        "{thing} are in {city}": "Your {thing} are in {city}.",
+        "train {n} minutes late": "My train is {n} minutes late.",
+        "dinner in {city}": "The dinner will be in {city}.",
+        "call at {n}": "Please call me at {n}.", "need {n} {thing}": "We need {n} more {thing}.",
+        "back at {n}": "I will be back at {n}.",
+        "bought {colour} {thing}": "I have bought you {colour} {thing}."}
+    DETAILS = {*THINGS, *COLOURS, *(city.lower() for city in CITIES), *"0123456789"}
+
+    def make(self, rng):
+        to, sender = rng.sample(NAMES, 2)
+        tone = rng.choice([*self.TONES])
+        greeting, closing = self.TONES[tone]
+        greeting, closing = greeting.format(to), closing.format(sender)
+        notes, sentences = [], []  # "bring 3 keys", "Please bring 3 keys."
+        for note in rng.sample([*self.SENTENCES], rng.choice((2, 3))):
+            slots = draw_slots(rng)
+            notes.append(note.format(**slots))
+            sentences.append(self.SENTENCES[note].format(**slots))
+        full = " ".join([greeting, *sentences, closing])
+        brief = " ".join([greeting, *(f"{note[0].upper() + note[1:]}." for note in notes), closing])
+        wanted, manner = rng.choice(((full, tone), (brief, f"{tone} and brief")))
+        question = f"Write to {to} from {sender}, {manner}: {'; '.join(notes)}."
+        # A message that is not brief may have a few more words.
+        most_words = len(brief.split()) if wanted == brief else len(full.split()) + 4
+        return Task(question, wanted, answer=(greeting, closing, most_words, tuple(notes)),
+                    key=repr(sorted(notes)))
+
+    def follows_format(self, task, response):
+        """Check greeting and closing, each once and at its end, the length, and that the message
+        is one line."""
+        greeting, closing, most_words, _ = task.answer
+        text = response.strip()
+        return [text.startswith(greeting) and text.count(greeting) == 1,
+                text.endswith(closing) and text.count(closing) == 1,
+                "\n" not in text and len(text.split()) <= most_words]
+
+    def is_correct(self, task, response):
+        """Check that each note is mentioned, and that no number, thing, colour or city is made
+        up."""
+        notes = [note.lower().split() for note in task.answer[-1]]
+        sentences = [set(re.findall(r"\w+", text)) for text in re.split("[.!:,]", response.lower())]
+        made_up = self.DETAILS & set().union(*sentences) - set().union(*notes)
+        return [*(any(words.issuperset(note) for words in sentences) for note in notes),
+                not made_up]
