@@ -1,31 +1,27 @@
 """Supervised fine-tuning (the report's sections 4.1 and 4.2): from a model of text to an assistant.
 
-    demonstrations  conversations that people write, and the filters that drop careless ones
+    demonstrations  conversations that people write, and the guards that drop careless ones
     draft           a first model, trained on the demonstrations alone
-    synthetic       examples that the draft generates, and the selection of right ones
+    (synthetic      examples that the draft generates: see synthetic.py)
     mixture         a search for the sources' weights
     sft             the draft trained further with these weights; the best checkpoint is kept
 
-From the report: loss on responses only, filters by ratings, by a model and by similarity, synthetic
-data by evolution and self-consistency or execution, the mixture search, a constant learning rate,
-dropout 0.1 in sft, and the choice of a checkpoint by greedy accuracy and best-of-4 accuracy.
-Departures: questions for synthetic data come from the toy world, as a model of this size invents
-none; the draft has no dropout, and its learning rate is lower in the last steps, since arithmetic
-is learned only then; the checkers, not a reward model, pick the best of 4.
+From the report: loss on responses only, quality guards, the mixture search by w +- dw scored on
+accuracy, a constant learning rate, dropout 0.1 in sft, and the choice of a checkpoint by greedy
+accuracy and best-of-4 accuracy. Departures: the draft has no dropout, and its learning rate is
+lower in the last steps, since arithmetic is learned only then; the checkers, not a reward model,
+pick the best of 4.
 """
 import collections
 import copy
 import random
 
-import torch
-
-from afm_min import chat, evaluate
+from afm_min import chat, evaluate, guards
 from afm_min.data import corpus
 from afm_min.model import load_model, save_model
-from afm_min.tokenizer import DOCUMENT
 from afm_min.trainer import cosine, fit, seed_step
-from afm_min.world import families, people, tools
-from afm_min.world.tasks import EVOLVED, Math, draw_task
+from afm_min.world import people
+from afm_min.world.tasks import EVOLVED
 
 # The draft's mixture. Families that take longer to learn have larger weights.
 MIXTURE = {"math": 1.6, "follow": 3.2, "tools": 2.8, "code": 2.6, "summary": 0.4, "recall": 0.2,
@@ -34,181 +30,35 @@ MIXTURE = {"math": 1.6, "follow": 3.2, "tools": 2.8, "code": 2.6, "summary": 0.4
 
 # Demonstrations.
 
-def embeddings(model, conversations):
-    """Return the mean hidden state of each pair (ids, loss_mask), scaled to length 1: (N, C)."""
-    def embed(model, ids, loss_mask):
-        states = model.hidden_states(ids[:, :-1]) * loss_mask[:, 1:, None]  # (B, T, C)
-        return torch.nn.functional.normalize(states.sum(1).float())
-    return chat.map_conversations(embed, model, conversations)
-
-
-def filter_demonstrations(written, family, model, unlikely, similar):
-    """Return, for each Demonstration of a family, the first filter that drops it, or "kept".
-
-    rating  a rater finds it bad
-    model   its question's loss under the model is above `unlikely` times the median
-    copy    its embedding has a cosine above `similar` to that of an earlier one, which passed the
-            first two filters"""
-    rng, tokenizer = random.Random(f"raters {family.name}"), model.tokenizer
-
-    def as_document(lines):
-        ids = [tokenizer.special(DOCUMENT), *tokenizer.encode("\n".join(lines))]
-        return chat.render_response([], ids[:model.config.context])  # no prompt: all ids count
-    questions = [as_document([m["content"] for m in d.messages if m["role"] == "user"])
-                 for d in written]
-    whole = [as_document([*(m["content"] for m in d.messages), d.response]) for d in written]
-    losses, vectors = chat.conversation_losses(model, questions), embeddings(model, whole)
-    is_similar = vectors @ vectors.T > similar  # (N, N)
-    outcomes, passed = [], []  # passed: indices of those that passed the first two filters
-    for i, d in enumerate(written):
-        if not people.well_rated(family.grades(d.task, d.response), rng):
-            outcomes.append("rating")
-        elif losses[i] > unlikely * losses.median():
-            outcomes.append("model")
-        else:
-            outcomes.append("copy" if is_similar[i, passed].any() else "kept")
-            passed.append(i)
-    return outcomes
-
-
 def demonstrations(run, *, count=2000, evolved=100, flawed=0.15, unlikely=2.4, similar=0.9999):
-    """Write demonstrations, then filter them with the base model by `filter_demonstrations`.
+    """Write demonstrations, then filter them by the quality guards, whose model is the base model.
+    Those that a guard drops become examples of a source "rejected".
 
     There are `count` of each family, `evolved` of each kind of evolved mathematics. flawed: share
-    of them that are written with a flaw. The table "guards" has a row for each flaw."""
-    model, examples = load_model(run, "lengthening"), []
-    counts, texts = collections.Counter(), set()  # counts: (flaw, outcome) -> demonstrations
+    of them that are written with a flaw. unlikely, similar: see `guards.first_guards`. The table
+    "guards" has a row for each flaw."""
+    model, kept, rejected = load_model(run, "lengthening"), [], []
+    by_flaw, texts = collections.defaultdict(list), set()  # by_flaw: flaw -> outcomes
     for family in (*corpus.toy_world(run, whole=True).values(), *EVOLVED.values()):
         n = evolved if family in EVOLVED.values() else count
         written = [people.write_demonstration(family, i, flawed) for i in range(n)]
-        outcomes = filter_demonstrations(written, family, model, unlikely, similar)
-        for d, outcome in zip(written, outcomes):
+        examples = [chat.example(family.name, d.messages, d.response) for d in written]
+        rng = random.Random(f"raters {family.name}")
+        well_rated = [people.well_rated(family.grades(d.task, d.response), rng) for d in written]
+        outcomes = guards.first_guards(examples, well_rated, model, unlikely, similar)
+        for d, example, outcome in zip(written, examples, outcomes):
             text = f"{d.messages} {d.response}"
             flaw = "copied" if text in texts else d.flaw  # a repetition by chance counts, too
-            counts[flaw, outcome] += 1
+            by_flaw[flaw].append(outcome)
             texts.add(text)
             if outcome == "kept":
-                examples.append(chat.example(family.name, d.messages, d.response))
-    run.write_lines("demonstrations", examples)
-    table = []
-    for flaw in ("", *people.FLAWS):
-        row = [counts[flaw, outcome] for outcome in ("rating", "model", "copy", "kept")]
-        table.append([flaw or "none", sum(row), *row])
-    return {"examples": len(examples), "guards": table}
-
-
-# Synthetic data: the draft's own responses, and the selection of right ones.
-
-def majority_vote(answers):
-    """Return the answer that at least three quarters of the answers agree on, or None.
-
-    ["7", "7", "9", "7"] -> "7"; ["7", "9"] -> None"""
-    if not answers:
-        return None
-    answer, count = collections.Counter(answers).most_common(1)[0]
-    return answer if 4 * count >= 3 * len(answers) else None
-
-
-def select_by_answer(family, question, responses, truth=None):
-    """Return the first response whose verified answer is right, or None.
-
-    truth: the right answer; if None, the majority of the verified answers (self-consistency)."""
-    answers = [family.verified_answer(question, response) for response in responses]
-    right = truth or majority_vote([answer for answer in answers if answer])
-    return responses[answers.index(right)] if right and right in answers else None
-
-
-def select_by_score(responses, scores, threshold):
-    """Return the first response with the highest score, or None if that is below the threshold."""
-    best = max(scores)
-    return responses[scores.index(best)] if best >= threshold else None
-
-
-def new_tasks(family, count):
-    """Return training tasks that no other stage draws."""
-    return [draw_task(family, "train", f"synthetic {i}") for i in range(count)]
-
-
-def examples_and_row(name, family, tasks, samples, selected):
-    """Return examples of the selected responses, and the row of `name` in the table "yields".
-
-    samples: a list of responses for each task; selected: one of them or None. The row has the
-    number of tasks, % of samples that are right, number selected, % of these that are right."""
-    chosen = [(task, response) for task, response in zip(tasks, selected) if response]
-    right_samples = [family.check(task, text)
-                     for task, texts in zip(tasks, samples) for text in texts]
-    right = [family.check(task, response) for task, response in chosen]
-    return ([chat.example(name, task.messages(), response) for task, response in chosen],
-            [name, len(tasks), evaluate.percent(right_samples), len(chosen),
-             evaluate.percent(right)])
-
-
-def synthetic_math(model, kind, count, samples):
-    """Return examples of one kind of evolved mathematics, and their row."""
-    family = Math(kind)
-    tasks = new_tasks(family, count)
-    texts = chat.sample_texts(model, tasks, samples)
-    selected = []
-    for task, responses in zip(tasks, texts):
-        # As in the report, the answers to problems made deeper or broader are unknown.
-        truth = task.answer if kind in ("rephrased", "reversed") else None
-        selected.append(select_by_answer(family, task.question, responses, truth))
-    return examples_and_row(f"math {kind}", family, tasks, texts, selected)
-
-
-def synthetic_code(model, count, samples, threshold, seen=2):
-    """Return examples of code selected by execution, their row, and metrics on hidden tests.
-
-    Of the samples for a task, the one that passes the most of the first `seen` unit tests is
-    selected, if it passes at least a share `threshold` of them. The other tests are hidden: they
-    only measure how many of the first samples, and of the selected ones, are right."""
-    family = families.Code()
-    tasks = new_tasks(family, count)
-    texts = chat.sample_texts(model, tasks, samples)
-    selected = []
-    for task, responses in zip(tasks, texts):
-        scores = [sum(family.is_correct(task, text, slice(seen))) / seen for text in responses]
-        selected.append(select_by_score(responses, scores, threshold))
-
-    def pass_hidden(responses):
-        return evaluate.percent(all(family.is_correct(task, text, slice(seen, None)))
-                                for task, text in zip(tasks, responses) if text is not None)
-    examples, row = examples_and_row("code", family, tasks, texts, selected)
-    return examples, row, {
-        "one sample passes hidden tests %": pass_hidden([responses[0] for responses in texts]),
-        "kept sample passes hidden tests %": pass_hidden(selected)}
-
-
-def synthetic_tool_use(model, family, count, samples):
-    """Return examples of conversations with tools, and their row.
-
-    Each question is attempted `samples` times, and the calls are executed. The first attempt with
-    the right calls and the right answer is selected."""
-    # Tasks that start in the middle of a conversation are skipped, so draw more than needed.
-    tasks = [task for task in new_tasks(family, 4 * count) if not task.turns][:count]
-    attempts = [task.messages() for task in tasks for _ in range(samples)]
-    # Append the model's messages and the tools' results to each attempt.
-    tools.converse(lambda waiting: chat.generate_texts(model, waiting, temperature=1.0), attempts,
-                   family.pages)
-    solved = [family.solved(tasks[i // samples], messages) for i, messages in enumerate(attempts)]
-    # The first solved attempt of each question: from the end, as the last one written stays.
-    first = {i // samples: attempts[i] for i in reversed(range(len(attempts))) if solved[i]}
-    examples = [chat.example("tools", messages[:-1], messages[-1]["content"])
-                for messages in first.values()]
-    return examples, ["tools", len(tasks), evaluate.percent(solved), len(first),
-                      100.0 if first else 0.0]
-
-
-def synthetic(run, *, math=800, code_questions=200, tool_questions=250, samples=4, threshold=1.0):
-    """Generate examples with the draft model, and report the yield of each kind."""
-    model, tool_family = load_model(run, "draft"), corpus.toy_world(run)["tools"]
-    seed_step(run.seed, "synthetic", 0)  # so a resumed run samples the same
-    results = [synthetic_math(model, kind, math, samples) for kind in Math.KINDS]
-    code, row, hidden_tests = synthetic_code(model, code_questions, samples, threshold)
-    results += [(code, row), synthetic_tool_use(model, tool_family, tool_questions, samples)]
-    examples = [example for examples_of_kind, _ in results for example in examples_of_kind]
-    run.write_lines("synthetic", examples)
-    return {"examples": len(examples), **hidden_tests, "yields": [row for _, row in results]}
+                kept.append(example)
+            else:
+                rejected.append(example | {"source": "rejected"})
+    run.write_lines("demonstrations", kept)
+    run.write_lines("rejected", rejected)
+    return {"examples": len(kept), "guards": [guards.table_row(flaw or "none", by_flaw[flaw])
+                                              for flaw in ("", *people.FLAWS)]}
 
 
 # Fine-tuning.
