@@ -16,10 +16,12 @@ import collections
 import copy
 import random
 
+import torch
+
 from afm_min import chat, evaluate, guards
 from afm_min.data import corpus
 from afm_min.model import load_model, save_model
-from afm_min.trainer import cosine, fit, seed_step
+from afm_min.trainer import cosine, fit, linear, seed_step
 from afm_min.world import people
 from afm_min.world.tasks import EVOLVED
 
@@ -61,7 +63,7 @@ def demonstrations(run, *, count=2000, evolved=100, flawed=0.15, unlikely=2.4, s
                                               for flaw in ("", *people.FLAWS)]}
 
 
-# Fine-tuning.
+# The draft.
 
 def draft(run, *, steps=1200, fast=960, batch_size=32, lr=0.005, slow=0.25, mixture=MIXTURE):
     """Fine-tune the base model on the demonstrations.
@@ -75,85 +77,118 @@ def draft(run, *, steps=1200, fast=960, batch_size=32, lr=0.005, slow=0.25, mixt
     return evaluate.validation(model, corpus.toy_world(run))
 
 
-def ascend(score, accept_score, weights, rounds, dw):
-    """Find weights that raise a score, by the report's perturbation.
+# The mixture.
+
+def read_sources(run, model, synthetic=True):
+    """Return the sources of `chat.read_examples`, and the rejected demonstrations as another one.
+    """
+    rejected = chat.render_examples(run.read_lines("rejected"), model)
+    return chat.read_examples(run, model, synthetic) | rejected
+
+
+def solution_probabilities(model, conversations):
+    """Return the probability that the model, sampling at temperature 1, produces exactly a
+    conversation's responses, for each conversation: (N,).
+
+    If the responses are reference solutions, its mean is the expected accuracy, without sampling.
+    """
+    counts = torch.stack([loss_mask.sum() for _, loss_mask in conversations])  # (N,)
+    return torch.exp(-counts * chat.conversation_losses(model, conversations))
+
+
+def factorial_design(names):
+    """Return a two-level design, a list of runs {name: +1 or -1}. Of the runs in which one name has
+    +1, half have +1 for any other name, so one name's effect does not bias another's.
+
+    There are 2^k runs, more than names. The signs are columns of a Hadamard matrix, whose entry in
+    row i and column j is -1 if i and j have an odd number of common bits:
+        ["a", "b", "c"] -> a + - + -,  b + + - -,  c + - - +"""
+    return [{name: -1 if (i & j).bit_count() % 2 else 1 for j, name in enumerate(names, 1)}
+            for i in range(2 ** len(names).bit_length())]
+
+
+def ascend(score, weights, rounds, dw):
+    """Find weights that raise a score, by the report's perturbation of each weight w to w +- dw.
 
     In each round:
-        try each weight w at (1 + dw) w and at (1 - dw) w: its slope is the difference of the scores
-        move all weights: w <- w (1 + dw)^(slope / steepest slope)
-        if that does not raise `accept_score`, undo the move and halve dw
-    With dw = 0.5 and slopes 2 and -1, the weights are multiplied by 1.5 and 1.5^(-1/2).
-    `accept_score` may be slower and more precise than `score`.
+        score all runs of a factorial design, in which each weight is (1 + dw) w or (1 - dw) w
+        effect of a weight = mean score of the runs with more of it - mean score of those with less
+        move all weights: w <- w (1 + dw)^(effect / largest effect), then scale their mean to 1
+        dw <- dw / 2
+    With dw = 0.5 and effects 2 and -1, the weights are multiplied by 1.5 and 1.5^(-1/2).
 
-    Returns the weights, and the trace: a row [round, name, weight, score with more, with less] for
-    each weight, and then, for each round, [round, "all", dw, accept_score after, before]."""
-    trace, current = [], accept_score(weights)
+    score: a function of weights and the number of the round. Returns the weights, and the trace: a
+    row [round, name, weight, score with more, score with less] for each weight."""
+    trace = []
     for number in range(1, rounds + 1):
-        slopes = {}
+        runs = factorial_design(weights)
+        scores = [score({name: w * (1 + sign[name] * dw) for name, w in weights.items()}, number)
+                  for sign in runs]
+        effects = {}
         for name, weight in weights.items():
-            more = score(weights | {name: weight * (1 + dw)})
-            less = score(weights | {name: weight * (1 - dw)})
-            slopes[name] = more - less
+            more, less = (2 * sum(x for x, sign in zip(scores, runs) if sign[name] == side)
+                          / len(runs) for side in (1, -1))
+            effects[name] = more - less
             trace.append([number, name, weight, more, less])
-        steepest = max(map(abs, slopes.values())) or 1.0
-        moved = {name: w * (1 + dw) ** (slopes[name] / steepest) for name, w in weights.items()}
-        after = accept_score(moved)
-        trace.append([number, "all", dw, after, current])
-        if after > current:
-            weights, current = moved, after
-        else:
-            dw /= 2
+        largest = max(map(abs, effects.values())) or 1.0
+        moved = {name: w * (1 + dw) ** (effects[name] / largest) for name, w in weights.items()}
+        mean = sum(moved.values()) / len(moved)
+        weights, dw = {name: w / mean for name, w in moved.items()}, dw / 2
     return weights, trace
 
 
-def mixture(run, *, rounds=1, dw=0.5, steps=24, batch_size=24, lr=0.002, count=48, seeds=2,
-            longer=2):
-    """Find weights of the sources so that a little training of the draft gives the lowest mean loss
-    on validation conversations. The search starts from equal weights.
+def mixture(run, *, rounds=3, dw=0.75, steps=8, batch_size=24, lr=0.002, count=60, seeds=3,
+            longer=3):
+    """Find weights of the sources so that a little training of the draft gives the highest accuracy
+    on validation tasks. The search starts from equal weights.
 
-    `ascend` tries each weight with a run of `steps` steps, and accepts a move by the mean of
-    `seeds` runs of `longer` * `steps` steps. At the end, the result is compared with equal weights
-    by as many runs with other seeds, on conversations that the search has not seen. The 95%
-    interval is over these conversations."""
+    One source is the demonstrations that the guards dropped. `ascend` scores weights by a run of
+    `steps` steps, with the same random numbers in all runs of a round. The learning rate falls to
+    0, as runs at a constant rate differ more by chance than by their weights. At the end, the
+    result is compared with equal weights by `seeds` runs of `longer` * `steps` steps each, on tasks
+    that the search has not seen. The 95% interval is over these tasks."""
     model = load_model(run, "draft")
-    sources = chat.read_examples(run, model)
+    sources = read_sources(run, model)
     examples = [chat.example("validation", task.messages(), task.solution)
                 for _, task in evaluate.validation_tasks(run, count)]
     conversations = chat.render_examples(examples, model)["validation"]
+    searched, unseen = conversations[::3], [x for i, x in enumerate(conversations) if i % 3]
 
-    searched, unseen, equal = conversations[::2], conversations[1::2], dict.fromkeys(sources, 1.0)
-    accept_seeds, test_seeds = range(1, 1 + seeds), range(1 + seeds, 1 + 2 * seeds)
-
-    def losses(weights, conversations, seeds, steps):
-        """Return each conversation's loss after training, the mean over seeds: (N,)."""
-        total = 0
-        for seed in seeds:
-            trained = copy.deepcopy(model)
-            fit(trained, chat.batches(sources, weights, batch_size), chat.response_loss,
-                steps=steps, lr=lr, quiet=True,  # `fit` seeds all runs alike: seed again
-                on_step=lambda step: seed_step(run.seed, f"mixture {seed}", step))
-            total += chat.conversation_losses(trained, conversations) / len(seeds)
-        return total
-    weights, trace = ascend(
-        lambda weights: -losses(weights, searched, [0], steps).mean().item(),
-        lambda weights: -losses(weights, searched, accept_seeds, longer * steps).mean().item(),
-        equal, rounds, dw)
-    gains = (losses(equal, unseen, test_seeds, longer * steps)
-             - losses(weights, unseen, test_seeds, longer * steps))  # (N,)
+    def accuracies(weights, conversations, seed, steps):
+        """Return each conversation's solution probability after training: (N,)."""
+        trained = copy.deepcopy(model)
+        fit(trained, chat.batches(sources, weights, batch_size), chat.response_loss,
+            steps=steps, lr=lr, schedule=linear(steps, warmup=2), quiet=True,
+            # `fit` seeds all runs alike: seed again
+            on_step=lambda step: seed_step(run.seed, f"mixture {seed}", step))
+        return solution_probabilities(trained, conversations)
+    equal = dict.fromkeys(sources, 1.0)
+    weights, trace = ascend(lambda weights, number: accuracies(weights, searched, number,
+                                                               steps).mean().item(),
+                            equal, rounds, dw)
+    gains = 100 * sum(accuracies(weights, unseen, seed, longer * steps)
+                      - accuracies(equal, unseen, seed, longer * steps)
+                      for seed in range(rounds + 1, rounds + 1 + seeds)) / seeds  # (N,)
     run.write_json("mixture.json", weights)
-    return {"gain over equal weights, nats": gains.mean().item(),
-            "interval": f"+-{1.96 * gains.std().item() / len(gains) ** 0.5:.4f}",
+    return {"gain over equal weights %": gains.mean().item(),
+            "interval": f"+-{1.96 * gains.std().item() / len(gains) ** 0.5:.2f}",
             "weights": list(map(list, weights.items())), "trace": trace}
 
 
+# Fine-tuning.
+
 def sft(run, *, steps=600, batch_size=24, lr=0.001, dropout=0.1, synthetic=True, checkpoints=2,
         count=40):
-    """Fine-tune the draft with the mixture that the stage mixture found.
+    """Fine-tune the draft with the mixture that the stage mixture found. Rejected demonstrations
+    are left out, unless the search gave them a weight of 1, the mean, or more.
 
     Of `checkpoints` evenly spaced checkpoints, keep the one with the highest sum of two validation
     accuracies: greedy, and best of 4 samples. synthetic: use synthetic examples, too."""
     model, weights = load_model(run, "draft"), run.read_json("mixture.json")
-    batches = chat.batches(chat.read_examples(run, model, synthetic), weights, batch_size)
+    sources = read_sources(run, model, synthetic)
+    if weights.get("rejected", 0) < 1:
+        sources.pop("rejected", None)
+    batches = chat.batches(sources, weights, batch_size)
     candidates = sorted({steps * (i + 1) // checkpoints for i in range(checkpoints)} - {0})
     for block in model.blocks:
         block.dropout = dropout

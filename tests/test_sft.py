@@ -1,5 +1,6 @@
 """Demonstrations, the search for a mixture, and the fine-tuning stages, by hand."""
 import itertools
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -51,74 +52,119 @@ def test_demonstrations_are_counted_by_flaw_and_outcome(monkeypatch, tmp_path):
 
 # The mixture.
 
+def test_solution_probabilities_are_products_over_the_tokens_of_responses():
+    torch.manual_seed(0)
+    model = AFM(TINY)
+    conversations = [chat.render_response([3, 4], [5, 6, 7]), chat.render_response([8], [9])]
+    wanted = []
+    for ids, loss_mask in conversations:
+        log_p = model(ids[None, :-1])[0].log_softmax(-1)
+        log_p = log_p.gather(1, ids[1:, None])[:, 0]
+        wanted.append(math.prod(p.exp().item() for p, counts in zip(log_p, loss_mask[1:])
+                                if counts))
+    assert sft.solution_probabilities(model, conversations).tolist() == pytest.approx(wanted)
+
+
+def test_a_factorial_design_of_three_weights():
+    assert sft.factorial_design(["a", "b", "c"]) == [
+        {"a": 1, "b": 1, "c": 1}, {"a": -1, "b": 1, "c": -1},
+        {"a": 1, "b": -1, "c": -1}, {"a": -1, "b": -1, "c": 1}]
+
+
+@pytest.mark.parametrize("names, runs", [("a", 2), ("ab", 4), ("abcdefghijklm", 16),
+                                         ("abcdefghijklmno", 16), ("abcdefghijklmnop", 32)])
+def test_a_factorial_design_is_balanced(names, runs):
+    """Each name has as many runs with more as with less, also among those with more of another."""
+    design = sft.factorial_design(names)
+    assert len(design) == runs
+    for a, b in itertools.combinations_with_replacement(names, 2):
+        assert sum(sign[a] for sign in design) == 0
+        assert sum(sign[a] * sign[b] for sign in design) == (runs if a == b else 0)
+
+
+def test_ascend_moves_weights_by_their_effect_over_the_largest():
+    """Effects 2 and -1: a is multiplied by 1.5 and b by 1.5^(-1/2), before their mean is 1."""
+    weights, trace = sft.ascend(lambda weights, number: 2 * weights["a"] - weights["b"],
+                                {"a": 1.0, "b": 1.0}, rounds=1, dw=0.5)
+    mean = (1.5 + 1.5 ** -0.5) / 2
+    assert weights == {"a": pytest.approx(1.5 / mean), "b": pytest.approx(1.5 ** -0.5 / mean)}
+    # With more of a, 2 * 1.5 - 1 on average; with less, 2 * 0.5 - 1.
+    assert trace == [[1, "a", 1.0, 2.0, 0.0], [1, "b", 1.0, 0.5, 1.5]]
+
+
+def test_ascend_halves_the_step_each_round():
+    """More of a is always better: the ratio of the weights grows by 1.5^2, then by 1.25^2."""
+    numbers = []
+
+    def score(weights, number):
+        numbers.append(number)
+        return weights["a"] - weights["b"]
+    weights, trace = sft.ascend(score, {"a": 1.0, "b": 1.0}, rounds=1, dw=0.5)
+    assert weights["a"] / weights["b"] == pytest.approx(1.5 ** 2)
+    weights, trace = sft.ascend(lambda w, number: math.log(w["a"]) - math.log(w["b"]),
+                                {"a": 1.0, "b": 1.0}, rounds=2, dw=0.5)
+    assert weights["a"] / weights["b"] == pytest.approx(1.5 ** 2 * 1.25 ** 2)
+    assert [row[0] for row in trace] == [1, 1, 2, 2]
+    assert numbers == [1] * 4
+
+
 def test_ascend_climbs_to_the_optimum():
-    def score(weights):  # highest where a is 4 and b is 1
-        return -(weights["a"] - 4) ** 2 - (weights["b"] - 1) ** 2
-    weights, trace = sft.ascend(score, score, {"a": 1.0, "b": 1.0}, rounds=6, dw=0.5)
-    assert score(weights) > -1 > score({"a": 1.0, "b": 1.0})
-    # a at 1.5 scores -6.25, at 0.5 -12.25; b at 1.5 or 0.5 -9.25: so a alone moves, by 1.5.
-    assert trace[:3] == [[1, "a", 1.0, -6.25, -12.25], [1, "b", 1.0, -9.25, -9.25],
-                         [1, "all", 0.5, -6.25, -9.0]]
+    def score(weights, number=0):  # highest where a is twice b and c half of b
+        a, b, c = (math.log2(weights[name]) for name in "abc")
+        return -(a - b - 1) ** 2 - (c - b + 1) ** 2
+    weights, _ = sft.ascend(score, dict.fromkeys("abc", 1.0), rounds=4, dw=0.5)
+    assert score(weights) > -0.1 > score(dict.fromkeys("abc", 1.0))
+    assert sum(weights.values()) == pytest.approx(3)
 
 
-def test_ascend_moves_weights_by_their_slope_over_the_steepest():
-    """Slopes 2 and -1: a is multiplied by 1.5, b by 1.5^(-1/2)."""
-    def score(weights):
-        return 2 * weights["a"] - weights["b"]
-    weights, _ = sft.ascend(score, score, {"a": 1.0, "b": 1.0}, rounds=1, dw=0.5)
-    assert weights == {"a": 1.5, "b": pytest.approx(1.5 ** -0.5)}
-
-
-def test_ascend_keeps_the_weights_if_the_second_score_does_not_rise():
-    """Trials ask for more of a, the more precise score for no change: dw is halved."""
-    weights, trace = sft.ascend(lambda w: w["a"], lambda w: -abs(w["a"] - 1), {"a": 1.0},
-                                rounds=2, dw=0.5)
-    assert weights == {"a": 1.0}
-    assert trace == [[1, "a", 1.0, 1.5, 0.5], [1, "all", 0.5, -0.5, 0.0],
-                     [2, "a", 1.0, 1.25, 0.75], [2, "all", 0.25, -0.25, 0.0]]
+def test_equal_scores_move_no_weight():
+    weights, _ = sft.ascend(lambda weights, number: 0.5, {"a": 1.0, "b": 1.0}, rounds=2, dw=0.5)
+    assert weights == {"a": 1.0, "b": 1.0}
 
 
 def test_a_mixture_is_tested_with_other_seeds_and_conversations_than_in_the_search(
         monkeypatch, tmp_path):
-    """The loss of a conversation is the distance of a's weight from 1.4, so a moves from 1 to 1.5,
-    which is 0.3 better."""
+    """The score is the share of a among a and "rejected", so the weights move from 1 : 1 to
+    1.5 : 1 / 1.5, and a's share from 1 / 2 to 9 / 13."""
     run = Run(tmp_path, torch.device("cpu"))
-    trainings = []  # [weight of a, seed, steps, conversations]
+    trainings = []  # [share of a, seed, steps, conversations]
 
     class Model:
         config, tokenizer = TINY, None
 
     def batches(sources, weights, batch_size):
-        trainings.append([weights["a"]])
+        assert set(sources) == {"a", "rejected"}
+        trainings.append([weights["a"] / (weights["a"] + weights["rejected"])])
         return lambda step: {}
 
-    def fit(model, batches, loss, steps, on_step, **_):
+    def fit(model, batches, loss, steps, on_step, schedule, **_):
+        assert schedule(steps - 1) < 0.5
         on_step(0)
         trainings[-1].append(steps)
 
-    def conversation_losses(model, conversations):
-        trainings[-1].append(conversations)
-        return torch.tensor([abs(trainings[-1][0] - 1.4)] * len(conversations))
+    def solution_probabilities(model, conversations):
+        trainings[-1].append([text for text, _ in conversations])
+        return torch.tensor([trainings[-1][0]] * len(conversations))
     monkeypatch.setattr(sft, "load_model", lambda *_: Model())
     monkeypatch.setattr(sft, "fit", fit)
     monkeypatch.setattr(sft, "seed_step", lambda seed, stage, step: trainings[-1].append(stage))
     monkeypatch.setattr(evaluate, "validation_tasks", lambda *_: [
         (None, Task("", text, "", "")) for text in ("0", "1", "2", "3", "4" * 999)])
-    monkeypatch.setattr(chat, "render",
-                        lambda messages, _: (messages[-1]["content"], "mask"))
-    monkeypatch.setattr(chat, "read_examples", lambda *_: {"a": [], "b": []})
+    monkeypatch.setattr(chat, "render", lambda messages, _: (messages[-1]["content"], "mask"))
+    monkeypatch.setattr(chat, "read_examples", lambda *_: {"a": []})
+    run.write_lines("rejected", [chat.example("rejected", [], "?")])
     monkeypatch.setattr(chat, "batches", batches)
-    monkeypatch.setattr(chat, "conversation_losses", conversation_losses)
+    monkeypatch.setattr(sft, "solution_probabilities", solution_probabilities)
     metrics = sft.mixture(run, rounds=1, dw=0.5, steps=3, seeds=2, longer=4)
-    assert run.read_json("mixture.json") == dict(metrics["weights"]) == {"a": 1.5, "b": 1.0}
-    assert metrics["gain over equal weights, nats"] == pytest.approx(0.4 - 0.1)
-    assert metrics["interval"] == "+-0.0000"
-    searched, unseen = [("0", "mask"), ("2", "mask")], [("1", "mask"), ("3", "mask")]
-    accept = [["mixture 1", 12, searched], ["mixture 2", 12, searched]]
-    trials = [["mixture 0", 3, searched]] * 4
-    test = [["mixture 3", 12, unseen], ["mixture 4", 12, unseen]]
-    assert [row[1:] for row in trainings] == [*accept, *trials, *accept, *test, *test]
-    assert [row[0] for row in trainings] == [1, 1, 1.5, 0.5, 1, 1, 1.5, 1.5, 1, 1, 1.5, 1.5]
+    assert run.read_json("mixture.json") == dict(metrics["weights"]) == {
+        "a": pytest.approx(18 / 13), "rejected": pytest.approx(8 / 13)}
+    assert metrics["gain over equal weights %"] == pytest.approx(100 * (9 / 13 - 1 / 2))
+    assert metrics["interval"] == "+-0.00"
+    trials = [["mixture 1", 3, ["0", "3"]]] * 4
+    test = [[f"mixture {seed}", 12, ["1", "2"]] for seed in (2, 2, 3, 3)]
+    assert [row[1:] for row in trainings] == [*trials, *test]
+    shares = [1 / 2, 1 / 4, 3 / 4, 1 / 2, 9 / 13, 1 / 2, 9 / 13, 1 / 2]
+    assert [row[0] for row in trainings] == pytest.approx(shares)
 
 
 # Fine-tuning.
@@ -130,6 +176,7 @@ def stage(monkeypatch, tmp_path):
     checkpoints."""
     settings, run = {"saved": []}, Run(tmp_path, torch.device("cpu"))
     run.write_json("mixture.json", {"a": 1.0})
+    run.write_lines("rejected", [])
     means = itertools.cycle([50, 60, 40, 80, 30, 80,  # greedy and best of 4 of each checkpoint
                              55])  # the chosen one
 
@@ -187,6 +234,21 @@ def test_sft_may_leave_synthetic_examples_out(stage):
     run, settings = stage
     sft.sft(run, steps=60, batch_size=2, synthetic=False)
     assert settings["synthetic"] is False
+
+
+@pytest.mark.parametrize("weight, sources", [(0.99, {"a"}), (1.0, {"a", "rejected"})])
+def test_sft_leaves_rejected_demonstrations_out_if_their_weight_fell(stage, monkeypatch, weight,
+                                                                     sources):
+    run, settings = stage
+    run.write_lines("rejected", [chat.example("rejected", [], "?")])
+    run.write_json("mixture.json", {"a": 1.0, "rejected": weight})
+    monkeypatch.setattr(chat, "render_examples", lambda examples, model: {
+        examples[0]["source"]: [(torch.ones(4, dtype=torch.long), torch.ones(4))]})
+    monkeypatch.setattr(chat, "batches", lambda sources, weights, batch_size: settings.update(
+        sources=set(sources), weights=weights) or (lambda step: None))
+    sft.sft(run, steps=4, batch_size=2)
+    assert settings["sources"] == sources
+    assert settings["weights"] == {"a": 1.0, "rejected": weight}
 
 
 def test_sft_without_a_mixture_is_refused(stage):
