@@ -91,16 +91,17 @@ def test_hidden_unit_tests_do_not_influence_the_selection(monkeypatch):
 
 
 def test_hidden_tests_measure_the_selection(monkeypatch):
-    """Two samples for each of four questions. One of four first samples is right, and both of those
-    that are kept: the other questions have no sample that passes the seen tests."""
+    """Two samples for each of four questions. One of four first samples is right, and all three of
+    those that are kept: the other question has no sample that passes the seen tests."""
     tasks = draw_tasks(CODE, "train", 4)
     monkeypatch.setattr(synthetic, "new_tasks", lambda family, count: tasks)
     monkeypatch.setattr(CODE, "is_correct", lambda task, text, tests: [text == task.solution] * 2)
     monkeypatch.setattr(chat, "sample_texts", lambda model, tasks, samples: [
-        ["bad", "bad"], [tasks[1].solution, "bad"], ["bad", tasks[2].solution], ["bad", "bad"]])
+        ["bad", "bad"], [tasks[1].solution, "bad"], ["bad", tasks[2].solution],
+        ["bad", tasks[3].solution]])
     _, row, hidden = synthetic.synthetic_code(None, CODE, 4, samples=2, threshold=1.0)
     assert list(hidden.values()) == [25, 100]
-    assert row == ["code", 4, 25, 2, 100]
+    assert row == ["code", 4, 37.5, 3, 100]
 
 
 def test_the_first_solved_conversation_of_each_question_is_selected(monkeypatch):
