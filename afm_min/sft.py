@@ -137,16 +137,17 @@ def ascend(score, weights, rounds, dw):
     return weights, trace
 
 
-def mixture(run, *, rounds=3, dw=0.75, steps=8, batch_size=24, lr=0.002, count=60, seeds=3,
+def mixture(run, *, rounds=3, dw=0.75, steps=8, batch_size=24, lr=0.002, count=60, seeds=2,
             longer=3):
     """Find weights of the sources so that a little training of the draft gives the highest accuracy
     on validation tasks. The search starts from equal weights.
 
-    One source is the demonstrations that the guards dropped. `ascend` scores weights by a run of
-    `steps` steps, with the same random numbers in all runs of a round. The learning rate falls to
-    0, as runs at a constant rate differ more by chance than by their weights. At the end, the
-    result is compared with equal weights by `seeds` runs of `longer` * `steps` steps each, on tasks
-    that the search has not seen. The 95% interval is over these tasks."""
+    One source is the demonstrations that the guards dropped. The accuracy is the expected one of a
+    sample: greedy accuracy moves in steps too coarse for so few tasks. `ascend` scores weights by a
+    run of `steps` steps, with the same random numbers in all runs of a round. The learning rate
+    falls to 0, as runs at a constant rate differ more by chance than by their weights. At the end,
+    the result is compared with equal weights by `seeds` runs of `longer` * `steps` steps each, on
+    tasks that the search has not seen. The 95% interval is over these tasks."""
     model = load_model(run, "draft")
     sources = read_sources(run, model)
     examples = [chat.example("validation", task.messages(), task.solution)

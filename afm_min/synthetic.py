@@ -76,23 +76,22 @@ def synthetic_math(model, family, kind, count, samples):
 def synthetic_code(model, family, count, samples, threshold, seen=2):
     """Return examples of code selected by execution, their row, and metrics on hidden tests.
 
-    Of the samples for a task, the one that passes the most of the first `seen` unit tests is
-    selected, if it passes at least a share `threshold` of them. No sample was written with these
-    tests in the prompt. The other tests are hidden from the selection, too: they only measure how
-    many of the first samples, and of the selected ones, are right."""
+    The model sees no unit test. Of the samples for a task, the one that passes the most of the
+    first `seen` tests is selected, if it passes at least a share `threshold` of them. The other
+    tests are hidden from the selection, too: they only measure how many of the first samples, and
+    of the selected ones, are right."""
     tasks = new_tasks(family, count)
     texts = chat.sample_texts(model, tasks, samples)
 
-    def passes_seen(task, text):
-        """Return the share of the seen tests that pass."""
+    def share_passed(task, text):  # of the seen tests
         return sum(family.is_correct(task, text, slice(seen))) / seen
 
     def passes_hidden(task, text):
         return all(family.is_correct(task, text, slice(seen, None)))
 
     def is_right(task, text):
-        return passes_seen(task, text) == 1 and passes_hidden(task, text)
-    selected = [select_by_score(responses, [passes_seen(task, text) for text in responses],
+        return share_passed(task, text) == 1 and passes_hidden(task, text)
+    selected = [select_by_score(responses, [share_passed(task, text) for text in responses],
                                 threshold) for task, responses in zip(tasks, texts)]
     examples, row = examples_and_row("code", is_right, tasks, texts, selected)
     return examples, row, {
@@ -127,8 +126,8 @@ def synthetic(run, *, math=800, code_questions=200, tool_questions=250, samples=
     """Generate examples with the draft model, select right ones, and keep those that pass the
     quality guards. The table "yields" counts the selection, the table "guards" the guards.
 
-    unlikely, similar: see `guards.first_guards`. The base model is the guards', as for
-    demonstrations. There is no rating: the selection takes its place."""
+    unlikely, similar: see `guards.first_guards`, whose model is the base model, as in the stage
+    demonstrations. There are no ratings: the selection takes their place."""
     model, world = load_model(run, "draft"), corpus.toy_world(run)
     seed_step(run.seed, "synthetic", 0)  # so a resumed run samples the same
     results = [synthetic_math(model, EVOLVED[f"math {kind}"], kind, math, samples)
