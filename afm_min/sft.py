@@ -80,18 +80,15 @@ def draft(run, *, steps=1200, fast=960, batch_size=32, lr=0.005, slow=0.25, mixt
 # The mixture.
 
 def read_sources(run, model, synthetic=True):
-    """Return the sources of `chat.read_examples`, and the rejected demonstrations as another one.
-    """
+    """Return the sources of `chat.read_examples` and one more: the rejected demonstrations."""
     rejected = chat.render_examples(run.read_lines("rejected"), model)
     return chat.read_examples(run, model, synthetic) | rejected
 
 
 def solution_probabilities(model, conversations):
-    """Return the probability that the model, sampling at temperature 1, produces exactly a
-    conversation's responses, for each conversation: (N,).
-
-    If the responses are reference solutions, its mean is the expected accuracy, without sampling.
-    """
+    """Return, for each conversation, the probability that the model at temperature 1 samples
+    exactly its responses: (N,). If these are reference solutions, the mean is the expected share of
+    tasks that one sample solves exactly, and nothing needs to be sampled."""
     counts = torch.stack([loss_mask.sum() for _, loss_mask in conversations])  # (N,)
     return torch.exp(-counts * chat.conversation_losses(model, conversations))
 

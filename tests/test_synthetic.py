@@ -51,7 +51,7 @@ def test_select_by_the_truth_or_by_a_majority_of_verified_answers(responses, tru
 
 
 def test_select_the_first_of_the_highest_scores_above_the_threshold():
-    assert synthetic.select_by_score(["a", "b", "c", "d"], [0.5, 1.0, 1.0, 0.5], threshold=1.0) == "b"
+    assert synthetic.select_by_score(["a", "b", "c", "d"], [0.5, 1.0, 1.0, 0.5], 1.0) == "b"
     assert synthetic.select_by_score(["a", "b"], [0.5, 0.0], threshold=1.0) is None
 
 
