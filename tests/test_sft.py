@@ -1,286 +1,170 @@
-"""Filters of demonstrations, selection of synthetic data, the search for a mixture, and the
-fine-tuning stages, by hand."""
-import dataclasses
+"""Demonstrations, the search for a mixture, and the fine-tuning stages, by hand."""
 import itertools
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from afm_min import chat, evaluate, sft
+from afm_min import chat, evaluate, guards, sft
 from afm_min.data import corpus
 from afm_min.model import AFM
 from afm_min.run import Run, UserError
-from afm_min.tokenizer import DOCUMENT, Tokenizer
-from afm_min.world import families, people
-from afm_min.world.tasks import MATH, Recall, Task, draw_task, draw_tasks
+from afm_min.world import people
+from afm_min.world.tasks import MATH, Recall, Task, draw_tasks
 from tests.test_chat import TINY
 
 
 # Demonstrations.
 
-def test_an_embedding_does_not_depend_on_the_other_conversations():
-    """It is the mean state over the masked tokens, scaled to length 1."""
-    tokenizer = Tokenizer.train(["Hi. Yes. No. What is it?"] * 3, 272)
-    torch.manual_seed(0)
-    model = AFM(dataclasses.replace(TINY, vocab_size=300))
-    documents = [chat.render_response([], [tokenizer.special(DOCUMENT), *tokenizer.encode(text)])
-                 for text in ("Yes. No. What is it? Hi.", "Hi.", "Is it?")]
-    for (ids, _), embedding in zip(documents, sft.embeddings(model, documents)):
-        mean = model.hidden_states(ids[None, :-1])[0].mean(0)
-        assert embedding.norm().item() == pytest.approx(1)
-        assert torch.cosine_similarity(embedding, mean, dim=0).item() == pytest.approx(1, abs=1e-5)
-
-
-class Words:
-    """A tokenizer that returns words instead of numbers."""
-
-    def special(self, name):
-        return name
-
-    def encode(self, text):
-        return text.split()
-
-
-@pytest.fixture
-def demonstrations(monkeypatch):
-    """Seven demonstrations: a good one, a wrong one, a copy of the first, two with questions 2.8
-    and 2.6 times as unlikely as is usual, a good one with the wrong one's embedding, and a wrong
-    one with the first one's. Returns a function that filters them; raters never err."""
-    task = draw_task(MATH, "train", 1)
-    written = [people.Demonstration(task, task.messages(), task.solution, "") for _ in range(7)]
-    for i in (1, 6):
-        written[i] = written[i]._replace(response="The answer is 99.", flaw="wrong")
-    vectors = torch.eye(7)
-    for copy, original in ((2, 0), (5, 1), (6, 0)):  # at a cosine of 0.99995
-        vectors[copy] = torch.nn.functional.normalize(vectors[original] + 0.01 * vectors[copy],
-                                                      dim=0)
-    question, solution = task.question.split(), task.solution.split()
-
-    def conversation_losses(model, documents):  # of the question alone
-        assert documents[0][0] == [DOCUMENT, *question]
-        return torch.tensor([1.0, 1.0, 1.0, 2.8, 2.6, 1.0, 1.0])
-
-    def embeddings(model, documents):  # of the whole conversation
-        assert documents[0][0] == [DOCUMENT, *question, *solution]
-        return vectors
-    monkeypatch.setattr(chat, "render_response", lambda prompt, ids: (ids, None))
-    monkeypatch.setattr(chat, "conversation_losses", conversation_losses)
-    monkeypatch.setattr(sft, "embeddings", embeddings)
-    monkeypatch.setattr(people, "well_rated", lambda grades, rng: grades["truth"] == 2)
-    model = SimpleNamespace(config=TINY, tokenizer=Words())
-    return lambda unlikely, similar: sft.filter_demonstrations(written, MATH, model, unlikely,
-                                                               similar)
-
-
-def test_each_filter_drops_what_it_is_for(demonstrations):
-    """A copy of one that was dropped stays. The first filter to drop one is its outcome."""
-    assert demonstrations(unlikely=2.7, similar=0.9999) == [
-        "kept", "rating", "copy", "model", "kept", "kept", "rating"]
-
-
-def test_thresholds_of_the_filters(demonstrations):
-    assert demonstrations(unlikely=2.9, similar=0.9999)[3] == "kept"
-    assert demonstrations(unlikely=2.5, similar=0.9999)[4] == "model"
-    assert demonstrations(unlikely=2.7, similar=0.99999)[2] == "kept"
-
-
 def test_demonstrations_are_counted_by_flaw_and_outcome(monkeypatch, tmp_path):
-    """Eight demonstrations of one family. Two are wrong, and a filter drops both. Two repeat an
-    earlier text, one of them by chance; a filter drops the other."""
+    """Eight demonstrations of one family. Two are wrong: the raters find both, and nothing else.
+    Two repeat an earlier text, one of them by chance; a guard drops the other."""
     run = Run(tmp_path)
-    written = [people.Demonstration(None, [], response, flaw) for response, flaw in (
+    written = [people.Demonstration(response, [], response, flaw) for response, flaw in (
         ("a", ""), ("b", "wrong"), ("c", ""), ("d", "wordy"), ("a", "copied"), ("c", ""),
         ("e", "garbled"), ("f", "wrong"))]
-    monkeypatch.setattr(sft, "load_model", lambda run, name: None)
-    monkeypatch.setattr(corpus, "toy_world", lambda run, whole: {"math": MATH})
+    family = SimpleNamespace(name="math", grades=lambda task, response: (task, response))
+    monkeypatch.setattr(sft, "load_model", lambda run, name: name)
+    monkeypatch.setattr(corpus, "toy_world", lambda run, whole: {"math": family})
     monkeypatch.setattr(people, "write_demonstration", lambda family, i, flawed: written[i])
-    monkeypatch.setattr(sft, "filter_demonstrations", lambda written, *_: [
-        "rating" if i in (1, 7) else "copy" if d.flaw == "copied" else "kept"
-        for i, d in enumerate(written)])
-    metrics = sft.demonstrations(run, count=8, evolved=0)
+    monkeypatch.setattr(people, "well_rated",
+                        lambda grades, rng: grades not in (("b", "b"), ("f", "f")))
+
+    def first_guards(examples, well_rated, model, unlikely, similar):
+        assert (model, unlikely, similar) == ("lengthening", 3.0, 0.9)
+        return ["kept" if well and i != 4 else "copy" if well else "rating"
+                for i, well in enumerate(well_rated)]
+    monkeypatch.setattr(guards, "first_guards", first_guards)
+    monkeypatch.setattr(sft, "EVOLVED", {})
+    metrics = sft.demonstrations(run, count=8, evolved=0, unlikely=3.0, similar=0.9)
     assert metrics["examples"] == 5
     # flaw, all, dropped by rating, by the model, as a copy, and kept
     assert metrics["guards"] == [["none", 2, 0, 0, 0, 2], ["wrong", 2, 2, 0, 0, 0],
                                  ["wordy", 1, 0, 0, 0, 1], ["garbled", 1, 0, 0, 0, 1],
                                  ["copied", 2, 0, 0, 1, 1]]
-    examples = run.read_lines("demonstrations")
-    assert [example["source"] for example in examples] == ["math"] * 5
-    assert [example["messages"][-1]["content"] for example in examples] == [
-        "a", "c", "d", "c", "e"]
-
-
-# Synthetic data.
-
-QUESTION = "Ada has 4 lots of 3 pens. Ada loses 5. How many pens does Ada have?"
-
-
-def test_a_verified_answer():
-    assert MATH.verified_answer(QUESTION, "4*3=12. 12-5=7. The answer is 7.") == "7"
-
-
-@pytest.mark.parametrize("response", [
-    "4*3=12. 12-5=8. The answer is 8.",  # a false step
-    "4*3=12. 13-5=8. The answer is 8.",  # a step that does not start from the last result
-    "4*3=12. 12-5=7. The answer is 12.",  # another answer than the last result
-    "4*3=12. The answer is 12.",  # a number of the question is not used
-    "4*3=12. 12-5=7. 7+1=8. The answer is 8.",  # a number that is not in the question
-    "The answer is 7.", "12-5=7. The answer is 7.",
-    "4*3=12. 12-5=7. The answer is 7. 7", ""])
-def test_an_answer_that_is_not_verified(response):
-    assert MATH.verified_answer(QUESTION, response) is None
-
-
-def test_majority_vote_needs_three_quarters():
-    assert sft.majority_vote(["7", "7", "9", "7"]) == "7"
-    assert sft.majority_vote(["7", "7", "9"]) is None
-    assert sft.majority_vote(["7"]) == "7"
-    assert sft.majority_vote([]) is None
-
-
-SEVEN, ONE = "4+3=7. The answer is 7.", "4-3=1. The answer is 1."
-
-
-@pytest.mark.parametrize("responses, truth, selected", [
-    ([ONE, SEVEN], "7", SEVEN),
-    ([ONE, ONE], "7", None),  # a majority does not count if the truth is known
-    (["nonsense", SEVEN, "5+2=7. The answer is 7."], None, SEVEN),  # one verified answer
-    ([ONE, SEVEN], None, None),
-    (["?"], None, None)])
-def test_select_by_the_truth_or_by_a_majority_of_verified_answers(responses, truth, selected):
-    question = "Ada has 4 pens. Ada buys 3. How many pens does Ada have?"
-    assert sft.select_by_answer(MATH, question, responses, truth) == selected
-
-
-def test_select_the_first_of_the_highest_scores_above_the_threshold():
-    assert sft.select_by_score(["a", "b", "c", "d"], [0.5, 1.0, 1.0, 0.5], threshold=1.0) == "b"
-    assert sft.select_by_score(["a", "b"], [0.5, 0.0], threshold=1.0) is None
-
-
-@pytest.mark.parametrize("kind, responses", [("reversed", 1), ("deeper", 0)])
-def test_synthetic_math_uses_the_truth_where_it_is_known(monkeypatch, kind, responses):
-    """Of two different verified answers, none has a majority, but one is the truth."""
-    task = Task("Ada has 4 pens. Ada buys 3. How many?", SEVEN, "7", "")
-    monkeypatch.setattr(sft, "new_tasks", lambda family, count: [task] * count)
-    monkeypatch.setattr(chat, "sample_texts", lambda model, tasks, samples: [[ONE, SEVEN]])
-    examples, row = sft.synthetic_math(None, kind, count=1, samples=2)
-    assert [example["messages"][-1]["content"] for example in examples] == [SEVEN] * responses
-    assert row == [f"math {kind}", 1, 50, responses, 100.0 * responses]
-
-
-def test_hidden_unit_tests_do_not_influence_the_selection(monkeypatch):
-    """Two samples for each of six questions, in turn: one that passes all tests but the first two,
-    and the solution; one that passes only these two, and the solution; the solution, and one that
-    passes only these two."""
-    tasks = draw_tasks(families.Code(), "train", 6)  # different ones
-    monkeypatch.setattr(sft, "new_tasks", lambda family, count: tasks)
-
-    def passed(code, tests):
-        seen = {test for task in tasks for test in task.answer[:2]}
-        return [(test in seen) == (code == "shallow") for test in tests]
-    monkeypatch.setattr(families, "passed", passed)
-    monkeypatch.setattr(chat, "sample_texts", lambda model, tasks, samples: [
-        (["late", task.solution], ["shallow", task.solution], [task.solution, "shallow"])[i % 3]
-        for i, task in enumerate(tasks)])
-    examples, row, hidden = sft.synthetic_code(None, count=6, samples=2, threshold=1.0)
-    assert [example["messages"][-1]["content"] == task.solution
-            for example, task in zip(examples, tasks)] == [True, False, True] * 2
-    # Of single samples, "late" and the solution pass the hidden tests.
-    assert hidden == {"one sample passes hidden tests %": pytest.approx(200 / 3),
-                      "kept sample passes hidden tests %": pytest.approx(200 / 3)}
-    assert row == ["code", 6, 50, 6, pytest.approx(200 / 3)]
-
-
-def test_the_first_solved_conversation_of_each_question_is_selected(monkeypatch):
-    """Two attempts at each of six questions, in turn: none right, the second right, both right, of
-    which the first ends with a space."""
-    family = families.Tools({"textwrap": "Text wraps."})
-    tasks = [task for task in sft.new_tasks(family, 24) if not task.turns][:6]
-
-    def converse(reply, conversations, pages):
-        for i, messages in enumerate(conversations):
-            calls, answer = tasks[i // 2].answer
-            attempts = (("Hm.", "Hm."), ("Hm.", answer), (answer + " ", answer))[i // 2 % 3]
-            for text in (*calls, attempts[i % 2]):
-                messages.append({"role": "assistant", "content": text})
-    monkeypatch.setattr(sft.tools, "converse", converse)
-    examples, row = sft.synthetic_tool_use(None, family, count=6, samples=2)
-    assert row == ["tools", 6, 50, 4, 100]  # of 12 attempts, 6 are right
-    wanted = [tasks[1].answer[1], tasks[2].answer[1] + " ",
-              tasks[4].answer[1], tasks[5].answer[1] + " "]
-    assert sorted(example["messages"][-1]["content"] for example in examples) == sorted(wanted)
+    for name, source, responses in (("demonstrations", "math", "acdce"),
+                                    ("rejected", "rejected", "baf")):
+        examples = run.read_lines(name)
+        assert [example["source"] for example in examples] == [source] * len(responses)
+        assert [example["messages"][-1]["content"] for example in examples] == list(responses)
 
 
 # The mixture.
 
+def test_solution_probabilities_are_products_over_the_tokens_of_responses():
+    torch.manual_seed(0)
+    model = AFM(TINY)
+    conversations = [chat.render_response([3, 4], [5, 6, 7]), chat.render_response([8], [9])]
+    wanted = []
+    for ids, loss_mask in conversations:
+        log_p = model(ids[None, :-1])[0].log_softmax(-1)
+        log_p = log_p.gather(1, ids[1:, None])[:, 0]
+        wanted.append(math.prod(p.exp().item() for p, counts in zip(log_p, loss_mask[1:])
+                                if counts))
+    assert sft.solution_probabilities(model, conversations).tolist() == pytest.approx(wanted)
+
+
+def test_a_factorial_design_of_three_weights():
+    assert sft.factorial_design(["a", "b", "c"]) == [
+        {"a": 1, "b": 1, "c": 1}, {"a": -1, "b": 1, "c": -1},
+        {"a": 1, "b": -1, "c": -1}, {"a": -1, "b": -1, "c": 1}]
+
+
+@pytest.mark.parametrize("names, runs", [("a", 2), ("ab", 4), ("abcdefghijklm", 16),
+                                         ("abcdefghijklmno", 16), ("abcdefghijklmnop", 32)])
+def test_a_factorial_design_is_balanced(names, runs):
+    """Each name has as many runs with more as with less, also among those with more of another."""
+    design = sft.factorial_design(names)
+    assert len(design) == runs
+    for a, b in itertools.combinations_with_replacement(names, 2):
+        assert sum(sign[a] for sign in design) == 0
+        assert sum(sign[a] * sign[b] for sign in design) == (runs if a == b else 0)
+
+
+def test_ascend_moves_weights_by_their_effect_over_the_largest():
+    """Effects 2 and -1: a is multiplied by 1.5 and b by 1.5^(-1/2), before their mean is 1."""
+    weights, trace = sft.ascend(lambda weights, number: 2 * weights["a"] - weights["b"],
+                                {"a": 1.0, "b": 1.0}, rounds=1, dw=0.5)
+    mean = (1.5 + 1.5 ** -0.5) / 2
+    assert weights == {"a": pytest.approx(1.5 / mean), "b": pytest.approx(1.5 ** -0.5 / mean)}
+    # With more of a, 2 * 1.5 - 1 on average; with less, 2 * 0.5 - 1.
+    assert trace == [[1, "a", 1.0, 2.0, 0.0], [1, "b", 1.0, 0.5, 1.5]]
+
+
+def test_ascend_halves_the_step_each_round():
+    """More of a is always better: the ratio of the weights grows by 1.5^2, then by 1.25^2."""
+    numbers = []
+
+    def score(weights, number):
+        numbers.append(number)
+        return weights["a"] - weights["b"]
+    weights, trace = sft.ascend(score, {"a": 1.0, "b": 1.0}, rounds=1, dw=0.5)
+    assert weights["a"] / weights["b"] == pytest.approx(1.5 ** 2)
+    weights, trace = sft.ascend(lambda w, number: math.log(w["a"]) - math.log(w["b"]),
+                                {"a": 1.0, "b": 1.0}, rounds=2, dw=0.5)
+    assert weights["a"] / weights["b"] == pytest.approx(1.5 ** 2 * 1.25 ** 2)
+    assert [row[0] for row in trace] == [1, 1, 2, 2]
+    assert numbers == [1] * 4
+
+
 def test_ascend_climbs_to_the_optimum():
-    def score(weights):  # highest where a is 4 and b is 1
-        return -(weights["a"] - 4) ** 2 - (weights["b"] - 1) ** 2
-    weights, trace = sft.ascend(score, score, {"a": 1.0, "b": 1.0}, rounds=6, dw=0.5)
-    assert score(weights) > -1 > score({"a": 1.0, "b": 1.0})
-    # a at 1.5 scores -6.25, at 0.5 -12.25; b at 1.5 or 0.5 -9.25: so a alone moves, by 1.5.
-    assert trace[:3] == [[1, "a", 1.0, -6.25, -12.25], [1, "b", 1.0, -9.25, -9.25],
-                         [1, "all", 0.5, -6.25, -9.0]]
+    def score(weights, number=0):  # highest where a is twice b and c half of b
+        a, b, c = (math.log2(weights[name]) for name in "abc")
+        return -(a - b - 1) ** 2 - (c - b + 1) ** 2
+    weights, _ = sft.ascend(score, dict.fromkeys("abc", 1.0), rounds=4, dw=0.5)
+    assert score(weights) > -0.1 > score(dict.fromkeys("abc", 1.0))
+    assert sum(weights.values()) == pytest.approx(3)
 
 
-def test_ascend_moves_weights_by_their_slope_over_the_steepest():
-    """Slopes 2 and -1: a is multiplied by 1.5, b by 1.5^(-1/2)."""
-    def score(weights):
-        return 2 * weights["a"] - weights["b"]
-    weights, _ = sft.ascend(score, score, {"a": 1.0, "b": 1.0}, rounds=1, dw=0.5)
-    assert weights == {"a": 1.5, "b": pytest.approx(1.5 ** -0.5)}
-
-
-def test_ascend_keeps_the_weights_if_the_second_score_does_not_rise():
-    """Trials ask for more of a, the more precise score for no change: dw is halved."""
-    weights, trace = sft.ascend(lambda w: w["a"], lambda w: -abs(w["a"] - 1), {"a": 1.0},
-                                rounds=2, dw=0.5)
-    assert weights == {"a": 1.0}
-    assert trace == [[1, "a", 1.0, 1.5, 0.5], [1, "all", 0.5, -0.5, 0.0],
-                     [2, "a", 1.0, 1.25, 0.75], [2, "all", 0.25, -0.25, 0.0]]
+def test_equal_scores_move_no_weight():
+    weights, _ = sft.ascend(lambda weights, number: 0.5, {"a": 1.0, "b": 1.0}, rounds=2, dw=0.5)
+    assert weights == {"a": 1.0, "b": 1.0}
 
 
 def test_a_mixture_is_tested_with_other_seeds_and_conversations_than_in_the_search(
         monkeypatch, tmp_path):
-    """The loss of a conversation is the distance of a's weight from 1.4, so a moves from 1 to 1.5,
-    which is 0.3 better."""
+    """The score is the share of a among a and "rejected", so the weights move from 1 : 1 to
+    1.5 : 1 / 1.5, and a's share from 1 / 2 to 9 / 13."""
     run = Run(tmp_path, torch.device("cpu"))
-    trainings = []  # [weight of a, seed, steps, conversations]
+    trainings = []  # [share of a, seed, steps, conversations]
 
     class Model:
         config, tokenizer = TINY, None
 
     def batches(sources, weights, batch_size):
-        trainings.append([weights["a"]])
+        assert set(sources) == {"a", "rejected"}
+        trainings.append([weights["a"] / (weights["a"] + weights["rejected"])])
         return lambda step: {}
 
-    def fit(model, batches, loss, steps, on_step, **_):
+    def fit(model, batches, loss, steps, on_step, schedule, **_):
+        assert schedule(steps - 1) < 0.5
         on_step(0)
         trainings[-1].append(steps)
 
-    def conversation_losses(model, conversations):
-        trainings[-1].append(conversations)
-        return torch.tensor([abs(trainings[-1][0] - 1.4)] * len(conversations))
+    def solution_probabilities(model, conversations):
+        trainings[-1].append([text for text, _ in conversations])
+        return torch.tensor([trainings[-1][0]] * len(conversations))
     monkeypatch.setattr(sft, "load_model", lambda *_: Model())
     monkeypatch.setattr(sft, "fit", fit)
     monkeypatch.setattr(sft, "seed_step", lambda seed, stage, step: trainings[-1].append(stage))
     monkeypatch.setattr(evaluate, "validation_tasks", lambda *_: [
         (None, Task("", text, "", "")) for text in ("0", "1", "2", "3", "4" * 999)])
-    monkeypatch.setattr(chat, "render",
-                        lambda messages, _: (messages[-1]["content"], "mask"))
-    monkeypatch.setattr(chat, "read_examples", lambda *_: {"a": [], "b": []})
+    monkeypatch.setattr(chat, "render", lambda messages, _: (messages[-1]["content"], "mask"))
+    monkeypatch.setattr(chat, "read_examples", lambda *_: {"a": []})
+    run.write_lines("rejected", [chat.example("rejected", [], "?")])
     monkeypatch.setattr(chat, "batches", batches)
-    monkeypatch.setattr(chat, "conversation_losses", conversation_losses)
+    monkeypatch.setattr(sft, "solution_probabilities", solution_probabilities)
     metrics = sft.mixture(run, rounds=1, dw=0.5, steps=3, seeds=2, longer=4)
-    assert run.read_json("mixture.json") == dict(metrics["weights"]) == {"a": 1.5, "b": 1.0}
-    assert metrics["gain over equal weights, nats"] == pytest.approx(0.4 - 0.1)
-    assert metrics["interval"] == "+-0.0000"
-    searched, unseen = [("0", "mask"), ("2", "mask")], [("1", "mask"), ("3", "mask")]
-    accept = [["mixture 1", 12, searched], ["mixture 2", 12, searched]]
-    trials = [["mixture 0", 3, searched]] * 4
-    test = [["mixture 3", 12, unseen], ["mixture 4", 12, unseen]]
-    assert [row[1:] for row in trainings] == [*accept, *trials, *accept, *test, *test]
-    assert [row[0] for row in trainings] == [1, 1, 1.5, 0.5, 1, 1, 1.5, 1.5, 1, 1, 1.5, 1.5]
+    assert run.read_json("mixture.json") == dict(metrics["weights"]) == {
+        "a": pytest.approx(18 / 13), "rejected": pytest.approx(8 / 13)}
+    assert metrics["gain over equal weights %"] == pytest.approx(100 * (9 / 13 - 1 / 2))
+    assert metrics["interval"] == "+-0.00"
+    trials = [["mixture 1", 3, ["0", "3"]]] * 4
+    test = [[f"mixture {seed}", 12, ["1", "2"]] for seed in (2, 2, 3, 3)]
+    assert [row[1:] for row in trainings] == [*trials, *test]
+    shares = [1 / 2, 1 / 4, 3 / 4, 1 / 2, 9 / 13, 1 / 2, 9 / 13, 1 / 2]
+    assert [row[0] for row in trainings] == pytest.approx(shares)
 
 
 # Fine-tuning.
@@ -292,6 +176,7 @@ def stage(monkeypatch, tmp_path):
     checkpoints."""
     settings, run = {"saved": []}, Run(tmp_path, torch.device("cpu"))
     run.write_json("mixture.json", {"a": 1.0})
+    run.write_lines("rejected", [])
     means = itertools.cycle([50, 60, 40, 80, 30, 80,  # greedy and best of 4 of each checkpoint
                              55])  # the chosen one
 
@@ -349,6 +234,21 @@ def test_sft_may_leave_synthetic_examples_out(stage):
     run, settings = stage
     sft.sft(run, steps=60, batch_size=2, synthetic=False)
     assert settings["synthetic"] is False
+
+
+@pytest.mark.parametrize("weight, sources", [(0.99, {"a"}), (1.0, {"a", "rejected"})])
+def test_sft_leaves_rejected_demonstrations_out_if_their_weight_fell(stage, monkeypatch, weight,
+                                                                     sources):
+    run, settings = stage
+    run.write_lines("rejected", [chat.example("rejected", [], "?")])
+    run.write_json("mixture.json", {"a": 1.0, "rejected": weight})
+    monkeypatch.setattr(chat, "render_examples", lambda examples, model: {
+        examples[0]["source"]: [(torch.ones(4, dtype=torch.long), torch.ones(4))]})
+    monkeypatch.setattr(chat, "batches", lambda sources, weights, batch_size: settings.update(
+        sources=set(sources), weights=weights) or (lambda step: None))
+    sft.sft(run, steps=4, batch_size=2)
+    assert settings["sources"] == sources
+    assert settings["weights"] == {"a": 1.0, "rejected": weight}
 
 
 def test_sft_without_a_mixture_is_refused(stage):

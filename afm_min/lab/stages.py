@@ -21,7 +21,8 @@ from functools import partial
 
 import torch
 
-from afm_min import align, distributed, evaluate, ondevice, pretrain, reward, sft, trainer
+from afm_min import (align, distributed, evaluate, ondevice, pretrain, reward, sft, synthetic,
+                     trainer)
 from afm_min.data import corpus
 from afm_min.lab.settings import LARGEST, ROUNDS, problem
 from afm_min.lab.source import source_hash
@@ -31,7 +32,7 @@ Stage = collections.namedtuple("Stage", "function needs")  # needs: stages whose
 STAGES = {}
 for function in (corpus.data, corpus.tokenizer, pretrain.parent, pretrain.prune, pretrain.core,
                  pretrain.continued, pretrain.lengthening, sft.demonstrations, sft.draft,
-                 sft.synthetic, sft.mixture, sft.sft):
+                 synthetic.synthetic, sft.mixture, sft.sft):
     needs = list(STAGES)[-1:]  # the stage before, if any
     STAGES[function.__name__] = Stage(function, needs)
 # Each round of alignment starts from the model of the round before.

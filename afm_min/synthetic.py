@@ -1,0 +1,145 @@
+"""The stage synthetic (the report's section 4.1): examples that the draft generates, and the
+selection of right ones.
+
+    mathematics  evolved problems. The answer is known, or it is that of the majority of the samples
+    code         of several samples, one that passes unit tests
+    tools        conversations whose calls are executed, and end with the right answer
+
+Departure: the questions come from the toy world, as a model of this size invents none.
+"""
+import collections
+
+from afm_min import chat, evaluate, guards
+from afm_min.data import corpus
+from afm_min.model import load_model
+from afm_min.trainer import seed_step
+from afm_min.world import tools
+from afm_min.world.tasks import EVOLVED, Math, draw_task
+
+
+def majority_vote(answers):
+    """Return the answer that at least two answers, and three quarters of all, agree on, or None.
+
+    ["7", "7", "9", "7"] -> "7"; ["7", "7", "9"] -> None; ["7"] -> None"""
+    if not answers:
+        return None
+    answer, count = collections.Counter(answers).most_common(1)[0]
+    return answer if count >= 2 and 4 * count >= 3 * len(answers) else None
+
+
+def select_by_answer(family, question, responses, truth=None):
+    """Return the first response whose verified answer is right, or None.
+
+    truth: the right answer; if None, the majority of the verified answers (self-consistency)."""
+    answers = [family.verified_answer(question, response) for response in responses]
+    right = truth or majority_vote([answer for answer in answers if answer])
+    return responses[answers.index(right)] if right and right in answers else None
+
+
+def select_by_score(responses, scores, threshold):
+    """Return the first response with the highest score, or None if that is below the threshold."""
+    best = max(scores)
+    return responses[scores.index(best)] if best >= threshold else None
+
+
+def new_tasks(family, count):
+    """Return training tasks that no other stage draws."""
+    return [draw_task(family, "train", f"synthetic {i}") for i in range(count)]
+
+
+def examples_and_row(name, is_right, tasks, samples, selected):
+    """Return examples of the selected responses, and the row of `name` in the table "yields".
+
+    is_right: a function of a task and a response. samples: a list of responses for each task.
+    selected: one of them or None. The row has the number of tasks, % of samples that are right,
+    number selected, % of these that are right."""
+    chosen = [(task, response) for task, response in zip(tasks, selected) if response]
+    right_samples = [is_right(task, text) for task, texts in zip(tasks, samples) for text in texts]
+    right = [is_right(task, response) for task, response in chosen]
+    return ([chat.example(name, task.messages(), response) for task, response in chosen],
+            [name, len(tasks), evaluate.percent(right_samples), len(chosen),
+             evaluate.percent(right)])
+
+
+def synthetic_math(model, family, kind, count, samples):
+    """Return examples of one kind of evolved mathematics, and their row."""
+    tasks = new_tasks(family, count)
+    texts = chat.sample_texts(model, tasks, samples)
+    selected = []
+    for task, responses in zip(tasks, texts):
+        # As in the report, the answers to problems made deeper or broader are unknown.
+        truth = task.answer if kind in ("rephrased", "reversed") else None
+        selected.append(select_by_answer(family, task.question, responses, truth))
+    return examples_and_row(f"math {kind}", family.check, tasks, texts, selected)
+
+
+def synthetic_code(model, family, count, samples, threshold, seen=2):
+    """Return examples of code selected by execution, their row, and metrics on hidden tests.
+
+    The model sees no unit test. Of the samples for a task, the one that passes the most of the
+    first `seen` tests is selected, if it passes at least a share `threshold` of them. The other
+    tests are hidden from the selection, too: they only measure how many of the first samples, and
+    of the selected ones, are right."""
+    tasks = new_tasks(family, count)
+    texts = chat.sample_texts(model, tasks, samples)
+
+    def share_passed(task, text):  # of the seen tests
+        return sum(family.is_correct(task, text, slice(seen))) / seen
+
+    def passes_hidden(task, text):
+        return all(family.is_correct(task, text, slice(seen, None)))
+
+    def is_right(task, text):
+        return share_passed(task, text) == 1 and passes_hidden(task, text)
+    selected = [select_by_score(responses, [share_passed(task, text) for text in responses],
+                                threshold) for task, responses in zip(tasks, texts)]
+    examples, row = examples_and_row("code", is_right, tasks, texts, selected)
+    return examples, row, {
+        "one sample passes hidden tests %": evaluate.percent(
+            passes_hidden(task, responses[0]) for task, responses in zip(tasks, texts)),
+        "kept sample passes hidden tests %": evaluate.percent(
+            passes_hidden(task, text) for task, text in zip(tasks, selected) if text)}
+
+
+def synthetic_tool_use(model, family, count, samples):
+    """Return examples of conversations with tools, and their row.
+
+    Each question is attempted `samples` times, and the calls are executed. The first attempt with
+    the right calls and the right answer is selected."""
+    # Tasks that start in the middle of a conversation are skipped, so draw more than needed.
+    tasks = [task for task in new_tasks(family, 4 * count) if not task.turns][:count]
+    attempts = [task.messages() for task in tasks for _ in range(samples)]
+    # Append the model's messages and the tools' results to each attempt.
+    tools.converse(lambda waiting: chat.generate_texts(model, waiting, temperature=1.0), attempts,
+                   family.pages)
+    solved = [family.solved(tasks[i // samples], messages) for i, messages in enumerate(attempts)]
+    # The first solved attempt of each question: from the end, as the last one written stays.
+    first = {i // samples: attempts[i] for i in reversed(range(len(attempts))) if solved[i]}
+    examples = [chat.example("tools", messages[:-1], messages[-1]["content"])
+                for messages in first.values()]
+    return examples, ["tools", len(tasks), evaluate.percent(solved), len(first),
+                      100.0 if first else 0.0]
+
+
+def synthetic(run, *, math=800, code_questions=200, tool_questions=250, samples=4, threshold=1.0,
+              unlikely=2.4, similar=0.9999):
+    """Generate examples with the draft model, select right ones, and keep those that pass the
+    quality guards. The table "yields" counts the selection, the table "guards" the guards.
+
+    unlikely, similar: see `guards.first_guards`, whose model is the base model, as in the stage
+    demonstrations. There are no ratings: the selection takes their place."""
+    model, world = load_model(run, "draft"), corpus.toy_world(run)
+    seed_step(run.seed, "synthetic", 0)  # so a resumed run samples the same
+    results = [synthetic_math(model, EVOLVED[f"math {kind}"], kind, math, samples)
+               for kind in Math.KINDS]
+    code, row, hidden_tests = synthetic_code(model, world["code"], code_questions, samples,
+                                             threshold)
+    results += [(code, row), synthetic_tool_use(model, world["tools"], tool_questions, samples)]
+    base, kept, guards_table = load_model(run, "lengthening"), [], []
+    for examples, (name, *_) in results:
+        outcomes = guards.first_guards(examples, [True] * len(examples), base, unlikely, similar)
+        kept += [example for example, outcome in zip(examples, outcomes) if outcome == "kept"]
+        guards_table.append(guards.table_row(name, outcomes))
+    run.write_lines("synthetic", kept)
+    return {"examples": len(kept), **hidden_tests, "yields": [row for _, row in results],
+            "guards": guards_table}
