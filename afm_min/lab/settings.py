@@ -6,6 +6,7 @@ the round: "mdloo.loss" for mdloo1 and mdloo2. In its words, N is the round.
 import re
 
 from afm_min.data import corpus
+from afm_min.ondevice import FEATURES
 
 ROUNDS = 2  # of alignment
 CHAT_MODELS = ["draft", "sft", *(f"{method}{n}" for n in range(1, ROUNDS + 1)
@@ -20,6 +21,7 @@ WORDS = {
     "committee.only": ["", "sft", "committee1", "rsN", "dpoN", "ipoN", "mdlooN"],
     "quantize.choice": ["sensitivity", "random"],
     "quantize.start": CHAT_MODELS,
+    **{f"{name}.start": ["recovery", "lengthening", *CHAT_MODELS] for name in FEATURES},
     "recovery.start": CHAT_MODELS,
     "evaluation.aligned": CHAT_MODELS,
 }
@@ -35,12 +37,13 @@ NUMBER = {float: (lambda x: 0 <= x <= LARGEST, f"at least 0, {AT_MOST}"),
 NUMBERS = {
     "data.share": (lambda x: 0 < x <= 1, "above 0, at most 1"),
     "tokenizer.coverage": SHARE, "prune.soft": SHARE, "core.distill": SHARE,
+    "continued.distill": SHARE,
     "demonstrations.flawed": SHARE, "demonstrations.similar": SHARE,
     "synthetic.threshold": SHARE, "preferences.noise": SHARE,
-    **{f"{stage}.floor": SHARE for stage in ("parent", "prune", "core", "continued",
-                                             "lengthening")},
-    **{f"{stage}.weight_decay": SHARE for stage in ("parent", "prune", "core", "continued",
-                                                    "lengthening")},
+    **{f"{stage}.floor": SHARE for stage in ("parent", "prune", "teacher", "core",
+                                             "continued", "lengthening")},
+    **{f"{stage}.weight_decay": SHARE for stage in ("parent", "prune", "teacher", "core",
+                                                    "continued", "lengthening")},
     "sft.dropout": (lambda x: 0 <= x < 1, "at least 0, below 1"),
     "mixture.dw": (lambda x: 0 < x < 1, "above 0, below 1"),  # so that all weights stay positive
     "quantize.average": (lambda x: 2 <= x <= 4, "from 2 to 4"),
@@ -55,7 +58,8 @@ NUMBERS = {
 TINY_SETTINGS = {}
 for names, settings in {
         "data": {"share": 0.2},
-        "parent prune core continued lengthening draft": {"steps": 10},
+        "parent prune teacher core continued draft": {"steps": 10},
+        "lengthening": {"steps": 10, "facts": 32},
         "demonstrations": {"count": 30, "evolved": 3},
         "synthetic": {"math": 4, "code_questions": 4, "tool_questions": 4, "samples": 2},
         "mixture": {"rounds": 1, "steps": 1, "count": 4, "seeds": 1},
@@ -71,6 +75,12 @@ for names, settings in {
         "evaluation": {"count": 4}}.items():
     for stage in names.split():
         TINY_SETTINGS |= {f"{stage}.{name}": value for name, value in settings.items()}
+
+# Settings of a preset that differ from the defaults. A server model has its own recipe: trained
+# from scratch, without distillation, and not packed.
+SERVER_SETTINGS = {"core.start": "scratch", "core.distill": 0.0, "evaluation.packed": False}
+PRESET_SETTINGS = {"tiny": TINY_SETTINGS, "toy-server": SERVER_SETTINGS,
+                   "afm-server": SERVER_SETTINGS}
 
 
 def are_weights(values, sources):
