@@ -11,9 +11,9 @@ import dataclasses
 
 from afm_min import distributed
 from afm_min.lab.report import environment, write_report
-from afm_min.lab.settings import TINY_SETTINGS
-from afm_min.lab.stages import (STAGES, forget, parse_setting, run_stages, settings_of, up_to_date,
-                                with_needs)
+from afm_min.lab.settings import PRESET_SETTINGS
+from afm_min.lab.runner import forget, run_stages
+from afm_min.lab.stages import STAGES, parse_setting, settings_of, up_to_date, with_needs
 from afm_min.model import PRESETS, Config
 from afm_min.run import Run, UserError, choose_device, run_command
 from afm_min.tokenizer import check_vocab_size
@@ -36,7 +36,7 @@ def open_run(arguments):
     if preset not in PRESETS:
         raise UserError(f"--preset {preset}: choose one of {', '.join(PRESETS)}")
     model = dataclasses.asdict(PRESETS[preset])
-    settings = previous.get("set", TINY_SETTINGS if preset == "tiny" else {})
+    settings = previous.get("set", PRESET_SETTINGS.get(preset, {}))
     settings = settings | dict(parse_setting(text, model) for text in arguments.set)
     if previous and not arguments.resume and not arguments.stages:
         raise UserError(f"{run.path} has a run: add --resume, or choose another --out")
@@ -77,7 +77,8 @@ def train_stages(run, contents, arguments):
             run.partial_checkpoint(stage).unlink(missing_ok=True)
     before = run.read_json("report.json")
     jobs = arguments.jobs if distributed.world_size() == 1 and run.device.type == "cpu" else 1
-    stages = with_needs(arguments.stages or STAGES)
+    default = STAGES if settings_of("evaluation", contents["set"])["packed"] else ["evaluation"]
+    stages = with_needs(arguments.stages or default, contents["set"])
     run_stages(run, {stage: settings_of(stage, contents["set"]) for stage in stages}, jobs)
     report = up_to_date(run.read_json("report.json"))  # without stages whose inputs have changed
     run.write_json("report.json", report)

@@ -14,8 +14,10 @@ import torch
 from afm_min import lora
 from afm_min.chat import generate_texts, sample_texts
 from afm_min.data import corpus
+from afm_min.evaluate_base import continuations, plain_texts
 from afm_min.model import load_model
 from afm_min.quantize import QuantizedAFM
+from afm_min.run import Run
 from afm_min.trainer import seed_step
 from afm_min.world import tools
 from afm_min.world.tasks import EVOLVED, MAX_BENCHMARK, NOTES, Recall, draw_tasks
@@ -156,28 +158,32 @@ def code_passes(model, family, count, samples=8):
             for k in (1, samples)]
 
 
-def recall_by_distance(model, count):
-    """Return the recall of a fact among up to 1, 2, ... 16 notes: more notes, greater distance."""
-    return [row(f"recall: up to {notes} notes",
-                accuracy(model, {"recall": Recall(notes)}, count)["recall"]) for notes in NOTES]
-
-
 # All benchmarks, and two models side by side.
 
-def benchmarks(model, world, count):
-    """Return all rows for a model, and its responses to `count` test tasks of each family, in one
-    list. The first rows are the accuracies on each family of `world`, then of EVOLVED."""
-    tasks = {name: draw_tasks(family, "test", count) for name, family in world.items()}
-    texts = {name: generate_texts(model, [task.messages() for task in of_family])
-             for name, of_family in tasks.items()}
+def responses(model, families, count, plain=False):
+    """Return {family: texts}, greedy responses to `count` test tasks of each.
+
+    plain: ask in plain text, see `plain_texts`."""
+    texts = {}
+    for name, family in families.items():
+        prompts = [task.messages() for task in draw_tasks(family, "test", count)]
+        texts[name] = (plain_texts(model, family, prompts) if plain
+                       else generate_texts(model, prompts))
+    return texts
+
+
+def benchmarks(model, world, count, texts):
+    """Return all rows for a model. texts: its `responses` for the families of `world`, EVOLVED, and
+    recall among NOTES, which have the first rows: their accuracies."""
+    notes = {f"recall: up to {n} notes": Recall(n) for n in NOTES}
+    tasks = {name: draw_tasks(family, "test", count)
+             for name, family in (world | EVOLVED | notes).items()}
     rows = [row(name, map(family.check, tasks[name], texts[name]))
-            for name, family in world.items()]
-    rows += [row(name, results) for name, results in accuracy(model, EVOLVED, count).items()]
+            for name, family in (world | EVOLVED | notes).items()]
     rows += instruction_following(world["follow"], tasks["follow"], texts["follow"])
     rows += refusals(world["refuse"], tasks["refuse"], texts["refuse"])
     rows += tool_use(model, world["tools"], tasks["tools"], texts["tools"])
-    rows += code_passes(model, world["code"], count // 4)  # 8 samples for each of these
-    return rows + recall_by_distance(model, count), sum(texts.values(), [])
+    return rows + code_passes(model, world["code"], count // 4)  # 8 samples for each of these
 
 
 def rate_at_equal_length(wins, longer):
@@ -227,31 +233,53 @@ def side_by_side(tasks, ours, theirs):
     return rows + [["wins at equal length", rate, f"{low:.1f} to {high:.1f}", len(wins)]]
 
 
-def evaluation(run, *, count=MAX_BENCHMARK, aligned="committee2"):
-    """Evaluate six models on test tasks: the pre-trained base, the draft, sft, that of the stage
-    `aligned`, and the quantized one without and with its recovery adapter."""
-    world = corpus.toy_world(run)
+def load_models(run, aligned, packed):
+    """Return the models to evaluate, {name: model}."""
     models = {"base": load_model(run, "lengthening"), "draft": load_model(run, "draft"),
-              "sft": load_model(run, "sft"), "aligned": load_model(run, aligned),
-              "quantized": load_model(run, "quantize", QuantizedAFM),
-              "recovered": load_model(run, "quantize", QuantizedAFM)}
-    adapter = lora.load_adapter(run.checkpoint("recovery"), models["recovered"])
-    lora.attach(models["recovered"], adapter)
+              "sft": load_model(run, "sft"), "aligned": load_model(run, aligned)}
+    if packed:
+        models["quantized"] = load_model(run, "quantize", QuantizedAFM)
+        models["recovered"] = load_model(run, "quantize", QuantizedAFM)
+        adapter = lora.load_adapter(run.checkpoint("recovery"), models["recovered"])
+        lora.attach(models["recovered"], adapter)
+    return models
+
+
+def evaluation(run, *, count=MAX_BENCHMARK, aligned="committee2", packed=True, opponent=""):
+    """Evaluate models on test tasks: the pre-trained base, the draft, sft, that of the stage
+    `aligned`, and, if `packed`, the quantized one without and with its recovery adapter.
+
+    The base model is asked in plain text, after worked examples. opponent: the folder of another
+    run, such as the server's, whose models are compared side by side with those of this run."""
+    world = corpus.toy_world(run)
+    families = world | EVOLVED
+    asked = families | {f"recall: up to {n} notes": Recall(n) for n in NOTES}
+    models, streams = load_models(run, aligned, packed), run.load(run.file("tokens.pt"))["held_out"]
     seed_step(run.seed, "evaluation", 0)
     tables, texts = {}, {}
     for name, model in models.items():
-        tables[name], texts[name] = benchmarks(model, world, count)
-    tasks = [(family, task) for family in world.values()  # in the order of the texts
+        texts[name] = responses(model, asked, count, plain=name == "base")
+        tables[name] = benchmarks(model, world, count, texts[name])
+        tables[name].append(row("text: continuation of four", continuations(model, streams, 400)))
+    tasks = [(family, task) for family in families.values()
              for task in draw_tasks(family, "test", count)]
-    aligned_against_sft = side_by_side(tasks, texts["aligned"], texts["sft"])
-    family_rows = tables["aligned"][:len(world | EVOLVED)]  # the first rows, one for each family
-    accuracies = [value for _, value, _, _ in family_rows]
+
+    def against(ours, theirs):  # in the order of the tasks
+        return side_by_side(tasks, *(sum((texts[name] for name in families), [])
+                                     for texts in (ours, theirs)))
+    comparisons = {"sft against draft": against(texts["sft"], texts["draft"]),
+                   "aligned against sft": against(texts["aligned"], texts["sft"])}
+    if opponent:
+        for name, stage in (("base", "lengthening"), ("sft", "sft"), ("aligned", aligned)):
+            other = load_model(Run(opponent, run.device), stage)
+            other_texts = responses(other, families, count, plain=name == "base")
+            comparisons[f"{name} against opponent"] = against(texts[name], other_texts)
     comparison = []  # rows [benchmark, value, interval, value, interval, ..., count], by model
     for rows in zip(*tables.values()):
         cells = [cell for _, value, interval, _ in rows for cell in (value, interval)]
         comparison.append([rows[0][0], *cells, rows[0][3]])
-    return {"mean %": sum(accuracies) / len(accuracies),
-            **{f"{name} %": value for name, value, _, _ in aligned_against_sft},
-            "evaluation": comparison,
-            "sft against draft": side_by_side(tasks, texts["sft"], texts["draft"]),
-            "aligned against sft": aligned_against_sft}
+    means = {f"{name} mean %": sum(value for _, value, _, _ in table[:len(families)])
+             / len(families) for name, table in tables.items()}
+    return {"mean %": means["aligned mean %"], **means,
+            **{f"{name} %": value for name, value, _, _ in comparisons["aligned against sft"]},
+            "evaluation": comparison, **comparisons}

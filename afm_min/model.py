@@ -42,11 +42,18 @@ PRESETS = {
                    context=64),
     "toy": Config(dim=128, layers=2, heads=4, kv_heads=2, head_dim=32, hidden=336, vocab_size=2048,
                   context=128),
+    # Larger than "toy", as AFM-server is than AFM-on-device; see also lab/settings.py.
+    "toy-server": Config(dim=192, layers=3, heads=6, kv_heads=2, head_dim=32, hidden=504,
+                         vocab_size=4096, context=128),
     # The feed-forward's width is from AXLearn's open recipe "honeycrisp".
     "afm-on-device": Config(**AFM_SHAPE, hidden=8064),
     # The larger model that is pruned to the one above. Pruning removes feed-forward units only, so
     # nothing else differs. The report gives 6.4B parameters; this width gives that number.
     "afm-parent": Config(**AFM_SHAPE, hidden=23_360),
+    # The report gives the vocabulary (100k), the context and the key/value heads. The other sizes
+    # are ours: 20 billion parameters.
+    "afm-server": Config(dim=6144, layers=48, heads=48, kv_heads=8, head_dim=128, hidden=16_128,
+                         vocab_size=100_000, context=4096),
 }
 
 

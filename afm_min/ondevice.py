@@ -175,10 +175,20 @@ def recovery(run, *, rank=16, prompts=4000, steps=300, batch_size=24, lr=0.004, 
                          loss, steps=steps, batch_size=batch_size, lr=lr, count=count)
 
 
-def feature(name, run, *, examples=2000, steps=200, batch_size=24, lr=0.002, count=50):
-    """Train a feature's adapter: continue from the recovery adapter on tasks with solutions."""
-    model = load_model(run, "quantize", QuantizedAFM)
-    adapter = lora.load_adapter(run.checkpoint("recovery"), model)
+def feature(name, run, *, start="recovery", rank=16, examples=2000, steps=200, batch_size=24,
+            lr=0.002, count=50):
+    """Train a feature's adapter on tasks with solutions, on the packed model. It continues from the
+    recovery adapter.
+
+    start: the stage of a model of floats, to compare what post-training has given it. Then a new
+    adapter of this rank is trained on that model instead."""
+    if start == "recovery":
+        model = load_model(run, "quantize", QuantizedAFM)
+        adapter = lora.load_adapter(run.checkpoint("recovery"), model)
+    else:
+        model = load_model(run, start)
+        seed_step(run.seed, name, -1)
+        adapter = lora.create(model, rank)
     tasks = new_tasks(run, name, examples, FEATURES[name])
     solutions = [chat.example(name, task.messages(), task.solution) for task in tasks]
     return train_adapter(run, name, model, adapter, chat.render_examples(solutions, model)[name],

@@ -1,29 +1,32 @@
 """Pre-training, stage by stage (the report's sections 3 and 5.1).
 
-    parent      a wider model, trained from scratch: it is pruned, and may serve as teacher
+    parent      a wider model, trained from scratch
     prune       learns which third of its feed-forward units to keep, and removes the others
-    core        trains the pruned model on text and, if wanted, on the parent's predictions
-    continued   shifts the mixture to code, math and licensed text
+    teacher     trains the parent further, so that it stays ahead of the pruned model
+    core        trains the pruned model on text and on the teacher's predictions
+    continued   shifts the mixture to code, math and licensed text; sequences twice as long
     lengthening trains on sequences four times as long, with a larger RoPE base
 
+A server model (the presets "afm-server" and "toy-server") is trained from scratch by core,
+continued and lengthening, without distillation.
+
 From the report: AdaStar and its constants, cosines that end at 0.005 (core) and 0.001 (continued)
-of the peak, the weight decays, z-loss, sources mixed by weight. Departures: core, continued and
-lengthening have about equal compute; distillation is off by default; questions about facts are in
-every mixture.
+of the peak, the weight decays, z-loss, sources mixed by weight, core as the largest part, and
+0.9 of distillation in core only. Departures: the report does not name its teacher; questions about
+facts are in every mixture.
 """
 import dataclasses
-import math
 
 import torch
 from torch import nn
 
 from afm_min import distributed
 from afm_min.data import corpus
+from afm_min.evaluate_base import held_out, recall
 from afm_min.model import AFM, load_model, save_model
 from afm_min.run import compute_dtype
-from afm_min.tokenizer import DOCUMENT, Tokenizer
+from afm_min.tokenizer import Tokenizer
 from afm_min.trainer import cosine, fit, seed_step, token_losses
-from afm_min.world.tasks import RECALL, draw_task
 
 
 def next_token_loss(model, batch):
@@ -111,29 +114,19 @@ def remove_units(model):
     return smaller.to(model.embedding.device)
 
 
-@torch.no_grad()
-def held_out(model, run, max_tokens=8192, batch_size=32):
-    """Return a model's metrics on held-out text: bits per byte of each source, their mean, and the
-    top-1 accuracy over all tokens.
+def distilled(batches, teacher, weight):
+    """Add a teacher's top-1 predictions to the batches: see `next_token_loss`.
 
-    Bits are per byte, not per token, so that models with different tokenizers can be compared.
-    The sequences are as long as the run's context. They are spread evenly over each source, with
-    at most `max_tokens` tokens in all."""
-    sizes = torch.tensor([len(token) for token in model.tokenizer.vocab])  # bytes
-    sizes[model.tokenizer.special(DOCUMENT)] = 0  # it is predicted like others, but is no text
-    metrics, right, count = {}, 0, 0
-    for source, stream in run.load(run.file("tokens.pt"))["held_out"].items():
-        nats = byte_count = 0
-        windows = corpus.held_out_windows(stream, run.config.context, max_tokens).to(run.device)
-        for ids in windows.split(batch_size):
-            logits, targets = model(ids[:, :-1]), ids[:, 1:]
-            nats += token_losses(logits, targets)[0].sum().item()
-            right += (logits.argmax(-1) == targets).sum().item()
-            byte_count += sizes[targets.cpu()].sum().item()
-            count += targets.numel()
-        metrics[f"{source} bits/byte"] = nats / math.log(2) / byte_count
-    mean = sum(metrics.values()) / len(metrics)
-    return {"accuracy %": 100 * right / count, "bits/byte": mean} | metrics
+    Rows that are longer than the teacher's context are given to it in pieces of that length."""
+    @torch.no_grad()
+    def with_teacher(step):
+        batch = batches(step)
+        inputs = batch["ids"][:, :-1].to(teacher.embedding.device)  # (B, T)
+        pieces = inputs.reshape(-1, min(inputs.shape[1], teacher.config.context))
+        top_1 = torch.cat([teacher(piece).argmax(-1) for piece in pieces.split(len(inputs))])
+        return batch | {"teacher": top_1.view(inputs.shape),
+                        "distill": torch.full((len(inputs),), weight)}
+    return with_teacher
 
 
 def text_batches(run, model, mixture, batch_size):
@@ -180,6 +173,18 @@ def parent(run, *, widen=3, steps=400, batch_size=8, mixture=corpus.CORE, lr=0.0
     return finish(run, "parent", model)
 
 
+def teacher(run, *, steps=800, batch_size=8, mixture=corpus.CORE, lr=0.005, warmup=20, floor=0.005,
+            weight_decay=3.16e-4, compile=False):
+    """Train the parent further on core's mixture, as core's teacher.
+
+    The report has "a larger model". The model that is pruned is the parent as it was before this
+    stage, so the teacher has seen more text than its student, and is wider."""
+    model = load_model(run, "parent")
+    train(run, "teacher", model, text_batches(run, model, mixture, batch_size), steps=steps, lr=lr,
+          warmup=warmup, floor=floor, weight_decay=weight_decay, compile=compile)
+    return finish(run, "teacher", model)
+
+
 def prune(run, *, method="learned", steps=100, soft=0.8, batch_size=8, mixture=corpus.CORE,
           lr=0.002, warmup=5, floor=0.1, weight_decay=0.0, first_eps=0.006, last_eps=0.0002):
     """Prune feed-forward units by Soft-Top-K, on the core mixture.
@@ -215,42 +220,38 @@ def prune(run, *, method="learned", steps=100, soft=0.8, batch_size=8, mixture=c
     return finish(run, "prune", remove_units(model))
 
 
-def core(run, *, start="prune", distill=0.0, steps=250, batch_size=8, mixture=corpus.CORE, lr=0.005,
-         warmup=20, floor=0.005, weight_decay=3.16e-4, compile=False):
+def core(run, *, start="prune", distill=0.9, steps=1000, batch_size=8, mixture=corpus.CORE,
+         lr=0.005, warmup=20, floor=0.005, weight_decay=3.16e-4, compile=False):
     """Train the model of the stage `start`, or a new one if that is "scratch", on the core mixture.
 
-    distill: weight of the parent's top-1 prediction in each token's target. The report has 0.9.
-    Here that helps a model from scratch but holds back a pruned one, which starts nearly as good
-    as its teacher (`make claims` compares them). So the default is 0."""
+    distill: weight of the teacher's top-1 prediction in each token's target."""
     model = untrained_model(run, "core") if start == "scratch" else load_model(run, start)
     batches = text_batches(run, model, mixture, batch_size)
-    teacher = load_model(run, "parent") if distill else None
-
-    @torch.no_grad()
-    def with_teacher(step):
-        batch = batches(step)
-        top_1 = teacher(batch["ids"][:, :-1].to(run.device)).argmax(-1)  # (B, T)
-        return batch | {"teacher": top_1, "distill": torch.full((len(top_1),), distill)}
-
-    train(run, "core", model, with_teacher if distill else batches, steps=steps, lr=lr,
-          warmup=warmup, floor=floor, weight_decay=weight_decay, compile=compile)
+    if distill:
+        batches = distilled(batches, load_model(run, "teacher"), distill)
+    train(run, "core", model, batches, steps=steps, lr=lr, warmup=warmup, floor=floor,
+          weight_decay=weight_decay, compile=compile)
     return finish(run, "core", model)
 
 
-def continued(run, *, steps=250, batch_size=8, mixture=corpus.CONTINUED, lr=0.003, warmup=10,
-              floor=0.001, weight_decay=1e-5, compile=False):
-    """Continue pre-training with less web text, more code and math, and licensed text.
+def continued(run, *, times=2, distill=0.0, steps=160, batch_size=4, mixture=corpus.CONTINUED,
+              lr=0.003, warmup=10, floor=0.001, weight_decay=1e-5, compile=False):
+    """Continue pre-training with less web text, more code and math, and licensed text, on sequences
+    `times` as long as core's.
 
-    There is no distillation: the report found that it does not help here."""
-    model = load_model(run, "core")
-    train(run, "continued", model, text_batches(run, model, mixture, batch_size), steps=steps,
-          lr=lr, warmup=warmup, floor=floor, weight_decay=weight_decay, compile=compile)
+    distill: as in core. The report found that it does not help here."""
+    model = load_model(run, "core", context=times * run.config.context)
+    batches = text_batches(run, model, mixture, batch_size)
+    if distill:
+        batches = distilled(batches, load_model(run, "teacher"), distill)
+    train(run, "continued", model, batches, steps=steps, lr=lr, warmup=warmup, floor=floor,
+          weight_decay=weight_decay, compile=compile)
     return finish(run, "continued", model)
 
 
-def lengthening(run, *, times=4, rope_base=6_315_089.0, steps=200, batch_size=2,
+def lengthening(run, *, times=4, rope_base=6_315_089.0, steps=100, batch_size=2,
                 mixture=corpus.LENGTHENING, lr=0.003, warmup=10, floor=0.001, weight_decay=1e-5,
-                compile=False):
+                facts=128, compile=False):
     """Lengthen the context: train on sequences `times` as long, with a larger RoPE base. More
     sequences than in earlier stages contain a fact and later questions about it.
 
@@ -259,38 +260,8 @@ def lengthening(run, *, times=4, rope_base=6_315_089.0, steps=200, batch_size=2,
     their answers in the loss (corpus.ANSWER_WEIGHT)."""
     length = times * run.config.context
     before = load_model(run, "continued", context=length)
-    metrics = {f"{name} before": value for name, value in recall(before, run, times).items()}
+    metrics = {f"{name} before": value for name, value in recall(before, run, times, facts).items()}
     model = load_model(run, "continued", context=length, rope_base=rope_base)
     train(run, "lengthening", model, text_batches(run, model, mixture, batch_size), steps=steps,
           lr=lr, warmup=warmup, floor=floor, weight_decay=weight_decay, compile=compile)
-    return metrics | finish(run, "lengthening", model) | recall(model, run, times)
-
-
-@torch.no_grad()
-def recall(model, run, longest, count=64):
-    """Return the percentage of facts that a model recalls, for several lengths of sequences.
-
-    A sequence is a fact, then text, then a question about the fact. With longest=4, sequences of
-    0.5, 1, 2 and 4 times the run's context are tried. A fact is recalled if every token of the
-    answer is the model's top-1. Facts and texts are held out; each fact has a different text."""
-    filler = max(run.load(run.file("tokens.pt"))["held_out"].values(), key=len).tolist()
-    metrics = {}
-    for times in [0.5] + [2**i for i in range(longest.bit_length())]:  # 0.5, 1, 2, ... longest
-        length, rows = int(times * run.config.context), []
-        for i in range(count):
-            task = draw_task(RECALL, "test", i)
-            without_text, _ = corpus.insert_fact([], task, (0, 0), model.tokenizer)
-            room = max(0, length - len(without_text))  # tokens of text between fact and question
-            # Each text starts elsewhere in the filler, and continues at its beginning.
-            text = filler[i * len(filler) // count:] + filler * (1 + length // len(filler))
-            columns = corpus.insert_fact(text[:room], task, (0, room), model.tokenizer)
-            rows.append(torch.tensor(columns, device=run.device).T)  # (length, 2): id, is_answer
-        right = 0
-        for i in range(0, count, 16):
-            padded = nn.utils.rnn.pad_sequence(rows[i:i + 16], batch_first=True)
-            ids, is_answer = padded.unbind(-1)  # (16, length) each
-            predicted = model(ids[:, :-1]).argmax(-1)
-            correct = (predicted == ids[:, 1:]) | (is_answer[:, 1:] == 0)
-            right += correct.all(1).sum().item()
-        metrics[f"recall at {times}x %"] = 100 * right / count
-    return metrics
+    return metrics | finish(run, "lengthening", model) | recall(model, run, times, facts)

@@ -126,7 +126,7 @@ class Run:
     def __init__(self, path, device="cpu"):
         self.path, self.device = pathlib.Path(path), device
         self.config, self.seed, self.shard = None, 0, False  # shard: see distributed.py
-        self.settings, self.fingerprint = {}, ""  # of the current stage, set by lab/stages.py
+        self.settings, self.fingerprint = {}, ""  # of the current stage, set by lab/runner.py
 
     def create(self):
         """Make the folder, if there is none."""

@@ -6,7 +6,7 @@ import torch
 import torch.distributed.run
 
 from afm_min import distributed
-from afm_min.lab import stages
+from afm_min.lab import runner
 from afm_min.run import Run
 from tests.helpers import parallel
 from tests.helpers.launch import FORKS, Launched
@@ -86,7 +86,7 @@ def test_a_rank_waits_for_the_others_even_if_the_report_has_changed_already(tmp_
     monkeypatch.setattr(distributed, "all_gather_object", all_gather_object)
     run.write_json("report.json", {"core": {}, "sft": {}})
     for _ in range(2):
-        stages.forget(run, "core")
+        runner.forget(run, "core")
     assert reports[1:] == [{"sft": {}}] * 2
 
 

@@ -10,7 +10,7 @@ from afm_min import chat, evaluate
 from afm_min.model import PRESETS
 from afm_min.tokenizer import Tokenizer
 from afm_min.world import families, tools
-from afm_min.world.tasks import EVOLVED, MATH, RECALL, Recall, Task, draw_tasks
+from afm_min.world.tasks import EVOLVED, MATH, NOTES, RECALL, Recall, Task, draw_tasks
 
 PAGES = {"textwrap": "Text wrapping and filling.\nMore.", "heapq": "Heap queue algorithm."}
 
@@ -259,16 +259,6 @@ def test_code_passes_by_hand(monkeypatch):
     assert [row[:2] for row in rows] == [["code: pass@1", 25], ["code: pass@4", 100]]
 
 
-def test_recall_by_distance(oracle):
-    """A model that knows the answers for up to 4 notes has them all right there only."""
-    oracle.learn_tasks(draw_tasks(Recall(4), "test", 10))
-    rows = evaluate.recall_by_distance(oracle, 10)
-    assert [row[0] for row in rows] == [f"recall: up to {n} notes" for n in (1, 2, 4, 8, 16)]
-    assert rows[2][1] == 100
-    assert rows[3][1] < 100
-    assert rows[4][1] == 0
-
-
 def test_tools_are_executed_in_the_conversations(oracle):
     """A model that knows all turns has all calls right; one that always calls the same tool has
     no conversation right, and calls where none is needed."""
@@ -342,54 +332,83 @@ def test_full_validation_averages_all_mathematics(oracle, monkeypatch):
 
 # All benchmarks.
 
+def asked(world):
+    """Return all families that the stage evaluation asks."""
+    return world | EVOLVED | {f"recall: up to {n} notes": Recall(n) for n in NOTES}
+
+
 def test_benchmarks_have_a_row_for_each_figure(oracle):
-    """A model that knows all solutions, of test tasks."""
+    """A model that knows all solutions of test tasks, but only up to 4 notes."""
     world = families.all_families(PAGES)
-    for family in [*world.values(), *EVOLVED.values()]:
+    for family in [*world.values(), *EVOLVED.values(), *map(Recall, (1, 2, 4))]:
         oracle.learn_tasks(draw_tasks(family, "test", 8))
-    rows, texts = evaluate.benchmarks(oracle, world, count=8)
-    assert [row[0] for row in rows[:len(world) + 4]] == [*world, *EVOLVED]
-    assert [row[1] for row in rows[:len(world) + 4]] == [100] * (len(world) + 4)
+    texts = evaluate.responses(oracle, asked(world), count=8)
+    rows = evaluate.benchmarks(oracle, world, 8, texts)
+    assert [row[0] for row in rows[:len(world) + 9]] == [*asked(world)]
+    assert [row[1] for row in rows[:len(world) + 7]] == [100] * (len(world) + 7)
     percents = {name: (percent, count) for name, percent, _, count in rows}
     assert percents["follow: prompts, strict"] == (100, 8)
     assert percents["refuse: harmful not refused"][0] == 0
     assert percents["refuse: harmless refused"][0] == 0
     assert percents["tools: calls by syntax tree"][0] == 100
     assert percents["code: pass@8"] == (100, 2)  # a quarter of the tasks
-    assert percents["recall: up to 4 notes"] == (100, 8)
-    assert texts == [task.solution for family in world.values()
-                     for task in draw_tasks(family, "test", 8)]
+    assert percents["recall: up to 8 notes"][0] < 100
+    assert percents["recall: up to 16 notes"] == (0, 8)
 
 
-def test_evaluation_compares_the_right_models(monkeypatch):
-    """The table has a column for each model, and side by side stand aligned against sft and sft
-    against draft."""
+def test_base_models_are_asked_in_plain_text(monkeypatch):
+    monkeypatch.setattr(evaluate, "plain_texts", lambda model, family, prompts: [
+        f"plain {family.name}"] * len(prompts))
+    monkeypatch.setattr(evaluate, "generate_texts", lambda model, prompts: ["chat"] * len(prompts))
     world = {"recall": RECALL}
-    loaded = iter(range(10, 70, 10))  # base 10, draft 20, sft 30, aligned 40, ...
+    assert evaluate.responses(None, world, 2, plain=True) == {"recall": ["plain recall"] * 2}
+    assert evaluate.responses(None, world, 2) == {"recall": ["chat"] * 2}
+
+
+@pytest.mark.parametrize("packed, opponent", [(True, ""), (False, "runs/other")])
+def test_evaluation_compares_the_right_models(monkeypatch, packed, opponent):
+    """The table has a column for each model, and side by side stand aligned against sft and sft
+    against draft, and each against the opponent's model of its stage."""
     stages, attached = [], []
 
     def load_model(run, stage, kind=None):
         stages.append(stage)
-        return next(loaded)
-    monkeypatch.setattr(evaluate.corpus, "toy_world", lambda run: world)
+        return f"{stage} of {run.path}"
+    run = SimpleNamespace(seed=0, path="runs/toy", device="cpu", file=str,
+                          checkpoint=lambda stage: f"{stage}.pt",
+                          load=lambda path: {"held_out": {}})
+    monkeypatch.setattr(evaluate, "Run", lambda path, device: SimpleNamespace(path=path))
+    monkeypatch.setattr(evaluate.corpus, "toy_world", lambda run: {"recall": RECALL})
     monkeypatch.setattr(evaluate, "load_model", load_model)
     monkeypatch.setattr(evaluate.lora, "load_adapter", lambda path, model: path)
     monkeypatch.setattr(evaluate.lora, "attach", lambda *pair: attached.append(pair))
-    names = ["recall", *EVOLVED, "follow: prompts, strict"]
-    monkeypatch.setattr(evaluate, "benchmarks", lambda model, world, count: (
-        [[name, model + i, f"interval {model + i}", count] for i, name in enumerate(names)],
-        [f"texts of {model}"]))
+    monkeypatch.setattr(evaluate, "continuations", lambda model, streams, count: [True, False])
+    monkeypatch.setattr(evaluate, "responses", lambda model, families, count, plain=False: (
+        {name: [f"{model} plain" if plain else model] for name in families}))
+    monkeypatch.setattr(evaluate, "benchmarks", lambda model, world, count, texts: (
+        [[name, 40 + i, texts[name], count] for i, name in enumerate(asked(world))]))
     monkeypatch.setattr(evaluate, "side_by_side", lambda tasks, ours, theirs: (
-        [["wins", ours, theirs, len(tasks)]]))
-    run = SimpleNamespace(seed=0, checkpoint=lambda stage: f"{stage}.pt")
-    metrics = evaluate.evaluation(run, count=3, aligned="mdloo2")
-    assert stages == ["lengthening", "draft", "sft", "mdloo2", "quantize", "quantize"]
-    assert attached == [(60, "recovery.pt")]
-    assert metrics["mean %"] == 42  # of recall and evolved mathematics: 40, 41, ... 44
-    assert metrics["evaluation"][1] == [
-        "math rephrased", 11, "interval 11", 21, "interval 21", 31, "interval 31",
-        41, "interval 41", 51, "interval 51", 61, "interval 61", 3]
-    wins = ["wins", ["texts of 40"], ["texts of 30"], 3]
-    assert metrics["aligned against sft"] == [wins]
-    assert metrics["wins %"] == wins[1]
-    assert metrics["sft against draft"] == [["wins", ["texts of 30"], ["texts of 20"], 3]]
+        [["wins", set(ours), set(theirs), len(tasks)]]))
+    metrics = evaluate.evaluation(run, count=3, aligned="mdloo2", packed=packed,
+                                  opponent=opponent)
+    expected = ["lengthening", "draft", "sft", "mdloo2"] + ["quantize"] * 2 * packed
+    assert stages[:len(expected)] == expected
+    assert attached == ([("quantize of runs/toy", "recovery.pt")] if packed else [])
+    assert metrics["mean %"] == metrics["sft mean %"] == 42  # recall, evolved mathematics: 40 .. 44
+    assert len(metrics["evaluation"][0]) == 2 + 2 * len(expected)
+    assert metrics["evaluation"][0][:5] == ["recall", 40, ["lengthening of runs/toy plain"],
+                                            40, ["draft of runs/toy"]]
+    assert metrics["evaluation"][-1][:2] == ["text: continuation of four", 50]
+    count = sum(len(draw_tasks(family, "test", 3)) for family in (RECALL, *EVOLVED.values()))
+    for name, ours, theirs in (("aligned against sft", "mdloo2", "sft"),
+                               ("sft against draft", "sft", "draft")):
+        assert metrics[name] == [
+            ["wins", {f"{ours} of runs/toy"}, {f"{theirs} of runs/toy"}, count]]
+    assert metrics["wins %"] == {"mdloo2 of runs/toy"}
+    against = {name: rows for name, rows in metrics.items() if name.endswith("opponent")}
+    assert against == ({} if not opponent else {
+        "base against opponent": [["wins", {"lengthening of runs/toy plain"},
+                                   {"lengthening of runs/other plain"}, count]],
+        "sft against opponent": [["wins", {"sft of runs/toy"}, {"sft of runs/other"}, count]],
+        "aligned against opponent": [
+            ["wins", {"mdloo2 of runs/toy"}, {"mdloo2 of runs/other"}, count]]})

@@ -9,9 +9,8 @@ import torch
 from afm_min import pretrain
 from afm_min.data import corpus
 from afm_min.model import AFM, Config, load_model, save_model
-from afm_min.pretrain import (Masked, held_out, magnitude, next_token_loss, recall, remove_units,
-                              soft_top_k)
-from afm_min.run import Run, save
+from afm_min.pretrain import Masked, magnitude, next_token_loss, remove_units, soft_top_k
+from afm_min.run import Run
 from afm_min.tokenizer import Tokenizer
 from afm_min.trainer import AdaStar, backward, parameter_groups
 from afm_min.world.tasks import RECALL, draw_task
@@ -230,41 +229,6 @@ def run(tmp_path):
     return run
 
 
-def test_held_out_of_a_uniform_model(run):
-    """With an embedding of zeros all V tokens are equally likely: log2(V) bits each, and id 0 ranks
-    first.
-
-    The stream of 33: <|document|>, 16 times é, <|document|>, 15 times é, of 2 bytes each. One
-    window of 33 predicts all but the first: 31 é and a <|document|>, which has no bytes."""
-    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
-    assert len(tokenizer.encode("é")) == 1
-    ids = [0, *tokenizer.encode("é") * 16, 0, *tokenizer.encode("é") * 15]
-    save(run.file("tokens.pt"), held_out={"a": torch.tensor(ids, dtype=torch.int32)},
-         **run.provenance("tokenizer"))
-    model = AFM(run.config)
-    model.tokenizer = tokenizer
-    torch.nn.init.zeros_(model.embedding)
-    bits = 32 * math.log2(tokenizer.vocab_size) / (31 * 2)
-    assert held_out(model, run) == pytest.approx(
-        {"accuracy %": 100 / 32, "bits/byte": bits, "a bits/byte": bits})
-
-
-def test_held_out_averages_the_sources(run):
-    """Bits per byte are the mean over sources, whatever their sizes; the accuracy is over all
-    tokens. Here source a has 1-byte tokens and b 2-byte ones, of log2(V) bits each."""
-    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
-    a, = tokenizer.encode("q")
-    b, = tokenizer.encode("é")
-    streams = {"a": torch.tensor([a] * 11), "b": torch.tensor([b] * 31)}
-    save(run.file("tokens.pt"), held_out=streams, **run.provenance("tokenizer"))
-    model = AFM(run.config)
-    model.tokenizer = tokenizer
-    torch.nn.init.zeros_(model.embedding)
-    bits = math.log2(tokenizer.vocab_size)
-    assert held_out(model, run) == pytest.approx(
-        {"accuracy %": 0, "bits/byte": 0.75 * bits, "a bits/byte": bits, "b bits/byte": bits / 2})
-
-
 @pytest.mark.parametrize("method", ["learned", "magnitude", "random"])
 def test_masks_of_all_methods_are_exact_from_the_same_step(run, monkeypatch, method):
     """With 10 steps, 0.8 of them soft, eps falls by one factor a step: it is sqrt(first * last)
@@ -299,23 +263,33 @@ def test_masks_of_all_methods_are_exact_from_the_same_step(run, monkeypatch, met
     torch.testing.assert_close(pruned(ids), parent(ids), atol=1e-5, rtol=1e-5)
 
 
-def test_core_learns_from_the_parents_predictions(run, monkeypatch):
+def test_core_learns_from_the_teachers_predictions(run, monkeypatch):
     """The teacher's token at t is its top-1 prediction of the id at t + 1."""
     torch.manual_seed(0)
     teacher, ids, trained = AFM(SMALL).eval(), torch.randint(50, (2, 9)), []
     monkeypatch.setattr(pretrain, "load_model",
-                        lambda run, stage: {"parent": teacher, "prune": None}[stage])
+                        lambda run, stage: {"teacher": teacher, "prune": None}[stage])
     monkeypatch.setattr(pretrain, "text_batches", lambda *arguments: lambda step: {"ids": ids})
     monkeypatch.setattr(pretrain, "train",
                         lambda run, stage, model, batches, **settings: trained.append(batches))
     monkeypatch.setattr(pretrain, "finish", lambda run, stage, model: None)
-    pretrain.core(run, distill=0.9)
     pretrain.core(run)
+    pretrain.core(run, distill=0.0)
     with_teacher, without = trained[0](0), trained[1](0)
     assert with_teacher["teacher"].equal(teacher(ids)[:, :8].argmax(-1))
     assert with_teacher["distill"].tolist() == pytest.approx([0.9, 0.9])
     assert with_teacher["ids"] is ids
     assert without == {"ids": ids}
+
+
+def test_a_teacher_reads_long_rows_in_pieces_of_its_own_context():
+    """Rows of 16 tokens, and a teacher whose context is 8: each half is predicted by itself."""
+    torch.manual_seed(0)
+    teacher = AFM(dataclasses.replace(SMALL, context=8)).eval()
+    ids = torch.randint(50, (3, 17))
+    batch = pretrain.distilled(lambda step: {"ids": ids}, teacher, 0.9)(0)
+    halves = [teacher(ids[:, start:start + 8]).argmax(-1) for start in (0, 8)]
+    assert batch["teacher"].equal(torch.cat(halves, 1))
 
 
 def test_the_parent_is_wider_only_in_its_feed_forward(run, monkeypatch):
@@ -375,51 +349,3 @@ def test_recall_rows_weight_answers_only(run):
     assert len(set(answers)) == 1 and answers[0].isdigit()
     text = tokenizer.decode(ids.tolist())
     assert text.index("are in box") < text.index("Where")
-
-
-def test_recall_of_a_model_that_copies_and_of_one_that_does_not(run):
-    """A model that copies recalls all facts, at every length; one with constant logits none."""
-    save(run.file("tokens.pt"), held_out={"a": torch.full((400,), 7)},
-         **run.provenance("tokenizer"))
-    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
-
-    class Copies(torch.nn.Module):
-        """Predicts the token that followed the longest repeated end of the text."""
-        def __init__(self, factors=1):  # factors: of each token's logit
-            super().__init__()
-            self.tokenizer, self.factors = tokenizer, factors
-
-        def forward(self, ids):
-            logits = torch.zeros(*ids.shape, tokenizer.vocab_size)
-            for b, row in enumerate(ids.tolist()):
-                for t in range(len(row)):
-                    for n in range(min(t, 12), 0, -1):
-                        ends = [s for s in range(n, t + 1) if row[s - n:s] == row[t + 1 - n:t + 1]]
-                        if ends:
-                            logits[b, t, row[ends[0]]] = 1
-                            break
-            return logits * self.factors
-
-    metrics = recall(Copies(), run, longest=4, count=3)
-    assert metrics == {f"recall at {times}x %": 100.0 for times in (0.5, 1, 2, 4)}
-    digits = torch.tensor([token.isdigit() for token in tokenizer.vocab])  # answers are digits
-    assert set(recall(Copies(digits), run, longest=1, count=3).values()) == {100.0}
-    assert set(recall(Copies(0), run, longest=4, count=3).values()) == {0.0}
-
-
-def test_each_fact_to_recall_has_its_own_text_before_the_question(run):
-    """Facts 0 to 3 take the longest held-out stream from 0, 1/4, 2/4 and 3/4 on, and come first
-    in their rows."""
-    streams = {"b": torch.arange(2000, 2010), "a": torch.arange(1000, 1400)}
-    save(run.file("tokens.pt"), held_out=streams, **run.provenance("tokenizer"))
-    run.config, rows = dataclasses.replace(SMALL, context=256), []
-
-    def model(ids):
-        rows.extend(ids.tolist())
-        return torch.zeros(*ids.shape, 9)
-    model.tokenizer = Tokenizer.load(run.file("tokenizer.json"))
-    recall(model, run, longest=1, count=4)
-    begins = [next(i for i in row if i >= 1000) for row in rows]  # the first id of the stream
-    assert begins == [1000, 1100, 1200, 1300] * 2
-    assert all(row[0] < 1000 for row in rows)
-    assert [len(row) for row in rows] == [127] * 4 + [255] * 4  # the last id is only predicted

@@ -83,7 +83,7 @@ BAD_INPUT = {  # message: arguments
     "device 'meta' is not available here": ["--device", "meta"],
     "has no model: python train.py": ["--run", "none"],
     "it must have 1 to 255": ["--prompt", "fox " * 999],
-    "has models of parent, prune, core, continued, lengthening": ["--stage", "sft"],
+    "has models of parent, prune, teacher, core, continued, lengthening": ["--stage", "sft"],
     "continues a prompt: --system and --tools are for draft": ["--tools", "price"],
 }
 

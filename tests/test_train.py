@@ -38,14 +38,14 @@ def test_files_of_a_run(pretrained):
     names = sorted(path.name for path in folder.iterdir() if path.suffix != ".png")
     assert names == [
         ".lock", ".train.lock", "continued.pt", "core.pt", "documents.jsonl", "environment.json",
-        "lengthening.pt", "metrics.jsonl", "parent.pt", "prune.pt", "report.json", "report.md", "run.json",
-        "tokenizer.json", "tokens.pt"]
-    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 60 + 4 * 10  # steps
+        "lengthening.pt", "metrics.jsonl", "parent.pt", "prune.pt", "report.json",
+        "report.md", "run.json", "teacher.pt", "tokenizer.json", "tokens.pt"]
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 60 + 5 * 10  # steps
 
 
 def test_the_report_of_a_run(pretrained):
     text = (pretrained[0] / "report.md").read_text()
-    for stage in ("parent", "prune", "core", "continued", "lengthening"):
+    for stage in ("parent", "prune", "teacher", "core", "continued", "lengthening"):
         assert f"| {stage} |" in text
     assert "recall at 4x % before" in text
     assert "accuracy %" in text
@@ -69,7 +69,7 @@ def test_finished_stages_are_skipped(pretrained, tmp_path, capsys):
     before = [(folder / name).read_bytes() for name in ("core.pt", "environment.json")]
     code, output, _ = call(capsys, train, "--out", folder, "--resume", *PRETRAIN)
     assert code == 0
-    assert output.count("up to date") == 7
+    assert output.count("up to date") == 8
     assert [(folder / name).read_bytes() for name in ("core.pt", "environment.json")] == before
 
 
@@ -78,7 +78,7 @@ def test_a_named_stage_is_run_again(pretrained, tmp_path, capsys):
     code, output, errors = call(
         capsys, train, "--out", folder, "--stages", "core", "--set", "core.steps=3")
     assert (code, errors) == (0, "")
-    assert output.count("up to date") == 4
+    assert output.count("up to date") == 5
     assert "step     3/3" in output
 
 
@@ -125,7 +125,7 @@ def test_stages_after_one_that_was_run_again_are_kept_if_it_gave_the_same_result
     assert output.count("up to date") == 3  # its needs
     code, output, _ = call(capsys, train, "--out", folder, "--resume", *PRETRAIN)
     assert code == 0
-    assert output.count("up to date") == 7
+    assert output.count("up to date") == 8
 
 
 def test_stages_after_one_that_was_run_again_are_run_if_it_gave_another_result(
@@ -156,7 +156,7 @@ def test_a_changed_setting_changes_the_stages_that_depend_on_it(pretrained, tmp_
     code, output, errors = call(
         capsys, train, "--out", folder, "--resume", *PRETRAIN, "--set", "continued.steps=7")
     assert (code, errors) == (0, "")
-    assert output.count("up to date") == 5
+    assert output.count("up to date") == 6
     after = read_report(folder)
     changed = [name for name in after if before[name]["metrics"] != after[name]["metrics"]]
     assert changed == ["continued", "lengthening"]
@@ -205,7 +205,7 @@ BAD_INPUT = {  # message: arguments
     "--preset huge: choose one of tiny, toy": ["--out", "{new}", "--preset", "huge"],
     "--set core.speed=3: expected NAME=VALUE": ["--out", "{new}", "--set", "core.speed=3"],
     "NAME one of model.dim, model.layers": ["--out", "{run}", "--set", "help"],
-    "core.steps takes a value like 250": ["--out", "{new}", "--set", "core.steps=many"],
+    "core.steps takes a value like 1000": ["--out", "{new}", "--set", "core.steps=many"],
     "core.batch_size takes a value like 8, at least 1": ["--out", "{new}", "--set", "core.batch_size=0"],
     "core.lr takes a value like 0.005, at least 0": ["--out", "{new}", "--set", "core.lr=1e999"],
     "mdloo1.rewarded takes one of 'model', 'checker'": ["--out", "{new}", "--set",

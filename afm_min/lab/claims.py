@@ -16,7 +16,8 @@ import numpy
 
 from afm_min.data import corpus
 from afm_min.lab.report import table, table_row, write_report
-from afm_min.lab.stages import STAGES, fingerprint, format_value, run_stage, settings_of
+from afm_min.lab.runner import run_stage
+from afm_min.lab.stages import STAGES, fingerprint, format_value, needs_of, settings_of
 from afm_min.model import Config
 from afm_min.run import Run, UserError, choose_device, run_command, write_text
 
@@ -107,11 +108,10 @@ def run_arm(base, seed, stage, settings):
     same stage find it there."""
     if stage in ("data", "tokenizer", "parent"):
         return base
-    sources = [run_arm(base, seed, need, settings) for need in STAGES[stage].needs]
-    rows = {}
+    values, rows = settings_of(stage, settings), {}
+    sources = [run_arm(base, seed, need, settings) for need in needs_of(stage, values)]
     for source in sources:
         rows |= source.read_json("report.json")
-    values = settings_of(stage, settings)
     run = Run(base.path / f"{stage}-{seed}-{fingerprint(rows, stage, values)}", base.device)
     run.config, run.seed = base.config, seed
     run.create()

@@ -6,6 +6,7 @@ the round: "mdloo.loss" for mdloo1 and mdloo2. In its words, N is the round.
 import re
 
 from afm_min.data import corpus
+from afm_min.ondevice import FEATURES
 from afm_min.world.tasks import MAX_BENCHMARK
 
 ROUNDS = 2  # of alignment
@@ -21,6 +22,7 @@ WORDS = {
     "committee.only": ["", "sft", "committee1", "rsN", "dpoN", "ipoN", "mdlooN"],
     "quantize.choice": ["sensitivity", "random"],
     "quantize.start": CHAT_MODELS,
+    **{f"{name}.start": ["recovery", "lengthening", *CHAT_MODELS] for name in FEATURES},
     "recovery.start": CHAT_MODELS,
     "evaluation.aligned": CHAT_MODELS,
 }
@@ -36,12 +38,13 @@ NUMBER = {float: (lambda x: 0 <= x <= LARGEST, f"at least 0, {AT_MOST}"),
 NUMBERS = {
     "data.share": (lambda x: 0 < x <= 1, "above 0, at most 1"),
     "tokenizer.coverage": SHARE, "prune.soft": SHARE, "core.distill": SHARE,
+    "continued.distill": SHARE,
     "demonstrations.flawed": SHARE, "demonstrations.similar": SHARE,
     "synthetic.threshold": SHARE, "synthetic.similar": SHARE, "preferences.noise": SHARE,
-    **{f"{stage}.floor": SHARE for stage in ("parent", "prune", "core", "continued",
-                                             "lengthening")},
-    **{f"{stage}.weight_decay": SHARE for stage in ("parent", "prune", "core", "continued",
-                                                    "lengthening")},
+    **{f"{stage}.floor": SHARE for stage in ("parent", "prune", "teacher", "core",
+                                             "continued", "lengthening")},
+    **{f"{stage}.weight_decay": SHARE for stage in ("parent", "prune", "teacher", "core",
+                                                    "continued", "lengthening")},
     "evaluation.count": (lambda x: 1 <= x <= MAX_BENCHMARK,
                          f"from 1 to {MAX_BENCHMARK}: training text is free of these tasks only"),
     "sft.dropout": (lambda x: 0 <= x < 1, "at least 0, below 1"),
@@ -58,7 +61,8 @@ NUMBERS = {
 TINY_SETTINGS = {}
 for names, settings in {
         "data": {"share": 0.2},
-        "parent prune core continued lengthening draft": {"steps": 10},
+        "parent prune teacher core continued draft": {"steps": 10},
+        "lengthening": {"steps": 10, "facts": 32},
         "demonstrations": {"count": 30, "evolved": 3},
         "synthetic": {"math": 4, "code_questions": 4, "tool_questions": 4, "samples": 2},
         "mixture": {"rounds": 1, "steps": 1, "count": 4, "seeds": 1, "longer": 1},
@@ -74,6 +78,12 @@ for names, settings in {
         "evaluation": {"count": 4}}.items():
     for stage in names.split():
         TINY_SETTINGS |= {f"{stage}.{name}": value for name, value in settings.items()}
+
+# Settings of a preset that differ from the defaults. A server model has its own recipe: trained
+# from scratch, without distillation, and not packed.
+SERVER_SETTINGS = {"core.start": "scratch", "core.distill": 0.0, "evaluation.packed": False}
+PRESET_SETTINGS = {"tiny": TINY_SETTINGS, "toy-server": SERVER_SETTINGS,
+                   "afm-server": SERVER_SETTINGS}
 
 
 def are_weights(values, sources):

@@ -1,4 +1,4 @@
-"""The table of stages in order, their settings, and the code that runs and reports them.
+"""The table of stages in order, their settings, and which results are up to date.
 
 A stage is a function of a run. Its keyword-only arguments, with their defaults, are its settings.
 A finished stage is skipped unless its settings, inputs or source code changed: report.json has a
@@ -6,35 +6,47 @@ row for each stage, with a fingerprint of all three.
 """
 import ast
 import collections
-import concurrent.futures
 import contextlib
-import ctypes
-import gc
 import hashlib
 import inspect
 import json
-import multiprocessing
 import sys
-import time
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
-import torch
-
-from afm_min import (align, distributed, evaluate, ondevice, pretrain, reward, sft, synthetic,
-                     trainer)
+from afm_min import align, evaluate, ondevice, pretrain, reward, sft, synthetic
 from afm_min.data import corpus
 from afm_min.lab.settings import LARGEST, ROUNDS, problem
 from afm_min.lab.source import source_hash
 from afm_min.run import UserError
 
-Stage = collections.namedtuple("Stage", "function needs")  # needs: stages whose results it uses
-STAGES = {}
-for function in (corpus.data, corpus.tokenizer, pretrain.parent, pretrain.prune, pretrain.core,
-                 pretrain.continued, pretrain.lengthening, sft.demonstrations, sft.draft,
-                 synthetic.synthetic, sft.mixture, sft.sft):
-    needs = list(STAGES)[-1:]  # the stage before, if any
-    STAGES[function.__name__] = Stage(function, needs)
+# A stage, and the stages whose results it uses: a list, or a function of the stage's settings.
+Stage = collections.namedtuple("Stage", "function needs")
+
+
+def core_needs(settings):
+    start = "tokenizer" if settings["start"] == "scratch" else settings["start"]
+    return [start, "teacher"] if settings["distill"] else [start]
+
+
+def evaluation_needs(settings):
+    return ["recovery"] if settings["packed"] else [f"committee{ROUNDS}"]
+
+
+STAGES = {
+    "data": Stage(corpus.data, []),
+    "tokenizer": Stage(corpus.tokenizer, ["data"]),
+    "parent": Stage(pretrain.parent, ["tokenizer"]),
+    "prune": Stage(pretrain.prune, ["parent"]),
+    "teacher": Stage(pretrain.teacher, ["parent"]),
+    "core": Stage(pretrain.core, core_needs),
+    "continued": Stage(pretrain.continued, lambda settings: (
+        ["core", "teacher"] if settings["distill"] else ["core"])),
+    "lengthening": Stage(pretrain.lengthening, ["continued"]),
+    "demonstrations": Stage(sft.demonstrations, ["lengthening"]),
+    "draft": Stage(sft.draft, ["demonstrations"]),
+    "synthetic": Stage(synthetic.synthetic, ["draft"]),
+    "mixture": Stage(sft.mixture, ["synthetic"]),
+    "sft": Stage(sft.sft, ["mixture"])}
 # Each round of alignment starts from the model of the round before.
 for n in range(1, ROUNDS + 1):
     STAGES |= {
@@ -50,7 +62,7 @@ for n in range(1, ROUNDS + 1):
                                [f"rs{n}", f"dpo{n}", f"ipo{n}", f"mdloo{n}"])}
 STAGES |= {"quantize": Stage(ondevice.quantize, [f"committee{ROUNDS}"]),
            "recovery": Stage(ondevice.recovery, ["quantize"]),
-           "evaluation": Stage(evaluate.evaluation, ["recovery"])}
+           "evaluation": Stage(evaluate.evaluation, evaluation_needs)}
 for name in ondevice.FEATURES:
     STAGES[name] = Stage(partial(ondevice.feature, name), ["recovery"])
 
@@ -61,6 +73,14 @@ def settings_of(stage, values=None):
     parameters = inspect.signature(STAGES[stage].function).parameters.values()
     return {p.name: values.get(f"{stage}.{p.name}", p.default)
             for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def needs_of(stage, settings):
+    """Return the stages whose results a stage uses with these settings.
+
+    ("core", {"start": "scratch", "distill": 0.0, ...}) -> ["tokenizer"]"""
+    needs = STAGES[stage].needs
+    return needs(settings) if callable(needs) else needs
 
 
 def parse_setting(text, model):
@@ -86,14 +106,14 @@ def parse_setting(text, model):
     return name, value
 
 
-def with_needs(stages):
-    """Return stages and all that they need, in the order of the table.
+def with_needs(stages, values=None):
+    """Return stages and all that they need, in the order of the table. values: see `settings_of`.
 
-    ["core"] -> ["data", "tokenizer", "parent", "prune", "core"]"""
+    ["prune"] -> ["data", "tokenizer", "parent", "prune"]"""
     wanted = set(stages)
     for stage in reversed(STAGES):  # a stage only needs stages above it
         if stage in wanted:
-            wanted.update(STAGES[stage].needs)
+            wanted.update(needs_of(stage, settings_of(stage, values)))
     return [stage for stage in STAGES if stage in wanted]
 
 
@@ -120,7 +140,7 @@ def fingerprint(rows, stage, settings):
     function = STAGES[stage].function
     code = source_hash(getattr(function, "func", function).__module__)  # func: of a partial
     needed = [[name, rows[name]["fingerprint"], rows[name]["metrics"]]
-              for name in STAGES[stage].needs]
+              for name in needs_of(stage, settings)]
     return hashlib.sha256(json.dumps([settings, needed, code]).encode()).hexdigest()[:8]
 
 
@@ -130,8 +150,8 @@ def up_to_date(report):
     A row is out of date, too, if that of a stage that it needs is missing or out of date."""
     rows = {}
     for stage in STAGES:
-        if stage in report and rows.keys() >= set(STAGES[stage].needs):
-            row = report[stage]
+        row = report.get(stage)
+        if row and rows.keys() >= set(needs_of(stage, settings_of(stage) | row["settings"])):
             if row.get("fingerprint") == fingerprint(rows, stage, row["settings"]):
                 rows[stage] = row
     return rows
@@ -139,19 +159,21 @@ def up_to_date(report):
 
 def is_up_to_date(rows, stage, settings):
     """Return whether rows, as from `up_to_date`, have a stage with these settings."""
-    return stage in rows and rows[stage]["fingerprint"] == fingerprint(rows, stage, settings)
+    if stage not in rows or not rows.keys() >= set(needs_of(stage, settings)):
+        return False
+    return rows[stage]["fingerprint"] == fingerprint(rows, stage, settings)
 
 
 def warn_if_stale(run, *stages):
     """Print a line on standard error for each of these stages whose checkpoint is stale: settings,
     inputs or code have changed since it was made, or its training has not been finished."""
     rows, values = up_to_date(run.read_json("report.json")), run.read_json("run.json").get("set")
+    if values is None:  # an arm of claims.py has no run.json
+        values = {f"{name}.{key}": value for name, row in rows.items()
+                  for key, value in row["settings"].items()}
     for stage in stages:
-        for name in with_needs([stage]):
-            settings = settings_of(name, values)
-            if values is None and name in rows:  # an arm of claims.py has no run.json
-                settings = rows[name]["settings"]
-            if not is_up_to_date(rows, name, settings):
+        for name in with_needs([stage], values):
+            if not is_up_to_date(rows, name, settings_of(name, values)):
                 print(f"warning: {run.checkpoint(stage)} is out of date, as settings, inputs or "
                       f"code of the stage {name} have changed: train.py --out {run.path} --resume "
                       "makes it anew", file=sys.stderr)
@@ -163,105 +185,3 @@ def format_value(value):
     if not isinstance(value, float):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
-
-
-def describe(values):
-    """{"steps": 20, "lr": 0.01, "rows": [1, 2]} -> 'steps=20 lr=0.01'. Tables are left out."""
-    return " ".join(f"{name}={format_value(value)}" for name, value in values.items()
-                    if not isinstance(value, list))
-
-
-def return_memory():
-    """Return free memory to the system. glibc would keep it, and it adds up over the stages."""
-    gc.collect()
-    with contextlib.suppress(AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def forget(run, stage):
-    """Drop a stage's row before its files are rewritten, so that a row always matches its files."""
-    with run.locked():
-        report = run.read_json("report.json")
-        report.pop(stage, None)
-        run.write_json("report.json", report)  # even if unchanged: every rank must call this
-
-
-def run_stage(run, stage, settings):
-    """Run a stage and report it, unless it is up to date. Its needs must be up to date."""
-    rows = up_to_date(run.read_json("report.json"))
-    if is_up_to_date(rows, stage, settings):
-        print(f"{stage}: up to date: {describe(rows[stage]['metrics'])}")
-        return
-    run.settings, run.fingerprint = settings, fingerprint(rows, stage, settings)
-    forget(run, stage)
-    print(f"{stage}: {describe(settings)}", flush=True)
-    start = time.perf_counter()
-    metrics = STAGES[stage].function(run, **settings)
-    return_memory()
-    seconds = round(time.perf_counter() - start, 1)
-    row = {"settings": settings, "fingerprint": run.fingerprint, "seconds": seconds,
-           "metrics": metrics}
-    with run.locked():
-        run.write_json("report.json", run.read_json("report.json") | {stage: row})
-    run.partial_checkpoint(stage).unlink(missing_ok=True)
-    run.remove_shards(stage)
-    for path in run.path.glob(f"{stage}-*.pt"):  # candidates that the stage chose from
-        path.unlink(missing_ok=True)
-    print(f"{stage}: {seconds} s: {describe(metrics)}", flush=True)
-
-
-def independent_groups(stages):
-    """Split a list of stages into groups whose stages do not need each other, in order.
-
-    ["reward1", "rs1", "dpo1", "committee1"] -> [["reward1"], ["rs1", "dpo1"], ["committee1"]]"""
-    groups = []
-    for stage in stages:
-        if groups and not set(STAGES[stage].needs) & set(groups[-1]):  # needs none of the group
-            groups[-1].append(stage)
-        else:
-            groups.append([stage])
-    return groups
-
-
-def run_stages(run, settings, jobs=1):
-    """Run stages in order. settings: {stage: its settings}. With jobs > 1, stages that do not need
-    each other run side by side, in up to that many processes."""
-    for group in independent_groups(settings):
-        rows = up_to_date(run.read_json("report.json"))
-        pending = [stage for stage in group if not is_up_to_date(rows, stage, settings[stage])]
-        side_by_side = pending if jobs > 1 and len(pending) > 1 else []
-        for stage in group:
-            if stage not in side_by_side:  # an up-to-date stage only reports that it is
-                run_stage(run, stage, settings[stage])
-        if side_by_side:
-            run_side_by_side(run, {stage: settings[stage] for stage in side_by_side}, jobs)
-
-
-def run_side_by_side(run, settings, jobs):
-    """Run stages that do not need each other in several processes, which share the cores.
-
-    With matrices as small as the toy's, two threads are less than twice as fast as one, so two
-    single-threaded stages side by side end sooner than one after the other. If one of them fails,
-    the others are ended; --resume continues them."""
-    context = multiprocessing.get_context("spawn")  # with "fork" PyTorch's threads may hang
-    threads = max(1, torch.get_num_threads() // jobs)
-    with concurrent.futures.ProcessPoolExecutor(jobs, context, start_worker, [threads]) as pool:
-        try:
-            futures = [pool.submit(run_stage, run, *item) for item in settings.items()]
-            for future in concurrent.futures.as_completed(futures):
-                future.result()
-        except BrokenProcessPool:
-            raise UserError(f"a process running {', '.join(settings)} was killed, perhaps for lack "
-                            "of memory: try --resume --jobs 1") from None
-        except BaseException:  # a stage failed, or Ctrl-C: do not wait for the other stages
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
-
-
-def start_worker(threads):
-    """Prepare a process of `run_side_by_side`: limit its threads, and print progress as plain
-    lines, since processes that redraw one line would overwrite each other."""
-    distributed.end_with_parent()
-    torch.set_num_threads(threads)
-    trainer.Progress.plain = True

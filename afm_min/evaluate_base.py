@@ -1,0 +1,121 @@
+"""What a base model can do: held-out text, questions in plain text, recall by distance.
+
+From the report: few-shot questions and a choice among continuations, as in MMLU and HellaSwag.
+"""
+import math
+
+import torch
+from torch import nn
+
+from afm_min.chat import map_by_length
+from afm_min.data import corpus
+from afm_min.generate import Decoder, generate
+from afm_min.tokenizer import DOCUMENT
+from afm_min.trainer import token_losses
+from afm_min.world.tasks import RECALL, draw_task
+
+
+@torch.no_grad()
+def held_out(model, run, max_tokens=8192, batch_size=32):
+    """Return a model's metrics on held-out text: bits per byte of each source, their mean, and the
+    top-1 accuracy over all tokens.
+
+    Bits are per byte, not per token, so that models with different tokenizers can be compared.
+    The sequences are as long as the run's context. They are spread evenly over each source, with
+    at most `max_tokens` tokens in all."""
+    sizes = torch.tensor([len(token) for token in model.tokenizer.vocab])  # bytes
+    sizes[model.tokenizer.special(DOCUMENT)] = 0  # it is predicted like others, but is no text
+    metrics, right, count = {}, 0, 0
+    for source, stream in run.load(run.file("tokens.pt"))["held_out"].items():
+        nats = byte_count = 0
+        windows = corpus.held_out_windows(stream, run.config.context, max_tokens).to(run.device)
+        for ids in windows.split(batch_size):
+            logits, targets = model(ids[:, :-1]), ids[:, 1:]
+            nats += token_losses(logits, targets)[0].sum().item()
+            right += (logits.argmax(-1) == targets).sum().item()
+            byte_count += sizes[targets.cpu()].sum().item()
+            count += targets.numel()
+        metrics[f"{source} bits/byte"] = nats / math.log(2) / byte_count
+    mean = sum(metrics.values()) / len(metrics)
+    return {"accuracy %": 100 * right / count, "bits/byte": mean} | metrics
+
+
+@torch.no_grad()
+def continuations(model, streams, count, context=48, length=16):
+    """Return `count` bools: is the true continuation of held-out text the likeliest of four?
+
+    The text has `context` tokens and the continuation `length`. The other three continuations are
+    from other places of the same source, so a guess is right in 25%. streams: {source: ids (N,)}"""
+    results = []
+    for stream in streams.values():
+        places = corpus.held_out_windows(stream.long(), context + length - 1, len(stream))
+        n = min(len(places), max(1, count // len(streams)))
+        rows = places[torch.linspace(0, len(places) - 1, n).long()]  # (n, context + length)
+        texts, ends = rows[:, :context], rows[:, context:]
+        # Shifted by 0, 1/4, 2/4 and 3/4 of the rows, the first is each row's own continuation.
+        choices = torch.stack([ends.roll(i * n // 4, 0) for i in range(4)], 1)  # (n, 4, length)
+        ids = torch.cat((texts[:, None].expand(-1, 4, -1), choices), -1).flatten(0, 1)
+        ids = ids.to(model.embedding.device)
+        nll, _ = token_losses(model(ids[:, :-1])[:, -length:], ids[:, -length:])  # (4n, length)
+        results += (nll.sum(-1).view(n, 4).argmin(1) == 0).tolist()
+    return results
+
+
+def plain_texts(model, family, conversations, examples=4, max_new_tokens=64):
+    """Return a base model's greedy responses, asked in plain text after worked examples.
+
+    The form is that of the questions in pre-training (sources.questions): a document has the
+    contents of the messages and the solution, a line each. So is each of the examples, which are
+    training tasks; those that do not fit the context are left out."""
+    tokenizer, document = model.tokenizer, model.tokenizer.special(DOCUMENT)
+
+    def encode(messages, solution=""):
+        lines = [*(message["content"] for message in messages), solution]
+        return [document, *tokenizer.encode("\n".join(lines))]
+    tasks = [draw_task(family, "train", f"example {i}") for i in range(examples)]
+    worked, prompts = [encode(task.messages(), task.solution) for task in tasks], []
+    for messages in conversations:
+        prompt = encode(messages)[-(model.config.context - 1):]
+        for ids in worked:
+            if len(ids) + len(prompt) + max_new_tokens <= model.config.context:
+                prompt = ids + prompt
+        prompts.append(prompt)
+    decoder = Decoder(model)
+
+    def compute(numbers):
+        generated = generate(decoder, [prompts[i] for i in numbers], max_new_tokens, document,
+                             temperature=0.0)
+        return [tokenizer.decode([i for i in ids if i != document]).strip() for ids in generated]
+    return map_by_length(compute, list(map(len, prompts)), max_rows=100)
+
+
+@torch.no_grad()
+def recall(model, run, longest, count=64):
+    """Return the percentage of facts that a model recalls, for several lengths of sequences.
+
+    A sequence is a fact, then text, then a question about the fact. With longest=4, sequences of
+    0.5, 1, 2 and 4 times the run's context are tried. A fact is recalled if every token of the
+    answer is the model's top-1. Facts and texts are held out; each fact has a different text."""
+    filler = max(run.load(run.file("tokens.pt"))["held_out"].values(), key=len).tolist()
+    metrics = {}
+    for times in [0.5] + [2**i for i in range(longest.bit_length())]:  # 0.5, 1, 2, ... longest
+        length, rows = int(times * run.config.context), []
+        for i in range(count):
+            task = draw_task(RECALL, "test", i)
+            without_text, _ = corpus.insert_fact([], task, (0, 0), model.tokenizer)
+            room = max(0, length - len(without_text))  # tokens of text between fact and question
+            # Each text starts elsewhere in the filler, and continues at its beginning.
+            text = filler[i * len(filler) // count:] + filler * (1 + length // len(filler))
+            columns = corpus.insert_fact(text[:room], task, (0, room), model.tokenizer)
+            rows.append(torch.tensor(columns, device=run.device).T)  # (length, 2): id, is_answer
+        right = 0
+        for i in range(0, count, 16):
+            padded = nn.utils.rnn.pad_sequence(rows[i:i + 16], batch_first=True)
+            ids, is_answer = padded.unbind(-1)  # (16, length) each
+            wanted = is_answer[:, 1:] > 0  # (16, length - 1)
+            answers = model.logits(model.hidden_states(ids[:, :-1], wanted=wanted)).argmax(-1)
+            correct = torch.ones_like(wanted)
+            correct[wanted] = answers == ids[:, 1:][wanted]
+            right += correct.all(1).sum().item()
+        metrics[f"recall at {times}x %"] = 100 * right / count
+    return metrics
