@@ -173,7 +173,7 @@ def parent(run, *, widen=3, steps=400, batch_size=8, mixture=corpus.CORE, lr=0.0
     return finish(run, "parent", model)
 
 
-def teacher(run, *, steps=800, batch_size=8, mixture=corpus.CORE, lr=0.005, warmup=20, floor=0.005,
+def teacher(run, *, steps=2000, batch_size=8, mixture=corpus.CORE, lr=0.005, warmup=20, floor=0.005,
             weight_decay=3.16e-4, compile=False):
     """Train the parent further on core's mixture, as core's teacher.
 
@@ -220,7 +220,7 @@ def prune(run, *, method="learned", steps=100, soft=0.8, batch_size=8, mixture=c
     return finish(run, "prune", remove_units(model))
 
 
-def core(run, *, start="prune", distill=0.9, steps=1000, batch_size=8, mixture=corpus.CORE,
+def core(run, *, start="prune", distill=0.9, steps=800, batch_size=8, mixture=corpus.CORE,
          lr=0.005, warmup=20, floor=0.005, weight_decay=3.16e-4, compile=False):
     """Train the model of the stage `start`, or a new one if that is "scratch", on the core mixture.
 

@@ -36,7 +36,7 @@ MAX_PAIRS = 6  # for one prompt
 # Weights of the families. EVOLVED are four kinds of mathematics, where responses differ in quality,
 # so most prompts are of these.
 PROMPTS = {"math": 1.5, **dict.fromkeys(EVOLVED, 3), "follow": 1.5, "tools": 1.5, "code": 1.5,
-           "summary": 1.5, "recall": 1.5, "refuse": 1.5}
+           "summary": 1.5, "compose": 1.5, "recall": 1.5, "refuse": 1.5}
 
 
 class RewardModel(AFM):

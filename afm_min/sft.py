@@ -26,8 +26,8 @@ from afm_min.world import people
 from afm_min.world.tasks import EVOLVED
 
 # The draft's mixture. Families that take longer to learn have larger weights.
-MIXTURE = {"math": 1.6, "follow": 3.2, "tools": 2.8, "code": 2.6, "summary": 0.4, "recall": 0.2,
-           "refuse": 1.2}
+MIXTURE = {"math": 2.0, "follow": 2.4, "tools": 1.8, "code": 2.8, "summary": 2.4, "compose": 2.0,
+           "recall": 0.6, "refuse": 1.6}
 
 
 # Demonstrations.

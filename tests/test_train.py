@@ -205,7 +205,7 @@ BAD_INPUT = {  # message: arguments
     "--preset huge: choose one of tiny, toy": ["--out", "{new}", "--preset", "huge"],
     "--set core.speed=3: expected NAME=VALUE": ["--out", "{new}", "--set", "core.speed=3"],
     "NAME one of model.dim, model.layers": ["--out", "{run}", "--set", "help"],
-    "core.steps takes a value like 1000": ["--out", "{new}", "--set", "core.steps=many"],
+    "core.steps takes a value like 800": ["--out", "{new}", "--set", "core.steps=many"],
     "core.batch_size takes a value like 8, at least 1": ["--out", "{new}", "--set", "core.batch_size=0"],
     "core.lr takes a value like 0.005, at least 0": ["--out", "{new}", "--set", "core.lr=1e999"],
     "mdloo1.rewarded takes one of 'model', 'checker'": ["--out", "{new}", "--set",
