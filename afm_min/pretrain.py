@@ -18,7 +18,8 @@ only. (The setting continued.distill adds it there, where the report found no ga
 
 Departures: the report does not name its teacher; here it is the parent, trained further. And 36% of
 core's rows are questions about the toy world (0.7 of 1.95 weights, see corpus.CORE), 13% are recall
-rows, with questions about a fact (0.25 of 1.95). The report has such rows in lengthening only.
+rows, with questions about a fact (0.25 of 1.95). The report names no source like the first, and has
+the second in lengthening only.
 """
 import dataclasses
 
