@@ -1,8 +1,9 @@
-"""Benchmarks of the post-trained model, each figure with its 95% interval and its count.
+"""Benchmarks of a run's models, each figure with its 95% interval and its count.
 
 They follow the report's evaluation: instructions followed (IFEval), tool use by syntax tree and by
-execution (Berkeley Function Calling), code (pass@k), mathematics, summaries, recall by distance,
-refusals, and two models side by side. Responses are greedy unless stated otherwise.
+execution (Berkeley Function Calling), code (pass@k), mathematics, summaries, messages to given
+facts, recall among notes, refusals, and two models side by side, of one run or of two. Responses
+are greedy unless stated otherwise. The base model is asked in plain text: see evaluate_base.py.
 
 A result is whether a response is right, a bool or a probability. `results` is a list of them. A row
 of a table is a list [name, percent, interval, count].

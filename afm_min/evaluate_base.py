@@ -1,6 +1,12 @@
-"""What a base model can do: held-out text, questions in plain text, recall by distance.
+"""What a base model can do. It continues text, but does not know the format of conversations.
+
+    held_out       bits per byte and top-1 accuracy on held-out text
+    continuations  the true continuation of held-out text, among four
+    plain_texts    the toy world's tasks in plain text, after a few worked examples
+    recall         facts at growing distances
 
 From the report: few-shot questions and a choice among continuations, as in MMLU and HellaSwag.
+Departure: the questions are the toy world's, and the texts those that stages hold out.
 """
 import math
 

@@ -51,7 +51,7 @@ PRESETS = {
     # nothing else differs. The report gives 6.4B parameters; this width gives that number.
     "afm-parent": Config(**AFM_SHAPE, hidden=23_360),
     # The report gives the vocabulary (100k), the context and the key/value heads. The other sizes
-    # are ours: 20 billion parameters.
+    # are ours: 19 billion parameters.
     "afm-server": Config(dim=6144, layers=48, heads=48, kv_heads=8, head_dim=128, hidden=16_128,
                          vocab_size=100_000, context=4096),
 }

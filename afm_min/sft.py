@@ -8,9 +8,13 @@
 
 From the report: loss on responses only, quality guards, the mixture search by w +- dw scored on
 accuracy, a constant learning rate, dropout 0.1 in sft, and the choice of a checkpoint by greedy
-accuracy and best-of-4 accuracy. Departures: the draft has no dropout, and its learning rate is
-lower in the last steps, since arithmetic is learned only then; the checkers, not a reward model,
-pick the best of 4.
+accuracy and best-of-4 accuracy.
+
+Departures: the draft has no dropout, and its learning rate is lower in the last steps, since
+arithmetic is learned only then. The search varies all weights at once, by a two-level factorial
+design, and one of its sources is the demonstrations that the guards dropped. Its accuracy is the
+probability of sampling the solution of a validation task. The checkers, not a reward model, pick
+the best of 4.
 """
 import collections
 import copy

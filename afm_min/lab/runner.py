@@ -1,6 +1,8 @@
-"""Run stages: each is skipped if it is up to date, else run, and reported in report.json.
+"""Run stages of the table in stages.py: each is skipped if it is up to date, else run, and reported
+in report.json.
 
-Stages that do not need each other's results can run side by side.
+Stages that do not need each other's results can run side by side, in processes that share the
+cores.
 """
 import concurrent.futures
 import contextlib

@@ -1,4 +1,5 @@
-"""The table of stages in order, their settings, and which results are up to date.
+"""The table of stages in order, their settings, and which results are up to date. runner.py runs
+the stages.
 
 A stage is a function of a run. Its keyword-only arguments, with their defaults, are its settings.
 A finished stage is skipped unless its settings, inputs or source code changed: report.json has a

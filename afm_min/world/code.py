@@ -1,4 +1,4 @@
-"""Functions to write, checked by running their unit tests."""
+"""The family Code: functions to write, checked by running their unit tests."""
 import ast
 import functools
 import random

@@ -5,7 +5,7 @@ facts. Every task has a key that contains all that its solution depends on. A ha
 decides the task's split, so a test task is never trained on, not even in other words.
 
 This file has what all families share, the splits, and two families that pre-training data contain,
-too: mathematics and recall. Follow is in instructions.py, the others in families.py and tools.py.
+too: mathematics and recall. families.py lists where the others are.
 """
 import dataclasses
 import functools

@@ -1,5 +1,5 @@
-"""Tools that the model may call: a code interpreter, look-ups, and pages to search and open.
-And the family Tools.
+"""The family Tools, and the tools that the model may call: a code interpreter, look-ups, and pages
+to search and open.
 
 A call is a line of text, "call: price(item='keys')". Code runs in the sandbox.
 """

@@ -1,4 +1,5 @@
-"""Texts to write, checked by rules: summaries of messages, and messages to given facts."""
+"""The families Summary and Compose: summaries of messages, and messages to given facts. Rules check
+both."""
 import re
 
 from afm_min.world.tasks import CITIES, COLOURS, NAMES, THINGS, Family, Task
