@@ -30,13 +30,13 @@ from afm_min.world import people
 from afm_min.world.tasks import EVOLVED
 
 # The draft's mixture. Families that take longer to learn have larger weights.
-MIXTURE = {"math": 2.0, "follow": 2.4, "tools": 1.8, "code": 2.8, "summary": 2.4, "compose": 2.0,
+MIXTURE = {"math": 3.0, "follow": 2.4, "tools": 1.8, "code": 2.8, "summary": 2.8, "compose": 2.0,
            "recall": 0.6, "refuse": 1.6}
 
 
 # Demonstrations.
 
-def demonstrations(run, *, count=2000, evolved=100, flawed=0.15, unlikely=2.4, similar=0.9999):
+def demonstrations(run, *, count=2000, evolved=500, flawed=0.15, unlikely=2.4, similar=0.9999):
     """Write demonstrations, then filter them by the quality guards, whose model is the base model.
     Those that a guard drops become examples of a source "rejected".
 
@@ -69,7 +69,7 @@ def demonstrations(run, *, count=2000, evolved=100, flawed=0.15, unlikely=2.4, s
 
 # The draft.
 
-def draft(run, *, steps=1200, fast=960, batch_size=32, lr=0.005, slow=0.25, mixture=MIXTURE):
+def draft(run, *, steps=1600, fast=1280, batch_size=32, lr=0.005, slow=0.25, mixture=MIXTURE):
     """Fine-tune the base model on the demonstrations.
 
     The learning rate warms up over 20 steps, and is multiplied by `slow` after `fast` steps."""
