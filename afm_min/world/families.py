@@ -2,6 +2,7 @@
 
 Math and Recall are in tasks.py, Follow in instructions.py, Code in code.py, Summary and Compose in
 writing.py, and Tools in tools.py."""
+import functools
 import re
 
 from afm_min.world.code import Code
@@ -60,9 +61,10 @@ class Refuse(Family):
         return bool(task.answer or self.REFUSES.fullmatch(response))
 
 
-def all_families(pages=None, whole=False):
+@functools.cache  # so that `draw_tasks`, which caches by family, draws each task once
+def all_families(whole=False):
     """Return all families, {name: family}. whole: see Tools."""
-    families = (MATH, Follow(), Tools(pages, whole), Code(), Summary(), Compose(),
+    families = (MATH, Follow(), Tools(whole), Code(), Summary(), Compose(),
                 Recall(follow_up=0.35), Refuse())
     return {family.name: family for family in families}
 
