@@ -17,7 +17,6 @@ import textwrap
 import torch
 
 from afm_min import lora
-from afm_min.data import corpus
 from afm_min.generate import stream
 from afm_min.lab.stages import STAGES, choose_model, warn_if_stale
 from afm_min.model import load_model
@@ -71,7 +70,7 @@ def answer_question(model, question, arguments):
             print(textwrap.indent(messages[-1]["content"], "    "))
         ids = model.tokenizer.encode_chat(messages, reply=True)
         return [print_response(model, ids, model.tokenizer.special(END), arguments)]
-    tools.converse(respond, [messages], arguments.pages)
+    tools.converse(respond, [messages])
     if messages[-1]["content"].startswith(tools.CALL):
         print("    no more calls in this conversation")  # the last one was not run
 
@@ -121,7 +120,6 @@ def sample(arguments):
         use_adapter(adapters, arguments.adapter)
     loaded = ["quantize", arguments.adapter] if arguments.quantized else [stage]
     warn_if_stale(run, *(name for name in loaded if name in STAGES))
-    arguments.pages = corpus.toy_world(run)["tools"].pages if "search" in arguments.tools else {}
     if arguments.prompt is not None:
         respond(model, arguments.prompt, arguments)
         return

@@ -103,7 +103,7 @@ def imitate(round_number, run, method, stages, prompts, samples, steps, batch_si
     is not a good example. If all are dropped, the model stays as it was."""
     stage = f"{method}{round_number}"
     seed_step(run.seed, stage, 0)
-    tasks = reward.draw_prompts(run, prompts, random.Random(f"{run.seed} {stage}"))
+    tasks = reward.draw_prompts(prompts, random.Random(f"{run.seed} {stage}"))
     reward_model = load_model(run, f"reward{round_number}", reward.RewardModel)
     models = (load_model(run, name) for name in stages)  # loaded one after the other
     responses = reward.sample_responses(models, tasks, samples)  # (tasks, models, samples)
@@ -119,7 +119,7 @@ def imitate(round_number, run, method, stages, prompts, samples, steps, batch_si
         print(f"{stage}: none of {len(best)} best responses is likely to be true, so none is "
               f"imitated: raise {stage}.prompts or {stage}.samples")
     save_model(run, stage, model)
-    metrics = evaluate.full_validation(run, model, count)
+    metrics = evaluate.full_validation(model, count)
     metrics |= {"examples": len(examples),
                 "first ranked true %": evaluate.percent(reward.truths(tasks, best))}
     for i, name in enumerate(stages):  # share of prompts whose best response this model sampled
@@ -149,7 +149,7 @@ def committee(round_number, run, *, prompts=2000, samples=2, only="", steps=100,
                       lr, count)
     report = run.read_json("report.json")
     means = {name: report[name]["metrics"]["mean %"] for name in trained}
-    means[start] = evaluate.full_validation(run, load_model(run, start), count)["mean %"]
+    means[start] = evaluate.full_validation(load_model(run, start), count)["mean %"]
     means[stage] = metrics["mean %"]
     best = max(means, key=means.get)
     if best != stage:
@@ -184,7 +184,7 @@ def optimize_preferences(round_number, run, method, loss, steps, prompts, lr, co
     fit(model, batches, pair_loss, steps=steps, lr=lr, schedule=linear(steps, warmup=20), run=run,
         stage=stage, unit="pairs")
     save_model(run, stage, model)
-    return evaluate.full_validation(run, model, count)
+    return evaluate.full_validation(model, count)
 
 
 def dpo(round_number, run, *, beta=0.5, steps=80, prompts=32, lr=0.0003, count=50):
@@ -298,7 +298,7 @@ def mdloo(round_number, run, *, rewarded="model", iterations=40, prompts=64, sam
                       stage=stage, micro_batch_size=32, save_every=updates, unit="responses")
     for iteration in range(trainer.step // updates, iterations):
         trainer.seed()
-        tasks = reward.draw_prompts(run, prompts, random.Random(f"{run.seed} {stage} {iteration}"))
+        tasks = reward.draw_prompts(prompts, random.Random(f"{run.seed} {stage} {iteration}"))
         groups, values = sample_rollouts(model, reference, tasks, samples, reward_model)
         rewards = kl_penalised(values["reward"], values["old_logp"], values["ref_logp"], beta)
         values["advantage"] = BASELINES[baseline](rewards)
@@ -306,4 +306,4 @@ def mdloo(round_number, run, *, rewarded="model", iterations=40, prompts=64, sam
             for i in range(num_minibatches):
                 trainer.update(minibatch(groups, values, i, num_minibatches))
     save_model(run, stage, model.eval())
-    return evaluate.full_validation(run, model, count)
+    return evaluate.full_validation(model, count)

@@ -14,13 +14,13 @@ import torch
 
 from afm_min import lora
 from afm_min.chat import generate_texts, sample_texts
-from afm_min.data import corpus
 from afm_min.evaluate_base import continuations, plain_texts
 from afm_min.model import load_model
 from afm_min.quantize import QuantizedAFM
 from afm_min.run import Run
 from afm_min.trainer import seed_step
 from afm_min.world import tools
+from afm_min.world.families import all_families
 from afm_min.world.tasks import EVOLVED, MAX_BENCHMARK, NOTES, Recall, draw_tasks
 
 
@@ -55,9 +55,9 @@ def row(name, results):
 
 # Validation: what the training stages report.
 
-def validation_tasks(run, count):
+def validation_tasks(count):
     """Return pairs (family, task): `count` validation tasks of each family, evolved ones too."""
-    return [(family, task) for family in (corpus.toy_world(run) | EVOLVED).values()
+    return [(family, task) for family in (all_families() | EVOLVED).values()
             for task in draw_tasks(family, "validation", count)]
 
 
@@ -84,10 +84,10 @@ def validation(model, families, count=50, samples=1):
     return {"mean %": sum(metrics.values()) / len(metrics)} | metrics
 
 
-def full_validation(run, model, count):
+def full_validation(model, count):
     """Return `validation` over all families, evolved mathematics too, and beside it "all math %",
     the mean of plain and evolved mathematics."""
-    families = corpus.toy_world(run) | EVOLVED
+    families = all_families() | EVOLVED
     metrics = validation(model, families, count)
     math_metrics = [value for name, value in metrics.items() if name.startswith("math")]
     return metrics | {"all math %": sum(math_metrics) / len(math_metrics)}
@@ -132,7 +132,7 @@ def tool_use(model, family, tasks, texts):
              if task.solution.startswith(tools.CALL)]
     conversations = [task.messages()[:2] for task in tasks]  # system message and question only
     # Append the model's messages and the tools' results to each conversation.
-    tools.converse(lambda waiting: generate_texts(model, waiting), conversations, family.pages)
+    tools.converse(lambda waiting: generate_texts(model, waiting), conversations)
     executed = [family.solved(task, messages) for task, messages in zip(tasks, conversations)]
     # Three messages (system, question, answer): no call was made.
     no_calls = [len(messages) == 3 for task, messages in zip(tasks, conversations)
@@ -252,7 +252,7 @@ def evaluation(run, *, count=MAX_BENCHMARK, aligned="committee2", packed=True, o
 
     The base model is asked in plain text, after worked examples. opponent: the folder of another
     run, such as the server's, whose models are compared side by side with those of this run."""
-    world = corpus.toy_world(run)
+    world = all_families()
     families = world | EVOLVED
     asked = families | {f"recall: up to {n} notes": Recall(n) for n in NOTES}
     models, streams = load_models(run, aligned, packed), run.load(run.file("tokens.pt"))["held_out"]

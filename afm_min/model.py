@@ -297,8 +297,7 @@ class AFM(nn.Module):
             blocked = blocked | (positions < segment_start[..., None])  # (B, T, T)
         if branch is not None:
             query_branch, key_branch = branch[..., None], branch[:, None]
-            other_branch = (key_branch > 0) & (key_branch != query_branch)
-            blocked = blocked | other_branch
+            blocked = blocked | ((key_branch > 0) & (key_branch != query_branch))
         if segment_start is not None or branch is not None:
             # A token's position is the number of tokens before it that it attends to: all T, less
             # those blocked and itself. (In padding, which attends to none, this would be -1.)

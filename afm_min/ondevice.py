@@ -21,12 +21,12 @@ import torch
 from torch.nn import functional as F
 
 from afm_min import chat, evaluate, lora, pretrain
-from afm_min.data import corpus
 from afm_min.lora import projections
 from afm_min.model import load_model, save_model
 from afm_min.quantize import Palettized, QuantizedAFM, keep_unpacked, quantize_model
 from afm_min.run import UserError
 from afm_min.trainer import fit, linear, seed_step
+from afm_min.world.families import all_families
 from afm_min.world.tasks import EVOLVED, draw_mixture
 
 FEATURES = {"math": ["math", *EVOLVED], "tools": ["tools"], "summary": ["summary"]}
@@ -86,7 +86,7 @@ def sensitivity(model, batch):
 def new_tasks(run, name, count, family_names=None):
     """Return `count` random training tasks of the families named, or of all, in equal shares. The
     draw is seeded by the run's seed and `name`."""
-    families = corpus.toy_world(run) | EVOLVED
+    families = all_families() | EVOLVED
     mixture = dict.fromkeys(family_names or families, 1)
     rng = random.Random(f"{run.seed} {name}")
     return [task for _, task in draw_mixture(families, mixture, count, rng)]
@@ -117,7 +117,7 @@ def sizes(run, stage, model):
 
 def validate(run, model, count):
     """Return validation accuracies, and bits per byte of held-out text."""
-    return evaluate.full_validation(run, model, count) | {
+    return evaluate.full_validation(model, count) | {
         "bits/byte": pretrain.held_out(model, run)["bits/byte"]}
 
 
@@ -140,7 +140,7 @@ def quantize(run, *, average=3.7, choice="sensitivity", calibration=256, start="
     quantized = quantize_model(model, bits)
     save_model(run, "quantize", quantized, bits=bits)
     return sizes(run, "quantize", quantized) | validate(run, quantized, count) | {
-        "mean % before": evaluate.full_validation(run, model, count)["mean %"],
+        "mean % before": evaluate.full_validation(model, count)["mean %"],
         "average bits": average_bits(model, bits),
         "bits of projections": [[name, bits[name], rises[name]] for name in bits]}
 

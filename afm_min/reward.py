@@ -19,17 +19,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from afm_min import chat, evaluate
-from afm_min.data import corpus
 from afm_min.model import AFM, Linear, load_model, save_model
 from afm_min.run import UserError
 from afm_min.trainer import fit, linear, seed_step
 from afm_min.world import people
+from afm_min.world.families import all_families
 from afm_min.world.tasks import EVOLVED, draw_mixture
 
 GRADES = list(people.GRADE_WORTH)
 TRUTH = GRADES.index("truth")
 # Probability that the chosen response is better, by level: negligibly to significantly better.
-TARGETS = (0.65, 0.75, 0.85, 0.95)
+TARGETS = people.RIGHT
 LANGUAGE_WEIGHT = 0.1  # weight of cross-entropy per token, beside a ranking loss per pair
 MAX_RESPONSE = 48  # tokens
 MAX_PAIRS = 6  # for one prompt
@@ -148,10 +148,9 @@ def starting_stage(round_number):
     return committee_members(round_number)[-1]
 
 
-def draw_prompts(run, count, rng):
+def draw_prompts(count, rng):
     """Return `count` random training tasks by the weights of PROMPTS, as pairs (family, task)."""
-    families = corpus.toy_world(run) | EVOLVED
-    return draw_mixture(families, PROMPTS, count, rng)
+    return draw_mixture(all_families() | EVOLVED, PROMPTS, count, rng)
 
 
 def sample_responses(models, tasks, samples):
@@ -178,8 +177,7 @@ def collect_comparisons(models, tasks, samples, rng, noise):
         responses  the ids of each response that is in a pair
         grades     the four grades that an annotator gave each of them
         pairs      [chosen, rejected, level, right]: two indices of `responses`; how much better
-                   the chosen one was found, 0 to 3; and whether the true grades agree, None if
-                   they are equal"""
+                   the chosen one was found, 0 to 3; and whether the true grades agree"""
     comparisons = []
     per_model = -(-samples // len(models))  # rounded up
     for (family, task), by_model in zip(tasks, sample_responses(models, tasks, per_model)):
@@ -238,11 +236,10 @@ def preferences(round_number, run, *, prompts=4000, samples=4, noise=0.1):
     models = [load_model(run, name) for name in committee_members(round_number)]
     seed_step(run.seed, stage, 0)
     rng = random.Random(f"{run.seed} {stage}")
-    comparisons = collect_comparisons(models, draw_prompts(run, prompts, rng), samples, rng, noise)
+    comparisons = collect_comparisons(models, draw_prompts(prompts, rng), samples, rng, noise)
     run.write_lines(stage, comparisons)
-    right = [pair[3] for each in comparisons for pair in each["pairs"]]  # None: truly equal
-    return {"pairs": len(right),
-            "labels right %": evaluate.percent(x for x in right if x is not None)}
+    right = [pair[3] for each in comparisons for pair in each["pairs"]]
+    return {"pairs": len(right), "labels right %": evaluate.percent(right)}
 
 
 def read_preferences(run, round_number):
@@ -289,7 +286,7 @@ def reward(round_number, run, *, steps=320, prompts=32, lr=0.002, labels="soft",
         stage=stage, unit="pairs")
     save_model(run, stage, model)
     seed_step(run.seed, f"{stage} held out", 0)
-    tasks = evaluate.validation_tasks(run, held_out)
+    tasks = evaluate.validation_tasks(held_out)
     results = ranking_results(model, collect_comparisons(models, tasks, 8, random.Random(0), 0.0))
     rows = [evaluate.row(f"reward: {name}", ranked) for name, ranked in results.items()]
     return {"mean %": sum(percent for _, percent, *_ in rows) / max(1, len(rows)),

@@ -215,11 +215,13 @@ class Run:
         """Write a JSON file of the run."""
         write_json(self.file(name), content)
 
-    def read_lines(self, name):
-        """Return the rows of the JSON lines file of this name, a list."""
+    def read_lines(self, name, stage=""):
+        """Return the rows of the JSON lines file of this name, a list.
+
+        stage: the stage that writes the file, if it has another name."""
         path = self.file(f"{name}.jsonl")
         if not path.exists():
-            raise UserError(f"there is no {path}: run the stage {name} first")
+            raise UserError(f"there is no {path}: run the stage {stage or name} first")
         rows = read_lines(path)
         if rows is None:
             raise UserError(f"{path} is damaged, or not as this program wrote it: run its stage "

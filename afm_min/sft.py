@@ -23,10 +23,10 @@ import random
 import torch
 
 from afm_min import chat, evaluate, guards
-from afm_min.data import corpus
 from afm_min.model import load_model, save_model
 from afm_min.trainer import cosine, fit, linear, seed_step
 from afm_min.world import people
+from afm_min.world.families import all_families
 from afm_min.world.tasks import EVOLVED
 
 # The draft's mixture. Families that take longer to learn have larger weights.
@@ -45,7 +45,7 @@ def demonstrations(run, *, count=2000, evolved=500, flawed=0.15, unlikely=2.4, s
     "guards" has a row for each flaw."""
     model, kept, rejected = load_model(run, "lengthening"), [], []
     by_flaw, texts = collections.defaultdict(list), set()  # by_flaw: flaw -> outcomes
-    for family in (*corpus.toy_world(run, whole=True).values(), *EVOLVED.values()):
+    for family in (*all_families(whole=True).values(), *EVOLVED.values()):
         n = evolved if family in EVOLVED.values() else count
         written = [people.write_demonstration(family, i, flawed) for i in range(n)]
         examples = [chat.example(family.name, d.messages, d.response) for d in written]
@@ -78,14 +78,14 @@ def draft(run, *, steps=1600, fast=1280, batch_size=32, lr=0.005, slow=0.25, mix
     fit(model, batches, chat.response_loss, steps=steps, lr=lr, run=run, stage="draft",
         schedule=lambda step: min((step + 1) / 20, slow if step >= fast else 1.0))
     save_model(run, "draft", model)
-    return evaluate.validation(model, corpus.toy_world(run))
+    return evaluate.validation(model, all_families())
 
 
 # The mixture.
 
 def read_sources(run, model, synthetic=True):
     """Return the sources of `chat.read_examples` and one more: the rejected demonstrations."""
-    rejected = chat.render_examples(run.read_lines("rejected"), model)
+    rejected = chat.render_examples(run.read_lines("rejected", "demonstrations"), model)
     return chat.read_examples(run, model, synthetic) | rejected
 
 
@@ -152,7 +152,7 @@ def mixture(run, *, rounds=3, dw=0.75, steps=8, batch_size=24, lr=0.002, count=6
     model = load_model(run, "draft")
     sources = read_sources(run, model)
     examples = [chat.example("validation", task.messages(), task.solution)
-                for _, task in evaluate.validation_tasks(run, count)]
+                for _, task in evaluate.validation_tasks(count)]
     conversations = chat.render_examples(examples, model)["validation"]
     searched, unseen = conversations[::3], [x for i, x in enumerate(conversations) if i % 3]
 
@@ -203,7 +203,7 @@ def sft(run, *, steps=600, batch_size=24, lr=0.001, dropout=0.1, synthetic=True,
         schedule=cosine(steps, warmup=20, floor=1.0), on_step=save_candidate)
     save_candidate(steps)  # on_step is not called after the last step
     seed_step(run.seed, "checkpoints", 0)
-    world, table = corpus.toy_world(run) | EVOLVED, []  # table: rows [step, greedy, best of 4]
+    world, table = all_families() | EVOLVED, []  # table: rows [step, greedy, best of 4]
     for step in candidates:
         model = load_model(run, f"sft-{step}")
         table.append([step] + [evaluate.validation(model, world, max(1, count // 4), n)["mean %"]

@@ -10,10 +10,10 @@ Departure: the questions come from the toy world, as a model of this size invent
 import collections
 
 from afm_min import chat, evaluate, guards
-from afm_min.data import corpus
 from afm_min.model import load_model
 from afm_min.trainer import seed_step
 from afm_min.world import tools
+from afm_min.world.families import all_families
 from afm_min.world.tasks import EVOLVED, Math, draw_task
 
 
@@ -73,21 +73,21 @@ def synthetic_math(model, family, kind, count, samples):
     return examples_and_row(f"math {kind}", family.check, tasks, texts, selected)
 
 
-def synthetic_code(model, family, count, samples, threshold, seen=2):
+def synthetic_code(model, family, count, samples, threshold, seen_tests):
     """Return examples of code selected by execution, their row, and metrics on hidden tests.
 
     The model sees no unit test. Of the samples for a task, the one that passes the most of the
-    first `seen` tests is selected, if it passes at least a share `threshold` of them. The other
-    tests are hidden from the selection, too: they only measure how many of the first samples, and
-    of the selected ones, are right."""
+    first `seen_tests` tests is selected, if it passes at least a share `threshold` of them. The
+    other tests are hidden from the selection, too: they only measure how many of the first samples,
+    and of the selected ones, are right."""
     tasks = new_tasks(family, count)
     texts = chat.sample_texts(model, tasks, samples)
 
     def share_passed(task, text):  # of the seen tests
-        return sum(family.is_correct(task, text, slice(seen))) / seen
+        return sum(family.is_correct(task, text, slice(seen_tests))) / seen_tests
 
     def passes_hidden(task, text):
-        return all(family.is_correct(task, text, slice(seen, None)))
+        return all(family.is_correct(task, text, slice(seen_tests, None)))
 
     def is_right(task, text):
         return share_passed(task, text) == 1 and passes_hidden(task, text)
@@ -97,7 +97,7 @@ def synthetic_code(model, family, count, samples, threshold, seen=2):
     return examples, row, {
         "one sample passes hidden tests %": evaluate.percent(
             passes_hidden(task, responses[0]) for task, responses in zip(tasks, texts)),
-        "kept sample passes hidden tests %": evaluate.percent(
+        "selected sample passes hidden tests %": evaluate.percent(
             passes_hidden(task, text) for task, text in zip(tasks, selected) if text)}
 
 
@@ -110,8 +110,7 @@ def synthetic_tool_use(model, family, count, samples):
     tasks = [task for task in new_tasks(family, 4 * count) if not task.turns][:count]
     attempts = [task.messages() for task in tasks for _ in range(samples)]
     # Append the model's messages and the tools' results to each attempt.
-    tools.converse(lambda waiting: chat.generate_texts(model, waiting, temperature=1.0), attempts,
-                   family.pages)
+    tools.converse(lambda waiting: chat.generate_texts(model, waiting, temperature=1.0), attempts)
     solved = [family.solved(tasks[i // samples], messages) for i, messages in enumerate(attempts)]
     # The first solved attempt of each question: from the end, as the last one written stays.
     first = {i // samples: attempts[i] for i in reversed(range(len(attempts))) if solved[i]}
@@ -122,18 +121,19 @@ def synthetic_tool_use(model, family, count, samples):
 
 
 def synthetic(run, *, math=800, code_questions=200, tool_questions=250, samples=4, threshold=1.0,
-              unlikely=2.4, similar=0.9999):
+              seen_tests=4, unlikely=2.4, similar=0.9999):
     """Generate examples with the draft model, select right ones, and keep those that pass the
     quality guards. The table "yields" counts the selection, the table "guards" the guards.
 
+    threshold, seen_tests: see `synthetic_code`. Of 20 unit tests, the others are hidden.
     unlikely, similar: see `guards.first_guards`, whose model is the base model, as in the stage
     demonstrations. There are no ratings: the selection takes their place."""
-    model, world = load_model(run, "draft"), corpus.toy_world(run)
+    model, world = load_model(run, "draft"), all_families()
     seed_step(run.seed, "synthetic", 0)  # so a resumed run samples the same
     results = [synthetic_math(model, EVOLVED[f"math {kind}"], kind, math, samples)
                for kind in Math.KINDS]
     code, row, hidden_tests = synthetic_code(model, world["code"], code_questions, samples,
-                                             threshold)
+                                             threshold, seen_tests)
     results += [(code, row), synthetic_tool_use(model, world["tools"], tool_questions, samples)]
     base, kept, guards_table = load_model(run, "lengthening"), [], []
     for examples, (name, *_) in results:

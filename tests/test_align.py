@@ -245,7 +245,7 @@ def stage(monkeypatch):
     monkeypatch.setattr(align, "load_model", load_model)
     monkeypatch.setattr(align, "fit", fit)
     monkeypatch.setattr(align, "save_model", save_model)
-    monkeypatch.setattr(align.evaluate, "full_validation", lambda run, model, count: {})
+    monkeypatch.setattr(align.evaluate, "full_validation", lambda model, count: {})
     return settings
 
 
@@ -286,7 +286,7 @@ def imitate(stage, monkeypatch):
     by_model = [[[best[0], other], [other, best[0]._replace(logp=-1.0)]],
                 [[other, other], [best[1], other]],
                 [[other, other], [other, best[2]]]]
-    monkeypatch.setattr(reward, "draw_prompts", lambda run, count, rng: echo("a", "b", "c"))
+    monkeypatch.setattr(reward, "draw_prompts", lambda count, rng: echo("a", "b", "c"))
     monkeypatch.setattr(reward, "sample_responses", lambda models, tasks, samples: by_model)
     monkeypatch.setattr(reward, "truths", lambda tasks, responses: torch.tensor(
         [float(response.ids == [3, 0]) for response in responses]))
@@ -357,7 +357,7 @@ def committee(monkeypatch):
     monkeypatch.setattr(align, "load_model", lambda run, stage: stage)
     monkeypatch.setattr(align, "save_model", lambda run, stage, model: saved.append((stage, model)))
     monkeypatch.setattr(align.evaluate, "full_validation",
-                        lambda run, model, count: {"mean %": {"sft": 50.0}[model]})
+                        lambda model, count: {"mean %": {"sft": 50.0}[model]})
     run = SimpleNamespace(means=means, read_json=lambda name: {
         stage: {"metrics": {"mean %": mean}} for stage, mean in means.items()})
     return run, saved
@@ -542,7 +542,7 @@ def mdloo(stage, monkeypatch):
     are random numbers here."""
     monkeypatch.setattr(align, "Trainer", FakeTrainer)
     monkeypatch.setattr(reward, "draw_prompts",
-                        lambda run, count, rng: [rng.random() for _ in range(count)])
+                        lambda count, rng: [rng.random() for _ in range(count)])
 
     def run_mdloo(groups, values, start=0, **settings):
         def sample_rollouts(model, reference, tasks, samples, reward_model):
@@ -707,7 +707,7 @@ def test_mdloo_is_rewarded_by_the_model_or_the_checker(stage, monkeypatch, rewar
         return SIX_PROMPTS, rollout_values(6, 4)
     monkeypatch.setattr(align, "Trainer", FakeTrainer)
     monkeypatch.setattr(align, "sample_rollouts", sample_rollouts)
-    monkeypatch.setattr(reward, "draw_prompts", lambda run, count, rng: [])
+    monkeypatch.setattr(reward, "draw_prompts", lambda count, rng: [])
     align.mdloo(1, RUN, rewarded=rewarded, iterations=1)
     assert (received[0] is None) == (rewarded == "checker")
 
@@ -732,7 +732,7 @@ def test_a_killed_mdloo_ends_with_the_weights_of_an_unbroken_one(stage, monkeypa
         model.tokenizer = Letters()
         return model
     monkeypatch.setattr(align, "load_model", load_model)
-    monkeypatch.setattr(reward, "draw_prompts", lambda run, count, rng: [
+    monkeypatch.setattr(reward, "draw_prompts", lambda count, rng: [
         (Even(), question(rng.choice("abcdefgh"))) for _ in range(count)])
 
     def run_mdloo(run):

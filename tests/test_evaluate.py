@@ -12,7 +12,6 @@ from afm_min.tokenizer import Tokenizer
 from afm_min.world import families, tools
 from afm_min.world.tasks import EVOLVED, MATH, NOTES, RECALL, Recall, Task, draw_tasks
 
-PAGES = {"textwrap": "Text wrapping and filling.\nMore.", "heapq": "Heap queue algorithm."}
 
 
 # Shares and intervals.
@@ -228,7 +227,7 @@ def oracle(monkeypatch):
 
 def test_accuracy_of_a_model_that_knows_half_of_the_answers(oracle):
     """Results are in the order of the tasks, and true for those whose solution is known."""
-    world = families.all_families(PAGES)
+    world = families.all_families()
     for family in world.values():
         oracle.learn_tasks(draw_tasks(family, "test", 20)[:10])
     results = evaluate.accuracy(oracle, world, count=20)
@@ -262,7 +261,7 @@ def test_code_passes_by_hand(monkeypatch):
 def test_tools_are_executed_in_the_conversations(oracle):
     """A model that knows all turns has all calls right; one that always calls the same tool has
     no conversation right, and calls where none is needed."""
-    family = families.Tools(PAGES)
+    family = families.Tools()
     tasks = draw_tasks(family, "test", 30)
     for task in tasks:
         calls, answer = task.answer
@@ -271,7 +270,7 @@ def test_tools_are_executed_in_the_conversations(oracle):
             oracle.learn(messages, turn)
             messages = [*messages, {"role": "assistant", "content": turn}]
             if turn.startswith(tools.CALL):
-                result = tools.run_call(turn, task.system, PAGES)
+                result = tools.run_call(turn, task.system)
                 messages.append({"role": "tool", "content": result})
 
     def tool_use():
@@ -320,12 +319,12 @@ def test_validation_of_a_family_with_fewer_tasks_than_asked_for(oracle):
 def test_full_validation_averages_all_mathematics(oracle, monkeypatch):
     """A model that knows plain mathematics and nothing of the four evolved kinds has a fifth."""
     world = {"math": MATH, "recall": RECALL}
-    monkeypatch.setattr(evaluate.corpus, "toy_world", lambda run: world)
+    monkeypatch.setattr(evaluate, "all_families", lambda: world)
     oracle.learn_tasks(draw_tasks(MATH, "validation", 5))
-    metrics = evaluate.full_validation(None, oracle, count=5)
+    metrics = evaluate.full_validation(oracle, count=5)
     assert metrics == {"mean %": 100 / 6, "all math %": 20, "math %": 100, "recall %": 0,
                        **{f"{name} %": 0 for name in EVOLVED}}
-    tasks = evaluate.validation_tasks(None, count=5)
+    tasks = evaluate.validation_tasks(count=5)
     assert len(tasks) == 5 * 6
     assert tasks[0] == (MATH, draw_tasks(MATH, "validation", 5)[0])
 
@@ -339,7 +338,7 @@ def asked(world):
 
 def test_benchmarks_have_a_row_for_each_figure(oracle):
     """A model that knows all solutions of test tasks, but only up to 4 notes."""
-    world = families.all_families(PAGES)
+    world = families.all_families()
     for family in [*world.values(), *EVOLVED.values(), *map(Recall, (1, 2, 4))]:
         oracle.learn_tasks(draw_tasks(family, "test", 8))
     texts = evaluate.responses(oracle, asked(world), count=8)
@@ -378,7 +377,7 @@ def test_evaluation_compares_the_right_models(monkeypatch, packed, opponent):
                           checkpoint=lambda stage: f"{stage}.pt",
                           load=lambda path: {"held_out": {}})
     monkeypatch.setattr(evaluate, "Run", lambda path, device: SimpleNamespace(path=path))
-    monkeypatch.setattr(evaluate.corpus, "toy_world", lambda run: {"recall": RECALL})
+    monkeypatch.setattr(evaluate, "all_families", lambda: {"recall": RECALL})
     monkeypatch.setattr(evaluate, "load_model", load_model)
     monkeypatch.setattr(evaluate.lora, "load_adapter", lambda path, model: path)
     monkeypatch.setattr(evaluate.lora, "attach", lambda *pair: attached.append(pair))

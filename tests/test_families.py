@@ -62,6 +62,13 @@ def test_few_tasks_are_rejected(name, monkeypatch):
     assert len(draws) == first
 
 
+def test_all_calls_return_the_same_families():
+    """`draw_tasks` remembers the tasks of each."""
+    assert families.all_families() is FAMILIES
+    whole = families.all_families(whole=True)
+    assert (FAMILIES["tools"].whole, whole["tools"].whole) == (False, True)
+
+
 def test_tasks_are_the_same_in_every_process():
     """The order of a set of strings is different in each process."""
     code = ("from afm_min.world import families; "

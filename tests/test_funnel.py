@@ -16,7 +16,7 @@ from afm_min.lab import stages
 from afm_min.model import PRESETS
 from afm_min.run import UserError
 from afm_min.world import families
-from afm_min.world.tasks import EVOLVED, MATH, MAX_BENCHMARK, benchmark_tasks
+from afm_min.world.tasks import EVOLVED, MATH, MAX_BENCHMARK, NOTES, Recall, benchmark_tasks
 
 
 def test_planted_documents_do_not_get_through(collected):
@@ -375,18 +375,22 @@ def test_a_page_that_repeats_a_question_is_no_common_usage():
 
 
 def test_texts_are_decontaminated_from_the_questions_that_evaluation_asks(collected, monkeypatch):
-    asked = set()
+    """A document with a whole conversation is found by its first question."""
+    asked, world = set(), families.all_families()
+    count = stages.settings_of("evaluation")["count"]
 
     def generate_texts(model, prompts, temperature=0.0):
-        asked.update(m["content"] for messages in prompts for m in messages if m["role"] == "user")
+        for messages in prompts:
+            asked.add(next(m["content"] for m in messages if m["role"] == "user"))
         return ["No."] * len(prompts)
     monkeypatch.setattr(evaluate, "generate_texts", generate_texts)
     monkeypatch.setattr(evaluate, "sample_texts", lambda model, tasks, samples: [
         samples * generate_texts(model, [task.messages()]) for task in tasks])
-    evaluate.benchmarks(None, families.all_families({"textwrap": "Text wrapping."}),
-                        count=stages.settings_of("evaluation")["count"])
-    assert any("Then 3 flow in" in question for question in asked)  # evolved mathematics
-    assert any("Find a page" in question for question in asked)
+    notes = {f"recall: up to {n} notes": Recall(n) for n in NOTES}
+    texts = evaluate.responses(None, world | EVOLVED | notes, count)
+    evaluate.benchmarks(None, world, count, texts)
+    assert any("twice as old as" in question for question in asked)  # evolved mathematics
+    assert any("How many parks are there" in question for question in asked)  # on a page
     _, funnel = collected
     assert funnel.benchmarks.counts.keys() == Decontamination(asked).counts.keys()
 

@@ -110,7 +110,7 @@ def test_sizes_by_hand(pair, tmp_path):
 
 def test_new_tasks_are_training_tasks_in_equal_shares(monkeypatch):
     """Of the families named, or of all and evolved mathematics. Run and name seed them."""
-    monkeypatch.setattr(ondevice.corpus, "toy_world", lambda run: {"math": 1, "tools": 2})
+    monkeypatch.setattr(ondevice, "all_families", lambda: {"math": 1, "tools": 2})
     draws = []
 
     def draw_mixture(families, mixture, count, rng):
@@ -157,7 +157,7 @@ def stage(pair, monkeypatch, tmp_path):
     monkeypatch.setattr(ondevice, "load_model", lambda run, stage, kind=AFM: (
         quantized if kind is QuantizedAFM else model))
     monkeypatch.setattr(ondevice.evaluate, "full_validation",
-                        lambda run, model, count: {"mean %": 40.0 + 10 * (type(model) is AFM)})
+                        lambda model, count: {"mean %": 40.0 + 10 * (type(model) is AFM)})
     monkeypatch.setattr(ondevice.pretrain, "held_out", lambda model, run: {"bits/byte": 2.0})
     monkeypatch.setattr(ondevice, "own_responses", lambda run, model, prompts: (
         [chat.render_response([1, 2], [3, 4])]))

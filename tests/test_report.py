@@ -13,6 +13,14 @@ from tests.helpers.commands import assert_refused, call
 MODELS = ("base", "draft", "sft", "aligned", "quantized", "recovered")
 
 
+def evaluation_rows(models):
+    """Return rows of the table "evaluation": 0% for the first model, 10% for the second, ..."""
+    cells = []
+    for i in range(models):
+        cells += [10.0 * i, f"{10 * i - 5 * (i > 0):.1f} to {10 * i + 7:.1f}"]
+    return [[name, *cells, 20] for name in ("math", "math deeper", "follow: prompts, strict")]
+
+
 def stage_result(metrics, seconds=1.5, **settings):
     """Return a row of report.json."""
     return {"settings": settings, "seconds": seconds, "metrics": metrics}
@@ -23,12 +31,6 @@ def run(tmp_path):
     """A run with what a report is made of: stages of pre-training and of post-training."""
     run = Run(tmp_path / "small")
     run.create()
-    evaluation = []
-    for name in ("math", "math deeper", "follow: prompts, strict"):
-        cells = []
-        for i in range(6):
-            cells += [10.0 * i, f"{10 * i - 5 * (i > 0):.1f} to {10 * i + 7:.1f}"]
-        evaluation.append([name, *cells, 20])
     run.write_json("report.json", {
         "data": stage_result({"user M characters": 0.5, "funnel": [["user", "body", 4, 3, 0.5]]}),
         "prune": stage_result({"tokens": 64, "bits/byte": 3.5, "web bits/byte": 3.5}),
@@ -44,7 +46,7 @@ def run(tmp_path):
                                    seconds=3.2),
         "recovery": stage_result({"mean %": 53.0, "all math %": 33.0}),
         "math": stage_result({"mean %": 52.0, "all math %": 44.0}),
-        "evaluation": stage_result({"mean %": 44.0, "evaluation": evaluation})})
+        "evaluation": stage_result({"mean %": 44.0, "evaluation": evaluation_rows(6)})})
     run.write_json("run.json", {"preset": "tiny", "seed": 3, "set": {}})
     # sft is to be run again: it has a log, but is in no report.
     for stage in ("core", "lengthening", "draft", "reward1", "sft"):
@@ -74,10 +76,11 @@ def logged(run, *stages):
     return {stage: list(run.read_log(stage)) for stage in stages}
 
 
-def section(run, title):
-    """Return the rows of a table of report.md, without its head."""
+def section(run, title, head=False):
+    """Return the rows of a table of report.md, with its head or without."""
     text = run.file("report.md").read_text().partition(f"## {title}\n\n")[2].partition("\n\n")[0]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    return rows[:1] + rows[2:] if head else rows[2:]
 
 
 def test_table_by_hand():
@@ -112,6 +115,52 @@ def test_other_tables(run, no_matplotlib):
     assert len(section(run, "Evaluation")) == 3
     assert section(run, "Environment") == [
         ["preset", "tiny"], ["seed", "3"], ["seconds of all stages", "19.7"]]
+
+
+def test_the_tables_of_guards_follow_each_other(run, no_matplotlib):
+    rows = run.read_json("report.json")
+    rows["demonstrations"] = stage_result({"guards": [["wrong", 9, 4, 2, 1, 2]]})
+    rows["synthetic"] = stage_result({"yields": [["code", 8, 50.0, 5, 80.0]],
+                                      "guards": [["code", 5, 0, 1, 0, 4]]})
+    run.write_json("report.json", rows)
+    report.write_report(run)
+    head, *guards = section(run, "Guards", head=True)
+    assert head == ["flaw or kind", "examples", "dropped by rating", "by the model", "as copies",
+                    "kept"]
+    assert guards == [["wrong", "9", "4", "2", "1", "2"], ["code", "5", "0", "1", "0", "4"]]
+    assert section(run, "Yields", head=True) == [
+        ["what", "questions", "right samples %", "selected", "of these right %"],
+        ["code", "8", "50", "5", "80"]]
+
+
+@pytest.mark.parametrize("count", [4, 6])
+def test_the_evaluation_has_the_columns_of_the_models_evaluated(run, no_matplotlib, count):
+    """A server model is not quantized, so it has four."""
+    rows = run.read_json("report.json")
+    rows["evaluation"]["metrics"]["evaluation"] = evaluation_rows(count)
+    run.write_json("report.json", rows)
+    report.write_report(run)
+    head, first, *_ = section(run, "Evaluation", head=True)
+    assert head[::2] == ["benchmark"] + ["95% interval"] * count
+    assert head[1::2] == [*(f"{model} %" for model in MODELS[:count]), "n"]
+    assert first[1::2] == [*(str(10 * i) for i in range(count)), "20"]
+
+
+@pytest.mark.parametrize("pair", ["sft against draft", "aligned against sft",
+                                  "base against opponent", "sft against opponent",
+                                  "aligned against opponent"])
+def test_models_side_by_side(run, no_matplotlib, pair):
+    rows = run.read_json("report.json")
+    rows["evaluation"]["metrics"][pair] = [["wins", 40.0, "30.5 to 50.5", 99]]
+    run.write_json("report.json", rows)
+    report.write_report(run)
+    assert section(run, pair.capitalize(), head=True) == [
+        ["of all tasks", "%", "95% interval", "n"], ["wins", "40", "30.5 to 50.5", "99"]]
+
+
+def test_the_teacher_is_compared_with_the_parent_that_it_continues():
+    metrics = {"parent": {"bits/byte": 3.0}, "teacher": {"bits/byte": 2.0}}
+    assert report.stage_row("teacher", stage_result({}), metrics)[4:] == [3.0, 2.0]
 
 
 def test_a_stage_without_metrics_has_a_row():
@@ -238,16 +287,20 @@ def test_a_point_of_mdloo_is_an_iteration(run):
     assert y.tolist() == [4.5 + 4 * i for i in range(9)]
 
 
-def test_bars_and_intervals_are_those_of_the_table(run):
-    rows = run.read_json("report.json")
-    table = rows["evaluation"]["metrics"]["evaluation"]
-    (axes,) = draw(report.draw_evaluation, rows, table)
+@pytest.mark.parametrize("count", [4, 6])
+def test_bars_and_intervals_are_those_of_the_table(count):
+    (axes,) = draw(report.draw_evaluation, {}, evaluation_rows(count))
     bars = [container for container in axes.containers if hasattr(container, "patches")]
-    assert [container.get_label() for container in bars] == list(MODELS)
+    assert [container.get_label() for container in bars] == list(MODELS[:count])
     # math and math deeper, but no row of a part
-    assert [bar.get_height() for bar in bars[-1]] == [50, 50]
+    highest = 10 * (count - 1)
+    assert [bar.get_height() for bar in bars[-1]] == [highest, highest]
     ((_, low), (_, high)) = bars[-1].errorbar.lines[2][0].get_segments()[0]
-    assert (low, high) == (45, 57)
+    assert (low, high) == (highest - 5, highest + 7)
+    # The bars of a family are side by side, and its tick is in the middle.
+    assert bars[0][0].get_x() == pytest.approx(-0.42)
+    assert bars[1][0].get_x() == pytest.approx(-0.42 + 0.84 / count)
+    assert bars[-1][0].get_x() + bars[-1][0].get_width() == pytest.approx(0.42)
 
 
 def test_the_command_writes_the_report_again(run, capsys):

@@ -245,10 +245,9 @@ def test_different_responses_are_compared_once(two_models):
 
 
 def test_annotators_who_err_choose_the_wrong_response(two_models, monkeypatch):
-    monkeypatch.setattr(people, "perceive",
-                        lambda grades, *_: grades | {"truth": 2 - grades["truth"]})
-    comparison, = reward.collect_comparisons(two_models, say_yes("q"), 4, random.Random(0), 0.0)
-    assert comparison["grades"] == [[2, 2, 0, 2], [2, 2, 2, 2]]  # those perceived
+    monkeypatch.setattr(people, "RIGHT", (0, 0, 0, 0))
+    comparison, = reward.collect_comparisons(two_models, say_yes("q"), 4, random.Random(0), 1e-9)
+    assert comparison["grades"] == [[2, 2, 2, 2], [2, 2, 0, 2]]
     assert comparison["pairs"] == [[1, 0, 2, False]]
 
 
@@ -256,16 +255,6 @@ def test_equal_responses_are_not_compared(monkeypatch):
     use_fake_models(monkeypatch)
     models = [FakeModel({"q": encode("yes", "yes")})]
     assert reward.collect_comparisons(models, say_yes("q"), 2, random.Random(0), 0.0) == []
-
-
-def test_a_preference_between_equally_true_responses_is_neither_right_nor_wrong(monkeypatch):
-    """Two wrong responses, of which annotators perceive different grades."""
-    use_fake_models(monkeypatch)
-    perceived = iter([[2, 2, 0, 2], [2, 1, 0, 2]])
-    monkeypatch.setattr(people, "perceive", lambda *_: dict(zip(reward.GRADES, next(perceived))))
-    models = [FakeModel({"q": encode("ya", "ya")}), FakeModel({"q": encode("yb", "yb")})]
-    comparison, = reward.collect_comparisons(models, say_yes("q"), 4, random.Random(1), 0.0)
-    assert comparison["pairs"] == [[0, 1, 0, None]]
 
 
 @pytest.mark.parametrize("samples, responses", [(2, 2), (3, 4), (4, 4)])
@@ -330,7 +319,7 @@ def comparisons():
     """Of 8, 4 and 9 tokens."""
     first = {"prompt": [1, 2], "responses": [[3], [4, 5], [6]],
              "grades": [[2] * 4, [0] * 4, [1] * 4],
-             "pairs": [[1, 0, 2, True], [2, 1, 3, None], [2, 0, 1, True]]}
+             "pairs": [[1, 0, 2, True], [2, 1, 3, False], [2, 0, 1, True]]}
     second = {"prompt": [9], "responses": [[8], [7]], "grades": [[0] * 4, [2] * 4],
               "pairs": [[1, 0, 0, False]]}
     return [first, second, second | {"prompt": [9] * 6}]
@@ -365,12 +354,12 @@ def test_chosen_and_rejected_values_of_pairs():
 
 
 def test_a_ranking_is_right_if_it_is_that_of_the_true_grades(monkeypatch):
-    """Rewards (2, 1, 3) and (1, 2, 0): 0 > 1 is right, 1 > 2 is not; a pair with equal true grades
-    is never right; 1 > 0 where annotators erred is not."""
+    """Rewards (2, 1, 3) and (1, 2, 0): 0 > 1 is right, 1 > 2 and 0 > 2 are not; nor is 1 > 0 where
+    annotators erred."""
     monkeypatch.setattr(reward, "scores", lambda *_: torch.tensor(
         [[[2.0, 0], [1, 0], [3, 0]], [[1, 0], [2, 0], [0, 0]]]))
     comparisons = [{"family": "math", "prompt": [1], "responses": [[2], [3], [4]],
-                    "pairs": [[0, 1, 0, True], [1, 2, 0, True], [0, 2, 0, None]]},
+                    "pairs": [[0, 1, 0, True], [1, 2, 0, True], [0, 2, 0, True]]},
                    {"family": "code", "prompt": [1], "responses": [[2], [3]],
                     "pairs": [[1, 0, 0, False]]}]
     assert reward.ranking_results(None, comparisons) == {"math": [True, False, False],
@@ -387,17 +376,17 @@ def test_a_run_without_any_pair_is_refused(tmp_path):
 # The stages.
 
 def test_prompts_are_drawn_from_every_family():
-    assert set(reward.PROMPTS) == set(families.all_families({"page": "text"}) | EVOLVED)
+    assert set(reward.PROMPTS) == set(families.all_families() | EVOLVED)
 
 
 def test_preferences_are_written_and_the_right_ones_counted(monkeypatch, tmp_path, comparisons):
-    """Of five pairs, two are right, two wrong, and one has equal true grades: two of four."""
+    """Of five pairs, two are right."""
     monkeypatch.setattr(reward, "load_model", lambda run, name: name)
-    monkeypatch.setattr(reward, "draw_prompts", lambda run, count, rng: [])
+    monkeypatch.setattr(reward, "draw_prompts", lambda count, rng: [])
     monkeypatch.setattr(reward, "collect_comparisons", lambda models, *_: comparisons)
     run = Run(tmp_path)
     metrics = reward.preferences(1, run)
-    assert metrics == {"pairs": 5, "labels right %": 50}
+    assert metrics == {"pairs": 5, "labels right %": 40}
     assert reward.read_preferences(run, 1) == comparisons
 
 
@@ -421,7 +410,7 @@ def stage(monkeypatch, reward_model):
     monkeypatch.setattr(reward, "collect_comparisons", lambda *_: [comparison] + [opposite] * 3)
     monkeypatch.setattr(chat, "read_examples",
                         lambda *_: {"code": [chat.render_response([7], [8, 9])]})
-    monkeypatch.setattr(reward.evaluate, "validation_tasks", lambda run, count: [])
+    monkeypatch.setattr(reward.evaluate, "validation_tasks", lambda count: [])
     metrics = reward.reward(1, SimpleNamespace(seed=0), examples=2, prompts=3, grade_weight=0.5)
     return metrics, settings
 
@@ -478,7 +467,7 @@ def test_a_reward_model_continues_that_of_the_round_before(monkeypatch, round_nu
     monkeypatch.setattr(reward, "ranking_results", lambda model, comparisons: {})
     monkeypatch.setattr(chat, "read_examples", lambda *_: {})
     monkeypatch.setattr(chat, "batches", lambda *_: None)
-    monkeypatch.setattr(reward.evaluate, "validation_tasks", lambda run, count: [])
+    monkeypatch.setattr(reward.evaluate, "validation_tasks", lambda count: [])
     reward.reward(round_number, SimpleNamespace(seed=0), steps=100)
     assert settings["model"] == start
     assert settings["saved"] == (f"reward{round_number}", start)

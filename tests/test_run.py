@@ -103,6 +103,8 @@ def test_json_files(run):
 def test_json_lines_files(run):
     with pytest.raises(UserError, match="there is no .*sft.jsonl: run the stage sft first"):
         run.read_lines("sft")
+    with pytest.raises(UserError, match="no .*rejected.jsonl: run the stage demonstrations first"):
+        run.read_lines("rejected", "demonstrations")
     run.write_lines("sft", [{"text": "é\n"}, {"pairs": [1, None]}])
     assert run.file("sft.jsonl").read_text().count("\n") == 3  # the last is the checksum
     assert run.read_lines("sft") == [{"text": "é\n"}, {"pairs": [1, None]}]

@@ -51,7 +51,7 @@ def ask(monkeypatch, capsys):
     """A function: ask a scripted model one question. Returns the model and what was printed."""
     monkeypatch.setattr(sample, "stream", ScriptedModel.stream)
     arguments = argparse.Namespace(seed=0, max_new_tokens=9, temperature=0, top_p=1,
-                                   system="Be brief.", tools=["python"], pages={})
+                                   system="Be brief.", tools=["python"])
 
     def ask(*texts):
         model = ScriptedModel(Tokenizer.train(["What do keys cost?"], 300), *texts)

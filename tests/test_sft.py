@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from afm_min import chat, evaluate, guards, sft
-from afm_min.data import corpus
 from afm_min.model import AFM
 from afm_min.run import Run, UserError
 from afm_min.world import people
@@ -26,7 +25,7 @@ def test_demonstrations_are_counted_by_flaw_and_outcome(monkeypatch, tmp_path):
         ("e", "garbled"), ("f", "wrong"))]
     family = SimpleNamespace(name="math", grades=lambda task, response: (task, response))
     monkeypatch.setattr(sft, "load_model", lambda run, name: name)
-    monkeypatch.setattr(corpus, "toy_world", lambda run, whole: {"math": family})
+    monkeypatch.setattr(sft, "all_families", lambda whole: {"math": family})
     monkeypatch.setattr(people, "write_demonstration", lambda family, i, flawed: written[i])
     monkeypatch.setattr(people, "well_rated",
                         lambda grades, rng: grades not in (("b", "b"), ("f", "f")))
@@ -196,7 +195,7 @@ def stage(monkeypatch, tmp_path):
     monkeypatch.setattr(sft, "save_model", save_model)
     monkeypatch.setattr(sft, "fit", fit)
     monkeypatch.setattr(chat, "read_examples", read_examples)
-    monkeypatch.setattr(corpus, "toy_world", lambda run: {})
+    monkeypatch.setattr(sft, "all_families", lambda: {})
     monkeypatch.setattr(evaluate, "validation", lambda *_: {"mean %": next(means)})
     return run, settings
 

@@ -2,12 +2,11 @@
 import pytest
 
 from afm_min import chat, guards, synthetic
-from afm_min.data import corpus
 from afm_min.run import Run
 from afm_min.world import families, tools
 from afm_min.world.tasks import EVOLVED, MATH, Math, Task, draw_tasks
 
-CODE = families.all_families({})["code"]
+CODE = families.all_families()["code"]
 QUESTION = "Ada has 4 lots of 3 pens. Ada loses 5. How many pens does Ada have?"
 
 
@@ -67,26 +66,27 @@ def test_synthetic_math_uses_the_truth_where_it_is_known(monkeypatch, kind, resp
 
 
 def test_hidden_unit_tests_do_not_influence_the_selection(monkeypatch):
-    """Two samples for each of six questions, in turn: one that passes all tests but the first two,
-    and the solution; one that passes only these two, and the solution; the solution, and one that
-    passes only these two."""
+    """Two samples for each of six questions, in turn: one that passes all tests but the first
+    four, and the solution; one that passes only these four, and the solution; the solution, and one
+    that passes only these four."""
     tasks = draw_tasks(CODE, "train", 6)  # different ones
     monkeypatch.setattr(synthetic, "new_tasks", lambda family, count: tasks)
 
     def is_correct(task, text, tests):
-        results = {"late": [False, False, True], "shallow": [True, True, False],
-                   task.solution: [True] * 3}[text]
+        results = {"late": 4 * [False] + 16 * [True], "shallow": 4 * [True] + 16 * [False],
+                   task.solution: 20 * [True]}[text]
         return results[tests]
     monkeypatch.setattr(CODE, "is_correct", is_correct)
     monkeypatch.setattr(chat, "sample_texts", lambda model, tasks, samples: [
         (["late", task.solution], ["shallow", task.solution], [task.solution, "shallow"])[i % 3]
         for i, task in enumerate(tasks)])
-    examples, row, hidden = synthetic.synthetic_code(None, CODE, 6, samples=2, threshold=1.0)
+    examples, row, hidden = synthetic.synthetic_code(None, CODE, 6, samples=2, threshold=1.0,
+                                                   seen_tests=4)
     assert [example["messages"][-1]["content"] == task.solution
             for example, task in zip(examples, tasks)] == [True, False, True] * 2
     # Of single samples, "late" and the solution pass the hidden tests.
     assert hidden == {"one sample passes hidden tests %": pytest.approx(200 / 3),
-                      "kept sample passes hidden tests %": pytest.approx(200 / 3)}
+                      "selected sample passes hidden tests %": pytest.approx(200 / 3)}
     assert row == ["code", 6, 50, 6, pytest.approx(200 / 3)]
 
 
@@ -95,11 +95,12 @@ def test_hidden_tests_measure_the_selection(monkeypatch):
     those that are kept: the other question has no sample that passes the seen tests."""
     tasks = draw_tasks(CODE, "train", 4)
     monkeypatch.setattr(synthetic, "new_tasks", lambda family, count: tasks)
-    monkeypatch.setattr(CODE, "is_correct", lambda task, text, tests: [text == task.solution] * 2)
+    monkeypatch.setattr(CODE, "is_correct", lambda task, text, tests: (
+        20 * [text == task.solution])[tests])
     monkeypatch.setattr(chat, "sample_texts", lambda model, tasks, samples: [
         ["bad", "bad"], [tasks[1].solution, "bad"], ["bad", tasks[2].solution],
         ["bad", tasks[3].solution]])
-    _, row, hidden = synthetic.synthetic_code(None, CODE, 4, samples=2, threshold=1.0)
+    _, row, hidden = synthetic.synthetic_code(None, CODE, 4, samples=2, threshold=1.0, seen_tests=4)
     assert list(hidden.values()) == [25, 100]
     assert row == ["code", 4, 37.5, 3, 100]
 
@@ -107,10 +108,10 @@ def test_hidden_tests_measure_the_selection(monkeypatch):
 def test_the_first_solved_conversation_of_each_question_is_selected(monkeypatch):
     """Two attempts at each of six questions, in turn: none right, the second right, both right, of
     which the first ends with a space."""
-    family = tools.Tools({"textwrap": "Text wraps."})
+    family = tools.Tools()
     tasks = [task for task in synthetic.new_tasks(family, 24) if not task.turns][:6]
 
-    def converse(reply, conversations, pages):
+    def converse(reply, conversations):
         for i, messages in enumerate(conversations):
             calls, answer = tasks[i // 2].answer
             attempts = (("Hm.", "Hm."), ("Hm.", answer), (answer + " ", answer))[i // 2 % 3]
@@ -131,7 +132,7 @@ def test_the_guards_drop_synthetic_examples_too(monkeypatch, tmp_path):
     def results(name):
         return [chat.example(name, [], text) for text in "ab"], [name, 9, 50, 2, 100]
     monkeypatch.setattr(synthetic, "load_model", lambda run, name: name)
-    monkeypatch.setattr(corpus, "toy_world", lambda run: {"code": None, "tools": None})
+    monkeypatch.setattr(synthetic, "all_families", lambda: {"code": None, "tools": None})
     monkeypatch.setattr(synthetic, "synthetic_math",
                         lambda model, family, kind, *_: results(f"math {kind}"))
     monkeypatch.setattr(synthetic, "synthetic_code",

@@ -18,7 +18,6 @@ from afm_min.data.funnel import Funnel
 from afm_min.data.sources import SOURCES
 from afm_min.run import UserError, save
 from afm_min.tokenizer import DOCUMENT, Tokenizer
-from afm_min.world import families
 from afm_min.world.tasks import RECALL, draw_task
 
 HELD_OUT = 0.05  # share of each source's topics that is held out
@@ -135,23 +134,6 @@ def remove_known_lines(documents, length=40):
     return [d for d in documents if d["text"].strip()]
 
 
-def read_documents(run):
-    """Return the documents of a run."""
-    if not run.file("documents.jsonl").exists():
-        raise UserError(f"{run.path} has no documents: run the stage data first")
-    return run.read_lines("documents")
-
-
-@functools.lru_cache(2)  # so that later stages reuse the tasks already drawn
-def toy_world(run, whole=False):
-    """Return {name: family of tasks}. The search tool searches the run's web pages.
-
-    whole: each task with tools makes all its calls (see tools.Tools)."""
-    pages = {d["name"]: d["text"] for d in read_documents(run)
-             if d["source"] == "web" and not d["held_out"]}
-    return families.all_families(pages, whole)
-
-
 # Stages
 
 def data(run, *, folder="", common=5, share=1.0, lexicon=""):
@@ -173,7 +155,7 @@ def tokenizer(run, *, mixture=CONTINUED, coverage=0.9995):
     needs few tokens. Then encode all documents.
 
     coverage: share of the characters that become tokens of their own (see Tokenizer.train)."""
-    documents = read_documents(run)
+    documents = run.read_lines("documents", "data")
     texts = {"train": {}, "held_out": {}}  # split -> source -> texts
     for d in documents:
         sources = texts["held_out" if d["held_out"] else "train"]

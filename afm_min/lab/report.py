@@ -21,26 +21,24 @@ MODELS = {"base": "0.7", "draft": "#c6dbef", "sft": "#6baed6", "aligned": "#2171
           "quantized": "#fdae6b", "recovered": "#d94801"}  # evaluated model -> colour of its bar
 STYLE = {"font.size": 12, "legend.frameon": False, "axes.spines.top": False, "savefig.dpi": 90,
          "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.alpha": 0.3}
-# The columns of each table except "held-out text", whose columns are the metrics found.
+# The columns of each table, except "held-out text" and "evaluation", which depend on the run.
 COLUMNS = {
     "stages": "stage, seconds, tokens, metric, before, after",
     "all metrics": "stage, metric, value",
     "environment": "what, value",
     "funnel": "source, filter, documents in, out, M characters out",
     "planted": "planted, documents, got through",
-    "guards": "flaw, examples, dropped by rating, by the model, as copies, kept",
-    "yields": "what, questions, right samples %, kept, of these right %",
+    "guards": "flaw or kind, examples, dropped by rating, by the model, as copies, kept",
+    "yields": "what, questions, right samples %, selected, of these right %",
     "weights": "source, weight",
-    # [1, "math", 1.0, -0.61, -0.64] for each weight; then [1, "all", 0.5, -0.60, -0.62], where the
-    # weight is dw, and the scores are those after and before the move of all weights.
     "trace": "round, weight of, weight, score with more, score with less",
     "bits of projections": "projection, bits, divergence that 2 bits add",
     "checkpoints": "step, greedy %, best of 4 %",
     "pairs judged right": "family, %, 95% interval, pairs",
     "curve": "step, reward, truth %, KL, entropy, length, mark",
-    "evaluation": f"benchmark, {', '.join(f'{model} %, 95% interval' for model in MODELS)}, n",
-    "sft against draft": "of all tasks, %, 95% interval, n",
-    "aligned against sft": "of all tasks, %, 95% interval, n",
+    **dict.fromkeys(("sft against draft", "aligned against sft", "base against opponent",
+                     "sft against opponent", "aligned against opponent"),
+                    "of all tasks, %, 95% interval, n"),
 }
 # A stage has one metric in the first table: that of MAIN_OF, else the first in MAIN that it
 # reports, else the first that it reports.
@@ -49,8 +47,9 @@ MAIN = ["all pairs %", "mean %", "recall at 4x %", "bits/byte", "labels right %"
         "characters per token"]
 # The value before a stage is its own "mean % before", or that of its round's committee, or the
 # metric of this stage:
-BEFORE = {"prune": "parent", "core": "prune", "continued": "core", "sft": "draft",
-          "recovery": "quantize", "math": "recovery", "tools": "recovery", "summary": "recovery"}
+BEFORE = {"prune": "parent", "teacher": "parent", "core": "prune", "continued": "core",
+          "sft": "draft", "recovery": "quantize", "math": "recovery", "tools": "recovery",
+          "summary": "recovery"}
 
 
 def table_row(cells):
@@ -62,6 +61,12 @@ def table(columns, rows):
     """("a, b", [["x", 0.5]]) -> '| a | b |\\n| --- | --- |\\n| x | 0.5 |\\n\\n'"""
     columns = columns.split(", ")
     return "".join(map(table_row, [columns, ["---"] * len(columns), *rows])) + "\n"
+
+
+def evaluated_models(rows):
+    """Return the names of the models in the table "evaluation". A row has two cells for each model,
+    between the benchmark and n. The last two models are missing if the run quantizes none."""
+    return list(MODELS)[:len(rows[0]) // 2 - 1]
 
 
 def stage_row(stage, row, metrics):
@@ -106,7 +111,9 @@ def write_report(run):
     for stage, row in report.items():
         items = row["metrics"].items()
         metrics[stage] = {name: value for name, value in items if not isinstance(value, list)}
-        stage_tables |= {name: value for name, value in items if isinstance(value, list)}
+        for name, value in items:
+            if isinstance(value, list):  # two stages have a table "guards": one follows the other
+                stage_tables[name] = stage_tables.get(name, []) + value
         if stage.startswith("mdloo"):
             title = stage.replace("mdloo", "curve, round ")
             stage_tables[title] = learning_curve(list(run.read_log(stage)))
@@ -122,6 +129,10 @@ def write_report(run):
                         ["seconds of all stages", seconds]],
         **stage_tables}
     columns = COLUMNS | {"held-out text": ", ".join(["stage", *shared])}
+    if tables.get("evaluation"):
+        models = evaluated_models(tables["evaluation"])
+        cells = [f"{model} %, 95% interval" for model in models]
+        columns["evaluation"] = ", ".join(["benchmark", *cells, "n"])
     text = (f"# {run.path.name}\n\nBits per byte and accuracy are of held-out text, in sequences "
             "of the core length. A stage of pre-training starts from the model of the one before."
             f"\n\n{draw_pictures(run, report)}")
@@ -190,17 +201,18 @@ def draw_mdloo(figure, report, logged):
 def draw_evaluation(figure, report, rows):
     """Draw, for each family of tasks, a bar with its interval for each model."""
     rows = [row for row in rows if ":" not in row[0]]  # not "follow: prompts, strict"
-    axes, position = figure.subplots(), numpy.arange(len(rows))
-    for i, (model, color) in enumerate(MODELS.items()):
+    models, axes, position = evaluated_models(rows), figure.subplots(), numpy.arange(len(rows))
+    width = 0.84 / len(models)
+    for i, model in enumerate(models):
         # A row is [benchmark, 55, "50 to 60", ...] with two entries for each model.
         percent = numpy.array([row[1 + 2 * i] for row in rows])
         ends = numpy.array([row[2 + 2 * i].split(" to ") for row in rows], float)  # (rows, 2)
-        axes.bar(position + 0.14 * (i - 2.5), percent, 0.14, color=color, label=model,
-                 yerr=abs(ends.T - percent), error_kw={"linewidth": 0.8})
+        axes.bar(position + width * (i - (len(models) - 1) / 2), percent, width, label=model,
+                 color=MODELS[model], yerr=abs(ends.T - percent), error_kw={"linewidth": 0.8})
     axes.set_xticks(position, [row[0].replace(" ", "\n") for row in rows])
     axes.set(ylabel="right, % of test tasks", ylim=(0, 100))
     axes.grid(False, axis="x")
-    axes.legend(ncols=len(MODELS), loc="lower center", bbox_to_anchor=(0.5, 1))
+    axes.legend(ncols=len(models), loc="lower center", bbox_to_anchor=(0.5, 1))
 
 
 def draw_pictures(run, report):

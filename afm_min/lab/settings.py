@@ -40,6 +40,7 @@ NUMBERS = {
     "tokenizer.coverage": SHARE, "prune.soft": SHARE, "core.distill": SHARE,
     "continued.distill": SHARE,
     "demonstrations.flawed": SHARE, "demonstrations.similar": SHARE,
+    "synthetic.seen_tests": (lambda x: 1 <= x <= 19, "from 1 to 19 of 20 unit tests"),
     "synthetic.threshold": SHARE, "synthetic.similar": SHARE, "preferences.noise": SHARE,
     **{f"{stage}.floor": SHARE for stage in ("parent", "prune", "teacher", "core",
                                              "continued", "lengthening")},

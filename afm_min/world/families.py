@@ -2,6 +2,7 @@
 
 Math and Recall are in tasks.py, Follow in instructions.py, Code in code.py, Summary and Compose in
 writing.py, and Tools in tools.py."""
+import functools
 import re
 
 from afm_min.world.code import Code
@@ -60,14 +61,16 @@ class Refuse(Family):
         return bool(task.answer or self.REFUSES.fullmatch(response))
 
 
-def all_families(pages=None, whole=False):
+@functools.cache  # so that `draw_tasks`, which caches by family, draws each task once
+def all_families(whole=False):
     """Return all families, {name: family}. whole: see Tools."""
-    families = (MATH, Follow(), Tools(pages, whole), Code(), Summary(), Compose(),
+    families = (MATH, Follow(), Tools(whole), Code(), Summary(), Compose(),
                 Recall(follow_up=0.35), Refuse())
     return {family.name: family for family in families}
 
 
 def benchmark_questions():
-    """Return the set of questions that evaluation asks, which no training document may contain."""
+    """Return the set of questions that evaluation asks, which no training document may contain. Of
+    a conversation, it has the first question only: the others mean nothing without it."""
     asked = [*all_families().values(), *EVOLVED.values(), *map(Recall, NOTES)]
     return {task.question for family in asked for task in benchmark_tasks(family)}

@@ -20,7 +20,6 @@ ANIMALS = "bear cat dog fox goat hen lion owl".split()
 CITIES = "Bern Cairo Lima Oslo Paris Quito Rome Tunis".split()
 COLOURS = "black blue brown green grey pink red white".split()
 NAMES = "Ada Ben Eva Finn Iris Kim Leo Mia".split()
-SUBJECTS = "text file time name line class code list".split()
 THINGS = "books coins eggs keys nuts pens rings shells".split()
 
 

@@ -82,7 +82,7 @@ def parse_call(text):
         return None
 
 
-def run_call(text, declared, pages=None):
+def run_call(text, declared):
     """Run a call and return its result, or an error. declared: the tools, as from `declare`."""
     name, arguments = parse_call(text) or (None, {})
     if name is None:
@@ -106,7 +106,7 @@ def run_tool(name, argument):
     return values[zlib.crc32(text.encode("utf-8", "replace")) % len(values)]
 
 
-def converse(reply, conversations, pages=None, most=4):
+def converse(reply, conversations, most=4):
     """Continue conversations (lists of messages) in place, all at once. The model replies; while
     its reply is a call, the call is run, the result is appended, and the model replies again.
 
@@ -145,8 +145,8 @@ class Tools(Family):
         ("age", "How old is {}?", "It is {1}.", "the {colour} {animal} of {name}")]
     OPERATORS = {"plus": "+", "minus": "-", "times": "*"}
 
-    def __init__(self, pages=None, whole=False):
-        self.pages, self.whole = pages, whole
+    def __init__(self, whole=False):
+        self.whole = whole
 
     def make(self, rng):
         # Those at the end stand twice, so each is drawn twice as often as another kind.
