@@ -398,6 +398,9 @@ def test_names_of_licences_and_their_negation(text, allowed):
 def test_suffixes_of_code():
     assert filters.is_code("a/b.swift") and filters.is_code("B.H")
     assert not filters.is_code("README") and not filters.is_code("a.py/b")
+    assert len(filters.LANGUAGES) == 14
+    for suffixes in filters.LANGUAGES.values():
+        assert all(filters.is_code(f"main{suffix}") for suffix in suffixes.split())
 
 
 @pytest.mark.parametrize("page, found", [
@@ -450,11 +453,38 @@ def test_math_tags(page, found):
     assert formulas.has_math_tags(page) == found
 
 
+TWO = '<p class="question">1+1?</p><p class=answer {}>3</p><p class="answer {}">2</p>'
+
+
+@pytest.mark.parametrize("page, text", [
+    ("<dl><dt>1+1?<dd>2</dd></dl><p>Menu", "Question: 1+1?\nAnswer: 2"),
+    ("<dl><dt>1+1?</dt><dd>2</dd><dt>1+2?</dt><dd>It is <b>3</b>.</dd></dl>",
+     "Question: 1+1?\nAnswer: 2\nQuestion: 1+2?\nAnswer: It is 3."),
+    ("<section><h2>Sum</h2><p class='math problem'>1+1?<p class=solution>2</section>",
+     "Question: 1+1?\nAnswer: 2"),
+    ("<div id=question><div>How<div>many?</div></div>Now.</div><div class=answer>2</div>Menu",
+     "Question: How many? Now.\nAnswer: 2"),
+    # Of several answers: the first if votes are equal, the one with most votes, the accepted one.
+    (TWO.format("", ""), "Question: 1+1?\nAnswer: 3"),
+    (TWO.format("data-votes=2", '" data-votes="11'), "Question: 1+1?\nAnswer: 2"),
+    (TWO.format("data-score=-1", ""), "Question: 1+1?\nAnswer: 2"),
+    (TWO.format("data-votes=x", '" data-votes="-7'), "Question: 1+1?\nAnswer: 3"),
+    (TWO.format("data-votes=99", "accepted"), "Question: 1+1?\nAnswer: 2"),
+    (TWO.format("data-votes=99", "accepted-answer"), "Question: 1+1?\nAnswer: 2"),
+    # The main content of pages without answers to marked questions.
+    ("<nav>Menu</nav><p>Let x be 2.", "Let x be 2."), ("<p class=question>1+1?</p>", "1+1?"),
+    ("<p class=answer>2</p><p class=questions>1?</p>", "2\n1?"), ("", "")])
+def test_questions_and_answers(page, text):
+    assert formulas.questions_and_answers(page) == text
+
+
 def test_long_tags_take_linear_time():
     for piece in ("class=", " class=", " src=", "<a class=", "alt='", "$$ ", "\\(", "$a",
-                  "`a", "\\begin{math}", " class=math ", " src=/math/", " src=?&?&"):
-        for page in (piece * 20_000, f"<img{piece * 20_000}>"):
+                  "`a", "\\begin{math}", " class=math ", " src=/math/", " src=?&?&",
+                  "<dt>", "<dd>", " data-votes=", " class=answer"):
+        for page in (piece * 20_000, f"<img{piece * 20_000}>", f"<dt>{piece * 20_000}"):
             formulas.has_math_tags(page)
+            formulas.questions_and_answers(page)
             filters.main_content(page)
 
 

@@ -38,7 +38,7 @@ def crawl():
             page for page in itertools.islice(reference(), 80) if len(page[1]) < 60_000))
         copied = {f"{name}.py" for name in sources.COPIED}
         code = (d for d in sources.code() if d.get("planted") or d["name"] in copied)
-        documents = {"web": sources.web(), "math": sources.math(600), "code": code}
+        documents = {"web": sources.web(), "math": sources.math(1000), "code": code}
         return {source: [document | {"source": source} for document in documents[source]]
                 for source in documents}
 
@@ -143,6 +143,8 @@ def test_good_pages_get_through(collected):
     ("language", {"name": "table.csv"}, "unknown suffix"),
     ("code quality", {"text": "values"}, "comments or definitions"),
     ("math tags", {"text": "<p>x + y"}, "no tags"),
+    ("questions and answers", {"text": "<nav>Menu</nav>"}, "empty"),
+    ("questions and answers", {"text": "<dl><dt>1+1?<dd>2</dl>"}, ""),
     ("domain", {"url": "shop.example/1"}, "other domain")])
 def test_filters_return_the_rule_that_drops_a_document(collected, name, document, rule):
     _, funnel = collected
@@ -203,6 +205,9 @@ def test_filters_that_edit_the_text(collected):
     funnel.filters["main content"](document)
     funnel.filters["personal data"](document)
     assert document["text"] == "Write to [email]."
+    document = {"text": "<nav>Menu</nav><dl><dt>1+1?<dd>2</dl><p>Menu"}
+    funnel.filters["questions and answers"](document)
+    assert document["text"] == "Question: 1+1?\nAnswer: 2 Menu"
 
 
 def test_blocked_paths():

@@ -203,11 +203,12 @@ RESTRICTIVE_TEXT = re.compile("|".join((
     r"(mozilla|eclipse|server side) public",
     r"non ?commercial",
     r"share ?alike")))
-# C, C#, C++, Go, Java, JavaScript, Kotlin, Objective-C, PHP, Python, Ruby, Rust, Swift, TypeScript:
-# 14 languages, as in the report.
-CODE_SUFFIXES = tuple("""
-    .c .h .cs .cpp .cc .cxx .hpp .hh .go .java .js .jsx .mjs .kt .m .mm .php .py .rb .rs .swift .ts
-    .tsx""".split())
+# Language -> suffixes of its files. They are 14, as in the report.
+LANGUAGES = {
+    "C": ".c .h", "C#": ".cs", "C++": ".cpp .cc .cxx .hpp .hh", "Go": ".go", "Java": ".java",
+    "JavaScript": ".js .jsx .mjs", "Kotlin": ".kt", "Objective-C": ".m .mm", "PHP": ".php",
+    "Python": ".py", "Ruby": ".rb", "Rust": ".rs", "Swift": ".swift", "TypeScript": ".ts .tsx"}
+CODE_SUFFIXES = tuple(" ".join(LANGUAGES.values()).split())
 
 
 def permissive(text):

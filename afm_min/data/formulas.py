@@ -1,14 +1,25 @@
-"""Rules for pages of mathematics: markup of formulas, share of symbols, and domains.
+"""Rules for pages of mathematics: markup of formulas, questions and answers, share of symbols, and
+domains.
 
 The report filters by 40 strings of templates for formulas, but does not list them. These are ours.
 """
 import html
 import re
 
-from afm_min.data.blocks import markup
-from afm_min.data.filters import host_and_path
+from afm_min.data.blocks import BLOCK_TAGS, NAMES, markup
+from afm_min.data.filters import host_and_path, main_content
 
-MATH_DOMAINS = ("algebra.example", "calculus.example", "math.example")  # the report used 20
+MATH_DOMAINS = """
+    algebra.example analysis.example arithmetic.example calculus.example counting.example
+    equations.example fractions.example functions.example geometry.example graphs.example
+    integers.example logic.example math.example matrices.example numbers.example primes.example
+    probability.example puzzles.example sums.example topology.example
+    """.split()  # 20, as in the report
+# Tags and classes of elements that contain a question or an answer, and those of the best answer.
+QUESTION = {"dt", "problem", "question"}
+ANSWER = {"answer", "dd", "solution"}
+ACCEPTED = {"accepted", "accepted-answer"}
+VOTES = re.compile(r"""\sdata-(?:score|votes)\s*=\s*["']?(-?\d{1,9})""", re.I)
 # Elements of MathML, also with a prefix such as "m:", and of libraries for formulas.
 MATHML = set("math mi mn mo mfrac mrow msqrt msub msup mjx-container math-renderer".split())
 # Classes and script types of rendered formulas; but not those that only steer a library.
@@ -85,6 +96,50 @@ def has_math_tags(page):
     if has_backquotes:
         formulas += BACKQUOTES.findall(text)
     return any(map(FORMULA.search, formulas))
+
+
+def marked_elements(page):
+    """Return the elements that are a question or an answer by their tag, class or id: dicts of tag,
+    names (its tag, classes and id), votes and text. One inside another ends that one.
+
+    '<dt>1+1?</dt>' -> [{"tag": "dt", "names": {"dt"}, "votes": 0, "text": "1+1?"}]"""
+    elements = []
+    depth = 0  # open elements with the tag of the last marked one, from that one on
+    for tag, attributes, text in markup(page):
+        names = {tag, *" ".join("".join(n) for n in NAMES.findall(attributes)).lower().split()}
+        if names & (QUESTION | ANSWER):
+            votes = VOTES.search(attributes)
+            elements.append({"tag": tag, "names": names, "pieces": [],
+                             "votes": int(votes[1]) if votes else 0})
+            depth = 1
+        elif depth:
+            element = elements[-1]
+            element["pieces"].append(" " if tag.strip("/") in BLOCK_TAGS else text)
+            depth += (tag == element["tag"]) - (tag == "/" + element["tag"])
+    for element in elements:
+        element["text"] = " ".join("".join(element.pop("pieces")).split())
+    return elements
+
+
+def questions_and_answers(page):
+    """Return the questions of a page with their answers, found by tags, classes and ids.
+
+    '<dl><dt>1+1?</dt><dd>It is <b>2</b>.</dd></dl>' -> 'Question: 1+1?\\nAnswer: It is 2.'
+
+    Of several answers to a question, the accepted one is kept, or else the one with most votes. A
+    page without answers to marked questions, such as a blog, is reduced to its main content."""
+    threads = []  # (question, its answers)
+    for element in marked_elements(page):
+        if element["names"] & QUESTION:
+            threads.append((element["text"], []))
+        elif threads:
+            threads[-1][1].append(element)
+    pairs = []
+    for question, answers in threads:
+        if answers:
+            best = max(answers, key=lambda a: (bool(a["names"] & ACCEPTED), a["votes"]))
+            pairs.append(f"Question: {question}\nAnswer: {best['text']}")
+    return "\n".join(pairs) or main_content(page)
 
 
 def symbol_share(text):

@@ -222,7 +222,7 @@ ORDER = {
              "benchmarks"],
     "public": ["licence", "personal data", "benchmarks"],
     "questions": ["licence", "personal data", "benchmarks"],
-    "math": ["robots.txt", "math tags", "main content", "symbols", "fluency", "domain",
+    "math": ["robots.txt", "math tags", "questions and answers", "symbols", "fluency", "domain",
              "near-duplicates", "benchmarks"]}
 MAX_UNSAFE, MAX_JUNK = 0.65, 0.5  # probabilities
 MIN_SYMBOLS = 0.05  # share of mathematical symbols in a text
@@ -260,7 +260,7 @@ class Funnel:
         self.rows = {}  # (source, filter) -> [documents in, documents out, million characters out]
         self.planted = {}  # kind -> [documents planted, got through]
         # Name -> function of a document that returns the rule that drops it, or "" to keep it.
-        # "main content" and "personal data" also replace its text.
+        # Those that call `edit` also replace its text.
         self.filters = {
             "robots.txt": lambda d: "" if allowed(d["url"]) else "disallowed",
             "main content": lambda d: edit(d, filters.main_content),
@@ -272,6 +272,7 @@ class Funnel:
             "language": lambda d: "" if filters.is_code(d["name"]) else "unknown suffix",
             "code quality": lambda d: filters.check_code(d["text"]),
             "math tags": lambda d: "" if formulas.has_math_tags(d["text"]) else "no tags",
+            "questions and answers": lambda d: edit(d, formulas.questions_and_answers),
             "symbols": lambda d: "" if formulas.symbol_share(d["text"]) > MIN_SYMBOLS else "few",
             "fluency": lambda d: "" if self.math.bits(d["text"]) < MAX_BITS else "not fluent",
             "domain": lambda d: "" if formulas.math_domain(d["url"]) else "other domain",

@@ -28,6 +28,7 @@ import sys
 import sysconfig
 import tokenize
 
+from afm_min.data import languages, math_pages
 from afm_min.data.safety import unsafe_page
 from afm_min.world import families
 from afm_min.world.tasks import COLOURS, EVOLVED, MATH, NAMES, THINGS, benchmark_tasks, draw_task
@@ -172,26 +173,12 @@ def web():
                "canary": bad_text if kind == "personal" else ""}
 
 
-def math(count=3000):
-    """Yield pages that each answer a mathematical question. Every tenth is bad: without tags,
-    with few symbols, with noise as the answer, or from another site."""
+def math(count=2600):
+    """Yield pages that answer mathematical questions. Every tenth is bad (see math_pages.py)."""
     rng = random.Random(0)
     for i in range(count):
-        task = draw_task(MATH, "train", i)
-        kind = "" if i % 10 else rng.choice(("no tags", "few symbols", "noise", "other site"))
-        host = "shop.example" if kind == "other site" else "math.example"
-        question, answer = task.question, task.solution
-        if kind == "noise":
-            answer = "".join(rng.choices("0123456789+-*=(){}", k=200))
-        if kind != "no tags":
-            answer = f'<span class="katex">{answer}</span>'
-        if kind == "few symbols":
-            words = [f"{rng.choice(THINGS)} does {rng.choice(NAMES)}" for _ in range(12)]
-            question, *others = [f"How many {pair} have?" for pair in words]
-            answer = f'<span class="katex">x</span>. {" ".join(others)}'
-        body = f"<p>Question: {question}</p><p>Answer: {answer}</p>"
-        yield {"name": f"math {i}", "url": f"{host}/{i}", "text": layout("Answers", body),
-               "planted": kind}
+        url, body, kind = math_pages.draw_page(i, rng)
+        yield {"name": f"math {i}", "url": url, "text": layout("Answers", body), "planted": kind}
 
 
 # Code
@@ -220,12 +207,14 @@ def rename(code, ending):
 
 
 def code():
-    """Yield the files of the standard library, then bad files of the kinds that other repositories
-    have: copied modules, some with another suffix or a bad licence, and generated tables."""
+    """Yield the files of the standard library, files in other languages, then bad files of the
+    kinds that other repositories have: copied modules, some with another suffix or a bad licence,
+    and generated tables."""
     for path in sorted(STDLIB.rglob("*.py")):
         name = path.relative_to(STDLIB).as_posix()
         if not EXCLUDED & set(name.split("/")):
             yield {"name": name, "text": read_python(path), "licence": "PSF-2.0"}
+    yield from languages.files()
     rng = random.Random(0)
     for i in range(2 * PLANTED):
         name = rng.choice(COPIED)
@@ -245,10 +234,26 @@ def code():
 
 # Prose
 
+# Topics of Python's language reference. Each string is one document: a long topic, or short ones
+# that belong together. "compound", "specialnames" and others only repeat text of these.
+CHAPTERS = (
+    "assignment", "attribute-access", "calls lambda", "class objects", "comparisons",
+    "customization", "debugger", "execmodel", "for while if with", "formatstrings", "function",
+    "import", "raise assert", "async await yield", "binary bitwise shifting power unary",
+    "break continue return pass del", "booleans truth conversions lists exprlists",
+    "identifiers atom-identifiers global nonlocal", "numeric-types context-managers",
+    "numbers integers floating imaginary atom-literals", "operator-summary",
+    "sequence-types callable-types", "string-methods", "strings", "try",
+    "subscriptions slicings attribute-references", "types", "typesmapping dict", "typesseq",
+    "typesfunctions typesmethods typesmodules specialattrs bltin-code-objects bltin-null-object "
+    "bltin-ellipsis-object bltin-type-objects")
+
+
 def licensed():
     """Yield the chapters of Python's language reference: long, edited prose."""
-    for name, text in pydoc_data.topics.topics.items():
-        yield {"name": name, "text": text}
+    for chapter in CHAPTERS:
+        topics = [pydoc_data.topics.topics.get(name, "") for name in chapter.split()]
+        yield {"name": chapter, "text": "\n".join(topics)}
 
 
 def public():
