@@ -43,7 +43,7 @@ def test_solutions_get_the_best_grades(name):
 @pytest.mark.parametrize("name", [*FAMILIES, *EVOLVED])
 def test_few_tasks_are_rejected(name, monkeypatch):
     """A training task takes 1.25 draws on average: more than 2 in 500 have odds below 1e-9. Tasks
-    of the other splits are listed together, and the list is kept."""
+    that draw_tasks has listed are kept."""
     family, draws = (FAMILIES | EVOLVED)[name], []
     make = family.make
 

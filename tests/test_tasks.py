@@ -39,6 +39,17 @@ def test_the_same_seed_gives_the_same_task(family):
     assert draw_task(family, "test", 3) != draw_task(family, "test", 4)
 
 
+def test_listed_tasks_do_not_depend_on_earlier_calls():
+    """Some families have fewer tasks than are asked for. Asking again, or for other splits in
+    between, finds no more: evaluation must ask the tasks that training text is free of."""
+    family = Math("broader")
+    first = draw_tasks(family, "test", 200)
+    assert 50 < len(first) < 200
+    for split in ("validation", "train", "test", "test"):
+        draw_tasks(family, split, 300)
+    assert draw_tasks(family, "test", 200) == draw_tasks(Math("broader"), "test", 200) == first
+
+
 def test_draw_tasks_returns_different_tasks_or_all_there_are():
     keys = [task.key for task in draw_tasks(MATH, "validation", 50)]
     assert len(set(keys)) == 50

@@ -9,6 +9,7 @@ too: mathematics and recall. families.py lists where the others are.
 """
 import dataclasses
 import functools
+import itertools
 import random
 import re
 import zlib
@@ -73,11 +74,6 @@ class Family:
             if split_of(task.key) == split:
                 return task
 
-    def sequence(self, rng):
-        """Yield tasks of all splits in random order, with repetitions and without end."""
-        while True:
-            yield self.make(rng)
-
     def follows_format(self, task, response):
         """Return a list of booleans, one per instruction: does the response follow it?"""
         return [bool(response.strip())]
@@ -114,30 +110,33 @@ def draw_task(family, split, seed):
     return family.draw(split, random.Random(f"{family.name} {split} {seed}"))
 
 
-@functools.lru_cache(64)
-def listing(family):
-    """Return a family's endless sequence of tasks, and those drawn so far: {split: {key: task}}.
+def distinct_tasks(family, split):
+    """Yield tasks of a split with different keys, until most likely there are no more: after 200
+    repetitions in a row."""
+    rng, keys, repeats = random.Random(f"{family.name} {split} listing"), set(), 0
+    while repeats < 200:
+        task = family.draw(split, rng)
+        repeats = repeats + 1 if task.key in keys else 0
+        if task.key not in keys:
+            keys.add(task.key)
+            yield task
+
+
+@functools.lru_cache(256)
+def listing(family, split):
+    """Return `distinct_tasks`, and a list of those drawn so far.
 
     Cached: every call returns the same two objects, so draw_tasks continues where it ended."""
-    return family.sequence(random.Random(f"{family.name} listing")), {split: {} for split in SPLITS}
+    return distinct_tasks(family, split), []
 
 
 def draw_tasks(family, split, count):
     """Return `count` tasks of a split with different keys, or fewer if there are no more.
 
-    All calls share one sequence, so a call for 100 tasks returns the first 100 of a call for 200.
-    Some families have fewer tasks: give up after 1,000 + (number of known tasks) repetitions in a
-    row."""
-    sequence, known = listing(family)
-    repeats = 0
-    while len(known[split]) < count and repeats < 1000 + sum(map(len, known.values())):
-        task = next(sequence, None)
-        if task is None:
-            break
-        by_key = known[split_of(task.key)]
-        repeats = repeats + 1 if task.key in by_key else 0
-        by_key.setdefault(task.key, task)
-    return tuple(known[split].values())[:count]
+    A call for 100 tasks returns the first 100 of a call for 200."""
+    more, known = listing(family, split)
+    known.extend(itertools.islice(more, max(0, count - len(known))))
+    return tuple(known[:count])
 
 
 # The tasks of evaluation, which training documents are decontaminated from. Evaluation may ask for
