@@ -70,7 +70,7 @@ def all_families(whole=False):
 
 
 def benchmark_questions():
-    """Return the set of questions that evaluation asks, which no training document may contain. Of
-    a conversation, it has the first question only: the others mean nothing without it."""
+    """Return the set of questions that evaluation asks, which no training document may contain."""
     asked = [*all_families().values(), *EVOLVED.values(), *map(Recall, NOTES)]
-    return {task.question for family in asked for task in benchmark_tasks(family)}
+    return {message["content"] for family in asked for task in benchmark_tasks(family)
+            for message in task.messages() if message["role"] == "user"}
