@@ -29,8 +29,8 @@ $(ENV)/installed: pyproject.toml
 train: $(ENV)/installed
 	$(PY) train.py --out $(RUN) --resume
 	$(PY) sample.py --run $(RUN) --stage lengthening --prompt "The value of"
-	$(PY) sample.py --run $(RUN) --tools price,weather,python \
-		--prompt "What do the red coins and the white coins cost together?"
+	$(PY) sample.py --run $(RUN) --tools price,search,open \
+		--prompt "How many farms are there in Upper Cairo?"
 
 report: $(ENV)/installed
 	$(PY) -m afm_min.lab.report --run $(RUN)
