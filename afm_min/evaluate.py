@@ -198,7 +198,7 @@ def rate_at_equal_length(wins, longer):
     The left side's derivative is -H, with H = sum p (1 - p) x x^T + ridge, so the errors of beta
     have the covariance H^-1 V H^-1, where V is that of the left side. Each w has the variance
     E[w^2] - p^2. With a tie's probability t, p = P(win) + t/2 and E[w^2] = P(win) + t/4, so it is
-    p (1 - p) - t/4. Each observed tie stands for its t: V = sum (p (1 - p) - tie/4) x x^T. The
+    p (1 - p) - t/4. The observed ties estimate t: V = sum (p (1 - p) - tie/4) x x^T. The
     ridge is added to V, too, so that the interval of nothing but ties is not a point. Without ties,
     V = H, and the covariance is H^-1, as usual."""
     design = torch.stack((torch.ones_like(longer), longer), 1).double()  # (N, 2)

@@ -52,6 +52,6 @@ def first_guards(examples, well_rated, model, unlikely, similar):
 
 
 def table_row(name, outcomes):
-    """Return a row of the table "guards": ("math", ["kept", "copy", "kept"])
-    -> ["math", 3, 0, 0, 1, 2], the number of examples and of each of OUTCOMES."""
+    """Return a row of the table "guards": a name, the number of examples, and how many have each of
+    OUTCOMES: ("math", ["kept", "copy", "kept"]) -> ["math", 3, 0, 0, 1, 2]"""
     return [name, len(outcomes), *map(outcomes.count, OUTCOMES)]

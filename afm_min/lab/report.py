@@ -134,8 +134,7 @@ def write_report(run):
         cells = [f"{model} %, 95% interval" for model in models]
         columns["evaluation"] = ", ".join(["benchmark", *cells, "n"])
     text = (f"# {run.path.name}\n\nBits per byte and accuracy are of held-out text, in sequences "
-            "of the core length. A stage of pre-training starts from the model of the one before."
-            f"\n\n{draw_pictures(run, report)}")
+            f"of the core length.\n\n{draw_pictures(run, report)}")
     if run.file("claims.md").exists():
         text += run.file("claims.md").read_text()
     else:

@@ -6,7 +6,7 @@ from afm_min.world.tasks import ANIMALS, CITIES, COLOURS, THINGS, Conversation, 
 
 
 class Rules(typing.NamedTuple):
-    """Instructions for a list of words. False values stand for no instruction."""
+    """Instructions for a list of words. An empty string, 0 or False means no instruction."""
     kind: str  # one of LISTS
     n: int  # number of words
     mark: str  # one of MARKS, written before each word, or one of BETWEEN

@@ -4,7 +4,7 @@ A solution is a chain of steps: the first number of a step is the result of the 
 kinds other than "plain" imitate the problems that the report "evolves" from given ones:
 
     rephrased  a plain story in other words
-    reversed   the end is told, and the beginning is asked for
+    reversed   gives the end of a story, and asks for its beginning
     deeper     a plain story with three or four changes, not one or two
     broader    another topic with another structure: ages, rates, sharing, prices, times
 """

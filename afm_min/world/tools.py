@@ -149,7 +149,7 @@ class Tools(Family):
         self.whole = whole
 
     def make(self, rng):
-        # Those at the end stand twice, so each is drawn twice as often as another kind.
+        # The last three are listed two times, so they are drawn with twice the probability.
         kind = rng.choice((self.look_up, self.total, self.multiply, self.two_places, self.add_up,
                            self.greet, *2 * (self.compare, self.compute, self.browse)))
         question, answer, turns, key = kind(rng)
