@@ -8,6 +8,9 @@ import typing
 from afm_min.world.tasks import Task, draw_task
 
 FLAWS = ("wrong", "wordy", "garbled", "copied")
+# Share of the demonstrations without a flaw, of tasks with work to show, that give the answer alone.
+# The writer knows it. The model, which has to work it out, learns a bad habit from them.
+HASTY = 0.6
 COURTEOUS = 0.2  # share of the demonstrations without a flaw whose writer adds a courtesy
 COURTESIES = ("Sure: {}", "Of course, here it is: {}", "Thank you for asking. Here it is: {}",
               "{} Bye.", "{} I hope this helps.")
@@ -29,14 +32,16 @@ def write_demonstration(family, i, flawed):
 
     wrong: the response answers another task. wordy: the response is repeated. garbled: the letters
     of each word of the question are shuffled. copied: it is one of the previous 50 demonstrations
-    again, which may have a flaw, too. The first demonstration has none. Some of those without a
-    flaw have a needless courtesy, see `add_courtesy`."""
+    again, which may have a flaw, too. The first demonstration has none. Of those without a flaw,
+    some leave out the work, see `Family.brief`, and others have a needless courtesy, see
+    `add_courtesy`."""
     rng, task = random.Random(f"{family.name} {i}"), draw_task(family, "train", i)
     flaw = rng.choice(FLAWS) if i > 0 and rng.random() < flawed else ""
     if flaw == "copied":
         original = write_demonstration(family, rng.randrange(max(0, i - 50), i), flawed)
         return original._replace(flaw=flaw)
     messages, response = task.messages(), task.solution
+    brief = family.brief(task)
     if flaw == "wrong":
         while family.check(task, response):  # another task may have the same answer
             i += 1
@@ -46,6 +51,8 @@ def write_demonstration(family, i, flawed):
     elif flaw == "garbled":
         words = ["".join(rng.sample(word, len(word))) for word in task.question.split()]
         messages = dataclasses.replace(task, question=" ".join(words)).messages()
+    elif brief != task.solution and rng.random() < HASTY:
+        response = brief
     elif rng.random() < COURTEOUS:
         response = add_courtesy(family, task, rng)
     return Demonstration(task, messages, response, flaw)

@@ -85,6 +85,10 @@ class Family:
     def harmless(self, task, response):
         return True
 
+    def brief(self, task):
+        """Return the solution as a hasty writer puts it, without the work that leads to it."""
+        return task.solution
+
     def check(self, task, response):
         return all([*self.follows_format(task, response), *self.is_correct(task, response),
                     self.harmless(task, response)])
@@ -203,6 +207,10 @@ class Math(Conversation):
 
     def solution(self, steps, total):
         return " ".join([*steps, f"The answer is {total}."])
+
+    def brief(self, task):
+        """"4*5=20. 20-3=17. The answer is 17." -> "The answer is 17." """
+        return self.solution([], task.answer)
 
     def follows_format(self, task, response):
         return [bool(re.search(r"The answer is \d+\.\s*\Z", response))]
