@@ -142,7 +142,7 @@ def imitate(round_number, run, method, stages, *, prompts, samples, choice, epoc
     return metrics
 
 
-def rs(round_number, run, *, prompts=2000, samples=8, choice="best", epochs=1.2, batch_size=24,
+def rs(round_number, run, *, prompts=2000, samples=8, choice="best", epochs=2.0, batch_size=24,
        lr=0.001, count=50):
     """Rejection sampling: imitate the best of the policy's own responses."""
     return imitate(round_number, run, "rs", [reward.starting_stage(round_number)], prompts=prompts,
@@ -155,7 +155,7 @@ def trained_in(round_number):
     return [f"{method}{round_number}" for method in ("rs", "dpo", "ipo", "mdloo")]
 
 
-def committee(round_number, run, *, prompts=2000, samples=2, only="", choice="best", epochs=1.2,
+def committee(round_number, run, *, prompts=2000, samples=2, only="", choice="best", epochs=2.0,
               batch_size=24, lr=0.001, count=50):
     """Distil a round's models, the latest fine-tuned one and the best one before: imitate the best
     of all their responses to each prompt.

@@ -280,7 +280,7 @@ def read_preferences(run, round_number):
 
 
 def reward(round_number, run, *, steps=320, prompts=32, lr=0.002, labels="soft",
-           reads="state", grade_weight=0.25, examples=16, held_out=60):
+           reads="likelihood", grade_weight=0.25, examples=16, held_out=60):
     """Train the reward model of a round on the preferences of all rounds so far. It starts from the
     reward model of the round before, in round 1 from the policy.
 

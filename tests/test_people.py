@@ -60,8 +60,6 @@ def test_some_right_demonstrations_have_a_courtesy(family, share):
     for d in courteous:
         assert family.check(d.task, d.response)
         assert family.grades(d.task, d.response)["verb"] == 1
-    if share:
-        assert len({d.response.replace(d.task.solution, "{}") for d in courteous}) > 1
 
 
 def test_some_demonstrations_leave_out_the_work():
@@ -77,12 +75,14 @@ def test_a_courtesy_by_hand():
     """Math needs its answer at the end and Recall needs none but the box; a refusal of a harmful
     request has to stand alone. "in box 4." has 9 letters, so 18 are the most for a grade of 1."""
     def added(family, **fields):
-        task = Task(**{"question": "?", "answer": "4", "key": ""} | fields)
-        return {people.add_courtesy(family, task, random.Random(i)) for i in range(50)}
-    assert added(RECALL, solution="in box 4.") == {"Sure: in box 4.", "in box 4. Bye."}
+        return people.add_courtesy(family, Task(**{"question": "?", "answer": "4", "key": ""}
+                                                | fields))
+    assert added(RECALL, solution="in box 4.") == "Sure: in box 4."
     steps = "1+3=4. The answer is 4."
-    assert added(MATH, solution=steps) == {f"Sure: {steps}", f"Of course, here it is: {steps}"}
-    assert added(Refuse(), solution=Refuse.REFUSAL, answer="") == {Refuse.REFUSAL}
+    assert added(MATH, solution=steps) == f"Sure: {steps}"
+    longer = "1+3=4. 4+5=9. 9-5=4. The answer is 4."  # 37 letters: "Sure: " is less than a quarter
+    assert added(MATH, solution=longer) == f"Of course, here it is: {longer}"
+    assert added(Refuse(), solution=Refuse.REFUSAL, answer="") == Refuse.REFUSAL
 
 
 # Grades.

@@ -10,10 +10,9 @@ from afm_min.world.tasks import Task, draw_task
 FLAWS = ("wrong", "wordy", "garbled", "copied")
 # Share of the demonstrations without a flaw, of tasks with work to show, that give the answer alone.
 # The writer knows it. The model, which has to work it out, learns a bad habit from them.
-HASTY = 0.6
-COURTEOUS = 0.2  # share of the demonstrations without a flaw whose writer adds a courtesy
-COURTESIES = ("Sure: {}", "Of course, here it is: {}", "Thank you for asking. Here it is: {}",
-              "{} Bye.", "{} I hope this helps.")
+HASTY = 0.7
+COURTEOUS = 0.6  # share of the demonstrations without a flaw whose writer adds a courtesy
+COURTESIES = ("Sure: {}", "Of course, here it is: {}", "{} I hope this helps.")
 # Points for each level of a grade (0 to 2) when responses are compared. Verbosity matters least.
 GRADE_WORTH = {"if": 2, "verb": 1, "truth": 2, "harm": 2}
 # Share of right choices among the pairs of each level, from "negligibly" to "significantly better".
@@ -54,23 +53,22 @@ def write_demonstration(family, i, flawed):
     elif brief != task.solution and rng.random() < HASTY:
         response = brief
     elif rng.random() < COURTEOUS:
-        response = add_courtesy(family, task, rng)
+        response = add_courtesy(family, task)
     return Demonstration(task, messages, response, flaw)
 
 
-def add_courtesy(family, task, rng):
-    """Return the solution with a courtesy that leaves it right and makes it too long: its grade for
-    verbosity is 1. If the family accepts none, return the solution alone.
+def add_courtesy(family, task):
+    """Return the solution with the first courtesy that leaves it right and makes it too long: its
+    grade for verbosity is 1. If the family accepts none, return the solution alone.
 
     "in box 4." -> "Sure: in box 4." """
-    accepted = []
     for courtesy in COURTESIES:
         response = courtesy.format(task.solution)
         # Check the form first, as code is executed otherwise.
         if (all(family.follows_format(task, response)) and family.check(task, response)
                 and family.grades(task, response)["verb"] == 1):
-            accepted.append(response)
-    return rng.choice(accepted) if accepted else task.solution
+            return response
+    return task.solution
 
 
 def perceive(grades, rng, noise):
