@@ -63,7 +63,7 @@ def ask(monkeypatch, capsys):
 def test_tool_calls_are_run_and_shown(ask):
     model, output = ask("call: python(code='6*7')", "call: price(item='keys')", "It is 42.")
     assert output == ("call: python(code='6*7')\n    42\n"
-                      "call: price(item='keys')\n    error: there is no tool price\n"
+                      "call: price(item='keys')\n    error: there is no tool price(item)\n"
                       "It is 42.\n")
     assert model.prompts[0] == ("<|system|>Be brief.\nTools: python(code)<|end|>"
                                 "<|user|>What is 6*7?<|end|><|assistant|>")
