@@ -8,9 +8,9 @@ import typing
 from afm_min.world.tasks import Task, draw_task
 
 FLAWS = ("wrong", "wordy", "garbled", "copied")
-# Share of the demonstrations without a flaw, of tasks with work to show, that give the answer alone.
-# The writer knows it. The model, which has to work it out, learns a bad habit from them.
-HASTY = 0.6
+# Share of the demonstrations without a flaw that leave out the work, if there is any. The writer
+# knows the answer. The model, which has to work it out, learns a bad habit from them.
+HASTY = 0.65
 COURTEOUS = 0.6  # share of the demonstrations without a flaw whose writer adds a courtesy
 COURTESIES = ("Sure: {}", "Of course, here it is: {}", "{} I hope this helps.")
 # Points for each level of a grade (0 to 2) when responses are compared. Verbosity matters least.
@@ -32,8 +32,8 @@ def write_demonstration(family, i, flawed):
     wrong: the response answers another task. wordy: the response is repeated. garbled: the letters
     of each word of the question are shuffled. copied: it is one of the previous 50 demonstrations
     again, which may have a flaw, too. The first demonstration has none. Of those without a flaw,
-    some leave out the work, see `Family.brief`, and others have a needless courtesy, see
-    `add_courtesy`."""
+    some leave out the work, see `Family.brief`; where there is none, some have a needless courtesy,
+    see `add_courtesy`."""
     rng, task = random.Random(f"{family.name} {i}"), draw_task(family, "train", i)
     flaw = rng.choice(FLAWS) if i > 0 and rng.random() < flawed else ""
     if flaw == "copied":
@@ -50,8 +50,8 @@ def write_demonstration(family, i, flawed):
     elif flaw == "garbled":
         words = ["".join(rng.sample(word, len(word))) for word in task.question.split()]
         messages = dataclasses.replace(task, question=" ".join(words)).messages()
-    elif brief != task.solution and rng.random() < HASTY:
-        response = brief
+    elif brief != task.solution:  # there is work to show
+        response = brief if rng.random() < HASTY else task.solution
     elif rng.random() < COURTEOUS:
         response = add_courtesy(family, task)
     return Demonstration(task, messages, response, flaw)

@@ -10,7 +10,8 @@ import re
 import zlib
 
 from afm_min.world.sandbox import MAX_LENGTH, run_code
-from afm_min.world.tasks import ANIMALS, CITIES, COLOURS, NAMES, THINGS, Family, Task
+from afm_min.world.tasks import (ANIMALS, CITIES, COLOURS, NAMES, PARAMETERS, THINGS, Family, Task,
+                                 declare)
 
 CALL = "call: "
 # The names of the pages, "Old Oslo", and what they are about.
@@ -47,15 +48,6 @@ def open_page(number):
     name, content = PAGES[int(number)]
     counts = [f"{count} {feature}" for feature, count in content.items()]
     return "{} has {}, {} and {}.".format(name, *counts)
-
-
-PARAMETERS = {"price": "item", "stock": "item", "weather": "place", "age": "who", "python": "code",
-              "search": "query", "open": "page"}  # tool -> its parameter
-
-
-def declare(names):
-    """Declare tools in a system message: ["price", "age"] -> 'Tools: price(item), age(who)'"""
-    return "Tools: " + ", ".join(f"{name}({PARAMETERS[name]})" for name in names)
 
 
 def format_call(name, argument):
@@ -153,6 +145,8 @@ class Tools(Family):
         ("age", "How old is {}?", "It is {1}.", "the {colour} {animal} of {name}")]
     OPERATORS = [("plus", "+"), ("minus", "-"), ("times", "*")]
 
+    declared = 0.0  # `make` declares tools itself
+
     def __init__(self, whole=False):
         self.whole = whole
 
@@ -164,7 +158,9 @@ class Tools(Family):
         question, answer, key = kind(rng, functools.partial(use_tool, turns))
         calls = [content for role, content in turns if role == "assistant"]
         needed = list(dict.fromkeys(parse_call(call)[0] for call in calls))  # in this order
-        others = rng.sample(sorted(set(PARAMETERS) - set(needed)), rng.randint(1, 3))
+        others = sorted(set(PARAMETERS) - set(needed))
+        if rng.random() < 0.7:  # else all tools are declared
+            others = rng.sample(others, rng.randint(1, 3))
         if calls and rng.random() < 0.15:  # the first tool that is needed is missing
             answer, calls, needed = "I have no tool for that.", [], needed[1:]
         declared = rng.sample([*needed, *others], len(needed) + len(others))
