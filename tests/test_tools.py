@@ -181,9 +181,9 @@ def test_a_call_is_parsed():
 
 
 @pytest.mark.parametrize("text", [
-    "price(item='keys')", "call: price('keys')", "call: price(item=open('x'))",
-    "call: price(**x)", "call: a.b(item='keys')", "call: price(item=keys)",
-    "call: price(item=a.b)", "call: price(item=None)", "call: price(item='a', place='b')",
+    "price(item='keys')", "call: price('keys')", "call: price('a', item='b')",
+    "call: price(item=open('x'))", "call: price(**x)", "call: a.b(item='keys')",
+    "call: price(item=keys)", "call: price(item=a.b)", "call: price(item=None)", "call: price(item='a', place='b')",
     "call: price(item='keys')" + 3000 * " " + "and garbage", "call: price(item='keys') and garbage",
     "call: price(item='keys')\ngarbage", "call: price(item='keys')  # garbage",
     "call: price(item='keys');", "call: price(item='" + 2000 * "x" + "')",
