@@ -315,7 +315,7 @@ def test_recall_checks_the_box():
 
 
 FOLLOW_TASK = make_task(solution="* red * white * black. Done",
-                        answer=Rules("colours", 3, "star", "red", "blue", "Done"))
+                        answer=("colours", 3, "star", "red", "blue", "Done"))
 
 
 @pytest.mark.parametrize("response, broken", {
