@@ -65,8 +65,7 @@ def test_solutions_pass_their_tests_in_the_sandbox():
 def test_unit_tests_are_in_random_order():
     """So the first two, which may select a response, are other ones in each task."""
     tasks = [Code().make(random.Random(seed)) for seed in range(40)]
-    first = {task.answer[0][0].split("(")[1] for task in tasks
-             if "(x):" in task.question}
+    first = {task.answer[0][0].split("(")[1] for task in tasks if "(x):" in task.question}
     assert len(first) > 5
 
 
@@ -116,15 +115,6 @@ def test_functions_by_hand():
     assert Code().items(Last()) == (
         "s", "the first 9 words of s, each twice, how many",
         "len([w + w for w in s.split()[:9]])")
-
-
-def test_a_function_that_is_half_right_passes_some_tests():
-    task = make_task(solution="def f(x):\n    return x + 3 if x % 2 == 0 else x * 2",
-                     answer=tuple((f"f({x})", str(x + 3 if x % 2 == 0 else x * 2))
-                                  for x in range(6)))
-    half = "def f(x):\n    return x + 3 if x % 2 == 0 else x * 4"
-    assert Code().is_correct(task, half) == [True, False] * 3
-    assert check_and_grades(Code(), task, half)[1] == "2212"
 
 
 def test_code_is_checked_by_running_it():

@@ -316,7 +316,7 @@ def test_recall_checks_the_box():
 
 
 FOLLOW_TASK = make_task(solution="* red * white * black. Done",
-                        answer=Rules("colours", 3, "star", "red", "blue", "Done"))
+                        answer=("colours", 3, "star", "red", "blue", "Done"))
 
 
 @pytest.mark.parametrize("response, broken", {
@@ -395,6 +395,8 @@ def test_a_further_instruction_changes_one_rule_and_keeps_the_others():
         first = Follow().begin(rng)
         task = Follow().proceed(first, rng)
         old, new = first.answer._asdict(), task.answer._asdict()
+        # Each rule has a sentence, but the kind and the number share one.
+        assert (first.question + first.system).count(".") == sum(map(bool, first.answer)) - 1
         changed = {name for name in old if old[name] != new[name]}
         if "kind" in changed:  # a word of the old kind is not asked for
             assert changed <= {"kind", "first", "avoided"}

@@ -107,7 +107,7 @@ class Follow(Conversation):
                          answer=changed, key=repr(changed))
 
     def follows_format(self, task, response):
-        rules, text = task.answer, response.strip()
+        rules, text = Rules(*task.answer), response.strip()
         body = text.removesuffix(f". {rules.end}")
         if rules.mark in BETWEEN:
             before, words = "", re.split(rf"\s{rules.mark}\s", body)
