@@ -35,25 +35,18 @@ SHARE = (lambda x: 0 <= x <= 1, "from 0 to 1")
 POSITIVE = (lambda x: 0 < x <= LARGEST, f"above 0, {AT_MOST}")
 NUMBER = {float: (lambda x: 0 <= x <= LARGEST, f"at least 0, {AT_MOST}"),
           int: (lambda x: 1 <= x <= LARGEST, f"at least 1, {AT_MOST}")}
-NUMBERS = {
+NUMBERS = {  # by stage and name, or by name alone
+    **dict.fromkeys(["coverage", "soft", "distill", "flawed", "similar", "threshold", "noise",
+                     "floor", "weight_decay"], SHARE),
+    **dict.fromkeys(["first_eps", "last_eps", "dpo.beta", "ipo.beta", "rope_base", "norm_eps"],
+                    POSITIVE),
     "data.share": (lambda x: 0 < x <= 1, "above 0, at most 1"),
-    "tokenizer.coverage": SHARE, "prune.soft": SHARE, "core.distill": SHARE,
-    "continued.distill": SHARE,
-    "demonstrations.flawed": SHARE, "demonstrations.similar": SHARE,
     "synthetic.seen_tests": (lambda x: 1 <= x <= 19, "from 1 to 19 of 20 unit tests"),
-    "synthetic.threshold": SHARE, "synthetic.similar": SHARE, "preferences.noise": SHARE,
-    **{f"{stage}.floor": SHARE for stage in ("parent", "prune", "teacher", "core",
-                                             "continued", "lengthening")},
-    **{f"{stage}.weight_decay": SHARE for stage in ("parent", "prune", "teacher", "core",
-                                                    "continued", "lengthening")},
     "evaluation.count": (lambda x: 1 <= x <= MAX_BENCHMARK,
                          f"from 1 to {MAX_BENCHMARK}: training text is free of these tasks only"),
     "sft.dropout": (lambda x: 0 <= x < 1, "at least 0, below 1"),
     "mixture.dw": (lambda x: 0 < x < 1, "above 0, below 1"),  # so that all weights stay positive
     "quantize.average": (lambda x: 2 <= x <= 4, "from 2 to 4"),
-    "prune.first_eps": POSITIVE, "prune.last_eps": POSITIVE, "dpo.beta": POSITIVE,
-    "ipo.beta": POSITIVE, "lengthening.rope_base": POSITIVE, "model.rope_base": POSITIVE,
-    "model.norm_eps": POSITIVE,
 }
 
 
@@ -108,6 +101,7 @@ def problem(name, value, default):
         right = right_type and are_weights(value, corpus.CONTINUED if "web" in default else default)
         return "" if right else f"{like}: weights of sources, at least 0, not all 0"
     if type(default) in NUMBER:
-        is_right, limit = NUMBERS.get(key, NUMBER[type(default)])
+        is_right, limit = NUMBERS.get(key) or NUMBERS.get(key.partition(".")[2],
+                                                          NUMBER[type(default)])
         return "" if right_type and is_right(value) else f"{like}, {limit}"
     return "" if right_type else like  # a path, or True or False
