@@ -82,8 +82,8 @@ def test_a_setting_is_parsed_by_the_type_of_its_default(text, value):
 
 
 @pytest.mark.parametrize("text", [
-    "core.steps", "core.speed=3", "help", "steps=3", "core.steps=2.5", "core.steps=0", "core.steps=x",
-    "core.lr=-1", "core.lr=1e999", "core.steps=True", "core.mixture=3", "sft.synthetic=0"])
+    "core.steps", "core.speed=3", "help", "steps=3", "core.steps=2.5", "core.steps=0",
+    "core.steps=x", "core.lr=-1", "core.lr=1e999", "core.steps=True", "core.mixture=3", "sft.synthetic=0"])
 def test_a_bad_setting_is_refused(text):
     with pytest.raises(UserError, match=f"--set {text}: "):
         stages.parse_setting(text, vars(PRESETS["tiny"]))
@@ -168,7 +168,8 @@ def result(settings=None, seconds=1.0, **metrics):
 
 @pytest.mark.parametrize("stage, report, text", [
     # A stage's own value before it, or that of the stage that it starts from.
-    ("quantize", {"quantize": result(mean_=68.83, **{"mean_ before": 71.33})}, "mean 71.3 -> 68.8 %"),
+    ("quantize", {"quantize": result(mean_=68.83, **{"mean_ before": 71.33})},
+     "mean 71.3 -> 68.8 %"),
     ("prune", {"parent": result(**{"bits/byte": 1.996}), "prune": result(**{"bits/byte": 2.009})},
      "bits/byte 1.996 -> 2.009"),
     ("core", {"parent": result(loss=3), "core": result({"start": "scratch"}, **{"bits/byte": 2.0})},
