@@ -54,7 +54,7 @@ CLAIMS = sft.count=200 \
 	$(foreach stage,quantize recovery math tools summary,$(stage).count=400) \
 	$(foreach round,1 2,$(foreach stage,rs dpo ipo mdloo committee,$(stage)$(round).count=400))
 claims: $(ENV)/installed
-	$(PY) train.py --out runs/claims --resume --stages data,tokenizer,parent \
+	$(PY) train.py --out runs/claims --resume --until parent \
 		$(foreach setting,$(CLAIMS),--set $(setting))
 	$(PY) -m afm_min.lab.claims --run runs/claims
 

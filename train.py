@@ -1,20 +1,30 @@
 """Train AFM from raw text: run the stages in order, each with its settings, in one run directory.
 
-    python train.py --out runs/toy                                 all stages, toy size
-    python train.py --out runs/mine --data my/texts                on your own UTF-8 text
-    python train.py --out runs/toy --resume                        continue after a kill
-    python train.py --out runs/wide --set model.dim=192 --set core.steps=2000
-    torchrun --standalone --nproc-per-node 2 train.py --out runs/toy     two processes
+    python train.py --out runs/toy                      all stages, toy size
+    python train.py --out runs/mine --data my/texts     on your own UTF-8 text
+    python train.py --out runs/toy --resume             continue after Ctrl-C or a kill
+    python train.py --out runs/toy --again core --set core.steps=2000     run one stage anew
+    python train.py --out runs/wide --set model.dim=192 --until lengthening
+    python train.py --list core                         explain a stage and its settings
+    torchrun --standalone --nproc-per-node 2 train.py --out runs/toy      two processes
 """
 import argparse
 import dataclasses
+import functools
+import signal
+import sys
+
+if __name__ == "__main__":  # during the imports, which take seconds, Ctrl-C leaves no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from afm_min import distributed
 from afm_min.lab.report import environment, write_report
 from afm_min.lab.settings import PRESET_SETTINGS
 from afm_min.lab.runner import forget, run_stages
-from afm_min.lab.stages import STAGES, parse_setting, settings_of, up_to_date, with_needs
+from afm_min.lab.stages import (STAGES, expected_seconds, explain, parse_setting, reasons_to_run,
+                                up_to_date, with_needs)
 from afm_min.model import PRESETS, Config
+from afm_min.progress import clock
 from afm_min.run import Run, UserError, choose_device, run_command
 from afm_min.tokenizer import check_vocab_size
 
@@ -31,14 +41,15 @@ def open_run(arguments):
         raise UserError("--shard divides a model among processes: start several with torchrun")
     # A run that has saved nothing may be started again with other arguments: ignore its run.json.
     started = run.read_json("report.json") or any(run.path.glob("*.part.pt"))
-    previous = run.read_json("run.json") if started or arguments.resume else {}
+    continues = arguments.resume or arguments.again
+    previous = run.read_json("run.json") if started or continues else {}
     preset = arguments.preset or previous.get("preset", "toy")
     if preset not in PRESETS:
         raise UserError(f"--preset {preset}: choose one of {', '.join(PRESETS)}")
     model = dataclasses.asdict(PRESETS[preset])
     settings = previous.get("set", PRESET_SETTINGS.get(preset, {}))
     settings = settings | dict(parse_setting(text, model) for text in arguments.set)
-    if previous and not arguments.resume and not arguments.stages:
+    if previous and not continues and not arguments.dry_run:
         raise UserError(f"{run.path} has a run: add --resume, or choose another --out")
     if arguments.data is not None:
         settings["data.folder"] = arguments.data
@@ -55,51 +66,91 @@ def open_run(arguments):
 
 
 def train(arguments):
-    """Run the stages that --stages names, after the stages that they need, in a run that no other
-    process changes meanwhile."""
+    """Run stages in a run that no other process changes meanwhile, or only explain them."""
     if arguments.jobs < 1:
         raise UserError(f"--jobs {arguments.jobs}: give 1 or more")
-    for name in arguments.stages:
+    for name in arguments.again + arguments.until + arguments.list:
         if name not in STAGES:
-            raise UserError(f"--stages {name}: choose from {', '.join(STAGES)}")
+            raise UserError(f"there is no stage {name}: choose from {', '.join(STAGES)}")
+    if arguments.list:
+        print("\n".join(explain(stage, whole=len(arguments.list) == 1) for stage in arguments.list))
+        return
     run, contents = open_run(arguments)
+    settings = with_needs(arguments.again + arguments.until, contents["set"])
+    if arguments.dry_run:
+        print_plan(run, settings, arguments.again)
+        return
     run.create()
-    with run.reserved():
-        train_stages(run, contents, arguments)
+    try:
+        with run.reserved():
+            train_stages(run, contents, settings, arguments)
+    except KeyboardInterrupt:
+        print(f"\nstopped: python train.py --out {run.path} --resume continues", file=sys.stderr)
+        sys.exit(130)
 
 
-def train_stages(run, contents, arguments):
-    """Run the stages of an open run, and write its report."""
+def print_plan(run, settings, again):
+    """Print which stages would run, why, and about how long they would take."""
+    report = {stage: row for stage, row in run.read_json("report.json").items()
+              if stage not in again}
+    reasons = reasons_to_run(report, settings)
+    for stage, reason in reasons.items():
+        print(f"{stage}: {'--again' if stage in again else reason}")
+    print(f"{len(reasons)} of {len(settings)} stages would run, which takes about "
+          f"{clock(expected_seconds(report, reasons))} minutes with default settings")
+
+
+def train_stages(run, contents, settings, arguments):
+    """Run stages of an open run, {stage: its settings}, and write its report."""
     run.write_json("run.json", contents)
-    if not arguments.resume:  # run the stages even if they are up to date
-        for stage in arguments.stages:
-            forget(run, stage)
-            run.partial_checkpoint(stage).unlink(missing_ok=True)
+    for stage in arguments.again:
+        forget(run, stage)
+        run.partial_checkpoint(stage).unlink(missing_ok=True)
     before = run.read_json("report.json")
     jobs = arguments.jobs if distributed.world_size() == 1 and run.device.type == "cpu" else 1
-    default = STAGES if settings_of("evaluation", contents["set"])["packed"] else ["evaluation"]
-    stages = with_needs(arguments.stages or default, contents["set"])
-    run_stages(run, {stage: settings_of(stage, contents["set"]) for stage in stages}, jobs)
+    run_stages(run, settings, jobs)
     report = up_to_date(run.read_json("report.json"))  # without stages whose inputs have changed
     run.write_json("report.json", report)
     if report != before:  # if no stage ran, keep the description of the machine that ran them
         run.write_json("environment.json", environment(run))
     write_report(run)
+    print_outcome(run, report, with_needs([], contents["set"]).keys() - report.keys())
+
+
+def print_outcome(run, report, missing):
+    """Print what the evaluated models achieve, and two commands to try next.
+
+    missing: the stages of a whole run that have no result yet."""
+    metrics = report["evaluation"]["metrics"] if "evaluation" in report else {}
+    solved = [f"{name.removesuffix(' mean %')} {value:.0f} %" for name, value in metrics.items()
+              if name.endswith(" mean %")]
+    print(f"\nTest tasks solved: {', '.join(solved) or 'not evaluated yet'}. Next:")
+    if "draft" in report:
+        print(f"    python sample.py --run {run.path} --tools price,age")
+    elif "core" in report:
+        print(f'    python sample.py --run {run.path} --prompt "The value of"')
+    print(f"    python train.py --out {run.path} --resume" if missing else
+          "    python train.py --list")
 
 
 def main():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which raises KeyboardInterrupt
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
+    add, names = parser.add_argument, functools.partial(str.split, sep=",")
     add("--out", metavar="DIR", default="runs/toy", help="run directory (default: %(default)s)")
     add("--preset", metavar="NAME", help=f"size: {', '.join(PRESETS)} (default: toy)")
     add("--data", metavar="DIR", help="folder of UTF-8 text (default: text in CPython's library)")
-    add("--stages", metavar="NAME,NAME", type=lambda names: names.split(","), default=[],
-        help=f"run these stages again, and any they need (default: {','.join(STAGES)})")
-    add("--set", metavar="NAME=VALUE", action="append", default=[],
-        help="change a setting, model.FIELD or STAGE.NAME; --set help lists them all")
+    add("--set", metavar="NAME=VALUE", action="append", default=[], help="change a setting")
     add("--seed", metavar="N", type=int, help="seed of all randomness (default: 0)")
     add("--resume", action="store_true", help="continue a run: skip stages that are up to date")
+    add("--until", metavar="STAGES", type=names, default=[],
+        help="stop after these stages, such as mdloo1,rs1 (default: run all)")
+    add("--again", metavar="STAGES", type=names, default=[],
+        help="run these stages anew, even if they are up to date, and what they need")
+    add("--dry-run", action="store_true", help="only print which stages would run, and why")
+    add("--list", metavar="STAGES", type=names, nargs="?", const=[*STAGES], default=[],
+        help="only explain stages and their settings (default: all)")
     add("--jobs", metavar="N", type=int, default=min(2, distributed.cores()),
         help="stages to run side by side, on a CPU, where possible (default: %(default)s)")
     add("--shard", action="store_true", help="with torchrun: shard models over the processes")

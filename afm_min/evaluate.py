@@ -242,7 +242,7 @@ def load_models(run, aligned, packed):
     return models
 
 
-def evaluation(run, *, count=MAX_BENCHMARK, aligned="committee2", packed=True, opponent=""):
+def evaluation(run, *, count=MAX_BENCHMARK, aligned="best2", packed=True, opponent=""):
     """Evaluate models on test tasks: the pre-trained base, the draft, sft, that of the stage
     `aligned`, and, if `packed`, the quantized one without and with its recovery adapter.
 

@@ -123,7 +123,7 @@ def validate(run, model, count):
 
 # The stages.
 
-def quantize(run, *, average=3.7, choice="sensitivity", calibration=256, start="committee2",
+def quantize(run, *, average=3.7, choice="sensitivity", calibration=256, start="best2",
              count=50):
     """Quantize the model of the stage `start` to an average number of bits.
 
@@ -161,7 +161,7 @@ def train_adapter(run, stage, model, adapter, conversations, loss, *, steps, bat
     return {"KB": os.path.getsize(path) / 1000} | validate(run, model, count)
 
 
-def recovery(run, *, rank=16, prompts=4000, steps=300, batch_size=24, lr=0.004, start="committee2",
+def recovery(run, *, rank=16, prompts=4000, steps=300, batch_size=24, lr=0.004, start="best2",
              count=50):
     """Train the accuracy-recovery adapter to give the probabilities of the float model."""
     teacher, model = load_model(run, start), load_model(run, "quantize", QuantizedAFM)

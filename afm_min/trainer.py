@@ -3,13 +3,12 @@
 Each stage supplies its batches and its loss."""
 import collections
 import math
-import sys
-import time
 import zlib
 
 import torch
 
 from afm_min import distributed, files
+from afm_min.progress import Progress
 from afm_min.run import UserError, load, save
 
 Z_LOSS = 1e-6  # weight of the z-loss, which keeps the softmax's normaliser near 1
@@ -138,32 +137,6 @@ def linear(steps, warmup):
     return lambda step: min((step + 1) / warmup, 1.0) * (1 - step / steps)
 
 
-class Progress:
-    """The progress line of a stage: redrawn on a terminal, printed every 5 seconds in a log."""
-    plain = False  # True: print as in a log, on a terminal too
-
-    def __init__(self, stage, steps, unit):
-        self.stage, self.steps, self.unit, self.loss = stage, steps, unit, None
-        self.started = self.shown = time.perf_counter()
-        self.done = self.count = 0  # steps and units of this process, without those before a resume
-        self.live = sys.stdout.isatty() and not self.plain
-
-    def update(self, step, loss, count):
-        self.done, self.count = self.done + 1, self.count + count
-        self.loss = loss if self.loss is None else 0.9 * self.loss + 0.1 * loss
-        now = time.perf_counter()
-        if step < self.steps and now - self.shown < (0.1 if self.live else 5):
-            return
-        self.shown, seconds = now, now - self.started
-        left = round(seconds / self.done * (self.steps - step))
-        line = (f"{self.stage:10} step {step:5}/{self.steps}  loss {self.loss:.3f}  "
-                f"{self.count / seconds:7,.0f} {self.unit}/s  {left // 60}:{left % 60:02} left")
-        if self.live:
-            print(f"\r{line:79}", end="\n" if step == self.steps else "", flush=True)
-        else:
-            print(line, flush=True)
-
-
 def seed_step(seed, stage, step):
     """Seed torch's generator for a step, so its random numbers do not depend on earlier steps."""
     torch.manual_seed(zlib.crc32(f"{seed} {stage} {step}".encode()))
@@ -249,7 +222,7 @@ class Trainer:
                             f"{AdaStar.SKIP_NORM:g}: scale the loss down")
         self.step += 1
         if not self.quiet:
-            self.progress.update(self.step, metrics.get("nll", metrics["loss"]), metrics["count"])
+            self.progress.update(self.step, metrics)
         if self.run:
             self.run.log(stage=self.stage, step=self.step, lr=self.lr * factor, norm=norm,
                          **metrics)

@@ -37,7 +37,11 @@ def test_needs_of_the_first_stages_and_of_a_round():
 
 
 def test_with_needs():
-    assert stages.with_needs(["prune"]) == ["data", "tokenizer", "parent", "prune"]
+    """Without stages, those of a whole run."""
+    wanted = stages.with_needs(["prune"], {"parent.steps": 7})
+    assert list(wanted) == ["data", "tokenizer", "parent", "prune"]
+    assert wanted["parent"] == stages.settings_of("parent") | {"steps": 7}
+    assert stages.with_needs([]).keys() == stages.STAGES.keys()
 
 
 @pytest.mark.parametrize("values, needed", [
@@ -51,7 +55,7 @@ def test_what_core_needs_depends_on_its_settings(values, needed):
 
 def test_a_server_needs_no_parent_and_is_not_packed():
     values = PRESET_SETTINGS["toy-server"]
-    unneeded = set(stages.STAGES) - set(stages.with_needs(["evaluation"], values))
+    unneeded = set(stages.STAGES) - set(stages.with_needs([], values))
     assert unneeded == {"parent", "prune", "teacher", "quantize", "recovery", *ondevice.FEATURES}
 
 
@@ -78,14 +82,15 @@ def test_a_setting_is_parsed_by_the_type_of_its_default(text, value):
 
 
 @pytest.mark.parametrize("text", [
-    "core.steps", "core.speed=3", "steps=3", "core.steps=2.5", "core.steps=0", "core.steps=x",
-    "core.lr=-1", "core.lr=1e999", "core.steps=True", "core.mixture=3", "sft.synthetic=0"])
+    "core.steps", "core.speed=3", "help", "steps=3", "core.steps=2.5", "core.steps=0",
+    "core.steps=x", "core.lr=-1", "core.lr=1e999", "core.steps=True", "core.mixture=3", "sft.synthetic=0"])
 def test_a_bad_setting_is_refused(text):
     with pytest.raises(UserError, match=f"--set {text}: "):
         stages.parse_setting(text, vars(PRESETS["tiny"]))
 
 
 @pytest.mark.parametrize("text, message", [
+    ("core.step=3", "with a NAME such as core.steps, "), ("help", "--list shows all"),
     ("mdloo1.rewarded=modle", "takes one of 'model', 'checker'"),
     ("mdloo2.loss=x", "takes one of 'mdpo', 'ppo', 'reinforce'"),
     ("mdloo1.baseline=median", "takes one of 'leave one out', 'mean', 'none'"),
@@ -155,8 +160,76 @@ def test_format_value(value, text):
     assert stages.format_value(value) == text
 
 
-def test_describe_leaves_tables_out():
-    assert runner.describe({"steps": 20, "lr": 0.01, "rows": [1, 2]}) == "steps=20 lr=0.01"
+def result(settings=None, seconds=1.0, **metrics):
+    """Return a row of report.json. Metric names have " %" for "_"."""
+    return {"settings": settings or {}, "seconds": seconds,
+            "metrics": {name.replace("_", " %"): value for name, value in metrics.items()}}
+
+
+@pytest.mark.parametrize("stage, report, text", [
+    # A stage's own value before it, or that of the stage that it starts from.
+    ("quantize", {"quantize": result(mean_=68.83, **{"mean_ before": 71.33})},
+     "mean 71.3 -> 68.8 %"),
+    ("prune", {"parent": result(**{"bits/byte": 1.996}), "prune": result(**{"bits/byte": 2.009})},
+     "bits/byte 1.996 -> 2.009"),
+    ("core", {"parent": result(loss=3), "core": result({"start": "scratch"}, **{"bits/byte": 2.0})},
+     "bits/byte 2"),
+    ("core", {"prune": result(**{"bits/byte": 2.5}),
+              "core": result({"start": "prune"}, **{"bits/byte": 2.0})}, "bits/byte 2.5 -> 2"),
+    ("dpo1", {"sft": result(mean_=60.0), "dpo1": result(mean_=61.04)}, "mean 60.0 -> 61.0 %"),
+    # A committee's model is the best of its round.
+    ("dpo2", {"committee1": result(mean_=60.0, **{"best mean_": 66.0}),
+              "dpo2": result(mean_=67.0)}, "mean 66.0 -> 67.0 %"),
+    # The main metric: of MAIN_OF, of MAIN, or the first that is no table.
+    ("tools", {"tools": result(mean_=60.0, tools_=50.0)}, "tools 50.0 %"),
+    ("draft", {"draft": result(math_=60.0, mean_=50.0)}, "mean 50.0 %"),
+    ("data", {"data": result(funnel=[1], documents=12345.0)}, "documents 12,345"),
+    ("demonstrations", {"demonstrations": result(examples=14576)}, "examples 14576"),
+    ("data", {"data": result(funnel=[1])}, "")])
+def test_a_stage_is_summed_up_by_one_metric(stage, report, text):
+    assert stages.summary(stage, report) == text
+
+
+def test_the_stages_before_exist_and_come_before():
+    order = list(stages.STAGES)
+    for stage, before in stages.BEFORE.items():
+        assert order.index(before) < order.index(stage)
+
+
+def test_the_expected_time_follows_that_of_finished_stages():
+    """data took 3 times, tokenizer 2 and parent 100 times as long as in a default run. The median
+    is 3, as one stage with other settings must not count."""
+    seconds = {stage: stages.STAGES[stage].seconds for stage in stages.STAGES}
+    assert stages.expected_seconds({}, ["core", "draft"]) == seconds["core"] + seconds["draft"]
+    report = {stage: result(seconds=times * seconds[stage])
+              for stage, times in (("data", 3), ("tokenizer", 2), ("parent", 100))}
+    assert stages.expected_seconds(report, ["core"]) == pytest.approx(3 * seconds["core"])
+    assert stages.expected_seconds(report, []) == 0
+
+
+def test_why_a_stage_has_to_run(tmp_path):
+    report = make_run(tmp_path).read_json("report.json")
+    settings = stages.with_needs(["dpo1"])
+    assert stages.reasons_to_run(report, settings) == {"dpo1": "no result yet"}
+    settings = stages.with_needs(["dpo1"], {"synthetic.math": 7})
+    assert stages.reasons_to_run(report, settings) == {
+        "synthetic": "settings changed", "mixture": "needs synthetic", "sft": "needs mixture",
+        "preferences1": "needs sft", "dpo1": "no result yet"}
+    report["mixture"]["metrics"] = {"gain": 1.0}  # another result than sft was trained with
+    report.pop("preferences1")
+    settings = stages.with_needs(["dpo1"])
+    assert stages.reasons_to_run(report, settings) == {
+        "sft": "inputs or code changed", "preferences1": "no result yet", "dpo1": "no result yet"}
+
+
+@pytest.mark.parametrize("stage", stages.STAGES)
+def test_a_stage_is_explained(stage):
+    """One sentence, then every setting. The whole docstring if only this stage is asked for."""
+    lines = stages.explain(stage, whole=False).splitlines()
+    assert re.match(rf"{stage}: [A-Z].*\.$", " ".join(line for line in lines if "=" not in line))
+    assert all(f"    {stage}.{name}={value}" in lines
+               for name, value in stages.settings_of(stage).items())
+    assert len(stages.explain(stage, whole=True).splitlines()) > len(lines)
 
 
 def test_stages_that_need_each_other_are_in_different_groups():
@@ -250,7 +323,7 @@ def make_run(folder):
     rows = {}
     for stage in stages.with_needs(["preferences1"]):
         settings = stages.settings_of(stage)
-        rows[stage] = {"settings": settings, "metrics": {},
+        rows[stage] = {"settings": settings, "metrics": {}, "seconds": 1.0,
                        "fingerprint": stages.fingerprint(rows, stage, settings)}
     run.write_json("report.json", rows)
     return run
@@ -298,7 +371,7 @@ def test_an_error_of_a_stage_that_runs_side_by_side_is_raised(tmp_path):
         runner.run_stages(run, small_settings(), 2)
 
 
-def kill_process(run, stage, settings):
+def kill_process(*arguments):
     """Stands in for `run_stage`, in a process that the system kills."""
     os.kill(os.getpid(), signal.SIGKILL)
 

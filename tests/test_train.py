@@ -1,5 +1,6 @@
 """train.py as a user meets it: output, resuming after kills at any moment, and bad input."""
 import os
+import re
 import resource
 import shutil
 import signal
@@ -26,11 +27,26 @@ def read_report(folder):
 
 def test_a_run_prints_its_progress(pretrained):
     _, output = pretrained
-    for expected in ("data: folder=", "characters per token=", "tokens/s", "0:00 left",
-                     "core: start=prune distill=0.9 steps=60 batch_size=8", "step    60/60  loss ",
-                     "user bits/byte="):
+    for expected in ("[1/8] data ...\n", "[2/8] tokenizer ", " s: characters per token ",
+                     " tokens/s", "[6/8] core 60/60  nll ", "0:00 left (all "):
         assert expected in output
+    for stage in ("parent", "prune", "teacher", "core", "continued", "lengthening"):
+        assert output.count(f"] {stage} ...\n") == 1
+        assert len(re.findall(rf"\] {stage} [\d.]+ s: ", output)) == 1
+    assert re.search(r"core [\d.]+ s: bits/byte [\d.]+ -> [\d.]+\n", output)
     assert "\r" not in output  # in a log, progress is printed as plain lines
+
+
+def test_a_run_ends_with_what_to_try_next(pretrained, post_trained):
+    assert pretrained[1].splitlines()[-4:] == [
+        "", "Test tasks solved: not evaluated yet. Next:",
+        f'    python sample.py --run {pretrained[0]} --prompt "The value of"',
+        f"    python train.py --out {pretrained[0]} --resume"]
+    *_, solved, first, second = post_trained[1].splitlines()
+    assert re.fullmatch(r"Test tasks solved: base \d+ %, draft \d+ %, sft \d+ %, aligned \d+ %, "
+                        r"quantized \d+ %, recovered \d+ %\. Next:", solved)
+    assert first == f"    python sample.py --run {post_trained[0]} --tools price,age"
+    assert second == "    python train.py --list"
 
 
 def test_files_of_a_run(pretrained):
@@ -59,7 +75,7 @@ def test_the_preset_tiny_has_settings_of_its_own_which_set_replaces(pretrained, 
     assert stored == TINY_SETTINGS | {"core.steps": 60, "core.distill": 0.9, "sft.checkpoints": 2,
                                       "data.folder": str(texts)}
     assert call(capsys, train, "--out", tmp_path / "toy", "--data", texts,
-                "--stages", "data")[0] == 0
+                "--until", "data")[0] == 0
     stored = read_json(tmp_path / "toy" / "run.json")["set"]
     assert stored == {"data.folder": str(texts)}
 
@@ -76,10 +92,10 @@ def test_finished_stages_are_skipped(pretrained, tmp_path, capsys):
 def test_a_named_stage_is_run_again(pretrained, tmp_path, capsys):
     folder = shutil.copytree(pretrained[0], tmp_path / "copy")
     code, output, errors = call(
-        capsys, train, "--out", folder, "--stages", "core", "--set", "core.steps=3")
+        capsys, train, "--out", folder, "--again", "core", "--set", "core.steps=3")
     assert (code, errors) == (0, "")
     assert output.count("up to date") == 5
-    assert "step     3/3" in output
+    assert "core 3/3  nll " in output
 
 
 def train_and_kill(saves, delay, *arguments):
@@ -121,7 +137,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_weights(pretrained, texts
 def test_stages_after_one_that_was_run_again_are_kept_if_it_gave_the_same_result(
         pretrained, tmp_path, capsys):
     folder = shutil.copytree(pretrained[0], tmp_path / "copy")
-    output = call(capsys, train, "--out", folder, "--stages", "prune")[1]
+    output = call(capsys, train, "--out", folder, "--again", "prune")[1]
     assert output.count("up to date") == 3  # its needs
     code, output, _ = call(capsys, train, "--out", folder, "--resume", *PRETRAIN)
     assert code == 0
@@ -131,17 +147,17 @@ def test_stages_after_one_that_was_run_again_are_kept_if_it_gave_the_same_result
 def test_stages_after_one_that_was_run_again_are_run_if_it_gave_another_result(
         pretrained, tmp_path, capsys):
     folder = shutil.copytree(pretrained[0], tmp_path / "copy")
-    assert call(capsys, train, "--out", folder, "--stages", "tokenizer",
+    assert call(capsys, train, "--out", folder, "--again", "tokenizer",
                 "--set", "tokenizer.coverage=0.9")[0] == 0
     code, output, _ = call(capsys, train, "--out", folder, "--resume", *PRETRAIN)
     assert code == 0
     assert output.count("up to date") == 2
-    assert "step    60/60" in output
+    assert "core 60/60" in output
 
 
 def test_a_stage_that_was_killed_when_run_again_is_resumed(pretrained, tmp_path):
     folder = shutil.copytree(pretrained[0], tmp_path / "copy")
-    process = Launched(command, "train", "--out", folder, "--stages", "core",
+    process = Launched(command, "train", "--out", folder, "--again", "core",
                        "--set", "core.steps=3000")
     process.wait_for((folder / "core.part.pt").exists)
     process.kill()
@@ -173,10 +189,53 @@ def test_an_edited_stage_is_run_again(pretrained, tmp_path, capsys, monkeypatch)
     monkeypatch.setattr(stages, "source_hash", lambda module: (
         "edited" if module == "afm_min.pretrain" else source_hash(module)))
     code, output, errors = call(
-        capsys, train, "--out", folder, "--resume", "--stages", "data,tokenizer,parent")
+        capsys, train, "--out", folder, "--resume", "--until", "parent")
     assert (code, errors) == (0, "")
     assert output.count("up to date") == 2  # data and tokenizer are of another module
-    assert "step    10/10" in output
+    assert "parent 10/10" in output
+
+
+def test_until_stops_after_a_stage_and_again_goes_as_far(pretrained, tmp_path, capsys):
+    """Together: one stage anew, and then up to another."""
+    folder = shutil.copytree(pretrained[0], tmp_path / "copy")
+    output = call(capsys, train, "--out", folder, "--resume", "--until", "prune,teacher")[1]
+    assert output.count("is up to date") == 5 and "core" not in output
+    code, output, _ = call(capsys, train, "--out", folder, "--again", "core", "--until",
+                           "continued", "--set", "core.steps=3")
+    assert code == 0
+    assert output.count("is up to date") == 5
+    assert "core 3/3" in output and "continued 10/10" in output and "lengthening" not in output
+
+
+def test_a_dry_run_prints_what_would_run_and_why_and_writes_nothing(pretrained, texts, tmp_path,
+                                                                    capsys):
+    folder = pretrained[0]
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    code, output, errors = call(capsys, train, "--out", folder, "--dry-run", *PRETRAIN,
+                                "--set", "core.steps=3", "--again", "teacher")
+    assert (code, errors) == (0, "")
+    *lines, total = output.splitlines()
+    assert lines == ["teacher: --again", "core: settings changed", "continued: needs core",
+                     "lengthening: needs continued"]
+    assert re.match(r"4 of 8 stages would run, which takes about \d+:\d\d minutes", total)
+    output = call(capsys, train, "--out", folder, "--resume", "--dry-run", *PRETRAIN)[1]
+    assert output.startswith("0 of 8 stages would run")
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    output = call(capsys, train, "--out", tmp_path / "new", "--dry-run", "--until", "tokenizer")[1]
+    assert output.startswith("data: no result yet\ntokenizer: no result yet\n2 of 2 ")
+    assert not (tmp_path / "new").exists()
+
+
+def test_list_explains_stages_and_their_settings(capsys):
+    """All in short, or one with its whole docstring."""
+    code, output, _ = call(capsys, train, "--list")
+    assert code == 0
+    assert output.count("prune: Prune feed-forward units by Soft-Top-K, on the core mixture.") == 1
+    assert "\n    sft.dropout=0.1\n" in output and "soft: share of the steps" not in output
+    code, output, _ = call(capsys, train, "--list", "prune")
+    assert code == 0
+    assert "soft: share of the steps" in output and "    prune.soft=0.8\n" in output
+    assert "sft" not in output
 
 
 def test_a_second_process_on_a_run_is_refused(pretrained, tmp_path, capsys):
@@ -193,7 +252,7 @@ def test_a_refused_first_call_can_be_corrected(texts, tmp_path, capsys):
     assert_refused(call(capsys, train, "--out", folder, "--data", tmp_path / "typo"), "typo")
     # --resume does not silently use other text.
     assert_refused(call(capsys, train, "--out", folder, "--resume", *PRETRAIN), "typo")
-    assert call(capsys, train, "--out", folder, "--data", texts, "--stages", "data")[0] == 0
+    assert call(capsys, train, "--out", folder, "--data", texts, "--until", "data")[0] == 0
 
 
 BAD_INPUT = {  # message: arguments
@@ -201,10 +260,12 @@ BAD_INPUT = {  # message: arguments
     "text to train on and other text": ["--out", "{new}", "--data", "{empty}"],
     "is not UTF-8 (see byte 3)": ["--out", "{new}", "--data", "{latin}"],
     "need 272": ["--out", "{new}", "--data", "{texts}", "--set", "model.vocab_size=271"],
-    "--stages reward: choose from data, tokenizer": ["--out", "{new}", "--stages", "reward"],
+    "there is no stage reward: choose from data, tokenizer": ["--until", "data,reward"],
+    "there is no stage rs3: choose from": ["--out", "{run}", "--again", "core,rs3"],
+    "there is no stage model: choose from": ["--list", "model"],
     "--preset huge: choose one of tiny, toy": ["--out", "{new}", "--preset", "huge"],
     "--set core.speed=3: expected NAME=VALUE": ["--out", "{new}", "--set", "core.speed=3"],
-    "NAME one of model.dim, model.layers": ["--out", "{run}", "--set", "help"],
+    "with a NAME such as core.steps, ": ["--out", "{run}", "--set", "core.step=3"],
     "core.steps takes a value like 800": ["--out", "{new}", "--set", "core.steps=many"],
     "core.batch_size takes a value like 8, at least 1": ["--out", "{new}", "--set", "core.batch_size=0"],
     "core.lr takes a value like 0.005, at least 0": ["--out", "{new}", "--set", "core.lr=1e999"],
@@ -249,7 +310,7 @@ def test_a_full_disk_loses_nothing(pretrained, tmp_path, capsys):
     """The first save fails at 100 KB, with one line; once there is room, the run can continue."""
     folder = shutil.copytree(pretrained[0], tmp_path / "copy")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    result = Launched(train_with_file_limit, 100_000, "--out", folder, "--stages", "core").finish()
+    result = Launched(train_with_file_limit, 100_000, "--out", folder, "--again", "core").finish()
     assert_refused(result, "cannot write")
     assert "core.part.pt" in result[2]
     after = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -265,7 +326,7 @@ def test_post_training_runs_every_stage(post_trained):
     """Even on a model that has learned next to nothing."""
     folder, output = post_trained
     for stage in list(STAGES)[list(STAGES).index("demonstrations"):]:
-        assert f"\n{stage}: " in output
+        assert re.search(rf"\] {stage} [\d.]+ s: ", output)
     for name in ("draft.pt", "sft.pt", "mixture.json", "synthetic.jsonl"):
         assert (folder / name).exists()
     assert not list(folder.glob("sft-*.pt"))
@@ -298,7 +359,9 @@ def test_interrupted_fine_tuning_ends_with_the_same_weights(post_trained, tmp_pa
         return validate(model, families, *rest)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "validation", interrupt)
-        assert call(capsys, train, "--out", folder, "--stages", "sft")[0] == 130
+        code, _, errors = call(capsys, train, "--out", folder, "--again", "sft")
+    assert code == 130
+    assert errors == f"\nstopped: python train.py --out {folder} --resume continues\n"
     (folder / "sft.pt").unlink()
     assert call(capsys, train, "--out", folder, "--resume")[::2] == (0, "")
     for stage in ("sft", "reward1"):
@@ -316,9 +379,9 @@ def test_interrupted_mdloo_ends_with_the_same_weights(post_trained, tmp_path, ca
         return sample_rollouts(*arguments)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(align, "sample_rollouts", interrupt)
-        assert call(capsys, train, "--out", folder, "--stages", "mdloo2")[0] == 130
+        assert call(capsys, train, "--out", folder, "--again", "mdloo2")[0] == 130
     (folder / "mdloo2.pt").unlink()
     code, output, errors = call(capsys, train, "--out", folder, "--resume")
     assert (code, errors) == (0, "")
-    assert "step 4" in output  # where it resumed
+    assert "after step 4" in output  # where it resumed
     assert_same_weights(weights(post_trained[0], "mdloo2"), weights(folder, "mdloo2"))

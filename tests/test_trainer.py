@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from afm_min import distributed, trainer
+from afm_min import distributed
 from afm_min.model import AFM, Config
 from afm_min.pretrain import next_token_loss
 from afm_min.run import Run, UserError
-from afm_min.trainer import (AdaStar, Progress, Trainer, backward, cosine, fit, linear,
-                             parameter_groups, seed_step, token_losses)
+from afm_min.trainer import (AdaStar, Trainer, backward, cosine, fit, linear, parameter_groups,
+                             seed_step, token_losses)
 
 SMALL = Config(dim=12, layers=1, heads=2, kv_heads=1, head_dim=4, hidden=20, vocab_size=50,
                context=16)
@@ -144,18 +144,6 @@ def test_a_cosine_warms_up_in_no_more_than_half_of_its_steps(steps, warmup, expe
 def test_a_line_without_a_warmup_or_with_a_long_one(steps, warmup, expected):
     schedule = linear(steps, warmup)
     assert [schedule(step) for step in range(steps)] == pytest.approx(expected)
-
-
-def test_progress_by_hand(monkeypatch, capsys):
-    """Steps of 10 seconds with 500 tokens. The loss is smoothed: 0.9 * 2 + 0.1 * 1 = 1.9."""
-    clock = iter((0, 10, 20))
-    monkeypatch.setattr(trainer.time, "perf_counter", lambda: next(clock))
-    progress = Progress("core", steps=4, unit="tokens")
-    progress.update(step=1, loss=2.0, count=500)
-    progress.update(step=2, loss=1.0, count=500)
-    assert capsys.readouterr().out.splitlines() == [
-        "core       step     1/4  loss 2.000       50 tokens/s  0:30 left",
-        "core       step     2/4  loss 1.900       50 tokens/s  0:20 left"]
 
 
 def test_a_step_is_seeded_by_run_stage_and_number():
@@ -340,7 +328,7 @@ def test_progress_shows_the_nll_if_the_loss_has_weights(run, capsys):
         return {"loss": 30 * model.norm.weight.sum(), "nll": 2 * len(batch["x"]),
                 "count": len(batch["x"])}
     fit(AFM(SMALL), lambda step: {"x": torch.zeros(4)}, loss, steps=1, lr=0.1, run=run)
-    assert "step     1/1  loss 2.000" in capsys.readouterr().out
+    assert "fit 1/1  nll 2.000  " in capsys.readouterr().out
     row, = run.read_log("fit")
     assert (row["nll"], row["loss"], row["count"]) == (2, 90, 4)
 

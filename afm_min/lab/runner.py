@@ -9,24 +9,19 @@ import contextlib
 import ctypes
 import gc
 import multiprocessing
+import signal
 import time
 from concurrent.futures.process import BrokenProcessPool
 
 import torch
 
-from afm_min import distributed, trainer
-from afm_min.lab.stages import (STAGES, fingerprint, format_value, is_up_to_date, needs_of,
-                                up_to_date)
+from afm_min import distributed, progress
+from afm_min.lab.stages import (STAGES, expected_seconds, fingerprint, format_value, needs_of,
+                                reasons_to_run, summary)
 from afm_min.run import UserError
 
 # With both threads it ends sooner than side by side with `prune`, which is short.
 ALONE = ["teacher"]
-
-
-def describe(values):
-    """{"steps": 20, "lr": 0.01, "rows": [1, 2]} -> 'steps=20 lr=0.01'. Tables are left out."""
-    return " ".join(f"{name}={format_value(value)}" for name, value in values.items()
-                    if not isinstance(value, list))
 
 
 def return_memory():
@@ -44,15 +39,22 @@ def forget(run, stage):
         run.write_json("report.json", report)  # even if unchanged: every rank must call this
 
 
-def run_stage(run, stage, settings):
-    """Run a stage and report it, unless it is up to date. Its needs must be up to date."""
-    rows = up_to_date(run.read_json("report.json"))
-    if is_up_to_date(rows, stage, settings):
-        print(f"{stage}: up to date: {describe(rows[stage]['metrics'])}")
+def run_stage(run, stage, settings, all_settings=None):
+    """Run a stage and report it, unless it is up to date. Its needs must be up to date.
+
+    all_settings: {stage: its settings} of the whole run, to show how far it is."""
+    all_settings = all_settings or {stage: settings}
+    report, number = run.read_json("report.json"), list(all_settings).index(stage) + 1
+    reasons = reasons_to_run(report, all_settings)
+    later = [name for name in list(all_settings)[number:] if name in reasons]
+    progress.place = f"[{number}/{len(all_settings)}] "
+    progress.rest = expected_seconds(report, later)
+    if stage not in reasons:
+        progress.show(f"{progress.place}{stage} is up to date: {summary(stage, report)}")
         return
-    run.settings, run.fingerprint = settings, fingerprint(rows, stage, settings)
+    progress.show(f"{progress.place}{stage} ...", stays=False)
+    run.settings, run.fingerprint = settings, fingerprint(report, stage, settings)
     forget(run, stage)
-    print(f"{stage}: {describe(settings)}", flush=True)
     start = time.perf_counter()
     metrics = STAGES[stage].function(run, **settings)
     return_memory()
@@ -60,12 +62,13 @@ def run_stage(run, stage, settings):
     row = {"settings": settings, "fingerprint": run.fingerprint, "seconds": seconds,
            "metrics": metrics}
     with run.locked():
-        run.write_json("report.json", run.read_json("report.json") | {stage: row})
+        report = run.read_json("report.json") | {stage: row}
+        run.write_json("report.json", report)
     run.partial_checkpoint(stage).unlink(missing_ok=True)
     run.remove_shards(stage)
     for path in run.path.glob(f"{stage}-*.pt"):  # candidates that the stage chose from
         path.unlink(missing_ok=True)
-    print(f"{stage}: {seconds} s: {describe(metrics)}", flush=True)
+    progress.show(f"{progress.place}{stage} {format_value(seconds)} s: {summary(stage, report)}")
 
 
 def independent_groups(settings):
@@ -86,17 +89,17 @@ def run_stages(run, settings, jobs=1):
     """Run stages in order. settings: {stage: its settings}. With jobs > 1, stages that do not need
     each other run side by side, in up to that many processes."""
     for group in independent_groups(settings):
-        rows = up_to_date(run.read_json("report.json"))
-        pending = [stage for stage in group if not is_up_to_date(rows, stage, settings[stage])]
+        reasons = reasons_to_run(run.read_json("report.json"), settings)
+        pending = [stage for stage in group if stage in reasons]
         side_by_side = pending if jobs > 1 and len(pending) > 1 else []
         for stage in group:
             if stage not in side_by_side:  # an up-to-date stage only reports that it is
-                run_stage(run, stage, settings[stage])
+                run_stage(run, stage, settings[stage], settings)
         if side_by_side:
-            run_side_by_side(run, {stage: settings[stage] for stage in side_by_side}, jobs)
+            run_side_by_side(run, side_by_side, settings, jobs)
 
 
-def run_side_by_side(run, settings, jobs):
+def run_side_by_side(run, stages, settings, jobs):
     """Run stages that do not need each other in several processes, which share the cores.
 
     With matrices as small as the toy's, two threads are less than twice as fast as one, so two
@@ -106,11 +109,15 @@ def run_side_by_side(run, settings, jobs):
     threads = max(1, torch.get_num_threads() // jobs)
     with concurrent.futures.ProcessPoolExecutor(jobs, context, start_worker, [threads]) as pool:
         try:
-            futures = [pool.submit(run_stage, run, *item) for item in settings.items()]
+            # Ctrl-C is for this process alone. The others start with the signal blocked, like here.
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            futures = [pool.submit(run_stage, run, stage, settings[stage], settings)
+                       for stage in stages]
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
             for future in concurrent.futures.as_completed(futures):
                 future.result()
         except BrokenProcessPool:
-            raise UserError(f"a process running {', '.join(settings)} was killed, perhaps for lack "
+            raise UserError(f"a process running {', '.join(stages)} was killed, perhaps for lack "
                             "of memory: try --resume --jobs 1") from None
         except BaseException:  # a stage failed, or Ctrl-C: do not wait for the other stages
             for process in multiprocessing.active_children():
@@ -123,4 +130,4 @@ def start_worker(threads):
     lines, since processes that redraw one line would overwrite each other."""
     distributed.end_with_parent()
     torch.set_num_threads(threads)
-    trainer.Progress.plain = True
+    progress.plain = True

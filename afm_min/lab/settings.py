@@ -11,15 +11,18 @@ from afm_min.world.tasks import MAX_BENCHMARK
 
 ROUNDS = 2  # of alignment
 CHAT_MODELS = ["draft", "sft", *(f"{method}{n}" for n in range(1, ROUNDS + 1)
-                                 for method in ("rs", "dpo", "ipo", "mdloo", "committee"))]
+                                 for method in ("rs", "dpo", "ipo", "mdloo", "committee", "best"))]
 WORDS = {
     "prune.method": ["learned", "magnitude", "random"],
-    "core.start": ["prune", "scratch"],
+    "core.start": ["prune", "parent", "scratch"],
     "reward.labels": ["soft", "hard", "margin"],
+    "reward.reads": ["likelihood", "state"],
+    "rs.choice": ["best", "random"],
+    "committee.choice": ["best", "random"],
     "mdloo.rewarded": ["model", "checker"],
     "mdloo.loss": ["mdpo", "ppo", "reinforce"],
     "mdloo.baseline": ["leave one out", "mean", "none"],
-    "committee.only": ["", "sft", "committee1", "rsN", "dpoN", "ipoN", "mdlooN"],
+    "committee.only": ["", "sft", "best1", "rsN", "dpoN", "ipoN", "mdlooN"],
     "quantize.choice": ["sensitivity", "random"],
     "quantize.start": CHAT_MODELS,
     **{f"{name}.start": ["recovery", "lengthening", *CHAT_MODELS] for name in FEATURES},
@@ -35,25 +38,18 @@ SHARE = (lambda x: 0 <= x <= 1, "from 0 to 1")
 POSITIVE = (lambda x: 0 < x <= LARGEST, f"above 0, {AT_MOST}")
 NUMBER = {float: (lambda x: 0 <= x <= LARGEST, f"at least 0, {AT_MOST}"),
           int: (lambda x: 1 <= x <= LARGEST, f"at least 1, {AT_MOST}")}
-NUMBERS = {
+NUMBERS = {  # by stage and name, or by name alone
+    **dict.fromkeys(["coverage", "soft", "distill", "flawed", "similar", "threshold", "noise",
+                     "floor", "weight_decay"], SHARE),
+    **dict.fromkeys(["first_eps", "last_eps", "dpo.beta", "ipo.beta", "rope_base", "norm_eps"],
+                    POSITIVE),
     "data.share": (lambda x: 0 < x <= 1, "above 0, at most 1"),
-    "tokenizer.coverage": SHARE, "prune.soft": SHARE, "core.distill": SHARE,
-    "continued.distill": SHARE,
-    "demonstrations.flawed": SHARE, "demonstrations.similar": SHARE,
     "synthetic.seen_tests": (lambda x: 1 <= x <= 19, "from 1 to 19 of 20 unit tests"),
-    "synthetic.threshold": SHARE, "synthetic.similar": SHARE, "preferences.noise": SHARE,
-    **{f"{stage}.floor": SHARE for stage in ("parent", "prune", "teacher", "core",
-                                             "continued", "lengthening")},
-    **{f"{stage}.weight_decay": SHARE for stage in ("parent", "prune", "teacher", "core",
-                                                    "continued", "lengthening")},
     "evaluation.count": (lambda x: 1 <= x <= MAX_BENCHMARK,
                          f"from 1 to {MAX_BENCHMARK}: training text is free of these tasks only"),
     "sft.dropout": (lambda x: 0 <= x < 1, "at least 0, below 1"),
     "mixture.dw": (lambda x: 0 < x < 1, "above 0, below 1"),  # so that all weights stay positive
     "quantize.average": (lambda x: 2 <= x <= 4, "from 2 to 4"),
-    "prune.first_eps": POSITIVE, "prune.last_eps": POSITIVE, "dpo.beta": POSITIVE,
-    "ipo.beta": POSITIVE, "lengthening.rope_base": POSITIVE, "model.rope_base": POSITIVE,
-    "model.norm_eps": POSITIVE,
 }
 
 
@@ -71,7 +67,8 @@ for names, settings in {
         "preferences1 preferences2": {"prompts": 20},
         "reward1 reward2": {"steps": 2, "held_out": 2},
         "mdloo1 mdloo2": {"iterations": 2, "prompts": 2, "count": 2},
-        "rs1 rs2 committee1 committee2": {"steps": 2, "prompts": 20, "count": 2},
+        "rs1 rs2 committee1 committee2": {"prompts": 20, "count": 2},
+        "best1 best2": {"samples": 2, "count": 2},
         "dpo1 dpo2 ipo1 ipo2": {"steps": 2, "count": 2},
         "quantize": {"calibration": 8, "count": 2},
         "recovery": {"steps": 5, "prompts": 20, "count": 2},
@@ -108,6 +105,7 @@ def problem(name, value, default):
         right = right_type and are_weights(value, corpus.CONTINUED if "web" in default else default)
         return "" if right else f"{like}: weights of sources, at least 0, not all 0"
     if type(default) in NUMBER:
-        is_right, limit = NUMBERS.get(key, NUMBER[type(default)])
+        is_right, limit = NUMBERS.get(key) or NUMBERS.get(key.partition(".")[2],
+                                                          NUMBER[type(default)])
         return "" if right_type and is_right(value) else f"{like}, {limit}"
     return "" if right_type else like  # a path, or True or False

@@ -14,7 +14,9 @@ def path_of(module, root):
 
 
 def imported(tree, root):
-    """Return the modules of this package that a syntax tree imports, a set of names."""
+    """Return the modules of this package that a syntax tree imports, a set of names.
+
+    progress.py is left out: it only prints."""
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -22,7 +24,7 @@ def imported(tree, root):
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-    return {name for name in names
+    return {name for name in names - {"afm_min.progress"}
             if name.startswith("afm_min.") and path_of(name, root).is_file()}
 
 

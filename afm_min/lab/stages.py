@@ -8,9 +8,11 @@ row for each stage, with a fingerprint of all three.
 import ast
 import collections
 import contextlib
+import difflib
 import hashlib
 import inspect
 import json
+import statistics
 import sys
 from functools import partial
 
@@ -20,8 +22,9 @@ from afm_min.lab.settings import LARGEST, ROUNDS, problem
 from afm_min.lab.source import source_hash
 from afm_min.run import UserError
 
-# A stage, and the stages whose results it uses: a list, or a function of the stage's settings.
-Stage = collections.namedtuple("Stage", "function needs")
+# A stage, the stages whose results it uses (a list, or a function of the stage's settings), and its
+# seconds in a default run on two cores, halved if it runs side by side with others.
+Stage = collections.namedtuple("Stage", "function needs seconds", defaults=[30])
 
 
 def core_needs(settings):
@@ -29,52 +32,64 @@ def core_needs(settings):
     return [start, "teacher"] if settings["distill"] else [start]
 
 
-def evaluation_needs(settings):
-    return ["recovery"] if settings["packed"] else [f"best{ROUNDS}"]
-
-
 STAGES = {
-    "data": Stage(corpus.data, []),
-    "tokenizer": Stage(corpus.tokenizer, ["data"]),
-    "parent": Stage(pretrain.parent, ["tokenizer"]),
-    "prune": Stage(pretrain.prune, ["parent"]),
-    "teacher": Stage(pretrain.teacher, ["parent"]),
-    "core": Stage(pretrain.core, core_needs),
+    "data": Stage(corpus.data, [], 29),
+    "tokenizer": Stage(corpus.tokenizer, ["data"], 2),
+    "parent": Stage(pretrain.parent, ["tokenizer"], 24),
+    "prune": Stage(pretrain.prune, ["parent"], 7),
+    "teacher": Stage(pretrain.teacher, ["parent"], 101),
+    "core": Stage(pretrain.core, core_needs, 42),
     "continued": Stage(pretrain.continued, lambda settings: (
-        ["core", "teacher"] if settings["distill"] else ["core"])),
-    "lengthening": Stage(pretrain.lengthening, ["continued"]),
-    "demonstrations": Stage(sft.demonstrations, ["lengthening"]),
-    "draft": Stage(sft.draft, ["demonstrations"]),
-    "synthetic": Stage(synthetic.synthetic, ["draft"]),
-    "mixture": Stage(sft.mixture, ["synthetic"]),
-    "sft": Stage(sft.sft, ["mixture"])}
+        ["core", "teacher"] if settings["distill"] else ["core"]), 6),
+    "lengthening": Stage(pretrain.lengthening, ["continued"], 7),
+    "demonstrations": Stage(sft.demonstrations, ["lengthening"], 14),
+    "draft": Stage(sft.draft, ["demonstrations"], 77),
+    "synthetic": Stage(synthetic.synthetic, ["draft"], 25),
+    "mixture": Stage(sft.mixture, ["synthetic"], 32),
+    "sft": Stage(sft.sft, ["mixture"], 38)}
 # Each round of alignment starts from the model of the round before.
 for n in range(1, ROUNDS + 1):
     STAGES |= {
         f"preferences{n}": Stage(partial(reward.preferences, n),
-                                 ["sft" if n == 1 else f"best{n - 1}"]),
-        f"reward{n}": Stage(partial(reward.reward, n), [f"preferences{n}"]),
+                                 [reward.starting_stage(n)], 22),
+        f"reward{n}": Stage(partial(reward.reward, n), [f"preferences{n}"], 60),
         # mdloo takes longest of the four below, so it starts first when they run side by side.
-        f"mdloo{n}": Stage(partial(align.mdloo, n), [f"reward{n}"]),
-        f"rs{n}": Stage(partial(align.rs, n), [f"reward{n}"]),
-        f"dpo{n}": Stage(partial(align.dpo, n), [f"preferences{n}"]),
-        f"ipo{n}": Stage(partial(align.ipo, n), [f"preferences{n}"]),
+        f"mdloo{n}": Stage(partial(align.mdloo, n), [f"reward{n}"], 25),
+        f"rs{n}": Stage(partial(align.rs, n), [f"reward{n}"], 14),
+        f"dpo{n}": Stage(partial(align.dpo, n), [f"preferences{n}"], 11),
+        f"ipo{n}": Stage(partial(align.ipo, n), [f"preferences{n}"], 11),
         f"committee{n}": Stage(partial(align.committee, n),
-                               [f"rs{n}", f"dpo{n}", f"ipo{n}", f"mdloo{n}"]),
-        f"best{n}": Stage(partial(align.best, n), [f"committee{n}"])}
-STAGES |= {"quantize": Stage(ondevice.quantize, [f"best{ROUNDS}"]),
-           "recovery": Stage(ondevice.recovery, ["quantize"]),
-           "evaluation": Stage(evaluate.evaluation, evaluation_needs)}
+                               [f"rs{n}", f"dpo{n}", f"ipo{n}", f"mdloo{n}"], 25),
+        f"best{n}": Stage(partial(align.best, n), [f"committee{n}"], 15)}
+STAGES |= {"quantize": Stage(ondevice.quantize, [f"best{ROUNDS}"], 8),
+           "recovery": Stage(ondevice.recovery, ["quantize"], 23),
+           "evaluation": Stage(evaluate.evaluation, lambda settings: (
+               ["recovery"] if settings["packed"] else [f"best{ROUNDS}"]), 32)}
 for name in ondevice.FEATURES:
-    STAGES[name] = Stage(partial(ondevice.feature, name), ["recovery"])
+    STAGES[name] = Stage(partial(ondevice.feature, name), ["recovery"], 7)
+
+# A stage's main metric is that of MAIN_OF, else the first in MAIN that it reports, else the first
+# that it reports.
+MAIN_OF = {"sft": "math %", "math": "all math %", "tools": "tools %", "summary": "summary %"}
+MAIN = ["all pairs %", "mean %", "recall at 4x %", "bits/byte", "labels right %", "examples",
+        "characters per token"]
+# The stage whose metrics are those before a stage. Of others it is that of their setting `start`.
+BEFORE = {"prune": "parent", "teacher": "parent", "continued": "core", "sft": "draft",
+          "recovery": "quantize",
+          **{f"{method}{n}": reward.starting_stage(n) for n in range(1, ROUNDS + 1)
+             for method in ("mdloo", "rs", "dpo", "ipo", "committee", "best")}}
+
+
+def function_of(stage):
+    """Return the function of a stage. Rounds and features are partial calls of one function."""
+    return getattr(STAGES[stage].function, "func", STAGES[stage].function)
 
 
 def settings_of(stage, values=None):
     """Return {setting: value} of a stage: values["stage.setting"] if present, else the default."""
-    values = values or {}
-    parameters = inspect.signature(STAGES[stage].function).parameters.values()
-    return {p.name: values.get(f"{stage}.{p.name}", p.default)
-            for p in parameters if p.kind is p.KEYWORD_ONLY}
+    defaults = function_of(stage).__kwdefaults__ or {}
+    return {name: (values or {}).get(f"{stage}.{name}", default)
+            for name, default in defaults.items()}
 
 
 def needs_of(stage, settings):
@@ -94,8 +109,9 @@ def parse_setting(text, model):
         defaults |= {f"{stage}.{key}": value for key, value in settings_of(stage).items()}
     name, equals, value = text.partition("=")
     if not equals or name not in defaults:
-        raise UserError(f"--set {text}: expected NAME=VALUE, with NAME one of "
-                        f"{', '.join(defaults)}")
+        similar = difflib.get_close_matches(name, defaults, cutoff=0)
+        raise UserError(f"--set {text}: expected NAME=VALUE, with a NAME such as "
+                        f"{', '.join(similar)}; --list shows all")
     default = defaults[name]
     if not isinstance(default, str):
         # If it is no Python value, it stays a string.
@@ -108,15 +124,25 @@ def parse_setting(text, model):
     return name, value
 
 
-def with_needs(stages, values=None):
-    """Return stages and all that they need, in the order of the table. values: see `settings_of`.
+def explain(stage, whole):
+    """Return a stage's docstring, the whole or its first paragraph, and its settings' defaults."""
+    doc = inspect.getdoc(function_of(stage))
+    text = f"{stage}: {doc}\n" if whole else f"{stage}: {doc.partition('.')[0]}."
+    return "\n    ".join([text, *(f"{stage}.{name}={value}"
+                                  for name, value in settings_of(stage).items())])
 
-    ["prune"] -> ["data", "tokenizer", "parent", "prune"]"""
-    wanted = set(stages)
+
+def with_needs(stages, values=None):
+    """Return {stage: its settings} of stages and of all that they need, in the order of the table.
+    values: see `settings_of`. Without stages, those of a whole run are returned.
+
+    ["prune"] -> the settings of data, tokenizer, parent and prune"""
+    whole_run = STAGES if settings_of("evaluation", values)["packed"] else ["evaluation"]
+    wanted = set(stages or whole_run)
     for stage in reversed(STAGES):  # a stage only needs stages above it
         if stage in wanted:
             wanted.update(needs_of(stage, settings_of(stage, values)))
-    return [stage for stage in STAGES if stage in wanted]
+    return {stage: settings_of(stage, values) for stage in STAGES if stage in wanted}
 
 
 def choose_model(run, stage=None):
@@ -139,47 +165,79 @@ def fingerprint(rows, stage, settings):
 
     rows: {stage: row} as in report.json. The code is that of the stage's module and of all modules
     that it imports, so an edited stage runs again, as do the stages that need it."""
-    function = STAGES[stage].function
-    code = source_hash(getattr(function, "func", function).__module__)  # func: of a partial
+    code = source_hash(function_of(stage).__module__)
     needed = [[name, rows[name]["fingerprint"], rows[name]["metrics"]]
               for name in needs_of(stage, settings)]
     return hashlib.sha256(json.dumps([settings, needed, code]).encode()).hexdigest()[:8]
 
 
+def reasons_to_run(report, settings):
+    """Return {stage: why it has to run}, for those stages of `settings` that are not up to date.
+
+    settings: {stage: its settings}, in the order of the table. report: {stage: row} as in
+    report.json."""
+    reasons = {}
+    for stage, values in settings.items():
+        inputs = [name for name in needs_of(stage, settings_of(stage) | values)
+                  if name in reasons or name not in report]
+        if stage not in report:
+            reasons[stage] = "no result yet"
+        elif report[stage]["settings"] != values:
+            reasons[stage] = "settings changed"
+        elif inputs:
+            reasons[stage] = f"needs {', '.join(inputs)}"
+        elif report[stage]["fingerprint"] != fingerprint(report, stage, values):
+            reasons[stage] = "inputs or code changed"
+    return reasons
+
+
 def up_to_date(report):
-    """Return the rows of a report whose fingerprints still match: {stage: row}.
-
-    A row is out of date, too, if that of a stage that it needs is missing or out of date."""
-    rows = {}
-    for stage in STAGES:
-        row = report.get(stage)
-        if row and rows.keys() >= set(needs_of(stage, settings_of(stage) | row["settings"])):
-            if row.get("fingerprint") == fingerprint(rows, stage, row["settings"]):
-                rows[stage] = row
-    return rows
+    """Return the rows of a report whose inputs and code are still the same: {stage: row}."""
+    settings = {stage: report[stage]["settings"] for stage in STAGES if stage in report}
+    reasons = reasons_to_run(report, settings)
+    return {stage: report[stage] for stage in settings if stage not in reasons}
 
 
-def is_up_to_date(rows, stage, settings):
-    """Return whether rows, as from `up_to_date`, have a stage with these settings."""
-    if stage not in rows or not rows.keys() >= set(needs_of(stage, settings)):
-        return False
-    return rows[stage]["fingerprint"] == fingerprint(rows, stage, settings)
+def expected_seconds(report, stages):
+    """Return about how many seconds stages take: those of a default run, in proportion to what the
+    stages of the report took."""
+    done = STAGES.keys() & report.keys()
+    paces = [report[stage]["seconds"] / STAGES[stage].seconds for stage in done]
+    return statistics.median(paces or [1.0]) * sum(STAGES[stage].seconds for stage in stages)
 
 
 def warn_if_stale(run, *stages):
     """Print a line on standard error for each of these stages whose checkpoint is stale: settings,
     inputs or code have changed since it was made, or its training has not been finished."""
-    rows, values = up_to_date(run.read_json("report.json")), run.read_json("run.json").get("set")
+    report, values = run.read_json("report.json"), run.read_json("run.json").get("set")
     if values is None:  # an arm of claims.py has no run.json
-        values = {f"{name}.{key}": value for name, row in rows.items()
+        values = {f"{name}.{key}": value for name, row in report.items()
                   for key, value in row["settings"].items()}
     for stage in stages:
-        for name in with_needs([stage], values):
-            if not is_up_to_date(rows, name, settings_of(name, values)):
-                print(f"warning: {run.checkpoint(stage)} is out of date, as settings, inputs or "
-                      f"code of the stage {name} have changed: train.py --out {run.path} --resume "
-                      "makes it anew", file=sys.stderr)
-                break
+        for name in list(reasons_to_run(report, with_needs([stage], values)))[:1]:
+            print(f"warning: {run.checkpoint(stage)} is out of date, as settings, inputs or code "
+                  f"of the stage {name} have changed: train.py --out {run.path} --resume makes it "
+                  "anew", file=sys.stderr)
+
+
+def main_metric(stage, report):
+    """Return a stage's main metric, and its values before and after the stage, which are "" if they
+    are unknown: ("mean %", 68.3, 71.3). report: the content of report.json."""
+    metrics = report[stage]["metrics"]
+    names = [name for name, value in metrics.items() if not isinstance(value, list)]
+    main = next((name for name in [MAIN_OF.get(stage), *MAIN, *names] if name in names), "")
+    start = BEFORE.get(stage, report[stage]["settings"].get("start"))
+    previous = report[start]["metrics"] if start in report else {}
+    before = metrics.get(f"{main} before", previous.get(main, ""))
+    return main, before, metrics.get(main, "")
+
+
+def summary(stage, report):
+    """Return a stage's main metric before and after it as a text: "mean 68.3 -> 71.3 %"."""
+    main, *values = main_metric(stage, report)
+    name, percent, _ = main.partition(" %")
+    known = [f"{value:.1f}" if percent else format_value(value) for value in values if value != ""]
+    return f"{name} {' -> '.join(known)}{percent}".strip()
 
 
 def format_value(value):

@@ -10,7 +10,7 @@ import train
 from tests.helpers.launch import TIMEOUT
 
 ROOT = pathlib.Path(__file__).parents[2]
-PRETRAIN = ["--stages", "data,tokenizer,parent,prune,core,continued,lengthening"]
+PRETRAIN = ["--until", "lengthening"]
 SETTINGS = ["--preset", "tiny", "--set", "core.steps=60", "--set", "core.distill=0.9",
             "--set", "sft.checkpoints=2"]
 
