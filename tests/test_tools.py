@@ -187,8 +187,8 @@ def test_a_call_is_parsed():
     "call: price(item='a', place='b')", "call: price(item='keys')" + 3000 * " " + "and garbage",
     "call: price(item='keys') and garbage", "call: price(item='keys')\ngarbage",
     "call: price(item='keys')  # garbage", "call: price(item='keys');",
-    "call: price(item='" + 2000 * "x" + "')", "call: price(item=[])", "call: price(item=(x := 1))", "call: price(**1)",
-    "call: 7", "call: (", "hello"])
+    "call: price(item='" + 2000 * "x" + "')", "call: price(item=[])",
+    "call: price(item=(x := 1))", "call: price(**1)", "call: 7", "call: (", "hello"])
 def test_other_text_is_no_call(text):
     assert tools.parse_call(text) is None
 
