@@ -13,7 +13,8 @@ A round, as in the report:
     reward       the reward model is trained on all preferences so far
     mdloo, rs, dpo, ipo    each method trains a model, from the one that the round starts from
     committee    for each prompt, the reward model chooses among responses of all these models; a
-                 model is fine-tuned on the chosen ones: the latest fine-tuned model of the next round
+                 model is fine-tuned on the chosen ones. In the next round, it is the latest
+                 fine-tuned model
     best         the best of all these models, by validation and by the reward model: where the next
                  round starts
 
@@ -162,7 +163,8 @@ def committee(round_number, run, *, prompts=2000, samples=2, only="", choice="be
 
     only: the one stage to sample from, for comparison."""
     latest = "sft" if round_number == 1 else f"committee{round_number - 1}"
-    members = [*trained_in(round_number), *dict.fromkeys([latest, reward.starting_stage(round_number)])]
+    before = dict.fromkeys([latest, reward.starting_stage(round_number)])  # in round 1 both are sft
+    members = [*trained_in(round_number), *before]
     return imitate(round_number, run, "committee", [only] if only else members, prompts=prompts,
                    samples=samples, choice=choice, epochs=epochs, batch_size=batch_size, lr=lr,
                    count=count)

@@ -81,8 +81,9 @@ def validation(model, count=50):
 
 
 def mean_by_family(tasks, responses):
-    """Return the percentage of tasks solved, averaged over the families. tasks: pairs (family, task);
-    responses: a chat.Response to each."""
+    """Return the percentage of tasks solved, averaged over the families.
+
+    tasks: pairs (family, task). responses: a chat.Response to each."""
     right = {}
     for (family, task), response in zip(tasks, responses):
         right.setdefault(family, []).append(family.check(task, response.text))

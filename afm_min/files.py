@@ -99,7 +99,7 @@ def load(path, device="cpu"):
             size = max(0, os.fstat(file.fileno()).st_size - CHECKSUM_LENGTH)
             if checksum(path, read_blocks(file, size)).encode() != file.read():
                 raise UserError(f"{path} is damaged, or no checkpoint of this program and of this "
-                                "name: train its stage again, with --stages and without --resume")
+                                "name: train its stage anew, with --again")
             file.seek(0)
             return torch.load(file, map_location=device, weights_only=True)
     except FileNotFoundError:
@@ -183,5 +183,5 @@ def load_sharded(state, folder):
     if not expected or hashes != expected:
         changed = [name for name in hashes if expected.get(name) != hashes[name]]
         raise UserError(f"{folder} is damaged ({', '.join(changed) or 'files are missing'}): train "
-                        "its stage again, with --stages and without --resume")
+                        "its stage anew, with --again")
     checkpoint.load(state, checkpoint_id=folder)

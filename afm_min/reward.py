@@ -50,9 +50,9 @@ class RewardModel(AFM):
         self.reward = Linear(config.dim, 1)
         self.grades = nn.ModuleList(nn.Sequential(Linear(config.dim, config.dim), nn.SiLU(),
                                                   Linear(config.dim, 3)) for _ in GRADES)
-        # Weights of two functions of log pi(y|x) in the reward. The report's form has none: they
-        # stay 0, unless the setting `reads` is "likelihood".
-        self.likelihood = nn.Parameter(torch.zeros(2), requires_grad=False)
+        # Weights of two functions of log pi(y|x) in the reward, and 1 if it reads them, else 0.
+        self.likelihood = nn.Parameter(torch.ones(2))
+        self.register_buffer("reads_likelihood", torch.zeros(()))
 
     def forward(self, ids, branch, segment_start):
         """Return rewards (R, K), logits of the grades (R, K, 4, 3), log-likelihoods (R, K)."""
@@ -61,7 +61,7 @@ class RewardModel(AFM):
         # Soft labels ask for rewards a few units apart, and logp can differ by far more. So use two
         # functions that rise with it slowly: 2 sqrt(p), which is bounded, and -log(1 - logp / 2).
         functions = torch.stack((2 * (logp / 2).exp(), -(1 - logp / 2).log()), -1)
-        rewards = self.reward(states)[..., 0] + functions @ self.likelihood
+        rewards = self.reward(states)[..., 0] + self.reads_likelihood * (functions @ self.likelihood)
         return rewards, torch.stack([head(states) for head in self.grades], 2), logp
 
     def score(self, ids, branch, segment_start):
@@ -71,14 +71,16 @@ class RewardModel(AFM):
         return torch.stack((rewards, grade_logits[:, :, TRUTH].softmax(-1)[..., 2]), -1)
 
 
-def from_language_model(model):
+def from_language_model(model, reads="state"):
     """Return a RewardModel with a language model's weights, EXTRA_BLOCKS more, and untrained heads.
+    Before training, it gives every response 0, or, if it reads the likelihood, ranks by that.
 
     The new blocks add 0 to the stream at first, so it begins with the same log-probabilities."""
     config = dataclasses.replace(model.config, layers=model.config.layers + EXTRA_BLOCKS)
     reward_model = RewardModel(config, model.dtype).to(model.embedding.device)
     reward_model.load_state_dict(reward_model.state_dict() | model.state_dict())
     nn.init.zeros_(reward_model.reward.weight)
+    reward_model.reads_likelihood.fill_(reads == "likelihood")
     for block in reward_model.blocks[model.config.layers:]:
         nn.init.zeros_(block.attention.output.weight)
         nn.init.zeros_(block.feed_forward.down.weight)
@@ -240,8 +242,8 @@ def margins(comparisons, rewards):
 def ranking_metrics(model, policy, comparisons):
     """Return how well a reward model ranks pairs that it has not seen, and a row for each family.
 
-    The log loss is the mean of -log sigmoid(margin). policy: the model that the policies start from.
-    Its log-likelihoods of the responses, untrained rewards, are ranked beside for comparison."""
+    The log loss is the mean of -log sigmoid(margin). policy: the model that the policies start
+    from. Its log-likelihoods of the responses are ranked beside, for comparison."""
     groups = groups_of(comparisons)
     trained = margins(comparisons, [score[:, 0] for score in scores(model, groups)])
     likely = margins(comparisons, chat.map_responses(chat.response_logp, policy, groups))
@@ -249,14 +251,15 @@ def ranking_metrics(model, policy, comparisons):
             + [evaluate.percent(margin > 0 for margin in likely[name])] for name in trained]
     every = torch.tensor(sum(trained.values(), []))
     return {"mean %": sum(percent for _, percent, *_ in rows) / max(1, len(rows)),
-            "all pairs %": evaluate.percent(every > 0), "log loss": -F.logsigmoid(every).mean().item(),
+            "all pairs %": evaluate.percent(every > 0),
+            "log loss": -F.logsigmoid(every).mean().item(),
             "all pairs by likelihood %": evaluate.percent(x > 0 for x in sum(likely.values(), [])),
             "pairs judged right": rows}
 
 
 # The stages.
 
-def preferences(round_number, run, *, prompts=4000, samples=4, noise=0.1):
+def preferences(round_number, run, *, prompts=6000, samples=4, noise=0.1):
     """Collect annotators' preferences among the responses of `committee_members`. noise: the
     probability that a grade is random."""
     stage = f"preferences{round_number}"
@@ -279,24 +282,23 @@ def read_preferences(run, round_number):
     return comparisons
 
 
-def reward(round_number, run, *, steps=320, prompts=32, lr=0.002, labels="soft",
+def reward(round_number, run, *, steps=300, prompts=32, lr=0.002, labels="soft",
            reads="likelihood", grade_weight=0.25, examples=16, held_out=60):
     """Train the reward model of a round on the preferences of all rounds so far. It starts from the
     reward model of the round before, in round 1 from the policy.
 
-    prompts: number in a batch, each with all its pairs. reads: "state", as in the report; or, to
-    compare, "likelihood": the reward also depends on log pi(y|x) directly. examples: number of demonstrations in a
-    batch. They train its language model, so that it does not forget families with few pairs.
+    prompts: number in a batch, each with all its pairs. reads: of round 1; "state" is the report's
+    form, with "likelihood" the reward also depends on log pi(y|x). examples: number of
+    demonstrations in a batch. They train its language model, so that it does not forget families
+    with few pairs.
     held_out: number of validation prompts of each family for the test. Each gets at least 8
     responses from the committee, compared without noise. (Pairs of one prompt are correlated, so
     the intervals reported are too narrow.)"""
     stage = f"reward{round_number}"
     models = [load_model(run, name) for name in committee_members(round_number)]
     seed_step(run.seed, f"{stage} heads", 0)
-    model = (from_language_model(models[-1]) if round_number == 1
+    model = (from_language_model(models[-1], reads) if round_number == 1
              else load_model(run, f"reward{round_number - 1}", RewardModel))
-    if reads == "likelihood":
-        model.likelihood.requires_grad_().data.fill_(1.0)  # untrained, it ranks by likelihood
     comparisons = [each for n in range(1, round_number + 1) for each in read_preferences(run, n)]
     sources = chat.read_examples(run, models[-1])
     example_batches = chat.batches(sources, dict.fromkeys(sources, 1.0), examples)
@@ -319,4 +321,5 @@ def reward(round_number, run, *, steps=320, prompts=32, lr=0.002, labels="soft",
     tasks = evaluate.validation_tasks(held_out)
     comparisons = collect_comparisons(models, tasks, 8, random.Random(0), 0.0)
     metrics = ranking_metrics(model, models[-1], comparisons)
-    return metrics | {f"pairs judged right, round {round_number}": metrics.pop("pairs judged right")}
+    table = metrics.pop("pairs judged right")
+    return metrics | {f"pairs judged right, round {round_number}": table}

@@ -225,7 +225,7 @@ class Run:
         rows = read_lines(path)
         if rows is None:
             raise UserError(f"{path} is damaged, or not as this program wrote it: run its stage "
-                            "again, with --stages and without --resume")
+                            "anew, with --again")
         return rows
 
     def write_lines(self, name, rows):

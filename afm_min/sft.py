@@ -7,7 +7,7 @@
     sft             the draft trained further with these weights; the best checkpoint is kept
 
 From the report: loss on responses only, quality guards, the mixture search by w +- dw scored on
-accuracy, a constant learning rate, dropout 0.1 in sft, and the choice of a checkpoint by benchmarks.
+accuracy, a constant learning rate, dropout 0.1 in sft, and a checkpoint chosen by benchmarks.
 
 Departures: the draft has no dropout, and its learning rate is lower in the last steps, since
 arithmetic is learned only then. The search varies all weights at once, by a two-level factorial

@@ -98,7 +98,7 @@ def test_arms_are_trained_once(texts, tmp_path, capsys):
     run = tmp_path / "run"
     assert_refused(call(capsys, claims, "--run", run), "has no parent")
     assert call(capsys, train, "--out", run, "--data", texts, *SETTINGS,
-                "--stages", "data,tokenizer,parent")[0] == 0
+                "--until", "tokenizer,parent")[0] == 0
     arguments = ["--run", run, "--only", "beats random pruning", "--seeds", 2]
     code, output, errors = call(capsys, claims, *arguments)
     assert (code, errors) == (0, "")

@@ -138,8 +138,9 @@ def test_rewards_by_likelihood():
     functions, the reward is 2 a exp(logp / 2) - b log(1 - logp / 2)."""
     torch.manual_seed(0)
     model = AFM(TINY)
-    reward_model = reward.from_language_model(model)
-    assert not reward_model(**one_row([4, 5, 6], [7]))[0].any()
+    assert not reward.from_language_model(model)(**one_row([4, 5, 6], [7]))[0].any()
+    reward_model = reward.from_language_model(model, "likelihood")
+    assert reward_model.likelihood.tolist() == [1, 1]
     reward_model.likelihood.data = torch.tensor([3.0, 5.0])
     rewards, grade_logits, logp = reward_model(**one_row([4, 5, 6], [7]))
     assert rewards.shape == (1, 2)
@@ -398,7 +399,7 @@ def stage(monkeypatch, reward_model):
         settings.update(others, batches=batches, loss=loss)
     monkeypatch.setattr(reward, "fit", fit)
     monkeypatch.setattr(reward, "load_model", lambda run, name, kind=AFM: reward_model)
-    monkeypatch.setattr(reward, "from_language_model", lambda model: model)
+    monkeypatch.setattr(reward, "from_language_model", lambda model, reads: model)
     monkeypatch.setattr(reward, "save_model", lambda *_: None)
     monkeypatch.setattr(reward, "read_preferences", lambda run, round_number: [comparison])
     monkeypatch.setattr(reward, "collect_comparisons", lambda *_: [comparison])
@@ -463,7 +464,7 @@ def test_a_reward_model_continues_that_of_the_round_before(monkeypatch, round_nu
         return []
     monkeypatch.setattr(reward, "fit", fit)
     monkeypatch.setattr(reward, "load_model", lambda run, name, kind=AFM: name)
-    monkeypatch.setattr(reward, "from_language_model", lambda model: f"heads on {model}")
+    monkeypatch.setattr(reward, "from_language_model", lambda model, reads: f"heads on {model}")
     monkeypatch.setattr(reward, "save_model",
                         lambda run, stage, model: settings.update(saved=(stage, model)))
     monkeypatch.setattr(reward, "read_preferences", read_preferences)

@@ -31,8 +31,9 @@ def test_every_stage_comes_after_its_needs():
 def test_needs_of_the_first_stages_and_of_a_round():
     needs = {name: stages.needs_of(name, stages.settings_of(name)) for name in stages.STAGES}
     assert (needs["data"], needs["tokenizer"], needs["sft"]) == ([], ["data"], ["mixture"])
-    assert (needs["preferences1"], needs["preferences2"]) == (["sft"], ["committee1"])
+    assert (needs["preferences1"], needs["preferences2"]) == (["sft"], ["best1"])
     assert needs["committee2"] == ["rs2", "dpo2", "ipo2", "mdloo2"]
+    assert needs["best2"] == ["committee2"]
     assert needs["tools"] == ["recovery"]
 
 
@@ -97,9 +98,9 @@ def test_a_bad_setting_is_refused(text):
     ("reward1.labels=sfot", "takes one of 'soft', 'hard', 'margin'"),
     ("prune.method=magnitud", "takes one of 'learned', 'magnitude', 'random'"),
     ("quantize.choice=", "takes one of 'sensitivity', 'random'"),
-    ("core.start=parent2", "takes one of 'prune', 'scratch'"),
+    ("core.start=parent2", "takes one of 'prune', 'parent', 'scratch'"),
     ("evaluation.aligned=quantize", "takes one of 'draft', 'sft'"),
-    ("committee2.only=rs1", "takes one of '', 'sft', 'committee1', 'rs2'"),
+    ("committee2.only=rs1", "takes one of '', 'sft', 'best1', 'rs2'"),
     ("sft.dropout=2", "like 0.1, at least 0, below 1"), ("sft.dropout=1", "below 1"),
     ("prune.first_eps=0", "above 0"), ("ipo1.beta=0", "above 0"), ("dpo2.beta=-1", "above 0"),
     ("core.distill=1.5", "from 0 to 1"), ("preferences1.noise=2", "from 0 to 1"),
@@ -178,7 +179,7 @@ def result(settings=None, seconds=1.0, **metrics):
               "core": result({"start": "prune"}, **{"bits/byte": 2.0})}, "bits/byte 2.5 -> 2"),
     ("dpo1", {"sft": result(mean_=60.0), "dpo1": result(mean_=61.04)}, "mean 60.0 -> 61.0 %"),
     # A committee's model is the best of its round.
-    ("dpo2", {"committee1": result(mean_=60.0, **{"best mean_": 66.0}),
+    ("dpo2", {"best1": result(mean_=66.0),
               "dpo2": result(mean_=67.0)}, "mean 66.0 -> 67.0 %"),
     # The main metric: of MAIN_OF, of MAIN, or the first that is no table.
     ("tools", {"tools": result(mean_=60.0, tools_=50.0)}, "tools 50.0 %"),

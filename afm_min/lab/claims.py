@@ -169,8 +169,8 @@ def run_claims(arguments):
     """Test the claims whose text contains --only, in a run that has a parent checkpoint."""
     base = Run(arguments.run, choose_device(arguments.device))
     if "parent" not in base.read_json("report.json") or not base.checkpoint("parent").exists():
-        raise UserError(f"{base.path} has no parent: python train.py --out {base.path} --stages "
-                        "data,tokenizer,parent trains one")
+        raise UserError(f"{base.path} has no parent: python train.py --out {base.path} --until "
+                        "parent trains one")
     if arguments.seeds < 2:
         raise UserError(f"--seeds {arguments.seeds}: an interval takes two or more")
     claims = [claim for claim in CLAIMS if arguments.only in claim.claim]
