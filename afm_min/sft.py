@@ -68,7 +68,7 @@ def demonstrations(run, *, count=2000, evolved=500, flawed=0.15, unlikely=2.4, s
 
 # The draft.
 
-def draft(run, *, steps=1600, fast=1280, batch_size=32, lr=0.005, slow=0.25, mixture=MIXTURE):
+def draft(run, *, steps=1600, fast=1280, batch_size=40, lr=0.005, slow=0.25, mixture=MIXTURE):
     """Fine-tune the base model on the demonstrations.
 
     The learning rate warms up over 20 steps, and is multiplied by `slow` after `fast` steps."""

@@ -1,4 +1,5 @@
 """The people of the toy world: their errors have known rates, and they compare by grades."""
+import dataclasses
 import random
 
 import pytest
@@ -8,6 +9,7 @@ from afm_min.world import people
 from afm_min.world.families import Code, Refuse
 from afm_min.world.instructions import Follow
 from afm_min.world.tasks import MATH, RECALL, Math, Task, draw_task
+from afm_min.world.tools import Tools
 
 GOOD = {"if": 2, "verb": 2, "truth": 2, "harm": 2}
 BAD = {"if": 0, "verb": 0, "truth": 0, "harm": 0}
@@ -27,7 +29,7 @@ def test_each_flaw_of_demonstrations():
     assert set(by_flaw) == {"", *people.FLAWS}
     for d in by_flaw[""]:
         assert d.messages == d.task.messages()
-        assert d.task.solution in d.response or d.response == family.brief(d.task)
+        assert d.task.solution in d.response
     for d in by_flaw["wrong"]:
         assert d.messages == d.task.messages()
         assert not family.check(d.task, d.response)
@@ -54,7 +56,7 @@ def test_share_of_flawed_demonstrations():
 def test_some_right_demonstrations_have_a_courtesy(family, share):
     """Of 600, the standard deviation is 10: odds of a false alarm beyond 50 are 1e-6."""
     written = [people.write_demonstration(family, i, flawed=0.0) for i in range(600)]
-    courteous = [d for d in written if d.response not in (d.task.solution, family.brief(d.task))]
+    courteous = [d for d in written if d.response != d.task.solution]
     assert len(courteous) == pytest.approx(600 * share, abs=50 if share else 0)
     for d in courteous:
         assert family.check(d.task, d.response)
@@ -64,10 +66,23 @@ def test_some_right_demonstrations_have_a_courtesy(family, share):
 def test_some_demonstrations_leave_out_the_work():
     """Of 600, the standard deviation is 12: odds of a false alarm beyond 60 are 1e-6."""
     written = [people.write_demonstration(MATH, i, flawed=0.0) for i in range(600)]
-    brief = [d for d in written if d.response == MATH.brief(d.task)]
+    brief = [d for d in written if d.response == f"The answer is {d.task.answer}."]
     assert len(brief) == pytest.approx(600 * people.HASTY, abs=60)
     assert all(MATH.check(d.task, d.response) for d in brief)
-    assert RECALL.brief(Task("?", "in box 4.", "4", "")) == "in box 4."  # no work to leave out
+
+
+def test_what_hasty_writers_leave_out():
+    """Steps, and calls with their results. A look-up in somebody's head is no work to leave out."""
+    task = Task("3 and 4?", "3+4=7. The answer is 7.", "7", "")
+    assert MATH.brief(task).solution == "The answer is 7."
+    made = (("assistant", "call: price(item='keys')"), ("tool", "4"))
+    task = Task("How much?", "They cost 4.", (("call: price(item='keys')",), "They cost 4."), "",
+                turns=made)
+    assert Tools().brief(task) == dataclasses.replace(task, turns=())
+    task = dataclasses.replace(task, solution="call: price(item='keys')", turns=())
+    assert Tools().brief(task).solution == "They cost 4."
+    task = Task("?", "in box 4.", "4", "")
+    assert RECALL.brief(task) == task
 
 
 def test_a_courtesy_by_hand():

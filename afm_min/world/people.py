@@ -39,8 +39,11 @@ def write_demonstration(family, i, flawed):
     if flaw == "copied":
         original = write_demonstration(family, rng.randrange(max(0, i - 50), i), flawed)
         return original._replace(flaw=flaw)
-    messages, response = task.messages(), task.solution
     brief = family.brief(task)
+    shows_work = task != brief
+    if shows_work and not flaw and rng.random() < HASTY:
+        task = brief
+    messages, response = task.messages(), task.solution
     if flaw == "wrong":
         while family.check(task, response):  # another task may have the same answer
             i += 1
@@ -50,9 +53,7 @@ def write_demonstration(family, i, flawed):
     elif flaw == "garbled":
         words = ["".join(rng.sample(word, len(word))) for word in task.question.split()]
         messages = dataclasses.replace(task, question=" ".join(words)).messages()
-    elif brief != task.solution:  # there is work to show
-        response = brief if rng.random() < HASTY else task.solution
-    elif rng.random() < COURTEOUS:
+    elif not shows_work and rng.random() < COURTEOUS:
         response = add_courtesy(family, task)
     return Demonstration(task, messages, response, flaw)
 

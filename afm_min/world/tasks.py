@@ -105,8 +105,9 @@ class Family:
         return True
 
     def brief(self, task):
-        """Return the solution as a hasty writer puts it, without the work that leads to it."""
-        return task.solution
+        """Return the task with the solution of a hasty writer, who leaves out the work that leads
+        to it. If there is none, return the task as it is."""
+        return task
 
     def check(self, task, response):
         return all([*self.follows_format(task, response), *self.is_correct(task, response),
@@ -228,8 +229,8 @@ class Math(Conversation):
         return " ".join([*steps, f"The answer is {total}."])
 
     def brief(self, task):
-        """"4*5=20. 20-3=17. The answer is 17." -> "The answer is 17." """
-        return self.solution([], task.answer)
+        """The solution "4*5=20. 20-3=17. The answer is 17." becomes "The answer is 17." """
+        return dataclasses.replace(task, solution=self.solution([], task.answer))
 
     def follows_format(self, task, response):
         return [bool(re.search(r"The answer is \d+\.\s*\Z", response))]

@@ -4,6 +4,7 @@ to search and open.
 A call is a line of text, "call: price(item='keys')". Code runs in the sandbox.
 """
 import ast
+import dataclasses
 import functools
 import random
 import re
@@ -249,6 +250,10 @@ class Tools(Family):
         names = "{}, {} and {}".format(*rng.sample(NAMES, 3))
         question = f"Say hello to {names}."
         return question, f"Hello, {names}!", question
+
+    def brief(self, task):
+        """The calls before "They cost 4." are left out: the writer has looked it up elsewhere."""
+        return dataclasses.replace(task, solution=task.answer[1], turns=())
 
     def follows_format(self, task, response):
         return [response.startswith(CALL) == task.solution.startswith(CALL)]
