@@ -49,7 +49,8 @@ class Progress:
             average = self.figures.get(name, metrics[name])
             self.figures[name] = 0.9 * average + 0.1 * metrics[name]
         now = time.perf_counter()
-        if step == self.steps or now - self.shown >= (0.1 if is_live() else 5):
+        is_last = step == self.steps and metrics  # a log has the last figures
+        if is_last or now - self.shown >= (0.1 if is_live() else 5):
             self.shown = now
             show(self.line(step, now - self.started), stays=False)
 

@@ -115,7 +115,11 @@ def test_processes_side_by_side_print_whole_lines(terminal, monkeypatch, capsys)
 
 
 def test_track_counts_the_items_that_are_done(monkeypatch, capsys):
-    tick(monkeypatch, 0, 6, 12)
-    assert list(track(iter("xy"), "evaluation: models")) == ["x", "y"]
+    """In a log, a loop that ends within 5 seconds has no line."""
+    tick(monkeypatch, 0, 6, 7, 12)
+    assert list(track(iter("xyz"), "evaluation: models")) == ["x", "y", "z"]
     assert capsys.readouterr().out.splitlines() == [
-        "evaluation: models 1/2  0:06 left", "evaluation: models 2/2  0:00 left"]
+        "evaluation: models 1/3  0:12 left", "evaluation: models 3/3  0:00 left"]
+    tick(monkeypatch, 0, 1, 2)
+    assert list(track([1, 2], "evaluation: models")) == [1, 2]
+    assert capsys.readouterr().out == ""

@@ -24,10 +24,8 @@ WORDS = {
     "mdloo.baseline": ["leave one out", "mean", "none"],
     "committee.only": ["", "sft", "best1", "rsN", "dpoN", "ipoN", "mdlooN"],
     "quantize.choice": ["sensitivity", "random"],
-    "quantize.start": CHAT_MODELS,
     **{f"{name}.start": ["recovery", "lengthening", *CHAT_MODELS] for name in FEATURES},
-    "recovery.start": CHAT_MODELS,
-    "evaluation.aligned": CHAT_MODELS,
+    **dict.fromkeys(["quantize.start", "recovery.start", "evaluation.aligned"], CHAT_MODELS),
 }
 
 # What a number must be: (test, the same in words). Any other number must be at least 0, or 1 if it

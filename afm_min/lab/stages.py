@@ -111,7 +111,7 @@ def parse_setting(text, model):
     if not equals or name not in defaults:
         similar = difflib.get_close_matches(name, defaults, cutoff=0)
         raise UserError(f"--set {text}: expected NAME=VALUE, with a NAME such as "
-                        f"{', '.join(similar)}; --list shows all")
+                        f"{', '.join(similar)}; --list shows those of stages")
     default = defaults[name]
     if not isinstance(default, str):
         # If it is no Python value, it stays a string.
@@ -125,7 +125,7 @@ def parse_setting(text, model):
 
 
 def explain(stage, whole):
-    """Return a stage's docstring, the whole or its first paragraph, and its settings' defaults."""
+    """Return a stage's docstring, the whole or its first sentence, and its settings' defaults."""
     doc = inspect.getdoc(function_of(stage))
     text = f"{stage}: {doc}\n" if whole else f"{stage}: {doc.partition('.')[0]}."
     return "\n    ".join([text, *(f"{stage}.{name}={value}"
@@ -186,7 +186,7 @@ def reasons_to_run(report, settings):
             reasons[stage] = "settings changed"
         elif inputs:
             reasons[stage] = f"needs {', '.join(inputs)}"
-        elif report[stage]["fingerprint"] != fingerprint(report, stage, values):
+        elif report[stage].get("fingerprint") != fingerprint(report, stage, values):
             reasons[stage] = "inputs or code changed"
     return reasons
 
