@@ -56,7 +56,7 @@ class ScriptedModel:
         self.tokenizer, self.texts, self.prompts = tokenizer, list(texts), []
         self.config = types.SimpleNamespace(context=256)
 
-    def stream(self, prompts, *_):
+    def stream(self, prompts, max_new_tokens, **sampling):
         self.prompts.append(self.tokenizer.decode(prompts[0]))
         text = self.texts.pop(0)
         if text is INTERRUPT:

@@ -66,7 +66,7 @@ def most_similar(question):
 class Session:
     """A model and the conversation with it so far.
 
-    The methods do_NAME are the commands: they take the text after /NAME, and /help prints their
+    The methods do_NAME are the commands. They take the text after /NAME, and /help prints their
     docstrings."""
 
     def __init__(self, run, arguments):
@@ -127,7 +127,7 @@ class Session:
         model, adapters = self.model, self.adapters
         used = [] if name == "none" else [name]
         if adapters is None:  # another model is loaded, or none yet
-            used.insert(0, "quantize")
+            used.append("quantize")
             model = load_model(self.run, "quantize", QuantizedAFM)
             adapters = lora.AdapterCache(model, self.run.checkpoint)
         adapters.use(None if name == "none" else name)
@@ -215,8 +215,9 @@ class Session:
         utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         text = ""
         # The batch has one row, and the log-probabilities are not needed.
-        for (token,), _ in stream(self.model, [ids], len(uniforms[0]), stop, temperature,
-                                  arguments.top_p, uniforms):
+        for (token,), _ in stream(self.model, [ids], arguments.max_new_tokens, stop=stop,
+                                  temperature=temperature, top_p=arguments.top_p,
+                                  uniforms=uniforms):
             piece = utf8.decode(b"" if token == stop else self.model.tokenizer.vocab[token])
             print(prefix + piece, end="", flush=True)
             prefix = ""  # printed with the first token, so that a prompt that is too long is not
