@@ -1,4 +1,4 @@
-"""Alignment (the report's section 4.3): rejection sampling, DPO, IPO and MDLOO.
+"""Alignment (the report's section 4.3, iTeC): rejection sampling, DPO, IPO, MDLOO, the committee.
 
 Each is a loss, a pure function of log-probabilities, and a source of batches. A response is one
 action: its log-probability is the sum over its tokens, the end token included. pi is the model in
@@ -7,11 +7,17 @@ training, pi_ref the model that the stage starts from, pi_k the model that sampl
 Shapes: N prompts, S samples of each; B pairs; R rows of a batch, each with one or more prompts and
 their responses, K of them.
 
-Round n starts from the model of `reward.starting_stage(n)`: sft, then the last committee. In every
-stage, `count` is the number of validation tasks of each family.
+A round, as in the report:
+    preferences  annotators compare responses of the committee: the latest fine-tuned, RS, DPO, IPO
+                 and MDLOO models, and the best model of the rounds before
+    reward       the reward model is trained on all preferences so far
+    mdloo, rs, dpo, ipo    each method trains a model, from the one that the round starts from
+    committee    for each prompt, the reward model chooses among responses of all these models; a
+                 model is fine-tuned on the chosen ones: the latest fine-tuned model of the next round
+    best         the best of all these models, by validation and by the reward model: where the next
+                 round starts
 
-Departures: rejection sampling and the committee fine-tune for a fixed number of steps. The
-checkpoint of the committee is the best model of the round, whichever method trained it.
+In every stage, `count` is the number of validation tasks of each family.
 """
 import functools
 import random
@@ -85,18 +91,24 @@ BASELINES = {"leave one out": leave_one_out, "mean": lambda rewards: rewards - r
 
 # Imitation: rejection sampling and the committee.
 
-def best_of_n(reward_model, responses):
+def best_of_n(reward_model, responses, choice="best"):
     """Choose the response with the highest reward from each of N lists. Returns a list of N
-    Responses, and the reward model's probability that each is true, (N,)."""
+    Responses, and the reward model's probability that each is true, (N,).
+
+    choice: "best", or "random", for comparison."""
     groups = [(candidates[0].prompt, [r.ids for r in candidates]) for candidates in responses]
     scores = torch.stack(reward.scores(reward_model, groups))  # (N, S, 2): reward, P(true)
     best = scores[..., 0].argmax(1)
+    if choice == "random":
+        best = torch.randint(scores.shape[1], best.shape)
     chosen = [candidates[i] for candidates, i in zip(responses, best.tolist())]
     return chosen, scores[torch.arange(len(best)), best, 1]
 
 
-def imitate(round_number, run, method, stages, prompts, samples, steps, batch_size, lr, count):
-    """Fine-tune the model that the round starts from on the best response to each prompt.
+def imitate(round_number, run, method, stages, *, prompts, samples, choice, epochs, batch_size, lr,
+            count):
+    """Fine-tune the model that the round starts from on the best response to each prompt, for
+    `epochs` passes over them: more prompts mean more steps.
 
     The models of `stages` sample the responses, and the reward model chooses the best. A best
     response that it finds more likely wrong than true is dropped: the best of many bad responses
@@ -107,19 +119,20 @@ def imitate(round_number, run, method, stages, prompts, samples, steps, batch_si
     reward_model = load_model(run, f"reward{round_number}", reward.RewardModel)
     models = (load_model(run, name) for name in stages)  # loaded one after the other
     responses = reward.sample_responses(models, tasks, samples)  # (tasks, models, samples)
-    best, truth = best_of_n(reward_model, [sum(by_model, []) for by_model in responses])
+    best, truth = best_of_n(reward_model, [sum(by_model, []) for by_model in responses], choice)
     rendered = [chat.render_response(response.prompt, response.ids) for response in best]
     examples = [example for example, p in zip(rendered, truth.tolist()) if p > 0.5]
     model = load_model(run, reward.starting_stage(round_number))
     if examples:
         batches = chat.batches({"best": examples}, {"best": 1.0}, batch_size)  # from one source
+        steps = max(1, round(epochs * len(examples) / batch_size))
         fit(model, batches, chat.response_loss, steps=steps, lr=lr,
             schedule=linear(steps, warmup=20), run=run, stage=stage)
     else:
         print(f"{stage}: none of {len(best)} best responses is likely to be true, so none is "
               f"imitated: raise {stage}.prompts or {stage}.samples")
     save_model(run, stage, model)
-    metrics = evaluate.full_validation(model, count)
+    metrics = evaluate.validation(model, count)
     metrics |= {"examples": len(examples),
                 "first ranked true %": evaluate.percent(reward.truths(tasks, best))}
     for i, name in enumerate(stages):  # share of prompts whose best response this model sampled
@@ -129,32 +142,49 @@ def imitate(round_number, run, method, stages, prompts, samples, steps, batch_si
     return metrics
 
 
-def rs(round_number, run, *, prompts=2000, samples=8, steps=100, batch_size=24, lr=0.001, count=50):
+def rs(round_number, run, *, prompts=2000, samples=8, choice="best", epochs=2.0, batch_size=24,
+       lr=0.001, count=50):
     """Rejection sampling: imitate the best of the policy's own responses."""
-    stages = [reward.starting_stage(round_number)]
-    return imitate(round_number, run, "rs", stages, prompts, samples, steps, batch_size, lr, count)
+    return imitate(round_number, run, "rs", [reward.starting_stage(round_number)], prompts=prompts,
+                   samples=samples, choice=choice, epochs=epochs, batch_size=batch_size, lr=lr,
+                   count=count)
 
 
-def committee(round_number, run, *, prompts=2000, samples=2, only="", steps=100, batch_size=24,
-              lr=0.001, count=50):
-    """End a round by rejection sampling from all its models and the one that it started from.
+def trained_in(round_number):
+    """Return the stages that train a policy in a round, before its committee."""
+    return [f"{method}{round_number}" for method in ("rs", "dpo", "ipo", "mdloo")]
 
-    Of these and the resulting model, the best in validation starts the next round. only: the one
-    stage to sample from, for comparison."""
+
+def committee(round_number, run, *, prompts=2000, samples=2, only="", choice="best", epochs=2.0,
+              batch_size=24, lr=0.001, count=50):
+    """Distil a round's models, the latest fine-tuned one and the best one before: imitate the best
+    of all their responses to each prompt.
+
+    only: the one stage to sample from, for comparison."""
+    latest = "sft" if round_number == 1 else f"committee{round_number - 1}"
+    members = [*trained_in(round_number), *dict.fromkeys([latest, reward.starting_stage(round_number)])]
+    return imitate(round_number, run, "committee", [only] if only else members, prompts=prompts,
+                   samples=samples, choice=choice, epochs=epochs, batch_size=batch_size, lr=lr,
+                   count=count)
+
+
+def best(round_number, run, *, samples=4, count=50):
+    """Choose the best model of a round, or the one that it started from: that with the highest sum
+    of two accuracies on validation tasks, averaged over the families. One is of greedy responses;
+    the other is of the response that the reward model prefers among `samples`."""
+    reward_model = load_model(run, f"reward{round_number}", reward.RewardModel)
+    tasks, table = evaluate.validation_tasks(count), []
     start = reward.starting_stage(round_number)
-    # The next round's members are this round's stages: rs1, dpo1, ipo1, mdloo1, and committee1.
-    *trained, stage = reward.committee_members(round_number + 1)
-    stages = [only] if only else [*trained, start]
-    metrics = imitate(round_number, run, "committee", stages, prompts, samples, steps, batch_size,
-                      lr, count)
-    report = run.read_json("report.json")
-    means = {name: report[name]["metrics"]["mean %"] for name in trained}
-    means[start] = evaluate.full_validation(load_model(run, start), count)["mean %"]
-    means[stage] = metrics["mean %"]
-    best = max(means, key=means.get)
-    if best != stage:
-        save_model(run, stage, load_model(run, best))
-    return metrics | {"mean % before": means[start], "best": best, "best mean %": means[best]}
+    for stage in [start, *trained_in(round_number), f"committee{round_number}"]:
+        model = load_model(run, stage)
+        greedy = evaluate.validation(model, count)["mean %"]
+        seed_step(run.seed, f"best{round_number}", 0)  # the same for every model
+        responses = [by_model[0] for by_model in reward.sample_responses([model], tasks, samples)]
+        preferred, _ = best_of_n(reward_model, responses)
+        table.append([stage, greedy, evaluate.mean_by_family(tasks, preferred)])
+    chosen, greedy, _ = max(table, key=lambda row: row[1] + row[2])
+    save_model(run, f"best{round_number}", load_model(run, chosen))
+    return {"best": chosen, "mean %": greedy, "mean % before": table[0][1], "candidates": table}
 
 
 # Preferences: DPO and IPO.
@@ -184,7 +214,7 @@ def optimize_preferences(round_number, run, method, loss, steps, prompts, lr, co
     fit(model, batches, pair_loss, steps=steps, lr=lr, schedule=linear(steps, warmup=20), run=run,
         stage=stage, unit="pairs")
     save_model(run, stage, model)
-    return evaluate.full_validation(model, count)
+    return evaluate.validation(model, count)
 
 
 def dpo(round_number, run, *, beta=0.5, steps=80, prompts=32, lr=0.0003, count=50):
@@ -306,4 +336,4 @@ def mdloo(round_number, run, *, rewarded="model", iterations=40, prompts=64, sam
             for i in range(num_minibatches):
                 trainer.update(minibatch(groups, values, i, num_minibatches))
     save_model(run, stage, model.eval())
-    return evaluate.full_validation(model, count)
+    return evaluate.validation(model, count)

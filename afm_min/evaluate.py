@@ -70,27 +70,23 @@ def accuracy(model, families, count, split="test", temperature=0.0):
             for name, of_family in tasks.items()}
 
 
-def validation(model, families, count=50, samples=1):
-    """Return the percentage of validation tasks solved, by family and on average.
-
-    One sample is greedy. Several have temperature 1, and a task is solved if one of them is
-    right."""
-    temperature = 0.0 if samples == 1 else 1.0
-    tries = [accuracy(model, families, count, "validation", temperature) for _ in range(samples)]
-    metrics = {}
-    for name in families:
-        by_task = zip(*(results[name] for results in tries))  # a task's result in each try
-        metrics[f"{name} %"] = percent(any(of_task) for of_task in by_task)
-    return {"mean %": sum(metrics.values()) / len(metrics)} | metrics
-
-
-def full_validation(model, count):
-    """Return `validation` over all families, evolved mathematics too, and beside it "all math %",
-    the mean of plain and evolved mathematics."""
-    families = all_families() | EVOLVED
-    metrics = validation(model, families, count)
+def validation(model, count=50):
+    """Return the percentage of `count` validation tasks solved, by family and on average, and "all
+    math %", the average over plain and evolved mathematics. Responses are greedy."""
+    results = accuracy(model, all_families() | EVOLVED, count, "validation")
+    metrics = {f"{name} %": percent(of_family) for name, of_family in results.items()}
     math_metrics = [value for name, value in metrics.items() if name.startswith("math")]
-    return metrics | {"all math %": sum(math_metrics) / len(math_metrics)}
+    return {"mean %": sum(metrics.values()) / len(metrics), **metrics,
+            "all math %": sum(math_metrics) / len(math_metrics)}
+
+
+def mean_by_family(tasks, responses):
+    """Return the percentage of tasks solved, averaged over the families. tasks: pairs (family, task);
+    responses: a chat.Response to each."""
+    right = {}
+    for (family, task), response in zip(tasks, responses):
+        right.setdefault(family, []).append(family.check(task, response.text))
+    return sum(map(percent, right.values())) / max(1, len(right))
 
 
 # Benchmarks of single families. Each function returns rows of the table. Its `texts` are a model's

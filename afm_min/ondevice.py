@@ -117,7 +117,7 @@ def sizes(run, stage, model):
 
 def validate(run, model, count):
     """Return validation accuracies, and bits per byte of held-out text."""
-    return evaluate.full_validation(model, count) | {
+    return evaluate.validation(model, count) | {
         "bits/byte": pretrain.held_out(model, run)["bits/byte"]}
 
 
@@ -140,7 +140,7 @@ def quantize(run, *, average=3.7, choice="sensitivity", calibration=256, start="
     quantized = quantize_model(model, bits)
     save_model(run, "quantize", quantized, bits=bits)
     return sizes(run, "quantize", quantized) | validate(run, quantized, count) | {
-        "mean % before": evaluate.full_validation(model, count)["mean %"],
+        "mean % before": evaluate.validation(model, count)["mean %"],
         "average bits": average_bits(model, bits),
         "bits of projections": [[name, bits[name], rises[name]] for name in bits]}
 

@@ -1,17 +1,18 @@
 """The reward model (the report's section 4.3), and the preference data it learns from.
 
-From the report: a linear reward head and four grade heads read the last hidden state. The ranking
-targets are soft: they depend on how much better the chosen response is. The grade loss is a
-regulariser. The toy world simulates the annotators, with noise (world/people.py).
+From the report: a linear reward head and four grade heads read the final hidden state of a
+response's last token, and their losses train the whole model. The ranking targets are soft: they
+depend on how much better the chosen response is. The grade loss is a regulariser. The toy world
+simulates the annotators, with noise (world/people.py).
 
-Departure: the heads also see two functions of log pi(y|x). The toy model has two layers, too few to
-judge a response from its last hidden state alone: such heads rank little better than chance. The
-hidden state is detached, so the losses of the heads reach the transformer through the likelihood
-only.
+Departures: the policy has two blocks, too few to judge a response, so the reward model has
+EXTRA_BLOCKS more, which begin as the identity. A language-model loss is added, so that it does not
+forget what it has learned about text.
 
 Shapes: R rows of a batch, T tokens of a row, K responses and at most P pairs of a row; N pairs in
 the batch; C model dim. The four grades have levels 0 to 2, 2 the best.
 """
+import dataclasses
 import random
 
 import torch
@@ -33,6 +34,7 @@ TARGETS = people.RIGHT
 LANGUAGE_WEIGHT = 0.1  # weight of cross-entropy per token, beside a ranking loss per pair
 MAX_RESPONSE = 48  # tokens
 MAX_PAIRS = 6  # for one prompt
+EXTRA_BLOCKS = 2  # of the reward model, on top of the policy's
 # Weights of the families. EVOLVED are four kinds of mathematics, where responses differ in quality,
 # so most prompts are of these.
 PROMPTS = {"math": 1.5, **dict.fromkeys(EVOLVED, 3), "follow": 1.5, "tools": 1.5, "code": 1.5,
@@ -45,22 +47,22 @@ class RewardModel(AFM):
 
     def __init__(self, config, dtype=torch.float32):
         super().__init__(config, dtype)
-        width = config.dim + 2  # a hidden state, and two functions of the log-likelihood
-        self.reward = Linear(width, 1)
-        self.grades = nn.ModuleList(nn.Sequential(Linear(width, config.dim), nn.SiLU(),
+        self.reward = Linear(config.dim, 1)
+        self.grades = nn.ModuleList(nn.Sequential(Linear(config.dim, config.dim), nn.SiLU(),
                                                   Linear(config.dim, 3)) for _ in GRADES)
-        # Untrained, the reward is the sum of the two functions: it ranks by likelihood.
-        self.reward.weight.data = torch.tensor([[0.0] * config.dim + [1.0, 1.0]])
+        # Weights of two functions of log pi(y|x) in the reward. The report's form has none: they
+        # stay 0, unless the setting `reads` is "likelihood".
+        self.likelihood = nn.Parameter(torch.zeros(2), requires_grad=False)
 
     def forward(self, ids, branch, segment_start):
         """Return rewards (R, K), logits of the grades (R, K, 4, 3), log-likelihoods (R, K)."""
         logp, states = chat.score_responses(self, ids, branch, segment_start)  # (R, K), (R, K, C)
+        states = states.float()
         # Soft labels ask for rewards a few units apart, and logp can differ by far more. So use two
         # functions that rise with it slowly: 2 sqrt(p), which is bounded, and -log(1 - logp / 2).
-        likelihood = torch.stack((2 * (logp / 2).exp(), -(1 - logp / 2).log()), -1)
-        features = torch.cat((states.detach().float(), likelihood), -1)
-        grade_logits = torch.stack([head(features) for head in self.grades], 2)
-        return self.reward(features)[..., 0], grade_logits, logp
+        functions = torch.stack((2 * (logp / 2).exp(), -(1 - logp / 2).log()), -1)
+        rewards = self.reward(states)[..., 0] + functions @ self.likelihood
+        return rewards, torch.stack([head(states) for head in self.grades], 2), logp
 
     def score(self, ids, branch, segment_start):
         """Return the reward, and the probability of the best grade for truth: (R, K, 2)."""
@@ -70,9 +72,16 @@ class RewardModel(AFM):
 
 
 def from_language_model(model):
-    """Return a RewardModel with a language model's weights and untrained heads."""
-    reward_model = RewardModel(model.config, model.dtype).to(model.embedding.device)
+    """Return a RewardModel with a language model's weights, EXTRA_BLOCKS more, and untrained heads.
+
+    The new blocks add 0 to the stream at first, so it begins with the same log-probabilities."""
+    config = dataclasses.replace(model.config, layers=model.config.layers + EXTRA_BLOCKS)
+    reward_model = RewardModel(config, model.dtype).to(model.embedding.device)
     reward_model.load_state_dict(reward_model.state_dict() | model.state_dict())
+    nn.init.zeros_(reward_model.reward.weight)
+    for block in reward_model.blocks[model.config.layers:]:
+        nn.init.zeros_(block.attention.output.weight)
+        nn.init.zeros_(block.feed_forward.down.weight)
     return reward_model
 
 
@@ -140,7 +149,8 @@ def committee_members(round_number):
     """Return the stages whose models answer the prompts of a round."""
     if round_number == 1:
         return ["draft", "sft"]
-    return [f"{method}{round_number - 1}" for method in ("rs", "dpo", "ipo", "mdloo", "committee")]
+    return [f"{method}{round_number - 1}"
+            for method in ("committee", "rs", "dpo", "ipo", "mdloo", "best")]
 
 
 def starting_stage(round_number):
@@ -216,15 +226,32 @@ def collate(comparisons, **values):
     return batch | {"pairs": chat.stack_by_row(pairs, places, fill=-1)}
 
 
-def ranking_results(reward_model, comparisons):
-    """Return {family: list of bools}: whether the reward model prefers the better response of each
-    pair. The comparisons must be without noise, so that one is truly better."""
-    results = {}
-    for each, score in zip(comparisons, scores(reward_model, groups_of(comparisons))):
-        for chosen, rejected, _, right in each["pairs"]:
-            chosen_first = bool(score[chosen, 0] > score[rejected, 0])
-            results.setdefault(each["family"], []).append(chosen_first == right)
-    return results
+def margins(comparisons, rewards):
+    """Return {family: list}: the reward of the chosen response minus that of the rejected one, of
+    each pair. rewards: a tensor (responses,) for each comparison."""
+    by_family = {}
+    for each, of_responses in zip(comparisons, rewards):
+        by_family.setdefault(each["family"], []).extend(
+            (of_responses[chosen] - of_responses[rejected]).item()
+            for chosen, rejected, *_ in each["pairs"])
+    return by_family
+
+
+def ranking_metrics(model, policy, comparisons):
+    """Return how well a reward model ranks pairs that it has not seen, and a row for each family.
+
+    The log loss is the mean of -log sigmoid(margin). policy: the model that the policies start from.
+    Its log-likelihoods of the responses, untrained rewards, are ranked beside for comparison."""
+    groups = groups_of(comparisons)
+    trained = margins(comparisons, [score[:, 0] for score in scores(model, groups)])
+    likely = margins(comparisons, chat.map_responses(chat.response_logp, policy, groups))
+    rows = [evaluate.row(name, (margin > 0 for margin in trained[name]))
+            + [evaluate.percent(margin > 0 for margin in likely[name])] for name in trained]
+    every = torch.tensor(sum(trained.values(), []))
+    return {"mean %": sum(percent for _, percent, *_ in rows) / max(1, len(rows)),
+            "all pairs %": evaluate.percent(every > 0), "log loss": -F.logsigmoid(every).mean().item(),
+            "all pairs by likelihood %": evaluate.percent(x > 0 for x in sum(likely.values(), [])),
+            "pairs judged right": rows}
 
 
 # The stages.
@@ -253,11 +280,12 @@ def read_preferences(run, round_number):
 
 
 def reward(round_number, run, *, steps=320, prompts=32, lr=0.002, labels="soft",
-           grade_weight=0.25, examples=16, held_out=60):
+           reads="likelihood", grade_weight=0.25, examples=16, held_out=60):
     """Train the reward model of a round on the preferences of all rounds so far. It starts from the
     reward model of the round before, in round 1 from the policy.
 
-    prompts: number in a batch, each with all its pairs. examples: number of demonstrations in a
+    prompts: number in a batch, each with all its pairs. reads: "state", as in the report; or, to
+    compare, "likelihood": the reward also depends on log pi(y|x) directly. examples: number of demonstrations in a
     batch. They train its language model, so that it does not forget families with few pairs.
     held_out: number of validation prompts of each family for the test. Each gets at least 8
     responses from the committee, compared without noise. (Pairs of one prompt are correlated, so
@@ -267,6 +295,8 @@ def reward(round_number, run, *, steps=320, prompts=32, lr=0.002, labels="soft",
     seed_step(run.seed, f"{stage} heads", 0)
     model = (from_language_model(models[-1]) if round_number == 1
              else load_model(run, f"reward{round_number - 1}", RewardModel))
+    if reads == "likelihood":
+        model.likelihood.requires_grad_().data.fill_(1.0)  # untrained, it ranks by likelihood
     comparisons = [each for n in range(1, round_number + 1) for each in read_preferences(run, n)]
     sources = chat.read_examples(run, models[-1])
     example_batches = chat.batches(sources, dict.fromkeys(sources, 1.0), examples)
@@ -287,9 +317,6 @@ def reward(round_number, run, *, steps=320, prompts=32, lr=0.002, labels="soft",
     save_model(run, stage, model)
     seed_step(run.seed, f"{stage} held out", 0)
     tasks = evaluate.validation_tasks(held_out)
-    results = ranking_results(model, collect_comparisons(models, tasks, 8, random.Random(0), 0.0))
-    rows = [evaluate.row(f"reward: {name}", ranked) for name, ranked in results.items()]
-    return {"mean %": sum(percent for _, percent, *_ in rows) / max(1, len(rows)),
-            "all pairs %": evaluate.percent(sum(results.values(), [])),
-            "all math %": evaluate.percent(results.get("math", [])),
-            f"pairs judged right, round {round_number}": rows}
+    comparisons = collect_comparisons(models, tasks, 8, random.Random(0), 0.0)
+    metrics = ranking_metrics(model, models[-1], comparisons)
+    return metrics | {f"pairs judged right, round {round_number}": metrics.pop("pairs judged right")}

@@ -245,7 +245,7 @@ def stage(monkeypatch):
     monkeypatch.setattr(align, "load_model", load_model)
     monkeypatch.setattr(align, "fit", fit)
     monkeypatch.setattr(align, "save_model", save_model)
-    monkeypatch.setattr(align.evaluate, "full_validation", lambda model, count: {})
+    monkeypatch.setattr(align.evaluate, "validation", lambda model, count: {})
     return settings
 
 
@@ -292,12 +292,12 @@ def imitate(stage, monkeypatch):
         [float(response.ids == [3, 0]) for response in responses]))
 
     def run_imitate(probabilities):
-        def best_of_n(reward_model, responses):
+        def best_of_n(reward_model, responses, choice):
             assert responses == [sum(drawn, []) for drawn in by_model]
             return best, torch.tensor(probabilities)
         monkeypatch.setattr(align, "best_of_n", best_of_n)
-        metrics = align.imitate(1, RUN, "rs", ["a", "b"], prompts=3, samples=2, steps=100,
-                                batch_size=4, lr=0.1, count=1)
+        metrics = align.imitate(1, RUN, "rs", ["a", "b"], prompts=3, samples=2, choice="best",
+                                epochs=200, batch_size=2, lr=0.1, count=1)
         batches = [stage["batches"](step) for step in range(4)] if "batches" in stage else []
         return metrics, {i for batch in batches for i in batch["ids"].flatten().tolist()}
     return run_imitate
@@ -346,45 +346,50 @@ def test_settings_of_imitation(imitate, stage):
     assert [stage["schedule"](step) for step in (0, 50)] == pytest.approx([0.05, 0.5])
 
 
-@pytest.fixture
-def committee(monkeypatch):
-    """A run after the first round's training, and a list of the checkpoints that the committee
-    saves. A model here is its stage's name. The model that imitates has a mean of 60%."""
+def test_a_random_response_instead_of_the_best(monkeypatch):
+    """A control: its response may be any, and its probability of truth is its own."""
+    monkeypatch.setattr(reward, "scores", lambda reward_model, groups: [
+        torch.tensor([[float(i), i / 10] for i, in responses]) for _, responses in groups])
+    torch.manual_seed(0)
+    chosen, truth = align.best_of_n(None, [[Response([1], [i], "") for i in range(1, 9)]] * 50,
+                                    "random")
+    assert {response.ids[0] for response in chosen} == set(range(1, 9))
+    assert truth.tolist() == pytest.approx([response.ids[0] / 10 for response in chosen])
+
+
+@pytest.mark.parametrize("round_number, members", [
+    (1, ["rs1", "dpo1", "ipo1", "mdloo1", "sft"]),
+    (2, ["rs2", "dpo2", "ipo2", "mdloo2", "committee1", "best1"])])
+def test_the_committee_has_the_latest_models_and_the_best_of_before(monkeypatch, round_number,
+                                                                    members):
+    asked = []
+    monkeypatch.setattr(align, "imitate",
+                        lambda number, run, method, stages, **_: asked.append((method, stages)))
+    align.committee(round_number, None)
+    align.committee(round_number, None, only="mdloo1")
+    assert asked == [("committee", members), ("committee", ["mdloo1"])]
+
+
+def test_the_best_model_has_the_highest_sum_of_two_accuracies(monkeypatch):
+    """By greedy accuracy alone, dpo1 would be the best; by the reward model's choice, ipo1."""
+    greedy = {"sft": 50.0, "rs1": 55.0, "dpo1": 70.0, "ipo1": 40.0, "mdloo1": 65.0,
+              "committee1": 60.0}
+    preferred = {"sft": 50.0, "rs1": 60.0, "dpo1": 55.0, "ipo1": 83.0, "mdloo1": 61.0,
+                 "committee1": 64.0}
     saved = []
-    means = {"rs1": 55.0, "dpo1": 70.0, "ipo1": 40.0, "mdloo1": 65.0}
-    monkeypatch.setattr(align, "imitate", lambda round_number, run, method, stages, *_: {
-        "mean %": 60.0, "stages": stages})
-    monkeypatch.setattr(align, "load_model", lambda run, stage: stage)
+    monkeypatch.setattr(align, "load_model", lambda run, stage, kind=None: stage)
     monkeypatch.setattr(align, "save_model", lambda run, stage, model: saved.append((stage, model)))
-    monkeypatch.setattr(align.evaluate, "full_validation",
-                        lambda model, count: {"mean %": {"sft": 50.0}[model]})
-    run = SimpleNamespace(means=means, read_json=lambda name: {
-        stage: {"metrics": {"mean %": mean}} for stage, mean in means.items()})
-    return run, saved
-
-
-def test_the_committee_asks_the_rounds_models_and_the_best_of_before(committee):
-    run, _ = committee
-    assert align.committee(1, run)["stages"] == ["rs1", "dpo1", "ipo1", "mdloo1", "sft"]
-    assert align.committee(1, run, only="mdloo1")["stages"] == ["mdloo1"]
-
-
-def test_the_committee_hands_on_the_best_model(committee):
-    run, saved = committee
-    metrics = align.committee(1, run)
-    assert (metrics["best"], metrics["best mean %"]) == ("dpo1", 70)
-    assert metrics["mean % before"] == 50
-    assert saved == [("committee1", "dpo1")]
-    run.means["dpo1"] = 30.0
-    align.committee(1, run)
-    assert saved[1:] == [("committee1", "mdloo1")]
-
-
-def test_the_committee_keeps_its_own_model_if_that_is_the_best(committee):
-    run, saved = committee
-    run.means.update(dpo1=30.0, mdloo1=59.0)
-    assert align.committee(1, run)["best"] == "committee1"
-    assert saved == []
+    monkeypatch.setattr(align.evaluate, "validation_tasks", lambda count: [])
+    monkeypatch.setattr(align.evaluate, "validation",
+                        lambda model, count: {"mean %": greedy[model]})
+    monkeypatch.setattr(reward, "sample_responses", lambda models, tasks, samples: [models])
+    monkeypatch.setattr(align, "best_of_n", lambda reward_model, responses: (responses[0], None))
+    monkeypatch.setattr(align.evaluate, "mean_by_family",
+                        lambda tasks, responses: preferred[responses])
+    metrics = align.best(1, RUN)
+    assert saved == [("best1", "mdloo1")]
+    assert (metrics["best"], metrics["mean %"], metrics["mean % before"]) == ("mdloo1", 65, 50)
+    assert metrics["candidates"] == [[stage, greedy[stage], preferred[stage]] for stage in greedy]
 
 
 # Preferences.

@@ -65,7 +65,7 @@ def test_solutions_pass_their_tests_in_the_sandbox():
 def test_unit_tests_are_in_random_order():
     """So the first two, which may select a response, are other ones in each task."""
     tasks = [Code().make(random.Random(seed)) for seed in range(40)]
-    first = {task.answer[0].split("(", 2)[2].split(")")[0] for task in tasks
+    first = {task.answer[0][0].split("(")[1] for task in tasks
              if "(x):" in task.question}
     assert len(first) > 5
 
@@ -94,10 +94,8 @@ def test_a_number_replaces_n():
 
 def test_results_of_a_function(monkeypatch):
     monkeypatch.setattr(code, "INPUTS", [{"x": 3, "y": 4}, {"x": 0, "y": 1}])
-    code.values_of.cache_clear()
     assert code.results_of("x, y", "(x + y) * 2") == [("3, 4", 14), ("0, 1", 2)]
     assert code.results_of("x", "[x]") == [("3", [3]), ("0", [0])]
-    code.values_of.cache_clear()
 
 
 def test_functions_by_hand():
@@ -122,15 +120,15 @@ def test_functions_by_hand():
 
 def test_a_function_that_is_half_right_passes_some_tests():
     task = make_task(solution="def f(x):\n    return x + 3 if x % 2 == 0 else x * 2",
-                     answer=tuple(
-                         repr((f"f({x})", x + 3 if x % 2 == 0 else x * 2)) for x in range(6)))
+                     answer=tuple((f"f({x})", str(x + 3 if x % 2 == 0 else x * 2))
+                                  for x in range(6)))
     half = "def f(x):\n    return x + 3 if x % 2 == 0 else x * 4"
     assert Code().is_correct(task, half) == [True, False] * 3
     assert check_and_grades(Code(), task, half)[1] == "2212"
 
 
 def test_code_is_checked_by_running_it():
-    tests = ("('f([1, 2])', 6)", "('f([5])', 10)")
+    tests = (("f([1, 2])", "6"), ("f([5])", "10"))
     task = make_task(solution="def f(v):\n    return sum(v) * 2", answer=tests)
     right, constant = "def f(v):\n    return 2 * sum(v)", "def f(v):\n    return 6"
     assert check_and_grades(Code(), task, right) == (True, "2222")
@@ -145,12 +143,12 @@ def test_code_is_checked_by_running_it():
 
 
 def test_a_unit_test_tells_true_from_1():
-    tests = ("('f(1)', True)", "('f(2)', 2)")
+    tests = (("f(1)", "True"), ("f(2)", "2"))
     assert code.passed("def f(x):\n    return x", tests) == [False, True]
 
 
 def test_long_results_count_and_missing_ones_do_not(monkeypatch):
-    tests = (repr(("f(300)", list(range(300)))), repr(("f(2)", [0, 1])))
+    tests = (("f(300)", str(list(range(300)))), ("f(2)", "[0, 1]"))
     text = "def f(x):\n    return list(range(x))"
     assert code.passed(text, tests) == [True, True]
     monkeypatch.setattr(code, "run_code", lambda text, characters: f"[{list(range(300))}]")
@@ -163,13 +161,13 @@ def test_long_results_count_and_missing_ones_do_not(monkeypatch):
     "print('[6, 6] #', end='')\n1 / 0",
     "f(**{'a\\n[6, 6] #': 1})", "f(int('7\\n[6, 6] #'))", "{}['\\n[6, 6]']"])
 def test_code_cannot_print_results_of_its_own(attack):
-    tests = ("('f(1)', 6)", "('f(2)', 6)")
+    tests = (("f(1)", "6"), ("f(2)", "6"))
     assert code.passed(f"def f(x):\n    return 7\n{attack}", tests) == [False, False]
 
 
 @pytest.mark.parametrize("printed", ["[6, 10]", "'[6, 10] #', end=''", "'[6, 10] #', end='\\r'"])
 def test_printing_in_a_function_is_no_result(printed):
-    tests = ("('f([1, 2])', 6)", "('f([5])', 10)")
+    tests = (("f([1, 2])", "6"), ("f([5])", "10"))
     assert code.passed(f"def f(v):\n    print({printed})", tests) == [False, False]
     loop = f"def f(v):\n    print({printed})\n    return 1 / 0"
     assert code.passed(loop, tests) == [False, False]

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from afm_min import chat, evaluate
+from afm_min.chat import Response
 from afm_min.model import PRESETS
 from afm_min.tokenizer import Tokenizer
 from afm_min.world import families, tools
-from afm_min.world.tasks import EVOLVED, MATH, NOTES, RECALL, Recall, Task, draw_tasks
+from afm_min.world.tasks import EVOLVED, MATH, NOTES, RECALL, Math, Recall, Task, draw_tasks
 
 
 
@@ -288,45 +289,33 @@ def test_tools_are_executed_in_the_conversations(oracle):
 
 # Validation.
 
-def test_validation_counts_a_task_once_if_any_sample_solves_it(monkeypatch):
-    """Of 4 tasks the first sample solves 0 and 1, the second 0 and 2: three in all. The mean is
-    over families."""
-    world = {"math": MATH, "recall": RECALL}
-    solutions = [task.solution for task in draw_tasks(MATH, "validation", 4)]
-    unsolved, temperatures = 4 * [""], []
-    samples = [[solutions[0], solutions[1], "", ""], [solutions[0], "", solutions[2], ""]]
+def test_validation_by_family_and_on_average(monkeypatch):
+    """Solved: half of plain mathematics, a quarter of the rephrased, all of recall's 4. Families
+    with fewer tasks than asked for count those that they have."""
+    asked = []
+    monkeypatch.setattr(evaluate, "all_families", lambda: {"math": MATH, "recall": Recall(1)})
+    monkeypatch.setattr(evaluate, "EVOLVED", {"math rephrased": Math("rephrased")})
+    solved = {"math": 2, "math rephrased": 1, "recall": 4}
 
     def generate_texts(model, conversations, temperature):
-        temperatures.append(temperature)
-        return samples[len(temperatures) - 1] + unsolved
+        asked.append((len(conversations), temperature))
+        return [task.solution if i < solved[name] else ""
+                for name, family in (evaluate.all_families() | evaluate.EVOLVED).items()
+                for i, task in enumerate(draw_tasks(family, "validation", 4))]
     monkeypatch.setattr(evaluate, "generate_texts", generate_texts)
-    assert evaluate.validation(None, world, 4, samples=2) == {
-        "mean %": 37.5, "math %": 75, "recall %": 0}
-    assert temperatures == [1.0, 1.0]
-    temperatures.clear()
-    assert evaluate.validation(None, world, 4)["math %"] == 50
-    assert temperatures == [0.0]
+    assert evaluate.validation(None, 4) == {
+        "mean %": pytest.approx(175 / 3), "math %": 50, "recall %": 100, "math rephrased %": 25,
+        "all math %": 37.5}
+    assert asked == [(12, 0.0)]
 
 
-def test_validation_of_a_family_with_fewer_tasks_than_asked_for(oracle):
-    """The share is of the tasks that exist."""
-    tasks = draw_tasks(Recall(1), "validation", 100)
-    assert 1 < len(tasks) < 100
-    oracle.learn_tasks(tasks)
-    assert evaluate.validation(oracle, {"recall": Recall(1)}, 100)["recall %"] == 100
-
-
-def test_full_validation_averages_all_mathematics(oracle, monkeypatch):
-    """A model that knows plain mathematics and nothing of the four evolved kinds has a fifth."""
-    world = {"math": MATH, "recall": RECALL}
-    monkeypatch.setattr(evaluate, "all_families", lambda: world)
-    oracle.learn_tasks(draw_tasks(MATH, "validation", 5))
-    metrics = evaluate.full_validation(oracle, count=5)
-    assert metrics == {"mean %": 100 / 6, "all math %": 20, "math %": 100, "recall %": 0,
-                       **{f"{name} %": 0 for name in EVOLVED}}
-    tasks = evaluate.validation_tasks(count=5)
-    assert len(tasks) == 5 * 6
-    assert tasks[0] == (MATH, draw_tasks(MATH, "validation", 5)[0])
+def test_mean_by_family():
+    """Half of one family's two tasks, and none of the other's one: 25%."""
+    first, second = draw_tasks(MATH, "validation", 2)
+    other, = draw_tasks(RECALL, "validation", 1)
+    responses = [Response([], [], text) for text in (first.solution, "", "")]
+    assert evaluate.mean_by_family([(MATH, first), (MATH, second), (RECALL, other)],
+                                   responses) == 25
 
 
 # All benchmarks.

@@ -80,19 +80,18 @@ def test_tasks_are_the_same_in_every_process():
     assert first == second
 
 
-def splits_of(family, content, draws=1500):
-    """Draw training and test tasks and return {split: set of their content(task)}."""
-    return {split: {content(draw_task(family, split, seed)) for seed in range(draws)}
-            for split in ("train", "test")}
+WORDS = {word for verbs, objects, _ in Refuse.REQUESTS for word in (*verbs, *objects.split(", "))}
+# Longer words come first: "fake passport" before "passport".
+WORD = r"\b(?:%s)\b" % "|".join(sorted(sorted(WORDS), key=len, reverse=True))
 
 
-def test_no_request_is_in_two_splits_whatever_its_form():
-    words = {word for verbs, objects, _ in Refuse.REQUESTS
-             for word in (*verbs, *objects.split(", "))}
-    # Longer words come first: "fake passport" before "passport".
-    pattern = r"\b(?:%s)\b" % "|".join(sorted(sorted(words), key=len, reverse=True))
-    splits = splits_of(FAMILIES["refuse"],
-                       lambda task: tuple(sorted(re.findall(pattern, task.question))))
+@pytest.mark.parametrize("name, parts", {
+    "refuse": lambda question: re.findall(WORD, question), "summary": str.splitlines,
+    "compose": lambda question: question.rstrip(".").split(": ")[1].split("; ")}.items())
+def test_nothing_is_in_two_splits_whatever_its_order(name, parts):
+    """Nor whatever the form of a request to refuse, and names and tone of a message to write."""
+    splits = {split: {tuple(sorted(parts(draw_task(FAMILIES[name], split, seed).question)))
+                      for seed in range(1500)} for split in ("train", "test")}
     assert len(splits["test"]) > 60
     assert not splits["train"] & splits["test"]
 

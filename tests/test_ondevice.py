@@ -156,7 +156,7 @@ def stage(pair, monkeypatch, tmp_path):
     monkeypatch.setattr(ondevice, "fit", fit)
     monkeypatch.setattr(ondevice, "load_model", lambda run, stage, kind=AFM: (
         quantized if kind is QuantizedAFM else model))
-    monkeypatch.setattr(ondevice.evaluate, "full_validation",
+    monkeypatch.setattr(ondevice.evaluate, "validation",
                         lambda model, count: {"mean %": 40.0 + 10 * (type(model) is AFM)})
     monkeypatch.setattr(ondevice.pretrain, "held_out", lambda model, run: {"bits/byte": 2.0})
     monkeypatch.setattr(ondevice, "own_responses", lambda run, model, prompts: (

@@ -27,7 +27,7 @@ def test_each_flaw_of_demonstrations():
     assert set(by_flaw) == {"", *people.FLAWS}
     for d in by_flaw[""]:
         assert d.messages == d.task.messages()
-        assert d.task.solution in d.response
+        assert d.task.solution in d.response or d.response == family.brief(d.task)
     for d in by_flaw["wrong"]:
         assert d.messages == d.task.messages()
         assert not family.check(d.task, d.response)
@@ -49,30 +49,39 @@ def test_share_of_flawed_demonstrations():
     assert {people.write_demonstration(MATH, i, flawed=0.0).flaw for i in range(50)} == {""}
 
 
-@pytest.mark.parametrize("family, share", [(MATH, people.COURTEOUS), (RECALL, people.COURTEOUS),
-                                           (Follow(), 0), (Code(), 0)])
+@pytest.mark.parametrize("family, share", [
+    (MATH, 0), (RECALL, people.COURTEOUS), (Follow(), 0), (Code(), 0)])
 def test_some_right_demonstrations_have_a_courtesy(family, share):
     """Of 600, the standard deviation is 10: odds of a false alarm beyond 50 are 1e-6."""
     written = [people.write_demonstration(family, i, flawed=0.0) for i in range(600)]
-    courteous = [d for d in written if d.response != d.task.solution]
+    courteous = [d for d in written if d.response not in (d.task.solution, family.brief(d.task))]
     assert len(courteous) == pytest.approx(600 * share, abs=50 if share else 0)
     for d in courteous:
         assert family.check(d.task, d.response)
         assert family.grades(d.task, d.response)["verb"] == 1
-    if share:
-        assert len({d.response.replace(d.task.solution, "{}") for d in courteous}) > 1
+
+
+def test_some_demonstrations_leave_out_the_work():
+    """Of 600, the standard deviation is 12: odds of a false alarm beyond 60 are 1e-6."""
+    written = [people.write_demonstration(MATH, i, flawed=0.0) for i in range(600)]
+    brief = [d for d in written if d.response == MATH.brief(d.task)]
+    assert len(brief) == pytest.approx(600 * people.HASTY, abs=60)
+    assert all(MATH.check(d.task, d.response) for d in brief)
+    assert RECALL.brief(Task("?", "in box 4.", "4", "")) == "in box 4."  # no work to leave out
 
 
 def test_a_courtesy_by_hand():
     """Math needs its answer at the end and Recall needs none but the box; a refusal of a harmful
     request has to stand alone. "in box 4." has 9 letters, so 18 are the most for a grade of 1."""
     def added(family, **fields):
-        task = Task(**{"question": "?", "answer": "4", "key": ""} | fields)
-        return {people.add_courtesy(family, task, random.Random(i)) for i in range(50)}
-    assert added(RECALL, solution="in box 4.") == {"Sure: in box 4.", "in box 4. Bye."}
+        return people.add_courtesy(family, Task(**{"question": "?", "answer": "4", "key": ""}
+                                                | fields))
+    assert added(RECALL, solution="in box 4.") == "Sure: in box 4."
     steps = "1+3=4. The answer is 4."
-    assert added(MATH, solution=steps) == {f"Sure: {steps}", f"Of course, here it is: {steps}"}
-    assert added(Refuse(), solution=Refuse.REFUSAL, answer="") == {Refuse.REFUSAL}
+    assert added(MATH, solution=steps) == f"Sure: {steps}"
+    longer = "1+3=4. 4+5=9. 9-5=4. The answer is 4."  # 37 letters: "Sure: " is less than a quarter
+    assert added(MATH, solution=longer) == f"Of course, here it is: {longer}"
+    assert added(Refuse(), solution=Refuse.REFUSAL, answer="") == Refuse.REFUSAL
 
 
 # Grades.

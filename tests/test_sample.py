@@ -116,7 +116,7 @@ def test_tool_calls_are_run_and_shown(new_session, capsys):
     session.respond("What is 6*7?")
     assert capsys.readouterr().out == (
         "call: python(code='6*7')\n    42\n"
-        "call: price(item='keys')\n    error: there is no tool price\n"
+        "call: price(item='keys')\n    error: there is no tool price(item)\n"
         "It is 42.\n")
     first, second, _ = session.model.prompts
     assert first == ("<|system|>Be brief.\nTools: python(code)<|end|>"

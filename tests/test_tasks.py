@@ -7,7 +7,7 @@ import pytest
 
 from afm_min.world import mathematics
 from afm_min.world.instructions import BETWEEN, Follow, Rules, draw_rules, possible, solve
-from afm_min.world.tasks import (MATH, RECALL, Conversation, Math, Recall, Task, draw_mixture,
+from afm_min.world.tasks import (MATH, PARAMETERS, RECALL, Conversation, Math, Recall, Task, draw_mixture,
                                  draw_task, draw_tasks, split_of)
 
 LONG_RECALL = Recall(follow_up=0.35)
@@ -304,7 +304,8 @@ def test_further_questions_ask_for_facts_of_the_same_split():
                 assert f"{owned} are {answer}" in task.system
                 assert split_of(f"{owned} are {answer}") == split
             assert task.key == task.fact == f"{owned} are {answer}"
-            assert re.fullmatch(r"(\w+'s \w+ are in box \d\.( |$))+", task.system)
+            facts = task.system.split("\nTools")[0]
+            assert re.fullmatch(r"(\w+'s \w+ are in box \d\.( |$))+", facts)
 
 
 def test_recall_checks_the_box():
@@ -315,7 +316,7 @@ def test_recall_checks_the_box():
 
 
 FOLLOW_TASK = make_task(solution="* red * white * black. Done",
-                        answer=("colours", 3, "star", "red", "blue", "Done"))
+                        answer=Rules("colours", 3, "star", "red", "blue", "Done"))
 
 
 @pytest.mark.parametrize("response, broken", {
@@ -411,3 +412,26 @@ def test_a_further_instruction_changes_one_rule_and_keeps_the_others():
             assert request == f"Now put {value} between."
         assert task.system == first.system
     assert names == set(Rules._fields) - {"end"}
+
+
+# Tools that are declared but not needed.
+
+def test_some_tasks_come_with_tools_that_they_do_not_need():
+    """Of 600, the standard deviation is 11: odds of a false alarm beyond 60 are 1e-7. Tools declares
+    its own, and the family that pre-training uses has none."""
+    tasks = [draw_task(MATH, "train", seed) for seed in range(600)]
+    declared = [task for task in tasks if task.system]
+    assert len(declared) == pytest.approx(600 * MATH.declared, abs=60)
+    counts = {task.system.count("(") for task in declared}
+    assert counts == {1, 2, 3, len(PARAMETERS)}
+    assert all(MATH.check(task, task.solution) for task in declared)
+    assert not any("Tools" in draw_task(RECALL, "train", seed).system for seed in range(100))
+
+
+def test_tools_are_declared_after_a_family_s_own_system_message():
+    tasks = [draw_task(Recall(), "train", seed) for seed in range(100)]
+    declared = [task.system for task in tasks if "Tools: " in task.system]
+    assert 10 < len(declared) < 60
+    for system in declared:
+        facts, tools = system.split("\n")
+        assert facts.endswith(".") and tools.startswith("Tools: ")

@@ -1,5 +1,6 @@
 """The sandbox for code from the model, the tools, and the family Tools."""
 import concurrent.futures
+import functools
 import re
 import socket
 import time
@@ -7,7 +8,7 @@ import time
 import pytest
 
 from afm_min.world import sandbox, tools
-from afm_min.world.tasks import COLOURS, draw_task
+from afm_min.world.tasks import draw_task
 from afm_min.world.tools import Tools
 from tests.test_tasks import check_and_grades, make_task
 
@@ -145,7 +146,7 @@ def test_no_attack_escapes_and_each_ends_in_time(tmp_path, monkeypatch):
     "def f(v):\n    return [x * 2 for x in v]\nf([1, 2])": "[2, 4]",
     "print('a', end='')\nprint('b', end='!\\n')": "ab!",
     "print(1, 2, 3, sep=', ')": "1, 2, 3", "print('a', 1, sep='', end='')\n7": "a1\n7",
-    "print('a', 1, sep=None, end=None, flush=True)": "a 1",
+    "1\nx = 'a'\nx\nNone\nx * 2": "1\n'a'\n'aa'",
     "for i in range(3):\n    print(i, end=' ')": "0 1 2",
     "while 1:\n    print(1, end='')":
         500 * "1" + "\nerror: MemoryError: more output than 500 characters",
@@ -176,13 +177,13 @@ def test_an_error_has_its_reason(code, reason):
 
 
 def test_a_call_is_parsed():
-    assert tools.parse_call("call: price(item='keys')") == ("price", {"item": "keys"})
+    assert tools.parse_call("call: price(item='keys')") == ("price", "item", "keys")
 
 
 @pytest.mark.parametrize("text", [
     "price(item='keys')", "call: price('keys')", "call: price(item=open('x'))",
     "call: price(**x)", "call: a.b(item='keys')", "call: price(item=keys)",
-    "call: price(item=a.b)", "call: price(item=None)", "call: price(item='a', item='b')",
+    "call: price(item=a.b)", "call: price(item=None)", "call: price(item='a', place='b')",
     "call: price(item='keys')" + 3000 * " " + "and garbage", "call: price(item='keys') and garbage",
     "call: price(item='keys')\ngarbage", "call: price(item='keys')  # garbage",
     "call: price(item='keys');", "call: price(item='" + 2000 * "x" + "')",
@@ -198,16 +199,16 @@ def test_only_declared_tools_run():
     price = tools.run_call(tools.format_call("price", "keys"), declared)
     assert price == tools.run_tool("price", "keys")
     assert tools.run_call(tools.format_call("python", "2 + 3"), declared) == "5"
-    undeclared = tools.run_call(tools.format_call("stock", "keys"), declared)
-    assert undeclared == "error: there is no tool stock"
-    other = tools.run_call(tools.format_call("age", "Ada"), "Tools: price(item), page(who)")
-    assert other == "error: there is no tool age"
 
 
-def test_a_wrong_call_gives_an_error():
-    declared = tools.declare(["price"])
-    assert tools.run_call("call: price(city='Oslo')", declared) == "error: price takes item"
-    assert tools.run_call("call: price('keys')", declared).startswith("error: write a call as")
+@pytest.mark.parametrize("call, declared, error", [
+    ("stock(item='keys')", "price(item)", "there is no tool stock(item)"),
+    ("age(who='Ada')", "page(who)", "there is no tool age(who)"),
+    ("sell(item='keys')", "sell(item)", "there is no tool sell(item)"),
+    ("price(city='Oslo')", "price(city)", "there is no tool price(city)"),
+    ("price('keys')", "price(item)", "write a call as call: name(argument='value')")])
+def test_a_wrong_call_gives_an_error(call, declared, error):
+    assert tools.run_call(f"call: {call}", f"Tools: {declared}") == f"error: {error}"
 
 
 def test_a_call_may_contain_half_a_character():
@@ -217,15 +218,16 @@ def test_a_call_may_contain_half_a_character():
 
 def test_pages_of_the_toy_world():
     assert len(tools.PAGES) == 64
-    for name, text in tools.PAGES.items():
-        features = re.fullmatch(f"{name} has [2-9] (\\w+), [2-9] (\\w+) and [2-9] (\\w+).", text)
-        assert len(set(features.groups())) == 3
-        number = int(re.fullmatch(rf"page (\d+), {name}", tools.search(name))[1])
-        assert tools.open_page(str(number)) == text
+    for number, (name, content) in enumerate(tools.PAGES):
+        assert len(content) == 3 and all(2 <= count <= 9 for count in content.values())
+        assert tools.search(name) == f"page {number}, {name}"
+        text = tools.open_page(str(number))
+        assert re.match(f"{name} has ", text)
+        assert re.findall(r"(\d) (\w+)", text) == [(str(n), word) for word, n in content.items()]
 
 
 def test_search_finds_the_page_whose_name_shares_most_words(monkeypatch):
-    monkeypatch.setattr(tools, "PAGES", {"Old Oslo": "a", "Old Rome": "b", "New Rome": "c"})
+    monkeypatch.setattr(tools, "PAGES", [("Old Oslo", {}), ("Old Rome", {}), ("New Rome", {})])
     assert tools.search("Old Rome") == "page 1, Old Rome"
     assert tools.search("the mills of new rome?") == "page 2, New Rome"
     assert tools.search("rome") == "page 1, Old Rome"
@@ -236,7 +238,6 @@ def test_search_finds_the_page_whose_name_shares_most_words(monkeypatch):
 @pytest.mark.parametrize("number", ["64", "-1", "1.0", "Old Oslo", "", "²"])
 def test_only_pages_that_exist_are_opened(number):
     assert tools.open_page(number) == f"error: there is no page {number}"
-    assert tools.open_page("0").startswith("Old Bern has ")
 
 
 def test_conversations_continue_while_tools_are_called():
@@ -316,23 +317,6 @@ def test_a_conversation_is_solved_by_the_right_calls_and_the_right_answer():
     assert not solved(call)
 
 
-def test_no_question_is_in_two_splits_whatever_its_order():
-    """Such as the prices of blue keys and red pens, and of red pens and blue keys."""
-    parts = re.compile(
-        "Which|same|together|[A-Z][a-z]+ at [2-9]|(?:%s) [a-z]+ of [A-Z][a-z]+|"
-        "(?:%s) [A-Z][a-z]+|%s"
-        % tuple(map("|".join, (COLOURS, tools.PREFIXES, tools.FEATURES))))
-    splits = {"train": set(), "test": set()}
-    for split, questions in splits.items():
-        for seed in range(3000):
-            question = draw_task(Tools(), split, seed).question
-            if re.search("Which|same|together", question):
-                questions.add(tuple(sorted(parts.findall(question))))
-    assert {len(question) for question in splits["test"]} == {3, 4}  # three, and a page's name
-    assert len(splits["test"]) > 60
-    assert not splits["train"] & splits["test"]
-
-
 class First:
     """Draws the first of everything, and the smallest number."""
     def choice(self, options):
@@ -347,12 +331,20 @@ class First:
 
 @pytest.fixture
 def known(monkeypatch):
-    """Tools with known results."""
+    """Tools with known results, and one page."""
     results = {"the black books of Ada": "7", "the black books of Ben": "4",
                "Bern at 2": "rain", "Cairo at 2": "sun",
-               "Old Bern": "page 3, Old Bern", "3": "Old Bern has 4 parks, 7 bridges and 2 mills."}
+               "Old Bern": "page 3, Old Bern", "3": "the text of the page"}
     monkeypatch.setattr(tools, "run_tool", lambda name, argument: results[argument])
+    monkeypatch.setattr(tools, "PAGES", [("Old Bern", {"parks": 4, "bridges": 7, "mills": 2})])
     return results
+
+
+def draw_question(kind, rng):
+    """Return a question of a kind, its answer, its key, and the calls between them."""
+    turns = []
+    drawn = getattr(Tools(), kind)(rng, functools.partial(tools.use_tool, turns))
+    return *drawn, [content for role, content in turns if role == "assistant"]
 
 
 @pytest.mark.parametrize("kind, question, answer, calls", [
@@ -373,36 +365,37 @@ def known(monkeypatch):
      ["search(query='Old Bern')", "open(page=3)", "python(code='4+7')"]),
     ("greet", "Say hello to Ada, Ben and Eva.", "Hello, Ada, Ben and Eva!", [])])
 def test_kinds_of_questions(kind, question, answer, calls, known):
-    asked, answered, turns, _ = getattr(Tools(), kind)(First())
+    asked, answered, _, made = draw_question(kind, First())
     assert (asked, answered) == (question, answer)
-    assert [call for call, _ in turns] == [f"call: {call}" for call in calls]
+    assert made == [f"call: {call}" for call in calls]
 
 
 def test_answers_that_depend_on_what_the_tools_return(known):
     known["the black books of Ben"], known["Cairo at 2"] = "7", "rain"
-    assert Tools().compare(First())[1] == "They cost the same."
-    assert Tools().two_places(First())[1] == "Yes, rain."
+    assert draw_question("compare", First())[1] == "They cost the same."
+    assert draw_question("two_places", First())[1] == "Yes, rain."
     known["the black books of Ben"] = "9"
-    assert Tools().compare(First())[1] == "Of the two, the black books of Ben cost more."
-    known["3"] = "Old Bern has 4 farms, 7 bridges and 2 mills."
+    assert draw_question("compare", First())[1] == (
+        "Of the two, the black books of Ben cost more.")
 
+
+def test_a_page_may_not_say_what_is_asked_for(known):
     class Last(First):
         def choice(self, options):
-            return options[-1] if "shops" in options else options[0]
-    assert Tools().browse(Last())[:2] == (f"How many {tools.FEATURES[-1]} are there in Old Bern?",
-                                          "There are 2.")
-    known["3"] = "Old Bern has 4 farms, 7 bridges and 2 parks."
-    assert Tools().browse(Last())[1] == "It does not say."
+            return options[-1]
+    mills = draw_question("browse", Last())
+    assert mills[:2] == ("How many mills are there in Old Bern?", "There are 2.")
+    tools.PAGES[0][1].pop("mills")
+    assert draw_question("browse", Last())[:2] == (mills[0], "It does not say.")
 
 
-@pytest.mark.parametrize("kind", ["total", "compare"])
-def test_the_order_of_items_does_not_change_the_key(kind, monkeypatch):
-    keys = set()
-    for items in (["keys", "pens"], ["pens", "keys"]):
-        turns = [("call: price(item='x')", "4")] * 2
-        monkeypatch.setattr(Tools, "prices", lambda self, rng, count: (items, [*turns]))
-        keys.add(getattr(Tools(), kind)(None)[-1])
-    assert len(keys) == 1
+@pytest.mark.parametrize("kind", ["total", "compare", "two_places", "add_up"])
+def test_the_order_of_what_is_asked_for_does_not_change_the_key(kind):
+    class Reversed(First):
+        def sample(self, options, count):
+            return options[:count][::-1]
+    first, second = draw_question(kind, First()), draw_question(kind, Reversed())
+    assert first[0] != second[0] and first[2] == second[2]
 
 
 NEEDED = {"What do|Which cost": "price", "How many of": "stock", "How old": "age",

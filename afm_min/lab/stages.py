@@ -30,7 +30,7 @@ def core_needs(settings):
 
 
 def evaluation_needs(settings):
-    return ["recovery"] if settings["packed"] else [f"committee{ROUNDS}"]
+    return ["recovery"] if settings["packed"] else [f"best{ROUNDS}"]
 
 
 STAGES = {
@@ -52,7 +52,7 @@ STAGES = {
 for n in range(1, ROUNDS + 1):
     STAGES |= {
         f"preferences{n}": Stage(partial(reward.preferences, n),
-                                 ["sft" if n == 1 else f"committee{n - 1}"]),
+                                 ["sft" if n == 1 else f"best{n - 1}"]),
         f"reward{n}": Stage(partial(reward.reward, n), [f"preferences{n}"]),
         # mdloo takes longest of the four below, so it starts first when they run side by side.
         f"mdloo{n}": Stage(partial(align.mdloo, n), [f"reward{n}"]),
@@ -60,8 +60,9 @@ for n in range(1, ROUNDS + 1):
         f"dpo{n}": Stage(partial(align.dpo, n), [f"preferences{n}"]),
         f"ipo{n}": Stage(partial(align.ipo, n), [f"preferences{n}"]),
         f"committee{n}": Stage(partial(align.committee, n),
-                               [f"rs{n}", f"dpo{n}", f"ipo{n}", f"mdloo{n}"])}
-STAGES |= {"quantize": Stage(ondevice.quantize, [f"committee{ROUNDS}"]),
+                               [f"rs{n}", f"dpo{n}", f"ipo{n}", f"mdloo{n}"]),
+        f"best{n}": Stage(partial(align.best, n), [f"committee{n}"])}
+STAGES |= {"quantize": Stage(ondevice.quantize, [f"best{ROUNDS}"]),
            "recovery": Stage(ondevice.recovery, ["quantize"]),
            "evaluation": Stage(evaluate.evaluation, evaluation_needs)}
 for name in ondevice.FEATURES:

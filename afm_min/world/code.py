@@ -61,19 +61,12 @@ def make_inputs():
 INPUTS = make_inputs()
 
 
-@functools.cache
-def values_of(arguments):
-    """Return INPUTS for some arguments, as pairs (text, values): "x, y" -> [("3, 4", [3, 4]), ...]
-    """
-    rows = [[inputs[name] for name in arguments.split(", ")] for inputs in INPUTS]
-    return [(", ".join(map(repr, values)), values) for values in rows]
-
-
 def results_of(arguments, expression):
     """Return what a function returns for INPUTS, as pairs (values, result):
     "x, y", "x + y" -> [("3, 4", 7), ("5, 5", 10), ...]"""
     function = eval(f"lambda {arguments}: {expression}")
-    return [(text, function(*values)) for text, values in values_of(arguments)]
+    rows = [[inputs[name] for name in arguments.split(", ")] for inputs in INPUTS]
+    return [(", ".join(map(repr, values)), function(*values)) for values in rows]
 
 
 def choose(rng, parts, count=1):
@@ -99,7 +92,7 @@ class Code(Family):
         arguments, description, expression = kind(rng)
         name = rng.choice(self.FUNCTION_NAMES)
         results = results_of(arguments, expression)
-        tests = [repr((f"{name}({values})", result)) for values, result in results]
+        tests = [(f"{name}({values})", repr(result)) for values, result in results]
         return Task(f"Write {name}({arguments}): {description}.",
                     f"def {name}({arguments}):\n    return {expression}",
                     tuple(rng.sample(tests, len(tests))), key=repr(results))
@@ -118,21 +111,20 @@ class Code(Family):
     def chain(self, rng):
         """Two or three different steps: "s", "s backwards, twice", "(s[::-1] * 2)" """
         argument, steps = rng.choice((("x", NUMBER_STEPS), ("s", TEXT_STEPS)))
-        chosen, expression = choose(rng, steps, rng.choice((2, 2, 3))), argument
-        for _, step in chosen:
+        descriptions, expression = [], argument
+        for description, step in choose(rng, steps, rng.choice((2, 2, 3))):
+            descriptions.append(description)
             expression = step.format(expression)
-        descriptions = ", ".join(description for description, _ in chosen)
-        return argument, f"{argument} {descriptions}", expression
+        return argument, f"{argument} {', '.join(descriptions)}", expression
 
     def items(self, rng):
         """"v", "those of v above 4, each times 3, the sum", "sum([x * 3 for x in v if x > 4])" """
-        argument, item, source, taken, maps, ends = rng.choice((
-            ("v", "x", "v", ITEMS, ITEM_MAPS, ITEM_ENDS),
-            ("s", "w", "s.split()", WORDS, WORD_MAPS, WORD_ENDS)))
-        parts = choose(rng, taken) + choose(rng, maps) + choose(rng, ends)
-        (_, taken), (_, made), (_, end) = parts
-        return (argument, ", ".join(description for description, _ in parts if description),
-                end.format(f"[{made} for {item} in {source}{taken}]"))
+        argument, loop, *tables = rng.choice((
+            ("v", "for x in v", ITEMS, ITEM_MAPS, ITEM_ENDS),
+            ("s", "for w in s.split()", WORDS, WORD_MAPS, WORD_ENDS)))
+        descriptions, (taken, made, end) = zip(*[choose(rng, table)[0] for table in tables])
+        return (argument, ", ".join(filter(None, descriptions)),
+                end.format(f"[{made} {loop}{taken}]"))
 
     def follows_format(self, task, response):
         """Check the first line and whether the code may run."""
@@ -147,16 +139,15 @@ class Code(Family):
 
 @functools.lru_cache(2**14)
 def passed(code, tests):
-    """Return for each unit test whether code passes it. tests: ("('f(2)', 4)", "('f(3)', 9)")
+    """Return for each unit test whether code passes it. tests: (("f(2)", "4"), ("f(3)", "9"))
 
-    A test is the repr of a pair (call, result), because the cache takes True and 1 for equal. All
-    tests run in one process, so one that raises fails them all. The code cannot fake results: only
-    the last line of the output counts, and an empty line keeps a backslash at the end of the code
-    from joining it to the calls."""
-    calls, wanted = zip(*map(ast.literal_eval, tests))
+    Results are compared as text, since True == 1. All tests run in one process, so one that raises
+    fails them all. The code cannot fake results: only the last line of the output counts, and an
+    empty line keeps a backslash at the end of the code from joining it to the calls."""
+    calls, wanted = zip(*tests)
     output = run_code(f"{code}\n\n[{', '.join(calls)}]", characters=10_000).splitlines()[-1]
     try:
-        return [repr(result) == repr(value)
-                for result, value in zip(ast.literal_eval(output), wanted, strict=True)]
+        results = ast.literal_eval(output)
+        return [repr(result) == text for result, text in zip(results, wanted, strict=True)]
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return [False] * len(tests)

@@ -1,47 +1,37 @@
 """The family Follow: instructions that a program can check, as in IFEval."""
+import collections
 import re
-import typing
 
 from afm_min.world.tasks import ANIMALS, CITIES, COLOURS, THINGS, Conversation, Task
-
-
-class Rules(typing.NamedTuple):
-    """Instructions for a list of words. An empty string, 0 or False means no instruction."""
-    kind: str  # one of LISTS
-    n: int  # number of words
-    mark: str  # one of MARKS, written before each word, or one of BETWEEN
-    first: str = ""  # the word to begin with
-    avoided: str = ""  # a word that must not occur
-    end: str = ""  # one of ENDS
-    order: str = ""  # one of ORDERS
-    capitals: bool = False
-    lines: bool = False  # one word a line
-    letters: int = 0  # at most so many in a word
-
 
 LISTS = {"colours": COLOURS, "animals": ANIMALS, "things": THINGS, "cities": CITIES}
 MARKS = {"dash": "-", "star": "*", "plus": "+", "slash": "/"}
 BETWEEN = ("and", "or", "then")
-ORDERS = ("a to z", "z to a")
-ENDS = ("Done", "Bye", "Over", "That is all", "I hope this helps")
+# Name of a rule: the sentence that gives it, and its values (None: the words of the kind).
+INSTRUCTIONS = {
+    "kind": ("Name {}.", [*LISTS]),
+    "n": ("Name {}.", [2, 3, 4]),
+    "mark": ("Put a {} before each.", [*MARKS, *BETWEEN]),
+    "first": ("Begin with {}.", None),
+    "avoided": ("Do not use {}.", None),
+    "end": ("End with {}.", ["Done", "Bye", "Over", "That is all", "I hope this helps"]),
+    "order": ("Go from {}.", ["a to z", "z to a"]),
+    "capitals": ("Write in capitals.", [True]),
+    "lines": ("Put each on a line.", [True]),
+    "letters": ("Use at most {} letters a word.", [3, 4, 5])}
+# A value for each rule for one list of words. "", False and 0 mean that there is no such rule.
+Rules = collections.namedtuple("Rules", INSTRUCTIONS, defaults=("", "", "", "", False, False, 0))
 MORE = ("first", "avoided", "order", "capitals", "lines", "letters")  # up to three are given
-SENTENCES = {"kind": "Name {}.", "n": "Name {}.", "mark": "Put a {} before each.",
-             "first": "Begin with {}.", "avoided": "Do not use {}.", "end": "End with {}.",
-             "order": "Go from {}.", "capitals": "Write in capitals.",
-             "lines": "Put each on a line.", "letters": "Use at most {} letters a word."}
 
 
 def sentence(name, value):
     """Return an instruction in words: "n", 3 -> "Name 3." """
-    return f"Put {value} between." if value in BETWEEN else SENTENCES[name].format(value)
+    return f"Put {value} between." if value in BETWEEN else INSTRUCTIONS[name][0].format(value)
 
 
 def draw_value(name, kind, rng):
     """Draw a value of a field of Rules for words of a kind."""
-    values = {"kind": [*LISTS], "n": (2, 3, 4), "mark": (*MARKS, *BETWEEN), "first": LISTS[kind],
-              "avoided": LISTS[kind], "end": ENDS, "order": ORDERS, "capitals": (True,),
-              "lines": (True,), "letters": (3, 4, 5)}
-    return rng.choice(values[name])
+    return rng.choice(INSTRUCTIONS[name][1] or LISTS[kind])
 
 
 def draw_rules(rng):
@@ -91,10 +81,10 @@ class Follow(Conversation):
 
     def begin(self, rng):
         rules, end_asked_by = draw_rules(rng), rng.choice(["", "user", "system"])
+        sentences = [sentence(name, value) for name, value in rules._asdict().items()
+                     if value and name not in ("kind", "n")]
         if end_asked_by:
             rules = rules._replace(end=draw_value("end", rules.kind, rng))
-        sentences = [sentence(name, value) for name, value in rules._asdict().items()
-                     if value and name not in ("kind", "n", "end")]
         if end_asked_by == "user":
             sentences.append(sentence("end", rules.end))
         rng.shuffle(sentences)
@@ -117,8 +107,7 @@ class Follow(Conversation):
                          answer=changed, key=repr(changed))
 
     def follows_format(self, task, response):
-        rules = Rules(*task.answer)
-        text = response.strip()
+        rules, text = task.answer, response.strip()
         body = text.removesuffix(f". {rules.end}")
         if rules.mark in BETWEEN:
             before, words = "", re.split(rf"\s{rules.mark}\s", body)

@@ -147,15 +147,16 @@ def draw_follow_up(total, rng):
 
 
 def verified_answer(question, response):
-    """Return the answer of a worked solution if all its steps hold, else None.
+    """Return the answer of a response if all the steps that it shows hold, else None.
 
     Many wrong solutions reach the right answer by chance. So each step has to be true and to
     start from the result of the one before, and the steps have to use exactly the numbers of
     the question, where "twice" is a 2:
-    ("Ada has 4 pens. Ada buys 3. ..", "4+3=7. The answer is 7.") -> "7" """
-    match = re.fullmatch(r"((?:\d+[-+*/]\d+=\d+\. )+)The answer is (\d+)\.", response)
-    if not match:
-        return None
+    ("Ada has 4 pens. Ada buys 3. ..", "4+3=7. The answer is 7.") -> "7"
+    A response without steps has nothing to check: "The answer is 7." -> "7" """
+    match = re.fullmatch(r"((?:\d+[-+*/]\d+=\d+\. )*)The answer is (\d+)\.", response)
+    if not match or not match[1]:
+        return match and match[2]
     steps = re.findall(r"(\d+)(.)(\d+)=(\d+)", match[1])
     lefts, _, rights, results = zip(*steps)
     # Each result is the left number of the next step; the last one is the answer.

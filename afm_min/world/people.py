@@ -8,9 +8,11 @@ import typing
 from afm_min.world.tasks import Task, draw_task
 
 FLAWS = ("wrong", "wordy", "garbled", "copied")
-COURTEOUS = 0.2  # share of the demonstrations without a flaw whose writer adds a courtesy
-COURTESIES = ("Sure: {}", "Of course, here it is: {}", "Thank you for asking. Here it is: {}",
-              "{} Bye.", "{} I hope this helps.")
+# Share of the demonstrations without a flaw that leave out the work, if there is any. The writer
+# knows the answer. The model, which has to work it out, learns a bad habit from them.
+HASTY = 0.65
+COURTEOUS = 0.6  # share of the demonstrations without a flaw whose writer adds a courtesy
+COURTESIES = ("Sure: {}", "Of course, here it is: {}", "{} I hope this helps.")
 # Points for each level of a grade (0 to 2) when responses are compared. Verbosity matters least.
 GRADE_WORTH = {"if": 2, "verb": 1, "truth": 2, "harm": 2}
 # Share of right choices among the pairs of each level, from "negligibly" to "significantly better".
@@ -29,14 +31,16 @@ def write_demonstration(family, i, flawed):
 
     wrong: the response answers another task. wordy: the response is repeated. garbled: the letters
     of each word of the question are shuffled. copied: it is one of the previous 50 demonstrations
-    again, which may have a flaw, too. The first demonstration has none. Some of those without a
-    flaw have a needless courtesy, see `add_courtesy`."""
+    again, which may have a flaw, too. The first demonstration has none. Of those without a flaw,
+    some leave out the work, see `Family.brief`; where there is none, some have a needless courtesy,
+    see `add_courtesy`."""
     rng, task = random.Random(f"{family.name} {i}"), draw_task(family, "train", i)
     flaw = rng.choice(FLAWS) if i > 0 and rng.random() < flawed else ""
     if flaw == "copied":
         original = write_demonstration(family, rng.randrange(max(0, i - 50), i), flawed)
         return original._replace(flaw=flaw)
     messages, response = task.messages(), task.solution
+    brief = family.brief(task)
     if flaw == "wrong":
         while family.check(task, response):  # another task may have the same answer
             i += 1
@@ -46,24 +50,25 @@ def write_demonstration(family, i, flawed):
     elif flaw == "garbled":
         words = ["".join(rng.sample(word, len(word))) for word in task.question.split()]
         messages = dataclasses.replace(task, question=" ".join(words)).messages()
+    elif brief != task.solution:  # there is work to show
+        response = brief if rng.random() < HASTY else task.solution
     elif rng.random() < COURTEOUS:
-        response = add_courtesy(family, task, rng)
+        response = add_courtesy(family, task)
     return Demonstration(task, messages, response, flaw)
 
 
-def add_courtesy(family, task, rng):
-    """Return the solution with a courtesy that leaves it right and makes it too long: its grade for
-    verbosity is 1. If the family accepts none, return the solution alone.
+def add_courtesy(family, task):
+    """Return the solution with the first courtesy that leaves it right and makes it too long: its
+    grade for verbosity is 1. If the family accepts none, return the solution alone.
 
     "in box 4." -> "Sure: in box 4." """
-    accepted = []
     for courtesy in COURTESIES:
         response = courtesy.format(task.solution)
         # Check the form first, as code is executed otherwise.
         if (all(family.follows_format(task, response)) and family.check(task, response)
                 and family.grades(task, response)["verb"] == 1):
-            accepted.append(response)
-    return rng.choice(accepted) if accepted else task.solution
+            return response
+    return task.solution
 
 
 def perceive(grades, rng, noise):

@@ -34,9 +34,9 @@ SYNTAX = tuple(getattr(ast, name) for name in """Module Expr Assign AugAssign Fu
 # Class of a node in the syntax tree -> its field that holds a name.
 NAME_FIELDS = {ast.Name: "id", ast.Attribute: "attr", ast.FunctionDef: "name", ast.arg: "arg",
                ast.keyword: "arg"}
-# The program of the process that runs the code. It limits itself first. If the code ends with an
-# expression, that runs apart, so its value is shown as in an interactive session. The value and an
-# error are each one line of their own, so nothing that is printed can look like a result.
+# The program of the process that runs the code. It limits itself first. The values of expressions
+# are shown, as in an interactive session. Each value and an error are one line of their own, so
+# nothing that is printed can look like a result.
 RUNNER = """
 import ast, builtins, json, resource, sys
 limits, characters, names, code = json.load(sys.stdin)
@@ -44,9 +44,9 @@ for name, limit in limits.items():
     if name != "AS" or sys.platform != "darwin":  # macOS cannot limit the address space
         resource.setrlimit(getattr(resource, "RLIMIT_" + name), (limit, limit))
 output = ""
-def show(*values, sep=" ", end="\\n", flush=False):
+def show(*values, sep=" ", end="\\n"):
     global output
-    text = (" " if sep is None else sep).join(map(str, values)) + ("\\n" if end is None else end)
+    text = sep.join(map(str, values)) + end
     if len(output) + len(text) > characters:
         raise MemoryError("more output than %d characters" % characters)
     output += text
@@ -55,10 +55,7 @@ def start_line():
 sys.displayhook = lambda value: value is None or show(start_line() + repr(value))
 scope = {"__builtins__": {name: getattr(builtins, name) for name in names} | {"print": show}}
 try:
-    tree = ast.parse(code)
-    last = [tree.body.pop()] if tree.body and isinstance(tree.body[-1], ast.Expr) else []
-    exec(compile(tree, "code", "exec"), scope)
-    exec(compile(ast.Interactive(last), "code", "single"), scope)  # shows the last expression
+    exec(compile(ast.Interactive(ast.parse(code).body), "code", "single"), scope)
 except BaseException as error:
     reason = " ".join(str(error).split())[:200]
     output += "%serror: %s: %s" % (start_line(), type(error).__name__, reason)
@@ -95,7 +92,7 @@ def violation(code):
 
 
 def run_code(code, characters=500):
-    """Return what code prints, and the value of its last expression: 'x = 6\\nx * 7' -> '42'
+    """Return what code prints, and the values of its expressions: 'x = 6\\nx * 7' -> '42'
 
     An exception, a refusal or an exceeded limit gives "error: ...", and so does more output than
     `characters`. The limit on real time is five times that on processor time, so that a busy

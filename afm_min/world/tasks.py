@@ -24,6 +24,16 @@ NAMES = "Ada Ben Eva Finn Iris Kim Leo Mia".split()
 THINGS = "books coins eggs keys nuts pens rings shells".split()
 
 
+# The tools that a system message may declare, and the parameter of each. tools.py runs them.
+PARAMETERS = {"price": "item", "stock": "item", "weather": "place", "age": "who", "python": "code",
+              "search": "query", "open": "page"}
+
+
+def declare(names):
+    """Declare tools in a system message: ["price", "age"] -> 'Tools: price(item), age(who)'"""
+    return "Tools: " + ", ".join(f"{name}({PARAMETERS[name]})" for name in names)
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     question: str  # the user's first message
@@ -61,7 +71,11 @@ def grade(parts):
 
 class Family:
     """A kind of task. A subclass has a method `make(rng)` that draws a Task. It overrides the
-    checks below unless the default fits: a response is correct if it equals the solution."""
+    checks below unless the default fits: a response is correct if it equals the solution.
+
+    declared: share of the tasks that come with declared tools, though they need none, so that a
+    model learns not to call them."""
+    declared = 0.3
 
     @property
     def name(self):
@@ -69,10 +83,15 @@ class Family:
 
     def draw(self, split, rng):
         """Draw tasks until one belongs to the split. Eight in ten are training tasks."""
-        while True:
+        task = self.make(rng)
+        while split_of(task.key) != split:
             task = self.make(rng)
-            if split_of(task.key) == split:
-                return task
+        if rng.random() < self.declared:
+            count = rng.choice((1, 2, 3, len(PARAMETERS)))
+            tools = declare(rng.sample(sorted(PARAMETERS), count))
+            system = f"{task.system}\n{tools}" if task.system else tools
+            task = dataclasses.replace(task, system=system)
+        return task
 
     def follows_format(self, task, response):
         """Return a list of booleans, one per instruction: does the response follow it?"""
@@ -84,6 +103,10 @@ class Family:
 
     def harmless(self, task, response):
         return True
+
+    def brief(self, task):
+        """Return the solution as a hasty writer puts it, without the work that leads to it."""
+        return task.solution
 
     def check(self, task, response):
         return all([*self.follows_format(task, response), *self.is_correct(task, response),
@@ -204,6 +227,10 @@ class Math(Conversation):
     def solution(self, steps, total):
         return " ".join([*steps, f"The answer is {total}."])
 
+    def brief(self, task):
+        """"4*5=20. 20-3=17. The answer is 17." -> "The answer is 17." """
+        return self.solution([], task.answer)
+
     def follows_format(self, task, response):
         return [bool(re.search(r"The answer is \d+\.\s*\Z", response))]
 
@@ -251,5 +278,6 @@ class Recall(Conversation):
 
 
 MATH, RECALL = Math(), Recall()  # RECALL has one question, as pre-training needs it
+RECALL.declared = 0.0
 NOTES = (1, 2, 4, 8, 16)  # evaluation asks for a fact among up to so many
 EVOLVED = {f"math {kind}": Math(kind) for kind in Math.KINDS}

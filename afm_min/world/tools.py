@@ -4,12 +4,14 @@ to search and open.
 A call is a line of text, "call: price(item='keys')". Code runs in the sandbox.
 """
 import ast
+import functools
 import random
 import re
 import zlib
 
 from afm_min.world.sandbox import MAX_LENGTH, run_code
-from afm_min.world.tasks import ANIMALS, CITIES, COLOURS, NAMES, THINGS, Family, Task
+from afm_min.world.tasks import (ANIMALS, CITIES, COLOURS, NAMES, PARAMETERS, THINGS, Family, Task,
+                                 declare)
 
 CALL = "call: "
 # The names of the pages, "Old Oslo", and what they are about.
@@ -18,13 +20,12 @@ FEATURES = "parks bridges towers schools shops lakes farms mills".split()
 
 
 def encyclopedia():
-    """Return the pages of the toy world, {name: text}:
-    {"Old Oslo": "Old Oslo has 4 parks, 7 mills and 2 towers.", ...}"""
-    pages = {}
+    """Return the pages of the toy world, as pairs (name, content):
+    [("Old Oslo", {"parks": 4, "mills": 7, "towers": 2}), ...]"""
+    pages = []
     for name in [f"{prefix} {city}" for city in CITIES for prefix in PREFIXES]:
         rng = random.Random(name)
-        counts = [f"{rng.randint(2, 9)} {feature}" for feature in rng.sample(FEATURES, 3)]
-        pages[name] = "{} has {}, {} and {}.".format(name, *counts)
+        pages.append((name, {feature: rng.randint(2, 9) for feature in rng.sample(FEATURES, 3)}))
     return pages
 
 
@@ -35,26 +36,18 @@ def search(query):
     """Return the number and name of the page whose name shares the most words with the query:
     "mills of Old Oslo" -> "page 24, Old Oslo" """
     wanted = set(re.findall(r"\w+", query.lower()))
-    scores = {name: len(wanted.intersection(name.lower().split())) for name in PAGES}
-    name = max(scores, key=scores.get)
-    return f"page {[*PAGES].index(name)}, {name}" if scores[name] else "there is no such page"
+    scores = [len(wanted.intersection(name.lower().split())) for name, _ in PAGES]
+    number = scores.index(max(scores))
+    return f"page {number}, {PAGES[number][0]}" if scores[number] else "there is no such page"
 
 
 def open_page(number):
     """Return the text of a page: "24" -> "Old Oslo has 4 parks, 7 mills and 2 towers." """
-    texts = [*PAGES.values()]
-    if not number.isdecimal() or int(number) >= len(texts):
+    if not number.isdecimal() or int(number) >= len(PAGES):
         return f"error: there is no page {number}"
-    return texts[int(number)]
-
-
-PARAMETERS = {"price": "item", "stock": "item", "weather": "place", "age": "who", "python": "code",
-              "search": "query", "open": "page"}  # tool -> its parameter
-
-
-def declare(names):
-    """Declare tools in a system message: ["price", "age"] -> 'Tools: price(item), age(who)'"""
-    return "Tools: " + ", ".join(f"{name}({PARAMETERS[name]})" for name in names)
+    name, content = PAGES[int(number)]
+    counts = [f"{count} {feature}" for feature, count in content.items()]
+    return "{} has {}, {} and {}.".format(name, *counts)
 
 
 def format_call(name, argument):
@@ -63,44 +56,44 @@ def format_call(name, argument):
 
 
 def parse_call(text):
-    """Read a call: "call: price(item='keys')" -> ("price", {"item": "keys"})
+    """Read a call: "call: price(item='keys')" -> ("price", "item", "keys")
 
-    Return None unless the text is one call and nothing else, with distinct named arguments that
-    are strings or numbers."""
+    Return None unless the text is one call and nothing else, with one named argument that is a
+    string or a number."""
     source = text[len(CALL):].strip()
     if not text.startswith(CALL) or len(source) > MAX_LENGTH:
         return None
     try:
         call = ast.parse(source, mode="eval").body
-        if ast.get_source_segment(source, call) != source:  # such as a comment behind it
-            return None
-        arguments = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-        plain = all(type(value) in (str, int, float) for value in arguments.values())
-        distinct = None not in arguments and len(arguments) == len(call.keywords)
-        return (call.func.id, arguments) if plain and distinct and not call.args else None
+        argument, = call.keywords
+        value = ast.literal_eval(argument.value)
+        # The call may be shorter than the source, such as with a comment behind it.
+        valid = (argument.arg and not call.args and type(value) in (str, int, float)
+                 and ast.get_source_segment(source, call) == source)
+        return (call.func.id, argument.arg, value) if valid else None
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError, AttributeError):
         return None
 
 
-def run_call(text, declared):
-    """Run a call and return its result, or an error. declared: the tools, as from `declare`."""
-    name, arguments = parse_call(text) or (None, {})
-    if name is None:
+def run_call(text, system):
+    """Run a call and return its result, or an error. The system message declares the tools."""
+    call = parse_call(text)
+    if call is None:
         return "error: write a call as call: name(argument='value')"
+    name, parameter, value = call
     # The blank before the name keeps a declared "page(who)" from declaring "age(who)".
-    if name not in PARAMETERS or f" {name}({PARAMETERS[name]})" not in declared:
-        return f"error: there is no tool {name}"
-    if list(arguments) != [PARAMETERS[name]]:
-        return f"error: {name} takes {PARAMETERS[name]}"
-    return run_tool(name, str(arguments[PARAMETERS[name]]))
+    if PARAMETERS.get(name) != parameter or f" {name}({parameter})" not in system:
+        return f"error: there is no tool {name}({parameter})"
+    return run_tool(name, str(value))
 
 
 def run_tool(name, argument):
     """Run a tool and return its result: "price", "keys" -> '2'
 
     Everything in the toy world has a price, a stock and an age from 2 to 9, given by a hash."""
-    if name in ("python", "search", "open"):
-        return {"python": run_code, "search": search, "open": open_page}[name](argument)
+    functions = {"python": run_code, "search": search, "open": open_page}
+    if name in functions:
+        return functions[name](argument)
     text = argument if name == "weather" else f"{name} {argument}"
     values = "rain sun snow fog wind clouds".split() if name == "weather" else "23456789"
     return values[zlib.crc32(text.encode("utf-8", "replace")) % len(values)]
@@ -116,14 +109,21 @@ def converse(reply, conversations, most=4):
     for calls in range(most + 1):
         # A conversation that ends with the assistant's message is finished.
         waiting = [messages for messages in conversations if messages[-1]["role"] != "assistant"]
-        texts = reply(waiting) if waiting else []
-        for messages, text in zip(waiting, texts):
+        if not waiting:
+            return
+        for messages, text in zip(waiting, reply(waiting)):
             messages.append({"role": "assistant", "content": text})
             if text.startswith(CALL) and calls < most:
                 system = "\n".join(m["content"] for m in messages if m["role"] == "system")
-                declared = [line for line in system.splitlines() if line.startswith("Tools: ")]
-                result = run_call(text, " ".join(declared))
-                messages.append({"role": "tool", "content": result})
+                messages.append({"role": "tool", "content": run_call(text, system)})
+
+
+def use_tool(turns, name, argument):
+    """Run a tool for a task and return its result. Append the call and the result to `turns`."""
+    # The formulas of tasks are safe to evaluate: they need no sandbox, which takes longer.
+    result = str(eval(argument)) if name == "python" else run_tool(name, str(argument))
+    turns += [("assistant", format_call(name, argument)), ("tool", result)]
+    return result
 
 
 class Tools(Family):
@@ -143,7 +143,9 @@ class Tools(Family):
         ("stock", "How many of {} are there?", "There are {1}.", "the {colour} {thing} of {name}"),
         ("weather", "How is the weather in {}?", "There is {1} in {0}.", "{city} at {hour}"),
         ("age", "How old is {}?", "It is {1}.", "the {colour} {animal} of {name}")]
-    OPERATORS = {"plus": "+", "minus": "-", "times": "*"}
+    OPERATORS = [("plus", "+"), ("minus", "-"), ("times", "*")]
+
+    declared = 0.0  # `make` declares tools itself
 
     def __init__(self, whole=False):
         self.whole = whole
@@ -152,109 +154,101 @@ class Tools(Family):
         # The last three are listed two times, so they are drawn with twice the probability.
         kind = rng.choice((self.look_up, self.total, self.multiply, self.two_places, self.add_up,
                            self.greet, *2 * (self.compare, self.compute, self.browse)))
-        question, answer, turns, key = kind(rng)
-        needed = list(dict.fromkeys(parse_call(call)[0] for call, _ in turns))  # in this order
-        others = rng.sample(sorted(set(PARAMETERS) - set(needed)), rng.randint(1, 3))
-        if turns and rng.random() < 0.15:  # the first tool that is needed is missing
-            answer, turns, needed = "I have no tool for that.", [], needed[1:]
+        turns = []
+        question, answer, key = kind(rng, functools.partial(use_tool, turns))
+        calls = [content for role, content in turns if role == "assistant"]
+        needed = list(dict.fromkeys(parse_call(call)[0] for call in calls))  # in this order
+        others = sorted(set(PARAMETERS) - set(needed))
+        if rng.random() < 0.7:  # else all tools are declared
+            others = rng.sample(others, rng.randint(1, 3))
+        if calls and rng.random() < 0.15:  # the first tool that is needed is missing
+            answer, calls, needed = "I have no tool for that.", [], needed[1:]
         declared = rng.sample([*needed, *others], len(needed) + len(others))
-        calls = tuple(call for call, _ in turns)
         num_made = len(calls) if self.whole else rng.randint(0, len(calls))
-        made = []
-        for call, result in turns[:num_made]:
-            made += [("assistant", call), ("tool", result)]
-        return Task(question, solution=[*calls, answer][num_made], answer=(calls, answer), key=key,
-                    system=declare(declared), turns=tuple(made))
+        return Task(question, solution=[*calls, answer][num_made], answer=(tuple(calls), answer),
+                    key=key, system=declare(declared), turns=tuple(turns[:2 * num_made]))
 
-    def turn(self, tool, argument):
-        """Return a call and its result. The formulas here are safe to evaluate."""
-        result = eval(argument) if tool == "python" else run_tool(tool, str(argument))
-        return format_call(tool, argument), str(result)
+    # The kinds of questions. Each method uses tools by `use(tool, argument)`, and returns the
+    # question, the answer, and the key. The key is sorted where order does not matter: "keys and
+    # pens", "pens and keys".
 
-    # The kinds of questions. Each method returns the question, the answer, the turns between them,
-    # and the key. It is sorted where order does not matter: "keys and pens", "pens and keys".
-
-    def look_up(self, rng):
+    def look_up(self, rng, use):
         tool, question, answer, about = rng.choice(self.LOOKUPS)
         about = about.format(colour=rng.choice(COLOURS), thing=rng.choice(THINGS),
                              city=rng.choice(CITIES), animal=rng.choice(ANIMALS),
                              name=rng.choice(NAMES), hour=rng.choice("23456789"))
-        turn, question = self.turn(tool, about), question.format(about)
-        return question, answer.format(about, turn[1]), [turn], question
+        question = question.format(about)
+        return question, answer.format(about, use(tool, about)), question
 
-    def prices(self, rng, count):
-        """Draw items of different people. Return them and the turns that find their prices."""
-        items = [f"the {rng.choice(COLOURS)} {rng.choice(THINGS)} of {name}"
-                 for name in rng.sample(NAMES, count)]
-        return items, [self.turn("price", item) for item in items]
+    def items(self, rng, count):
+        """Draw items of different people, such as "the red keys of Ada"."""
+        return [f"the {rng.choice(COLOURS)} {rng.choice(THINGS)} of {name}"
+                for name in rng.sample(NAMES, count)]
 
-    def total(self, rng):
-        items, turns = self.prices(rng, 2)
-        turns.append(self.turn("python", "+".join(price for _, price in turns)))
-        question = "What do {} and {} cost together?".format(*items)
-        answer = f"Together they cost {turns[-1][1]}."
-        return question, answer, turns, repr(("total", sorted(items)))
+    def total(self, rng, use):
+        first, second = items = self.items(rng, 2)
+        cost = use("python", f"{use('price', first)}+{use('price', second)}")
+        question = f"What do {first} and {second} cost together?"
+        return question, f"Together they cost {cost}.", repr(("total", sorted(items)))
 
-    def compare(self, rng):
-        items, turns = self.prices(rng, 2)
-        (_, first), (_, second) = turns
-        more = items[0] if int(first) > int(second) else items[1]
-        answer = f"Of the two, {more} cost more." if first != second else "They cost the same."
-        question = "Which cost more, {} or {}?".format(*items)
-        return question, answer, turns, repr(("compare", sorted(items)))
+    def compare(self, rng, use):
+        first, second = items = self.items(rng, 2)
+        price, other_price = int(use("price", first)), int(use("price", second))
+        more = first if price > other_price else second
+        answer = "They cost the same." if price == other_price else f"Of the two, {more} cost more."
+        question = f"Which cost more, {first} or {second}?"
+        return question, answer, repr(("compare", sorted(items)))
 
-    def multiply(self, rng):
-        (item,), turns = self.prices(rng, 1)
+    def multiply(self, rng, use):
+        item, = self.items(rng, 1)
         count = rng.randint(2, 99)
-        turns.append(self.turn("python", f"{count}*{turns[0][1]}"))
+        cost = use("python", f"{count}*{use('price', item)}")
         question = f"What do I pay for {count} of {item}?"
-        return question, f"You pay {turns[-1][1]}.", turns, question
+        return question, f"You pay {cost}.", question
 
-    def two_places(self, rng):
+    def two_places(self, rng, use):
         places = [f"{city} at {rng.randint(2, 9)}" for city in rng.sample(CITIES, 2)]
-        turns = [self.turn("weather", place) for place in places]
-        (_, first), (_, second) = turns
-        same = f"Yes, {first}." if first == second else f"No, {first} and {second}."
+        first, second = (use("weather", place) for place in places)
+        answer = f"Yes, {first}." if first == second else f"No, {first} and {second}."
         question = "Is the weather the same in {} and in {}?".format(*places)
-        return question, same, turns, repr(("weather", sorted(places)))
+        return question, answer, repr(("weather", sorted(places)))
 
-    def compute(self, rng):
+    def compute(self, rng, use):
         """"What is 3 plus 4, times 5, minus 6?" -> "((3+4)*5)-6" """
-        formula = text = str(rng.randint(2, 99))
-        for i in range(rng.randint(2, 3)):
-            word, number = rng.choice([*self.OPERATORS]), rng.randint(2, 9)
-            text += f"{',' if i else ''} {word} {number}"
-            formula = f"{f'({formula})' if i else formula}{self.OPERATORS[word]}{number}"
-        turn, question = self.turn("python", formula), f"What is {text}?"
-        return question, f"It is {turn[1]}.", [turn], question
+        first = formula = str(rng.randint(2, 99))
+        words = []
+        for _ in range(rng.randint(2, 3)):
+            (word, sign), number = rng.choice(self.OPERATORS), rng.randint(2, 9)
+            words.append(f"{word} {number}")
+            formula = f"({formula}{sign}{number})"
+        question = f"What is {first} {', '.join(words)}?"
+        return question, f"It is {use('python', formula[1:-1])}.", question
 
-    def read(self, rng):
-        """Draw a page. Return its name, the turns that search and open it, and its features, as
-        {feature: number}."""
-        name = rng.choice([*PAGES])
-        turns = [self.turn("search", name)]
-        number = turns[0][1].split(",")[0].removeprefix("page ")
-        turns.append(self.turn("open", int(number)))
-        return name, turns, {feature: count for count, feature
-                             in re.findall(r"(\d) (\w+)", turns[-1][1])}
+    def read(self, rng, use):
+        """Draw a page, search it and open it. Return its name and its content."""
+        name, content = rng.choice(PAGES)
+        page = use("search", name)  # "page 24, Old Oslo"
+        use("open", int(re.search(r"\d+", page)[0]))
+        return name, content
 
-    def browse(self, rng):
-        name, turns, features = self.read(rng)
-        feature = rng.choice([*features] * 2 + FEATURES)
-        count = features.get(feature)
+    def browse(self, rng, use):
+        name, content = self.read(rng, use)
+        feature = rng.choice([*content] * 2 + FEATURES)
+        count = content.get(feature)
         question = f"How many {feature} are there in {name}?"
-        return question, f"There are {count}." if count else "It does not say.", turns, question
+        return question, f"There are {count}." if count else "It does not say.", question
 
-    def add_up(self, rng):
-        name, turns, features = self.read(rng)
-        asked = rng.sample([*features], 2)
-        turns.append(self.turn("python", "+".join(features[feature] for feature in asked)))
-        question = "How many {} and {} are there in {} together?".format(*asked, name)
-        return question, f"There are {turns[-1][1]}.", turns, repr((name, sorted(asked)))
+    def add_up(self, rng, use):
+        name, content = self.read(rng, use)
+        first, second = features = rng.sample([*content], 2)
+        total = use("python", f"{content[first]}+{content[second]}")
+        question = f"How many {first} and {second} are there in {name} together?"
+        return question, f"There are {total}.", repr((name, sorted(features)))
 
-    def greet(self, rng):
+    def greet(self, rng, use):
         names = "{}, {} and {}".format(*rng.sample(NAMES, 3))
-        return f"Say hello to {names}.", f"Hello, {names}!", [], f"Say hello to {names}."
+        question = f"Say hello to {names}."
+        return question, f"Hello, {names}!", question
 
     def follows_format(self, task, response):
         return [response.startswith(CALL) == task.solution.startswith(CALL)]

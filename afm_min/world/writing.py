@@ -5,10 +5,15 @@ import re
 from afm_min.world.tasks import CITIES, COLOURS, NAMES, THINGS, Family, Task
 
 
-def draw_slots(rng):
-    """Draw a value for each blank in a text: a number n, a thing, a colour and a city."""
-    return {"n": rng.randint(2, 9), "thing": rng.choice(THINGS), "colour": rng.choice(COLOURS),
-            "city": rng.choice(CITIES)}
+def draw_texts(rng, templates, count):
+    """Draw `count` pairs of templates, and fill the blanks of both in the same way:
+    {"Please bring {thing}.": "bring {thing}", ...} -> [["Please bring keys.", "bring keys"]]"""
+    texts = []
+    for pair in rng.sample([*templates.items()], count):
+        slots = {"n": rng.randint(2, 9), "thing": rng.choice(THINGS),
+                 "colour": rng.choice(COLOURS), "city": rng.choice(CITIES)}
+        texts.append([template.format(**slots) for template in pair])
+    return texts
 
 
 class Summary(Family):
@@ -24,10 +29,10 @@ class Summary(Family):
     def make(self, rng):
         count = rng.choice((2, 2, 2, 3, 4))
         messages, summaries = [], []
-        for sender, event in zip(rng.sample(NAMES, count), rng.sample([*self.EVENTS], count)):
-            slots = draw_slots(rng)
-            messages.append(f"{sender}: {event.format(**slots)}")
-            summaries.append(f"{sender}: {self.EVENTS[event].format(**slots)}")
+        senders = rng.sample(NAMES, count)
+        for sender, (event, summary) in zip(senders, draw_texts(rng, self.EVENTS, count)):
+            messages.append(f"{sender}: {event}")
+            summaries.append(f"{sender}: {summary}")
         return Task("\n".join(messages), "; ".join(summaries), answer=tuple(summaries),
                     key=repr(sorted(messages)), system="Summarize in one line.")
 
@@ -68,21 +73,17 @@ class Compose(Family):
     def make(self, rng):
         to, sender = rng.sample(NAMES, 2)
         tone = rng.choice([*self.TONES])
-        greeting, closing = self.TONES[tone]
-        greeting, closing = greeting.format(to), closing.format(sender)
-        notes, sentences = [], []  # "bring 3 keys", "Please bring 3 keys."
-        for note in rng.sample([*self.SENTENCES], rng.choice((2, 3))):
-            slots = draw_slots(rng)
-            notes.append(note.format(**slots))
-            sentences.append(self.SENTENCES[note].format(**slots))
-        full = " ".join([greeting, *sentences, closing])
-        brief = " ".join([greeting, *(f"{note[0].upper() + note[1:]}." for note in notes), closing])
-        wanted, manner = rng.choice(((full, tone), (brief, f"{tone} and brief")))
-        question = f"Write to {to} from {sender}, {manner}: {'; '.join(notes)}."
+        greeting, closing = self.TONES[tone][0].format(to), self.TONES[tone][1].format(sender)
+        notes, sentences = zip(*draw_texts(rng, self.SENTENCES, rng.choice((2, 3))))
+        brief = rng.choice((False, True))
+        if brief:
+            sentences = [f"{note[0].upper()}{note[1:]}." for note in notes]
+        message = " ".join([greeting, *sentences, closing])
         # A message that is not brief may have a few more words.
-        most_words = len(brief.split()) if wanted == brief else len(full.split()) + 4
-        return Task(question, wanted, answer=(greeting, closing, most_words, tuple(notes)),
-                    key=repr(sorted(notes)))
+        most_words = len(message.split()) + (0 if brief else 4)
+        manner = f"{tone} and brief" if brief else tone
+        return Task(f"Write to {to} from {sender}, {manner}: {'; '.join(notes)}.", message,
+                    answer=(greeting, closing, most_words, notes), key=repr(sorted(notes)))
 
     def follows_format(self, task, response):
         """Check greeting and closing, each once and at its end, the length, and that the message
