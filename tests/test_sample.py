@@ -1,7 +1,6 @@
 """sample.py as a user meets it: continuations, conversations with tools, commands, bad input."""
 import argparse
 import io
-import math
 import random
 import shutil
 import sys
@@ -15,7 +14,9 @@ from afm_min.files import read_json, write_json
 from afm_min.lab import shell
 from afm_min.run import Run
 from afm_min.tokenizer import END, Tokenizer
-from afm_min.world.tasks import draw_task, draw_tasks
+from afm_min.world.families import all_families
+from afm_min.world.tasks import draw_task
+from afm_min.world.tools import run_tool
 from tests.helpers.commands import assert_refused, call, shell as run_shell
 from tests.helpers.post_training import shorten
 
@@ -40,12 +41,14 @@ def test_each_line_of_the_input_is_a_prompt(pretrained, capsys):
     assert "it must have 1 to 255" in errors
 
 
-MATH_QUESTION = "Ada has 4 pens. Ada buys 3. How many pens does Ada have?"
-FOLLOW_UP = "Then 2 more come. How many now?"
-PRICE_QUESTION = "What do the red keys of Ada cost?"
+QUESTION = "Ada has 4 pens. Ada buys 3. How many pens does Ada have?"
+FOLLOW_UP = "/and Then 2 more come. How many now?"
 INTERRUPT = KeyboardInterrupt()
-ALL_TOOLS = ("price(item), stock(item), weather(place), age(who), python(code), search(query), "
-             "open(page)")
+
+
+def asked(question):
+    """Return a question as the model sees it."""
+    return f"<|user|>{question}<|end|><|assistant|>"
 
 
 class ScriptedModel:
@@ -54,7 +57,7 @@ class ScriptedModel:
 
     def __init__(self, tokenizer, *texts):
         self.tokenizer, self.texts, self.prompts = tokenizer, list(texts), []
-        self.config = types.SimpleNamespace(context=256)
+        self.config = types.SimpleNamespace(context=999)
 
     def stream(self, prompts, max_new_tokens, **sampling):
         self.prompts.append(self.tokenizer.decode(prompts[0]))
@@ -86,13 +89,13 @@ class Terminal:
 def new_session(monkeypatch):
     """A function that returns a session with a scripted model of these texts."""
     def new_session(*texts, **changes):
-        model = ScriptedModel(Tokenizer.train([MATH_QUESTION], 300), *texts)
+        model = ScriptedModel(Tokenizer.train([QUESTION], 300), *texts)
         monkeypatch.setattr(shell, "stream", ScriptedModel.stream)
         monkeypatch.setattr(shell, "load_model", lambda run, stage: model)
         monkeypatch.setattr(shell, "choose_model", lambda run, stage: stage or "sft")
         monkeypatch.setattr(shell, "warn_if_stale", lambda run, *stages: None)
         arguments = {"seed": 0, "max_new_tokens": 9, "temperature": 0, "top_p": 1, "system": None,
-                     "tools": "on", "stage": None, "quantized": False, "adapter": None}
+                     "tools": "off", "stage": None, "quantized": False, "adapter": None}
         return shell.Session(Run("toy"), argparse.Namespace(**arguments | changes))
     return new_session
 
@@ -130,127 +133,82 @@ def test_tool_calls_end_after_four(new_session, capsys):
         "call: python(code='6*7')\n    no more calls in this conversation\n")
 
 
-@pytest.mark.parametrize("chosen, for_price, for_math", [
-    ("on", ALL_TOOLS, ""), ("none", "", ""), ("off", "", ""),
-    ("age,price", "age(who), price(item)", "age(who), price(item)")])
-def test_tools_are_declared(chosen, for_price, for_math, new_session, type_lines):
-    """By default with questions like those for tools, else always or never."""
-    for session, command in ((new_session("4", "7", tools=chosen), []),
-                             (new_session("4", "7"), [f"/tools {chosen}"])):
-        prompts, _, errors = type_lines(session, *command, PRICE_QUESTION, "/new", MATH_QUESTION)
-        assert errors == ""
-        for prompt, tools in zip(prompts, (for_price, for_math), strict=True):
-            assert prompt.startswith(f"<|system|>Tools: {tools}<|end|><|user|>" if tools
-                                     else "<|user|>")
-
-
-def test_unseen_questions_resemble_those_of_their_kind():
-    """Questions for tools resemble such questions, and first questions first ones."""
-    for name, family in shell.FAMILIES.items():
-        for task in draw_tasks(family, "test", 20):
-            asked = [m["content"] for m in task.messages() if m["role"] == "user"]
-            for i, question in enumerate(asked):
-                similar, turn = shell.most_similar(question)
-                assert (similar == "tools", turn > 0) == (name == "tools", i > 0), question
-    assert shell.most_similar("") == shell.most_similar("?!") == ("math", 0)  # no word in common
+@pytest.mark.parametrize("chosen, declared", [
+    ("on", "price(item), stock(item), weather(place), age(who), python(code), search(query), "
+           "open(page)"), ("age,price", "age(who), price(item)"), ("off", None)])
+def test_tools_are_declared(chosen, declared, new_session, type_lines):
+    """By the option --tools, and by the command."""
+    system = f"<|system|>Tools: {declared}<|end|>" if declared else ""
+    for session, command in ((new_session("7", tools=chosen), []),
+                             (new_session("7", tools="weather"), [f"/tools {chosen}"])):
+        prompts, _, errors = type_lines(session, *command, QUESTION)
+        assert (prompts, errors) == ([f"{system}{asked(QUESTION)}"], "")
 
 
 # Conversations.
 
-def test_a_conversation_continues(new_session, type_lines):
-    prompts, output, _ = type_lines(new_session("It is 7.", "It is 9."), MATH_QUESTION, "", "  ",
-                                    FOLLOW_UP)
-    assert output == "It is 7.\nIt is 9.\n"
-    assert prompts == [f"<|user|>{MATH_QUESTION}<|end|><|assistant|>",
-                       f"<|user|>{MATH_QUESTION}<|end|><|assistant|>It is 7.<|end|>"
-                       f"<|user|>{FOLLOW_UP}<|end|><|assistant|>"]
+def test_and_continues_the_last_conversation(new_session, type_lines):
+    """With its calls, their results, its system message and its tools."""
+    session = new_session("7", "call: price(item='nuts')", "4", "6", tools="price")
+    prompts, output, _ = type_lines(session, "/system Be brief.", QUESTION, "", "  ", QUESTION,
+                                    "/system", "/tools off", FOLLOW_UP)
+    result = run_tool("price", "nuts")
+    assert output == f"7\ncall: price(item='nuts')\n    {result}\n4\n6\n"
+    first, second, _, last = prompts
+    assert first == second == f"<|system|>Be brief.\nTools: price(item)<|end|>{asked(QUESTION)}"
+    assert last == (f"{first}call: price(item='nuts')<|end|><|tool|>{result}<|end|><|assistant|>"
+                    f"4<|end|>{asked(FOLLOW_UP.removeprefix('/and '))}")
 
 
-def test_calls_and_results_stay_in_the_conversation(new_session, type_lines):
-    session = new_session("call: price(item='nuts')", "4", "6")
-    prompts, _, _ = type_lines(session, PRICE_QUESTION, FOLLOW_UP)
-    result = shell.tools.run_tool("price", "nuts")
-    assert prompts[2] == (f"<|user|>{PRICE_QUESTION}<|end|><|assistant|>call: price(item='nuts')"
-                          f"<|end|><|tool|>{result}<|end|><|assistant|>4<|end|>"
-                          f"<|user|>{FOLLOW_UP}<|end|><|assistant|>")
+def test_a_full_context_gets_one_line(new_session, type_lines):
+    """One token of the context has to be left for the answer."""
+    session = new_session("7", "9", "7")
+    conversation = [{"role": role, "content": text} for role, text in (
+        ("user", QUESTION), ("assistant", "7"), ("user", FOLLOW_UP.removeprefix("/and ")))]
+    length = len(session.model.tokenizer.encode_chat(conversation, reply=True))
+    session.model.config.context = length + 1
+    assert type_lines(session, QUESTION, FOLLOW_UP)[1:] == ("7\n9\n", "")
+    session.model.config.context = length
+    _, output, errors = type_lines(session, QUESTION, FOLLOW_UP)
+    assert output == "7\n"
+    assert errors == (f"error: {length} tokens fill the model's context, which has {length}: ask "
+                      "without /and, or ask for less\n")
 
 
-@pytest.mark.parametrize("lines, output", [
-    (["/new", FOLLOW_UP], "7\n9\n"),
-    (["/stage draft", FOLLOW_UP], "7\n9\n"),
-    (["/system", FOLLOW_UP], "7\n9\n"),
-    (["Write g(x): x plus 3."], "7\n(new conversation)\n9\n")])
-def test_a_conversation_starts_anew(lines, output, new_session, type_lines):
-    prompts, printed, _ = type_lines(new_session("7", "9"), MATH_QUESTION, *lines)
-    assert printed == output
-    assert prompts[1] == f"<|user|>{lines[-1]}<|end|><|assistant|>"
+# The input.
+
+def test_in_a_terminal_line_breaks_can_be_typed(new_session, type_lines):
+    prompts, _, _ = type_lines(new_session("7"), r"Ada: Hi\nBen: Bye")
+    assert prompts == [asked("Ada: Hi\nBen: Bye")]
 
 
-def test_a_full_context_starts_a_conversation(new_session, type_lines):
-    """A quarter of the context is left for the answer."""
-    texts = [MATH_QUESTION, "7", FOLLOW_UP]
-    session = new_session("7", "9", "7", "9")
-    length = sum(2 + len(session.model.tokenizer.encode(text)) for text in texts)
-    note = "(new conversation: the context is full)\n"
-    for allowed, expected in ((length, "7\n9\n"), (length - 1, f"7\n{note}9\n")):
-        session.model.config.context = math.ceil(allowed * 4 / 3)
-        session.do_new()
-        prompts, output, _ = type_lines(session, MATH_QUESTION, FOLLOW_UP)
-        assert output == expected
-    assert prompts[-1] == f"<|user|>{FOLLOW_UP}<|end|><|assistant|>"
-
-
-def test_system_messages_and_line_breaks(new_session, type_lines):
-    prompts, _, _ = type_lines(new_session("7", tools="off"), "/system Be brief.",
-                               r"Ada: Hi\nBen: Bye")
-    assert prompts == ["<|system|>Be brief.<|end|><|user|>Ada: Hi\nBen: Bye<|end|><|assistant|>"]
-
-
-# The terminal.
-
-def test_ctrl_c_ends_the_answer_only(new_session, type_lines):
-    """The conversation is as before the question."""
-    prompts, output, errors = type_lines(new_session("7", INTERRUPT, "9"), MATH_QUESTION,
-                                         "Then 4 go.", FOLLOW_UP)
-    assert (output, errors) == ("7\nx\n9\n", "")
-    assert prompts[2] == (f"<|user|>{MATH_QUESTION}<|end|><|assistant|>7<|end|>"
-                          f"<|user|>{FOLLOW_UP}<|end|><|assistant|>")
-
-
-@pytest.mark.parametrize("end", [INTERRUPT, "/quit", None])
-def test_the_session_ends(end, new_session, type_lines, monkeypatch):
-    """By Ctrl-C at an empty prompt, /quit, or the end of the input (Ctrl-D)."""
-    monkeypatch.setattr(sample, "readline", None)  # some builds of Python have none
-    prompts, _, errors = type_lines(new_session("7"), *[end] * (end is not None), MATH_QUESTION)
-    assert len(prompts) == (end is None) and errors == ""
-
-
-def test_ctrl_c_discards_what_has_been_typed(new_session, type_lines, monkeypatch):
-    typed = types.SimpleNamespace(get_line_buffer=lambda: "What do")
-    monkeypatch.setattr(sample, "readline", typed)
-    prompts, _, _ = type_lines(new_session("7"), INTERRUPT, MATH_QUESTION)
-    assert len(prompts) == 1
+def test_ctrl_c_ends_the_answer_or_the_line_only(new_session, type_lines):
+    """The last conversation is the one that was answered."""
+    prompts, output, errors = type_lines(new_session("7", INTERRUPT, "9"), QUESTION, "Hi",
+                                         INTERRUPT, FOLLOW_UP)
+    assert (output, errors) == ("7\nx\n\n9\n", "")
+    assert prompts[2].startswith(f"{asked(QUESTION)}7<|end|>")
 
 
 def test_ctrl_c_ends_a_command_with_other_input(new_session, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{MATH_QUESTION}\n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{QUESTION}\n"))
     with pytest.raises(KeyboardInterrupt):  # run_command turns it into exit code 130
         sample.talk(new_session(INTERRUPT), terminal=False)
 
 
-def test_other_input_starts_a_conversation_with_each_line(new_session, monkeypatch, capsys):
+def test_other_input_has_prompts_and_commands(new_session, monkeypatch, capsys):
     session = new_session("7", "9", "8")
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{MATH_QUESTION}\n{FOLLOW_UP}\n\n/quit\nHi\n"))
+    lines = [QUESTION, FOLLOW_UP, "", "/quit", "Hi"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
     sample.talk(session, terminal=False)
     assert capsys.readouterr().out == "7\n9\n8\n"
-    assert session.model.prompts == [f"<|user|>{question}<|end|><|assistant|>"
-                                     for question in (MATH_QUESTION, FOLLOW_UP, "")]
+    assert session.model.prompts[0] == asked(QUESTION)
+    assert session.model.prompts[2] == asked("")
 
 
 def test_wrong_commands_get_one_line(new_session, type_lines):
-    names = "/adapter, /example, /help, /new, /quit, /stage, /system, /tools"
-    wrong = {"/": f"command /: choose from {names}",
-             "/fox 3": f"command /fox: choose from {names}",
+    wrong = {"/": "there is no command /: /help lists them",
+             "/fox 3": "there is no command /fox: /help lists them",
              "/tools price,fax": "tools fax: give on, off or some of price,",
              "/adapter fax": "adapter fax: choose from recovery, math, tools, summary, none",
              "/example fax": "example fax: choose from math, follow, "}
@@ -260,22 +218,24 @@ def test_wrong_commands_get_one_line(new_session, type_lines):
         assert line.startswith(f"error: {message}")
 
 
+def test_a_base_model_answers_no_questions(new_session, type_lines):
+    _, output, errors = type_lines(new_session(stage="core"), "/example", FOLLOW_UP)
+    assert output == "" and errors.count("error: core answers no questions") == 2
+
+
 def test_help_lists_the_commands(new_session, type_lines):
     _, output, _ = type_lines(new_session(), "/help")
     names = [line.split()[0] for line in output.splitlines()]
-    assert names == "/adapter /example /help /new /quit /stage /system /tools".split()
+    assert names == "/adapter /and /example /help /quit /stage /system /tools".split()
 
 
 def test_the_banner_has_a_question_of_each_family(new_session, capsys):
-    session = new_session("7")
+    session = new_session()
     sample.print_banner(session)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "toy, sft. /help lists the commands."
-    assert [line.split()[0] for line in lines[2:] if not line.startswith(" ")] == [
-        "math", "follow", "tools", "code", "summary", "compose", "recall", "refuse"]
-    questions = [line[9:] for line in lines[2:] if "/system" not in line]
-    assert [shell.most_similar(question) for question in questions] == [
-        (name, 0) for name in shell.all_families()]
+    first, _, *lines = capsys.readouterr().out.splitlines()
+    assert first == "toy, sft. /help lists the commands."
+    assert [line.split()[0] for line in lines] == [*all_families()]
+    assert max(map(len, lines)) <= 100
     session.do_stage("core")
     sample.print_banner(session)
     assert "It continues what you write." in capsys.readouterr().out
@@ -283,36 +243,25 @@ def test_the_banner_has_a_question_of_each_family(new_session, capsys):
 
 # Examples.
 
-def example_task(family, seed=0):
-    """Return the first task that /example draws with a seed."""
-    return draw_task(shell.FAMILIES[family], "test", random.Random(seed).random())
-
-
-@pytest.mark.parametrize("family", ["math", "follow", "math deeper", "recall"])
+@pytest.mark.parametrize("family", ["math", "math deeper", "recall"])
 def test_an_example_is_asked_and_checked(family, new_session, type_lines):
-    task = example_task(family)
+    task = draw_task(shell.FAMILIES[family], "test", random.Random(0).random())
     shown = "".join(f"{m['role']}: {m['content']}\n" for m in task.messages())
-    session = new_session(task.solution, "x", "9")
-    session.messages = [{"role": "user", "content": "Hi"}]
-    _, output, _ = type_lines(session, f"/example {family}")
-    assert output == f"{shown}{task.solution}\n(right)\n"
-    assert session.messages == [{"role": "user", "content": "Hi"}]  # the user's own
-    session.rng = random.Random(0)
-    assert type_lines(session, f"/example {family}")[1] == (
-        f"{shown}x\n(wrong, expected: {task.solution})\n")
+    for response, verdict in ((task.solution, "(right)"),
+                              ("x", f"(wrong, expected: {task.solution})")):
+        _, output, _ = type_lines(new_session(response), f"/example {family}")
+        assert output == f"{shown}{response}\n{verdict}\n"
 
 
 def test_an_example_for_tools_runs_the_calls(new_session, type_lines):
-    """A right first call is not enough: the whole conversation counts, as in evaluation."""
-    seed = next(seed for seed in range(99) if len(example_task("tools", seed).answer[0]) > 1)
-    task = example_task("tools", seed)
+    """The final answer is checked."""
+    task = draw_task(shell.FAMILIES["tools"], "test", random.Random(0).random())
     calls, answer = task.answer
-    _, output, _ = type_lines(new_session(*calls, answer, seed=seed), "/example tools")
-    assert output.startswith(f"system: {task.system}\nuser: {task.question}\n{calls[0]}\n    ")
-    assert output.endswith(f"{answer}\n(right)\n")
-    _, output, _ = type_lines(new_session(*calls, "It is blue.", seed=seed), "/example tools")
-    solution = "\n".join([*calls, answer])
-    assert output.endswith(f"It is blue.\n(wrong, expected: {solution})\n")
+    assert calls
+    for response, verdict in ((answer, "(right)"), ("x", f"(wrong, expected: {answer})")):
+        _, output, _ = type_lines(new_session(*calls, response), "/example tools")
+        assert output.startswith(f"system: {task.system}\nuser: {task.question}\n{calls[0]}\n    ")
+        assert output.endswith(f"\n{response}\n{verdict}\n")
 
 
 def test_examples_are_of_random_families(new_session, type_lines):
@@ -320,10 +269,7 @@ def test_examples_are_of_random_families(new_session, type_lines):
     assert len(set(output.split("\nx\n"))) > 5
 
 
-def test_a_base_model_has_no_examples(new_session, type_lines):
-    _, output, errors = type_lines(new_session(stage="core"), "/example")
-    assert output == "" and errors.startswith("error: core answers no questions")
-
+# Options.
 
 BAD_INPUT = {  # message: arguments
     "give 0, or 0.01 to 100": ["--temperature", "nan"],
@@ -342,8 +288,7 @@ def test_bad_input_gets_one_line_and_exit_code_2(message, pretrained, capsys):
 
 
 BAD_INPUT_LATER = {  # of a run that has all stages
-    "leave out one of the two": ["--quantized", "--stage", "sft"],
-    "add --quantized": ["--adapter", "math"],
+    "leave out one of the two": ["--adapter", "math", "--stage", "sft"],
     "adapter x: choose from recovery": ["--quantized", "--adapter", "x"],
     "tools fax: give on, off or some of price": ["--tools", "fax"],
     "--stage reward1": ["--stage", "reward1"],  # a reward model does not talk
