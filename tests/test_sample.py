@@ -1,16 +1,23 @@
-"""sample.py as a user meets it: continuations, conversations with tools, adapters, bad input."""
+"""sample.py as a user meets it: continuations, conversations with tools, commands, bad input."""
 import argparse
 import io
+import random
 import shutil
 import sys
+import types
 
 import pytest
 import torch
 
 import sample
 from afm_min.files import read_json, write_json
+from afm_min.lab import shell
+from afm_min.run import Run
 from afm_min.tokenizer import END, Tokenizer
-from tests.helpers.commands import assert_refused, call, shell
+from afm_min.world.families import all_families
+from afm_min.world.tasks import draw_task
+from afm_min.world.tools import run_tool
+from tests.helpers.commands import assert_refused, call, shell as run_shell
 from tests.helpers.post_training import shorten
 
 
@@ -26,56 +33,243 @@ def test_a_pre_trained_model_continues_a_prompt(pretrained, capsys):
 def test_each_line_of_the_input_is_a_prompt(pretrained, capsys):
     arguments = ["--run", pretrained[0], "--max-new-tokens", 8]
     _, first, _ = call(capsys, sample, *arguments, "--prompt", "Text number")
-    code, output, errors = shell("sample.py", *arguments,
-                                 lines=f"Text number\n{'fox ' * 999}\nfox\n")
+    code, output, errors = run_shell("sample.py", *arguments,
+                                     lines=f"Text number\n{'fox ' * 999}\nfox\n")
     assert code == 0
     assert output.startswith(first)
     assert "\nfox" in output  # after the second line, which is too long
     assert "it must have 1 to 255" in errors
 
 
+QUESTION = "Ada has 4 pens. Ada buys 3. How many pens does Ada have?"
+FOLLOW_UP = "/and Then 2 more come. How many now?"
+INTERRUPT = KeyboardInterrupt()
+
+
+def asked(question):
+    """Return a question as the model sees it."""
+    return f"<|user|>{question}<|end|><|assistant|>"
+
+
 class ScriptedModel:
-    """Stands in for a model: responds with the given texts, one after the other."""
+    """Stands in for a model: responds with the given texts, one after the other. At INTERRUPT it is
+    interrupted after a token."""
 
     def __init__(self, tokenizer, *texts):
         self.tokenizer, self.texts, self.prompts = tokenizer, list(texts), []
+        self.config = types.SimpleNamespace(context=999)
 
     def stream(self, prompts, max_new_tokens, **sampling):
         self.prompts.append(self.tokenizer.decode(prompts[0]))
-        for token in [*self.tokenizer.encode(self.texts.pop(0)), self.tokenizer.special(END)]:
+        text = self.texts.pop(0)
+        if text is INTERRUPT:
+            yield torch.tensor(self.tokenizer.encode("x")), torch.zeros(1)
+            raise text
+        for token in [*self.tokenizer.encode(text), self.tokenizer.special(END)]:
             yield torch.tensor([token]), torch.zeros(1)
 
 
+class Terminal:
+    """Stands in for a terminal: `lines` are typed. At INTERRUPT, Ctrl-C is."""
+
+    def __init__(self, *lines):
+        self.lines = [*lines]
+
+    def isatty(self):
+        return True
+
+    def readline(self):
+        line = self.lines.pop(0) if self.lines else None
+        if line is INTERRUPT:
+            raise line
+        return "" if line is None else f"{line}\n"
+
+
 @pytest.fixture
-def ask(monkeypatch, capsys):
-    """A function: ask a scripted model one question. Returns the model and what was printed."""
-    monkeypatch.setattr(sample, "stream", ScriptedModel.stream)
-    arguments = argparse.Namespace(seed=0, max_new_tokens=9, temperature=0, top_p=1,
-                                   system="Be brief.", tools=["python"])
-
-    def ask(*texts):
-        model = ScriptedModel(Tokenizer.train(["What do keys cost?"], 300), *texts)
-        sample.answer_question(model, "What is 6*7?", arguments)
-        return model, capsys.readouterr().out
-    return ask
-
-
-def test_tool_calls_are_run_and_shown(ask):
-    model, output = ask("call: python(code='6*7')", "call: price(item='keys')", "It is 42.")
-    assert output == ("call: python(code='6*7')\n    42\n"
-                      "call: price(item='keys')\n    error: there is no tool price(item)\n"
-                      "It is 42.\n")
-    assert model.prompts[0] == ("<|system|>Be brief.\nTools: python(code)<|end|>"
-                                "<|user|>What is 6*7?<|end|><|assistant|>")
-    assert model.prompts[1] == (model.prompts[0] + "call: python(code='6*7')<|end|>"
-                                "<|tool|>42<|end|><|assistant|>")
+def new_session(monkeypatch):
+    """A function that returns a session with a scripted model of these texts."""
+    def new_session(*texts, **changes):
+        model = ScriptedModel(Tokenizer.train([QUESTION], 300), *texts)
+        monkeypatch.setattr(shell, "stream", ScriptedModel.stream)
+        monkeypatch.setattr(shell, "load_model", lambda run, stage: model)
+        monkeypatch.setattr(shell, "choose_model", lambda run, stage: stage or "sft")
+        monkeypatch.setattr(shell, "warn_if_stale", lambda run, *stages: None)
+        arguments = {"seed": 0, "max_new_tokens": 9, "temperature": 0, "top_p": 1, "system": None,
+                     "tools": "off", "stage": None, "quantized": False, "adapter": None}
+        return shell.Session(Run("toy"), argparse.Namespace(**arguments | changes))
+    return new_session
 
 
-def test_tool_calls_end_after_four(ask):
-    _, output = ask(*["call: python(code='6*7')"] * 5)
-    assert output == "call: python(code='6*7')\n    42\n" * 4 + (
+@pytest.fixture
+def type_lines(monkeypatch, capsys):
+    """A function: type lines into a session. Returns (prompts of its model, output, errors)."""
+    def type_lines(session, *lines):
+        monkeypatch.setattr(sys, "stdin", Terminal(*lines))
+        sample.talk(session, terminal=True)
+        output, errors = capsys.readouterr()
+        return session.model.prompts, output.replace("> ", ""), errors
+    return type_lines
+
+
+# Tools.
+
+def test_tool_calls_are_run_and_shown(new_session, capsys):
+    session = new_session("call: python(code='6*7')", "call: price(item='keys')", "It is 42.",
+                          system="Be brief.", tools="python")
+    session.respond("What is 6*7?")
+    assert capsys.readouterr().out == (
+        "call: python(code='6*7')\n    42\n"
+        "call: price(item='keys')\n    error: there is no tool price(item)\n"
+        "It is 42.\n")
+    first, second, _ = session.model.prompts
+    assert first == ("<|system|>Be brief.\nTools: python(code)<|end|>"
+                     "<|user|>What is 6*7?<|end|><|assistant|>")
+    assert second == (f"{first}call: python(code='6*7')<|end|><|tool|>42<|end|><|assistant|>")
+
+
+def test_tool_calls_end_after_four(new_session, capsys):
+    new_session(*["call: python(code='6*7')"] * 5, tools="python").respond("What is 6*7?")
+    assert capsys.readouterr().out == "call: python(code='6*7')\n    42\n" * 4 + (
         "call: python(code='6*7')\n    no more calls in this conversation\n")
 
+
+@pytest.mark.parametrize("chosen, declared", [
+    ("on", "price(item), stock(item), weather(place), age(who), python(code), search(query), "
+           "open(page)"), ("age,price", "age(who), price(item)"), ("off", None)])
+def test_tools_are_declared(chosen, declared, new_session, type_lines):
+    """By the option --tools, and by the command."""
+    system = f"<|system|>Tools: {declared}<|end|>" if declared else ""
+    for session, command in ((new_session("7", tools=chosen), []),
+                             (new_session("7", tools="weather"), [f"/tools {chosen}"])):
+        prompts, _, errors = type_lines(session, *command, QUESTION)
+        assert (prompts, errors) == ([f"{system}{asked(QUESTION)}"], "")
+
+
+# Conversations.
+
+def test_and_continues_the_last_conversation(new_session, type_lines):
+    """With its calls, their results, its system message and its tools."""
+    session = new_session("7", "call: price(item='nuts')", "4", "6", tools="price")
+    prompts, output, _ = type_lines(session, "/system Be brief.", QUESTION, "", "  ", QUESTION,
+                                    "/system", "/tools off", FOLLOW_UP)
+    result = run_tool("price", "nuts")
+    assert output == f"7\ncall: price(item='nuts')\n    {result}\n4\n6\n"
+    first, second, _, last = prompts
+    assert first == second == f"<|system|>Be brief.\nTools: price(item)<|end|>{asked(QUESTION)}"
+    assert last == (f"{first}call: price(item='nuts')<|end|><|tool|>{result}<|end|><|assistant|>"
+                    f"4<|end|>{asked(FOLLOW_UP.removeprefix('/and '))}")
+
+
+def test_a_full_context_gets_one_line(new_session, type_lines):
+    """One token of the context has to be left for the answer."""
+    session = new_session("7", "9", "7")
+    conversation = [{"role": role, "content": text} for role, text in (
+        ("user", QUESTION), ("assistant", "7"), ("user", FOLLOW_UP.removeprefix("/and ")))]
+    length = len(session.model.tokenizer.encode_chat(conversation, reply=True))
+    session.model.config.context = length + 1
+    assert type_lines(session, QUESTION, FOLLOW_UP)[1:] == ("7\n9\n", "")
+    session.model.config.context = length
+    _, output, errors = type_lines(session, QUESTION, FOLLOW_UP)
+    assert output == "7\n"
+    assert errors == (f"error: {length} tokens fill the model's context, which has {length}: ask "
+                      "without /and, or ask for less\n")
+
+
+# The input.
+
+def test_in_a_terminal_line_breaks_can_be_typed(new_session, type_lines):
+    prompts, _, _ = type_lines(new_session("7"), r"Ada: Hi\nBen: Bye")
+    assert prompts == [asked("Ada: Hi\nBen: Bye")]
+
+
+def test_ctrl_c_ends_the_answer_or_the_line_only(new_session, type_lines):
+    """The last conversation is the one that was answered."""
+    prompts, output, errors = type_lines(new_session("7", INTERRUPT, "9"), QUESTION, "Hi",
+                                         INTERRUPT, FOLLOW_UP)
+    assert (output, errors) == ("7\nx\n\n9\n", "")
+    assert prompts[2].startswith(f"{asked(QUESTION)}7<|end|>")
+
+
+def test_ctrl_c_ends_a_command_with_other_input(new_session, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{QUESTION}\n"))
+    with pytest.raises(KeyboardInterrupt):  # run_command turns it into exit code 130
+        sample.talk(new_session(INTERRUPT), terminal=False)
+
+
+def test_other_input_has_prompts_and_commands(new_session, monkeypatch, capsys):
+    session = new_session("7", "9", "8")
+    lines = [QUESTION, FOLLOW_UP, "", "/quit", "Hi"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
+    sample.talk(session, terminal=False)
+    assert capsys.readouterr().out == "7\n9\n8\n"
+    assert session.model.prompts[0] == asked(QUESTION)
+    assert session.model.prompts[2] == asked("")
+
+
+def test_wrong_commands_get_one_line(new_session, type_lines):
+    wrong = {"/": "there is no command /: /help lists them",
+             "/fox 3": "there is no command /fox: /help lists them",
+             "/tools price,fax": "tools fax: give on, off or some of price,",
+             "/adapter fax": "adapter fax: choose from recovery, math, tools, summary, none",
+             "/example fax": "example fax: choose from math, follow, "}
+    _, output, errors = type_lines(new_session(), *wrong)
+    assert output == ""
+    for line, message in zip(errors.splitlines(), wrong.values(), strict=True):
+        assert line.startswith(f"error: {message}")
+
+
+def test_a_base_model_answers_no_questions(new_session, type_lines):
+    _, output, errors = type_lines(new_session(stage="core"), "/example", FOLLOW_UP)
+    assert output == "" and errors.count("error: core answers no questions") == 2
+
+
+def test_help_lists_the_commands(new_session, type_lines):
+    _, output, _ = type_lines(new_session(), "/help")
+    names = [line.split()[0] for line in output.splitlines()]
+    assert names == "/adapter /and /example /help /quit /stage /system /tools".split()
+
+
+def test_the_banner_has_a_question_of_each_family(new_session, capsys):
+    session = new_session()
+    sample.print_banner(session)
+    first, _, *lines = capsys.readouterr().out.splitlines()
+    assert first == "toy, sft. /help lists the commands."
+    assert [line.split()[0] for line in lines] == [*all_families()]
+    assert max(map(len, lines)) <= 100
+    session.do_stage("core")
+    sample.print_banner(session)
+    assert "It continues what you write." in capsys.readouterr().out
+
+
+# Examples.
+
+@pytest.mark.parametrize("family", ["math", "math deeper", "recall"])
+def test_an_example_is_asked_and_checked(family, new_session, type_lines):
+    task = draw_task(shell.FAMILIES[family], "test", random.Random(0).random())
+    shown = "".join(f"{m['role']}: {m['content']}\n" for m in task.messages())
+    for response, verdict in ((task.solution, "(right)"),
+                              ("x", f"(wrong, expected: {task.solution})")):
+        _, output, _ = type_lines(new_session(response), f"/example {family}")
+        assert output == f"{shown}{response}\n{verdict}\n"
+
+
+def test_an_example_for_tools_runs_the_calls(new_session, type_lines):
+    """The final answer is checked."""
+    task = draw_task(shell.FAMILIES["tools"], "test", random.Random(0).random())
+    calls, answer = task.answer
+    assert calls
+    for response, verdict in ((answer, "(right)"), ("x", f"(wrong, expected: {answer})")):
+        _, output, _ = type_lines(new_session(*calls, response), "/example tools")
+        assert output.startswith(f"system: {task.system}\nuser: {task.question}\n{calls[0]}\n    ")
+        assert output.endswith(f"\n{response}\n{verdict}\n")
+
+
+def test_examples_are_of_random_families(new_session, type_lines):
+    _, output, _ = type_lines(new_session(*"xxxxxxxxxxxx"), *["/example"] * 8)
+    assert len(set(output.split("\nx\n"))) > 5
+
+
+# Options.
 
 BAD_INPUT = {  # message: arguments
     "give 0, or 0.01 to 100": ["--temperature", "nan"],
@@ -94,10 +288,9 @@ def test_bad_input_gets_one_line_and_exit_code_2(message, pretrained, capsys):
 
 
 BAD_INPUT_LATER = {  # of a run that has all stages
-    "leave out one of the two": ["--quantized", "--stage", "sft"],
-    "add --quantized": ["--adapter", "math"],
+    "leave out one of the two": ["--adapter", "math", "--stage", "sft"],
     "adapter x: choose from recovery": ["--quantized", "--adapter", "x"],
-    "--tools fax: choose from price": ["--tools", "fax"],
+    "tools fax: give on, off or some of price": ["--tools", "fax"],
     "--stage reward1": ["--stage", "reward1"],  # a reward model does not talk
 }
 
@@ -177,3 +370,25 @@ def test_an_adapter_that_is_not_trained_is_refused(post_trained, tmp_path, capsy
     (folder / "math.pt").unlink()
     arguments = ["--run", folder, "--quantized", "--adapter", "math", "--prompt", "Hi"]
     assert_refused(call(capsys, sample, *arguments), "math.pt")
+
+
+def test_models_are_switched_in_a_session(post_trained, capsys, monkeypatch):
+    """A model that cannot be loaded leaves the one before in place."""
+    monkeypatch.setattr(sys, "stdin", Terminal("Hi", "/stage fox", "/stage core", "Hi",
+                                               "/adapter math", "/stage", "Hi"))
+    code, output, errors = call(capsys, sample, "--run", post_trained[0], "--max-new-tokens", 5)
+    assert code == 0 and errors.count("\n") == 1 and "--stage fox" in errors
+    assert output.startswith(f"{post_trained[0]}, committee2. /help")
+    answers = output.partition("> ")[2].split("> ")
+    assert answers[0] == answers[-2].removesuffix("\n") + "\n"  # committee2, the last one
+    assert answers[3].startswith("Hi")  # core continues the prompt
+
+
+def test_an_adapter_loads_the_quantized_model(post_trained, capsys, monkeypatch):
+    arguments = ["--run", post_trained[0], "--max-new-tokens", 5]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("/adapter math\nHi\n/adapter none\nHi\n"))
+    _, switched, errors = call(capsys, sample, *arguments)
+    assert errors == ""
+    assert switched == "".join(
+        call(capsys, sample, *arguments, "--quantized", "--adapter", name, "--prompt", "Hi")[1]
+        for name in ("math", "none"))

@@ -1,0 +1,165 @@
+"""A session with a trained model: the last conversation, and the commands of sample.py."""
+import codecs
+import random
+import textwrap
+
+import torch
+
+from afm_min import lora
+from afm_min.generate import stream
+from afm_min.lab.stages import STAGES, choose_model, warn_if_stale
+from afm_min.model import load_model
+from afm_min.ondevice import FEATURES
+from afm_min.quantize import QuantizedAFM
+from afm_min.run import UserError
+from afm_min.tokenizer import DOCUMENT, END
+from afm_min.world import tools
+from afm_min.world.families import all_families
+from afm_min.world.tasks import EVOLVED, PARAMETERS, declare, draw_task
+
+ADAPTERS = ["recovery", *FEATURES, "none"]
+CHAT_STAGES = list(STAGES)[list(STAGES).index("draft"):]  # from "draft" on, models answer questions
+FAMILIES = all_families(whole=True) | EVOLVED
+
+
+class Session:
+    """A model, and the last conversation with it.
+
+    The methods do_NAME are the commands. They take the text after /NAME, and /help prints their
+    docstrings."""
+
+    def __init__(self, run, arguments):
+        self.run, self.arguments = run, arguments
+        self.system = arguments.system
+        self.messages = []  # of the last conversation
+        self.rng = random.Random(arguments.seed)  # draws examples
+        self.adapters = None  # an AdapterCache if the model is the quantized one
+        self.do_tools(arguments.tools)
+        if arguments.quantized or arguments.adapter:
+            self.do_adapter(arguments.adapter)
+        else:
+            self.do_stage(arguments.stage)
+
+    def command(self, line):
+        """Run a command, such as "/stage sft"."""
+        name, _, text = line.removeprefix("/").partition(" ")
+        method = getattr(self, f"do_{name}", None)
+        if method is None:
+            raise UserError(f"there is no command /{name}: /help lists them")
+        method(text.strip())
+
+    def do_help(self, _):
+        """List the commands."""
+        for name in dir(self):
+            if name.startswith("do_"):
+                print(f"/{name[3:]:9}{getattr(self, name).__doc__}")
+
+    def do_quit(self, _):
+        """Leave, as Ctrl-D does. Ctrl-C ends only the answer, or the line you type."""
+        raise EOFError
+
+    def do_and(self, question):
+        """Continue the last conversation: /and Then 2 more come. How many now?"""
+        self.require_chat()
+        self.converse([*self.messages, {"role": "user", "content": question}])
+
+    def do_system(self, text):
+        """Begin the next conversations with a system message, or with none: /system Be brief."""
+        self.system = text
+
+    def do_tools(self, text):
+        """Declare tools in the next conversations: /tools price,age; /tools on (all); /tools off"""
+        names = {"on": [*PARAMETERS], "off": []}.get(text, text.split(","))
+        for name in names:
+            if name not in PARAMETERS:
+                raise UserError(f"tools {name}: give on, off or some of {','.join(PARAMETERS)}")
+        self.tools = declare(names) if names else ""
+
+    def do_stage(self, name):
+        """Load the model of a stage, by default of the last one: /stage sft"""
+        stage = choose_model(self.run, name)
+        self.model, self.adapters = load_model(self.run, stage), None
+        self.name, self.chats = stage, stage in CHAT_STAGES
+        warn_if_stale(self.run, stage)
+
+    def do_adapter(self, name):
+        """Attach an adapter to the quantized model: /adapter math; /adapter none detaches it."""
+        name = name or ("recovery" if self.run.checkpoint("recovery").exists() else "none")
+        if name not in ADAPTERS:
+            raise UserError(f"adapter {name}: choose from {', '.join(ADAPTERS)}")
+        adapters = self.adapters or lora.AdapterCache(
+            load_model(self.run, "quantize", QuantizedAFM), self.run.checkpoint)
+        adapters.use(None if name == "none" else name)
+        self.model, self.adapters = adapters.model, adapters
+        self.name, self.chats = f"quantize with adapter {name}", True
+        warn_if_stale(self.run, "quantize" if name == "none" else name)
+
+    def do_example(self, name):
+        """Ask an unseen question, and check the answer: /example math; /example of any family"""
+        self.require_chat()
+        if name and name not in FAMILIES:
+            raise UserError(f"example {name}: choose from {', '.join(FAMILIES)}")
+        family = FAMILIES[name or self.rng.choice([*FAMILIES])]
+        task = draw_task(family, "test", self.rng.random())
+        messages = task.messages()
+        if family.name == "tools":  # the model makes the calls: leave them out
+            messages = messages[:2]
+        for message in messages:
+            print(f"{message['role']}: {message['content']}")
+        self.converse(messages)
+        right = family.check(task, self.messages[-1]["content"])
+        print("(right)" if right else f"(wrong, expected: {task.solution})")
+
+    # Responses.
+
+    def require_chat(self):
+        """Raise UserError if the model only continues texts."""
+        if not self.chats:
+            raise UserError(f"{self.name} answers no questions: choose another model with /stage")
+
+    def respond(self, prompt):
+        """Print the answer to a question, in a new conversation, or a continuation of a text."""
+        if self.chats:
+            system = "\n".join(text for text in (self.system, self.tools) if text)
+            messages = [{"role": "system", "content": system}] if system else []
+            self.converse([*messages, {"role": "user", "content": prompt}])
+        else:  # continue up to where another document would begin
+            document = self.model.tokenizer.special(DOCUMENT)
+            ids = [document, *self.model.tokenizer.encode(prompt)]
+            self.print_response(ids, document, prefix=prompt)
+
+    def converse(self, messages):
+        """Append the model's turns and the results of its tool calls to a conversation, and print
+        them, results indented. If nothing fails, it becomes the last conversation."""
+        def reply(_):  # tools.converse passes [messages]
+            if messages[-1]["role"] == "tool":
+                print(textwrap.indent(messages[-1]["content"], "    "))
+            ids = self.model.tokenizer.encode_chat(messages, reply=True)
+            if len(ids) >= self.model.config.context:
+                raise UserError(f"{len(ids)} tokens fill the model's context, which has "
+                                f"{self.model.config.context}: ask without /and, or ask for less")
+            return [self.print_response(ids, self.model.tokenizer.special(END))]
+        tools.converse(reply, [messages])
+        if messages[-1]["content"].startswith(tools.CALL):
+            print("    no more calls in this conversation")  # the last one was not run
+        self.messages = messages
+
+    def print_response(self, ids, stop, prefix=""):
+        """Sample after ids until the token `stop`. Print prefix, then each token as it comes.
+
+        Returns the text without prefix. A character of several tokens is printed once complete."""
+        arguments, temperature = self.arguments, self.arguments.temperature
+        if temperature is None:
+            temperature = 0.0 if self.chats else 0.8
+        torch.manual_seed(arguments.seed)
+        utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        text = ""
+        # The batch has one row, and the log-probabilities are not needed.
+        for (token,), _ in stream(self.model, [ids], arguments.max_new_tokens, stop=stop,
+                                  temperature=temperature, top_p=arguments.top_p):
+            piece = utf8.decode(b"" if token == stop else self.model.tokenizer.vocab[token])
+            print(prefix + piece, end="", flush=True)
+            prefix = ""  # printed with the first token, so that a prompt that is too long is not
+            text += piece
+        print(utf8.decode(b"", final=True))
+        return text
