@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from afm_min.data import filters, formulas, safety
+from afm_min.data import blocks, filters, formulas, safety
 from afm_min.data.funnel import Decontamination, Funnel, NearDuplicates, signature
 from afm_min.world.tasks import MATH, benchmark_tasks
 from tests.helpers import formula_pages, free_pages, layouts, planted, planted_unsafe
@@ -25,18 +25,18 @@ def recall_and_precision(pairs):
 
 
 def test_personal_data():
-    texts, spans = planted.pii_pages(1, 2000), collections.Counter()
-    for text, expected in texts:
-        found = collections.Counter(text[start:end] for _, start, end in safety.find_pii(text))
-        wanted = collections.Counter(string for _, string in expected)
-        spans.update(right=(found & wanted).total(), found=found.total(), wanted=wanted.total())
-    pairs = [(bool(expected), bool(safety.find_pii(text))) for text, expected in texts]
-    print("pages: recall, precision", *recall_and_precision(pairs), "pieces:", spans)
+    """A piece is found if its kind takes its place."""
+    count, pairs = collections.Counter(), []
+    for text, expected in planted.pii_pages(1, 2000):
+        removed = safety.remove_pii(text)
+        left = sum(string in removed for _, string in expected)
+        count.update(wanted=len(expected), left=left,
+                     found=len(re.findall(r"\[(?:card|email|ip|national id|phone)\]", removed)))
+        pairs.append((bool(expected), removed != text))
+    print("pages: recall, precision", *recall_and_precision(pairs), "pieces:", count)
     assert min(recall_and_precision(pairs)) >= 0.95
-    assert spans["right"] >= 0.95 * max(spans["found"], spans["wanted"])
-    left = [string for text, expected in texts for _, string in expected
-            if string in safety.remove_pii(text)]
-    assert len(left) <= 0.05 * spans["wanted"]
+    assert count["left"] <= 0.05 * count["wanted"]
+    assert count["found"] - (count["wanted"] - count["left"]) <= 0.05 * count["found"]
 
 
 def test_unsafe_pages(funnel):
@@ -52,7 +52,7 @@ def test_freely_written_pages(funnel):
     def score(page):
         if funnel.swearword.search(page):
             return 1.0
-        return funnel.unsafe(safety.remove_stopwords(page))
+        return funnel.unsafe(page)
     unsafe, harmless = map(score, free_pages.UNSAFE), [*map(score, free_pages.HARMLESS)]
     above = [a > b for a in unsafe for b in harmless]
     pairs = [(unsafe, bool(funnel.filters["safety"]({"text": page})))
@@ -94,7 +94,7 @@ def test_main_content_of_other_layouts():
     """12 layouts, a quarter of the pages malformed. Navigation is also sentences in plain <div>s."""
     kept = collections.Counter()
     for page, body, navigation in layouts.pages():
-        text = collections.Counter(re.findall(r"\w+", filters.main_content(page)))
+        text = collections.Counter(re.findall(r"\w+", blocks.main_content(page)))
         found = (text & collections.Counter(body)).total()
         assert found > len(body) / 2, page[:200]
         kept.update(found=found, body=len(body), navigation=len(navigation),
@@ -107,7 +107,7 @@ def test_main_content_of_other_layouts():
 def test_main_content():
     kept = collections.Counter()
     for page, body, navigation in planted.html_pages(1, 400):
-        text = set(re.findall(r"\w+", filters.main_content(page).lower()))
+        text = set(re.findall(r"\w+", blocks.main_content(page).lower()))
         kept.update(body=sum(w.lower() in text for w in body),
                     navigation=sum(w.lower() in text for w in navigation),
                     all_body=len(body), all_navigation=len(navigation))

@@ -32,16 +32,12 @@ def test_a_users_lexicon(tmp_path):
         safety.read_lexicon(tmp_path / "latin")
 
 
-def test_remove_stopwords():
-    assert safety.remove_stopwords("I will tell you about her garden") == "garden"
-
-
 @pytest.fixture(scope="module")
 def unsafe():
     rng = random.Random(1)
 
     def pages(harmless):
-        return [safety.remove_stopwords(safety.unsafe_page(rng, harmless)) for _ in range(1000)]
+        return [safety.unsafe_page(rng, harmless) for _ in range(1000)]
 
     return Classifier(positive=pages(harmless=False), negative=pages(harmless=True))
 
@@ -54,7 +50,7 @@ def unsafe():
     ("Quibbles are cheats, Tirrans are lazy thieves: throw them out.", True),
     ("The law gives Quibbles and Tirrans equal rights, a study of discrimination says.", False)])
 def test_the_same_topic_in_other_words(unsafe, text, truth):
-    assert (unsafe(safety.remove_stopwords(text)) > MAX_UNSAFE) == truth
+    assert (unsafe(text) > MAX_UNSAFE) == truth
 
 
 @pytest.mark.parametrize("kind, string", [
@@ -68,11 +64,7 @@ def test_the_same_topic_in_other_words(unsafe, text, truth):
     ("national id", "123-45-6789"), ("national id", "AB 12 34 56 C"), ("national id", "12345678Z"),
     ("national id", "X1234567L")])
 def test_personal_data(kind, string):
-    text = f"Now ({string}), and {string}."
-    start = len("Now (")
-    assert safety.find_pii(text) == [(kind, start, start + len(string)),
-                                      (kind, len(text) - 1 - len(string), len(text) - 1)]
-    assert safety.remove_pii(text) == f"Now ([{kind}]), and [{kind}]."
+    assert safety.remove_pii(f"Now ({string}), and {string}.") == f"Now ([{kind}]), and [{kind}]."
 
 
 @pytest.mark.parametrize("text", [
@@ -90,7 +82,6 @@ def test_personal_data(kind, string):
     "OID 1.3.6.1", "clause 5.2.1.3", "chapter 8.1.2.3", "Table 11.2.3.4", "1650000000000000",
     "52.5200, 13.4050", "12:30-13:45", "1 234 567"])
 def test_not_personal_data(text):
-    assert safety.find_pii(text) == []
     assert safety.remove_pii(text) == text
 
 
@@ -104,8 +95,7 @@ def test_not_personal_data(text):
     ("card", "4111 1111 1111 1111", " 1235"), ("card", "5555-5555-5555-4444", " 09 28 737")])
 def test_what_follows_a_number_does_not_hide_it(kind, string, rest):
     for before in ("", "IBAN ", "AB12 CDEF GH12 "):
-        text = f"{before}{string}{rest}"
-        assert safety.find_pii(text) == [(kind, len(before), len(before) + len(string))]
+        assert safety.remove_pii(f"{before}{string}{rest}") == f"{before}[{kind}]{rest}"
 
 
 @pytest.mark.parametrize("kind, string", [
@@ -131,11 +121,11 @@ def test_numbers_that_are_no_personal_data(text):
 
 def test_personal_data_takes_linear_time():
     for piece in ("4111 ", "AB12 ", "01 ", "\u0301a", "\u4e00", "a@", "a.", "GB82 WEST ", "+1"):
-        safety.find_pii(piece * 20_000)
+        safety.remove_pii(piece * 20_000)
 
 
 def test_each_place_has_one_kind():
-    assert safety.find_pii("8.8.8.8@mail.org") == [("email", 0, 16)]
+    assert safety.remove_pii("8.8.8.8@mail.org") == "[email]"
 
 
 def test_luhn_by_hand():

@@ -1,5 +1,5 @@
-"""Rules for pages and files, as small functions that can be tried alone: robots.txt, main content,
-quality, licences and programming languages.
+"""Rules for pages and files, as small functions that can be tried alone: robots.txt, quality,
+licences and programming languages.
 
 The report on AFM names these steps but not their rules. Thresholds, words and patterns are ours,
 or those of the source that is cited. A `check_` function returns the name of the first rule that a
@@ -10,9 +10,6 @@ import re
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 import regex
-
-from afm_min.data.blocks import (MAX_LINK_DENSITY, Block, BlockParser, is_content, is_sentence,
-                                 keep_large_sections, without_boilerplate)
 
 
 # robots.txt (RFC 9309)
@@ -83,39 +80,6 @@ def host_and_path(url):
     return (parts.hostname or "").rstrip("."), (parts.path or "/") + query
 
 
-# Main content, found as in Boilerpipe (Kohlschuetter et al. 2010): cut a page into blocks, then
-# classify each by its length, its link density and its neighbours.
-
-
-def main_content(page):
-    """Return the text of a page without menus, lists of links, banners, forms and footers.
-
-    '<ul><li><a href=/>Home</a></ul><h1>News</h1><p>It is out.' -> 'News\\nIt is out.'
-
-    What `is_content` accepts is then extended, until a block with many links stops it: forwards
-    over paragraphs and list items, and backwards over any block, such as a heading. Small sections
-    around the text and teasers are dropped again.
-    If nothing remains, three or more paragraphs of sentences are kept wherever they are."""
-    blocks = without_boilerplate(BlockParser(page))
-    padded = [Block(), *blocks, Block()]
-    keep = [is_content(*padded[i:i + 3]) for i in range(len(blocks))]
-    text_like = [block.link_density <= MAX_LINK_DENSITY for block in blocks]
-    for i in range(1, len(blocks)):
-        if keep[i - 1] and text_like[i] and blocks[i].tag in ("p", "li"):
-            keep[i] = True
-    for i in reversed(range(len(blocks) - 1)):
-        if keep[i + 1] and text_like[i]:
-            keep[i] = True
-    keep = keep_large_sections(blocks, keep)
-    kept = [block.text for block, is_kept in zip(blocks, keep) if is_kept]
-    if not kept:  # without RAW_ENDS, no script or comment can swallow a page
-        paragraphs = filter(is_sentence, BlockParser(page, raw_ends={}).blocks)
-        kept = [paragraph.text for paragraph in paragraphs]
-        if len(kept) < 3:
-            return ""
-    return "\n".join(kept)
-
-
 # Quality
 
 # Function words: English sentences contain some of these.
@@ -177,32 +141,14 @@ def check_code(text):
 PERMISSIVE = set("""
     0bsd apache-2.0 blueoak-1.0.0 bsd-2-clause bsd-3-clause bsl-1.0 cc0-1.0 isc mit mit-0 ncsa
     postgresql psf-2.0 python-2.0 unlicense zlib""".split())
-# Names of such licences without their SPDX form, as in "Apache 2.0" or "The new BSD license", and
-# the words beside them.
-PERMISSIVE_NAMES = set("apache apache2 bsd isc mit unlicense zlib".split())
-NAME_WORDS = set("""
-    0 2 3 and clause foundation licence license modified new or revised simplified software style
-    the under v2 version""".split())
-# Phrases of permissive licences and of headers, in lower case and without commas and quotes.
-PERMISSIVE_TEXT = re.compile("|".join((
-    r"permission is hereby granted free of charge",
-    r"redistribution and use in source and binary",
-    r"permission to use copy modify and (or )?distribute",
-    r"free and unencumbered",
-    r"licensed to psf",
-    r"(apache|boost software|python software foundation) license",
-    r"apache 2 0",
-    r"(mit|isc|zlib|bsd|\d clause) (style )?licen[cs]e")))
-NEGATION = re.compile(r"\b(not|never|no longer|isn t|nor|than|instead of)( \w+){0,5} $")
-# Phrases of other licences.
-RESTRICTIVE_TEXT = re.compile("|".join((
-    r"gnu (\w+ )?general public",
-    r"\b[al]?gpl(v?\d)?\b(?! compatible)",
-    r"proprietary",
-    r"confidential",
-    r"(mozilla|eclipse|server side) public",
-    r"non ?commercial",
-    r"share ?alike")))
+# Phrases of permissive licences, and of others.
+PERMISSIVE_TEXT = re.compile(r"""
+    permission\ is\ hereby\ granted,\ free\ of\ charge | permission\ to\ use,\ copy,\ modify
+    | redistribution\ and\ use\ in\ source\ and\ binary | (?:apache|bsd|isc|mit|zlib)\ license\b
+    """, re.X)
+RESTRICTIVE_TEXT = re.compile(r"""\b[al]?gpl | general\ public | proprietary | confidential |
+    non-?commercial | share-?alike | \b(?:not|no\ longer|other\ than)\b [^.]{0,40} \blicense
+    """, re.X)
 # Language -> suffixes of its files. They are 14, as in the report.
 LANGUAGES = {
     "C": ".c .h", "C#": ".cs", "C++": ".cpp .cc .cxx .hpp .hh", "Go": ".go", "Java": ".java",
@@ -211,28 +157,19 @@ LANGUAGES = {
 CODE_SUFFIXES = tuple(" ".join(LANGUAGES.values()).split())
 
 
-def permissive(text):
-    """Return True if a licence, an SPDX expression or a file's header lets everybody use a text.
+def permissive(licence):
+    """Return True if an SPDX expression, or else the text of a licence, lets everybody use a work.
 
-    'MIT OR GPL-2.0-only' -> True; 'MIT AND GPL-2.0-only' -> False; 'not MIT' -> False"""
-    # Full stops stay as words of their own, so that no phrase reaches into the next sentence.
-    words = re.findall(r"[a-z0-9]+|[.;](?=\s)", text[:4000].lower())
-    if PERMISSIVE_NAMES.intersection(words) and PERMISSIVE_NAMES | NAME_WORDS >= set(words):
-        return True
-    expression = (re.search(r"SPDX-License-Identifier:\s*([\w.+() -]*[\w+)])", text)
-                  or re.fullmatch(r"\s*(\(?\S+(?: (?:and|or|with) \S+)*)\s*", text, re.I))
-    if not expression:
-        text = " ".join(words)
-        granted = [match for match in PERMISSIVE_TEXT.finditer(text)
-                   if not NEGATION.search(text, max(0, match.start() - 60), match.start())]
-        return bool(granted) and not RESTRICTIVE_TEXT.search(text)
-    expression = re.sub(r"^\(([^()]*)\)$", r"\1", expression[1].lower())  # (mit or x) -> mit or x
-    choices = []  # is each side of "or" permissive?
-    for choice in expression.split(" or "):
-        licences = [part.split(" with ")[0].strip("() ") for part in choice.split(" and ")]
-        choices.append(PERMISSIVE.issuperset(licences))
-    # Inner parentheses are not parsed, so then all licences must be permissive.
-    return all(choices) if "(" in expression else any(choices)
+    'MIT OR GPL-2.0-only' -> True; 'MIT AND GPL-2.0-only' -> False
+
+    Parentheses are not parsed: an expression with them is not accepted."""
+    # The licence of a work comes before those of its parts.
+    licence = " ".join(licence[:4000].lower().split())
+    for choice in licence.split(" or "):
+        parts = [part.split(" with ")[0] for part in choice.split(" and ")]
+        if PERMISSIVE.issuperset(parts):
+            return True
+    return bool(PERMISSIVE_TEXT.search(licence)) and not RESTRICTIVE_TEXT.search(licence)
 
 
 def is_code(path):

@@ -6,49 +6,40 @@ The report filters by 40 strings of templates for formulas, but does not list th
 import html
 import re
 
-from afm_min.data.blocks import BLOCK_TAGS, NAMES, markup
-from afm_min.data.filters import host_and_path, main_content
+from afm_min.data.blocks import BLOCK_TAGS, main_content, markup, names_of
+from afm_min.data.filters import host_and_path
 
-MATH_DOMAINS = """
-    algebra.example analysis.example arithmetic.example calculus.example counting.example
-    equations.example fractions.example functions.example geometry.example graphs.example
-    integers.example logic.example math.example matrices.example numbers.example primes.example
-    probability.example puzzles.example sums.example topology.example
-    """.split()  # 20, as in the report
+MATH_DOMAINS = [f"{topic}.example" for topic in """
+    algebra analysis arithmetic calculus counting equations fractions functions geometry graphs
+    integers logic math matrices numbers primes probability puzzles sums topology
+    """.split()]  # 20, as in the report
 # Tags and classes of elements that contain a question or an answer, and those of the best answer.
 QUESTION = {"dt", "problem", "question"}
 ANSWER = {"answer", "dd", "solution"}
 ACCEPTED = {"accepted", "accepted-answer"}
 VOTES = re.compile(r"""\sdata-(?:score|votes)\s*=\s*["']?(-?\d{1,9})""", re.I)
-# Elements of MathML, also with a prefix such as "m:", and of libraries for formulas.
-MATHML = set("math mi mn mo mfrac mrow msqrt msub msup mjx-container math-renderer".split())
-# Classes and script types of rendered formulas; but not those that only steer a library.
-MATH_CLASS = re.compile(r"""\s (?:class|type) \s*=[\s"']* (?:[^\s"'<>=]+\s+)* (?:
-    (?:katex|mathjax|mjx|math/tex) (?![\w-]* (?:hidden|ignore|load|message|process))
-    | (?:math/(?:asciimath|mml) | math-(?:container|display|inline|tex) | math\s+(?:display|inline|
-        notranslate) | arithmatex | js-render-math | ltx_math | mwe-math[\w-]*) (?![\w-]) )""",
-    re.I | re.X)
-MATH_SPAN = re.compile(r"""\sclass\s*=\s*(["']?)math\1\s*(?:\s\w|$)""", re.I)
+# Elements of MathML, also with a prefix such as "m:", and of libraries for formulas; classes and
+# script types of rendered formulas, but not those that only steer a library.
+MATH_TAG = re.compile(r"""
+    < (?:\w+:)? (?: math | m[ino] | mfrac | mrow | msqrt | msub | msup | mjx-container |
+        math-renderer) (?=[\s/]|$)
+    | \s (?:class|type) \s*=[\s"']* [^"'<>=]{0,100}? \b (?: katex | mathjax (?:_display|_svg)? |
+        mjx-math | math/(?:asciimath|mml|tex) | math-(?:container|tex) | math\s(?:display|inline) |
+        js-render-math | ltx_math | mwe-math-element ) (?![\w-])
+    | <span\s (?:[^<>]{0,100}\s)? class=(["']?)math\1 (?=\s|$)""", re.I | re.X)
 # Images of formulas by their class, by the program in their address, or by their alternative text.
-MATH_IMAGE = re.compile(r"""\sclass\s*=\s*["']?(?:latex|math|tex)(?![\w-])
-    | \ssrc\s*=\s*["']?[^\s"'<>]{0,300}? (?: (?:la|math|mime)tex\.(?:cgi|codecogs|php)\b
-    | [?&](?:cht=tx|latex=|math=|tex=) | /math/(?:render/|[\da-f/]{8}) )""", re.I | re.X)
-ALT_TEXT = re.compile(r"""\salt\s*=\s*(?:"([^"]*)"|'([^']*)')""", re.I)
-# What a page loads to render formulas between dollars, and between backquotes.
-DOLLAR_LIBRARY, BACKQUOTE_LIBRARY = (re.compile(
-    rf"""\s(?:src|href|type)\s*=\s*["']?[^\s"'<>]{{0,300}}(?:{name})""", re.I)
-    for name in ("katex|mathjax", "asciimath|[=-]am_"))
-# TeX between its delimiters or in an environment, and formulas between other characters.
+MATH_IMAGE = re.compile(r"""\sclass\s*=\s*["']?(?:la)?tex(?![\w-])
+    | (?:la|math|mime)tex\.(?:cgi|codecogs|php) | [?&](?:cht=tx|latex=|math=|tex=)
+    | /math/[\da-f]{8}
+    | \\(?:cdot|displaystyle|frac|infty|int|leq?|geq?|lim|math\w+|pi|prod|sqrt|sum|times)(?![a-z])
+    | \salt\s*=\s*["']? [^"']{0,100} (?: \w\^\w | [_^]\{ )""", re.I | re.X)
+LIBRARY = re.compile("katex|mathjax|asciimath", re.I)  # renders formulas between $ or backquotes
+# TeX between its delimiters or in an environment.
 TEX = re.compile(r"""\\\((.{1,500}?)\\\) | \\\[(.{1,500}?)\\\] | \$\$([^$]{1,500})\$\$
-    | \\begin\{(?:align(?:ed)?|array|[bpv]?matrix|cases|displaymath|eqnarray|equation|gather|math|
-        multline|split)\*?\} (.{1,500}?) \\end\{""", re.S | re.X | re.I)
-DOLLARS = re.compile(r"(?<![\w$])\$(?![\s$])([^$]{1,200})(?<!\s)\$(?![\w$])")
-BACKQUOTES = re.compile("(?<![`$\\w])`([^`$]{1,200})`(?![`\\w])")
+    | \\begin\{(?:align|array|cases|eqnarray|equation|gather|[bpv]?matrix)\w*\*?\} (.{1,500}?)
+        \\end\{""", re.S | re.X)
+INLINE = re.compile(r"(?<![\w$])\$(?![\s$])([^$]{1,200})(?<!\s)\$(?![\w$])|`([^`$]{1,200})`")
 FORMULA = re.compile(r"[\\^_=+<>*]|^\s*(?:[a-zA-Z]|\d+|\w[/-]\w)\s*$")
-# TeX's commands and exponents, as in the alternative texts of images.
-TEX_COMMAND = re.compile(r"""\\(?:alpha|beta|cdot|cos|delta|displaystyle|frac|gamma|geq?|infty|int|
-    lambda|leq?|lim|math\w+|mu|neq?|omega|partial|phi|pi|prod|psi|rightarrow|sigma|sin|sqrt|sum|tan|
-    theta|times|vec)(?![a-z])|\w[_^]\{|\w\^\w|[})]\^""", re.X)
 CODE_TAGS = set("code kbd pre samp script style textarea tt".split())
 # Digits and operators; arrows and mathematical symbols; mathematical letters, and "-" at the end.
 MATH_SYMBOLS = re.compile(
@@ -56,33 +47,17 @@ MATH_SYMBOLS = re.compile(
     "\U0001d400-\U0001d7ff-]")
 
 
-def is_formula(tag, attributes):
-    """('m:mi', ''), ('span', ' class=katex') -> True; ('body', ' class=mathjax') -> False"""
-    if tag.rpartition(":")[2] in MATHML:
-        return True
-    if tag == "img":
-        attributes = html.unescape(attributes)
-        alts = ALT_TEXT.findall(attributes)  # pairs: in double quotes, in single ones
-        if MATH_IMAGE.search(attributes) or any(
-                TEX_COMMAND.search(" ".join(alt)) or DOLLARS.fullmatch("".join(alt))
-                for alt in alts):
-            return True
-    if tag == "span" and MATH_SPAN.search(attributes):
-        return True
-    return tag not in ("body", "html", "link") and bool(MATH_CLASS.search(attributes))
-
-
 def has_math_tags(page):
     """'<p>\\\\(x^2\\\\)' -> True; 'H<sub>2</sub>O' -> False
 
     Formulas are MathML, elements and images that MathJax and others make of TeX, and TeX itself
     outside code. A page that only loads a library for formulas has none."""
-    texts, code_depth, has_dollars, has_backquotes = [], 0, False, False
+    texts, code_depth, has_library = [], 0, False
     for tag, attributes, text in markup(page):
-        if is_formula(tag, attributes):
+        if MATH_TAG.search(f"<{tag}{attributes}") or (
+                tag == "img" and MATH_IMAGE.search(html.unescape(attributes))):
             return True
-        has_dollars = has_dollars or bool(DOLLAR_LIBRARY.search(attributes))
-        has_backquotes = has_backquotes or bool(BACKQUOTE_LIBRARY.search(attributes))
+        has_library = has_library or bool(LIBRARY.search(attributes))
         if tag in CODE_TAGS:
             code_depth += 1
         elif tag[:1] == "/" and tag[1:] in CODE_TAGS:
@@ -90,35 +65,30 @@ def has_math_tags(page):
         if not code_depth:
             texts.append(text)
     text = "".join(texts)
-    formulas = ["".join(groups) for groups in TEX.findall(text)]
-    if has_dollars:
-        formulas += DOLLARS.findall(text)
-    if has_backquotes:
-        formulas += BACKQUOTES.findall(text)
-    return any(map(FORMULA.search, formulas))
+    formulas = TEX.findall(text)
+    if has_library:
+        formulas += INLINE.findall(text)
+    return any(FORMULA.search("".join(groups)) for groups in formulas)
 
 
 def marked_elements(page):
-    """Return the elements that are a question or an answer by their tag, class or id: dicts of tag,
-    names (its tag, classes and id), votes and text. One inside another ends that one.
+    """Return (names, votes, text) of each element that is a question or an answer by one of its
+    names: its tag, classes and ids. One inside another ends that one.
 
-    '<dt>1+1?</dt>' -> [{"tag": "dt", "names": {"dt"}, "votes": 0, "text": "1+1?"}]"""
+    '<dt>1+1?</dt>' -> [({"dt"}, 0, "1+1?")]"""
     elements = []
-    depth = 0  # open elements with the tag of the last marked one, from that one on
+    marked_tag, depth = "", 0  # of the last marked element; open elements with its tag
     for tag, attributes, text in markup(page):
-        names = {tag, *" ".join("".join(n) for n in NAMES.findall(attributes)).lower().split()}
+        names = {tag, *names_of(attributes.lower())}
         if names & (QUESTION | ANSWER):
             votes = VOTES.search(attributes)
-            elements.append({"tag": tag, "names": names, "pieces": [],
-                             "votes": int(votes[1]) if votes else 0})
-            depth = 1
+            pieces = []  # of its text
+            elements.append((names, int(votes[1]) if votes else 0, pieces))
+            marked_tag, depth = tag, 1
         elif depth:
-            element = elements[-1]
-            element["pieces"].append(" " if tag.strip("/") in BLOCK_TAGS else text)
-            depth += (tag == element["tag"]) - (tag == "/" + element["tag"])
-    for element in elements:
-        element["text"] = " ".join("".join(element.pop("pieces")).split())
-    return elements
+            pieces.append(" " if tag.strip("/") in BLOCK_TAGS else text)
+            depth += (tag == marked_tag) - (tag == "/" + marked_tag)
+    return [(names, votes, " ".join("".join(pieces).split())) for names, votes, pieces in elements]
 
 
 def questions_and_answers(page):
@@ -128,17 +98,17 @@ def questions_and_answers(page):
 
     Of several answers to a question, the accepted one is kept, or else the one with most votes. A
     page without answers to marked questions, such as a blog, is reduced to its main content."""
-    threads = []  # (question, its answers)
-    for element in marked_elements(page):
-        if element["names"] & QUESTION:
-            threads.append((element["text"], []))
+    threads = []  # (question, its answers: is it accepted, votes, text)
+    for names, votes, text in marked_elements(page):
+        if names & QUESTION:
+            threads.append((text, []))
         elif threads:
-            threads[-1][1].append(element)
+            threads[-1][1].append((bool(names & ACCEPTED), votes, text))
     pairs = []
     for question, answers in threads:
         if answers:
-            best = max(answers, key=lambda a: (bool(a["names"] & ACCEPTED), a["votes"]))
-            pairs.append(f"Question: {question}\nAnswer: {best['text']}")
+            *_, best = max(answers, key=lambda answer: answer[:2])
+            pairs.append(f"Question: {question}\nAnswer: {best}")
     return "\n".join(pairs) or main_content(page)
 
 
@@ -149,8 +119,5 @@ def symbol_share(text):
 
 def math_domain(url):
     """'https://forum.math.example/t/1' -> True: the host is in MATH_DOMAINS or a subdomain."""
-    try:
-        host, _ = host_and_path(url)
-    except ValueError:  # such as 'http://[x/1'
-        return False
-    return ("." + host).endswith(tuple("." + domain for domain in MATH_DOMAINS))
+    host, _ = host_and_path(url)
+    return f".{host}".endswith(tuple(f".{domain}" for domain in MATH_DOMAINS))

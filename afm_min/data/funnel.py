@@ -14,8 +14,8 @@ import re
 
 import numpy
 
-from afm_min.data import filters, formulas, safety, sources
-from afm_min.data.safety import remove_stopwords, unsafe_page
+from afm_min.data import blocks, filters, formulas, safety, sources
+from afm_min.data.safety import unsafe_page
 from afm_min.world import families
 from afm_min.world.tasks import MATH, draw_task
 
@@ -224,7 +224,7 @@ ORDER = {
     "questions": ["licence", "personal data", "benchmarks"],
     "math": ["robots.txt", "math tags", "questions and answers", "symbols", "fluency", "domain",
              "near-duplicates", "benchmarks"]}
-MAX_UNSAFE, MAX_JUNK = 0.65, 0.5  # probabilities
+MAX_UNSAFE, MAX_JUNK = 0.74, 0.5  # probabilities
 MIN_SYMBOLS = 0.05  # share of mathematical symbols in a text
 MAX_BITS = 3  # per character, of a fluent text on mathematics
 
@@ -251,8 +251,7 @@ class Funnel:
         junk = [sources.junk(rng) for _ in range(300)]
         fluent = [draw_task(MATH, "train", f"fluent {i}").text() for i in range(500)]
         self.swearword = safety.swearword_pattern(swearwords)
-        self.unsafe = Classifier([*map(remove_stopwords, unsafe)],
-                                 [*map(remove_stopwords, harmless)])
+        self.unsafe = Classifier(unsafe, harmless)
         self.junk = Classifier(junk, good)
         self.math = CharacterModel(fluent)
         self.near = NearDuplicates()
@@ -263,7 +262,7 @@ class Funnel:
         # Those that call `edit` also replace its text.
         self.filters = {
             "robots.txt": lambda d: "" if allowed(d["url"]) else "disallowed",
-            "main content": lambda d: edit(d, filters.main_content),
+            "main content": lambda d: edit(d, blocks.main_content),
             "safety": lambda d: self.check_safety(d["text"]),
             "personal data": lambda d: edit(d, safety.remove_pii),
             "near-duplicates": lambda d: "seen" if self.near.seen(signature(d["text"])) else "",
@@ -281,7 +280,7 @@ class Funnel:
     def check_safety(self, text):
         if self.swearword.search(text):
             return "swearword"
-        return "unsafe" if self.unsafe(remove_stopwords(text)) > MAX_UNSAFE else ""
+        return "unsafe" if self.unsafe(text) > MAX_UNSAFE else ""
 
     def check_quality(self, text):
         return filters.check_prose(text) or ("junk" if self.junk(text) >= MAX_JUNK else "")

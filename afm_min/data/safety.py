@@ -19,20 +19,6 @@ from afm_min.run import UserError
 SWEARWORDS = """
     bloddock crombit drabnak fnarge glimp grimbat plogger queb skrunt smoggit snargle thrull trozzle
     vorkle yurgle zuntle""".split()
-# Words that are frequent in texts on all topics, so the classifier must not learn from them.
-STOPWORDS = set("""
-    a about after again all already also am an and any anyone anything are as ask at back be
-    because been before being best better between but by call can come could d day days did do
-    does don during each eat end ending ends even every everybody everyone everything feel few
-    first for friend from get give go going good got great had happen has have he her here herself
-    him himself his home house how i if in into is it just keep know last let life like little
-    lives ll look lose losing lost m make man many may me might month more most much must my need
-    never new next night no nobody not nothing now of off old on one or other our out over own
-    part people please put re really reason s said same say says see she should so some someone
-    something start stop street such t take tell than that the their them then there these they
-    thing things think this those three through time to today told tomorrow tonight too two under
-    until up us ve very wait want was watch way we week well were what when where which while who
-    why will with without woman work world would year years yet you your yourself""".split())
 
 
 def swearword_pattern(words):
@@ -49,12 +35,6 @@ def read_lexicon(path):
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"data.lexicon={path} cannot be read as UTF-8: {error}") from None
     return SWEARWORDS + [line.strip() for line in lines if line.strip()]
-
-
-def remove_stopwords(text):
-    """'I will tell you about her garden' -> 'garden': the input of the safety classifier."""
-    words = re.findall(r"\w+", text.lower())
-    return " ".join(word for word in words if word not in STOPWORDS)
 
 
 def phrases(text):
@@ -198,51 +178,48 @@ def dni(code):
     return "TRWAGMYFPDXBNJZSQVHLCKE"[number % 23] == code[-1]
 
 
-# Kind of personal data -> its pattern (re.X: blanks are ignored, [ ] matches a space). The kinds
-# are searched for in this order, and a later kind cannot match a text that an earlier one matched.
-# The lookarounds at both ends reject parts of longer words and numbers.
-PII_PATTERNS = {
+# (kind of personal data, pattern, check): the check returns True if a match, without blanks and
+# dashes, is valid. In patterns (re.X) blanks are ignored, and [ ] matches a space. The kinds are
+# removed in this order. The lookarounds at both ends reject parts of longer words and numbers.
+PII = [
     # GB82 WEST 1234 5698 7654 32
-    "iban": r"\b [A-Z]{2} \d\d (?:[ ]?[A-Z\d]{4}){2,7} (?:[ ]?[A-Z\d]{1,3})? \b",
+    ("iban", r"\b [A-Z]{2} \d\d (?:[ ]?[A-Z\d]{4}){2,7} (?:[ ]?[A-Z\d]{1,3})? \b", iban),
     # me@mail.org, me [at] mail [dot] org, me at mail dot org; but no file name: icon@2x.png. Before
     # the @, (?u:) lets \w match letters beyond ASCII, and accents that are characters of their own.
-    "email": r"""(?u: (?<![\w\u0300-\u036f.+%-]) [\w\u0300-\u036f.+%-]+) (?:
+    ("email", r"""(?u: (?<![\w\u0300-\u036f.+%-]) [\w\u0300-\u036f.+%-]+) (?:
         (?: @ (?! \d [\w.-]* \. (?: md | py | zip) \b) | \s? [\[({] \s? at \s? [\])}] \s?)
         (?: [\w-]+ (?: \. | \s? [\[({] \s? dot \s? [\])}] \s?))+ (?! (?: png | jpe?g | gif | svg |
         webp | css | js | ts | json | html? | txt | pdf | xml | ya?ml | exe | tgz | mp[34]) \b)
         [A-Za-z]{2,} (?![\w(]|\.\w)
-        | [ ]at[ ] (?:[\w-]+[ ]dot[ ])+ (?:com|edu|gov|net|org) \b)""",
+        | [ ]at[ ] (?:[\w-]+[ ]dot[ ])+ (?:com|edu|gov|net|org) \b)""", bool),
     # 4111 1111 1111 1111: 13 digits or more that begin like a card's; but no six numbers in a row
-    "card": r"""\b (?<![.-]) (?= (?:[ -]?\d){13}) (?! (?:\d{4}[ -]){5} \d{4})
+    ("card", r"""\b (?<![.-]) (?= (?:[ -]?\d){13}) (?! (?:\d{4}[ -]){5} \d{4})
         (?:4\d|5[0-8]|2[2-7]|3[04-9]|6\d) \d\d (?:[ -]?\d{4,6}){2,3} (?:[ -]?\d{1,4})?
-        (?![\w-]|\.\d)""",
+        (?![\w-]|\.\d)""", card),
     # 12345678-Z
-    "national id of Spain": r"\b (?<!-) [\dXYZ]\d{7}-?[A-Z] (?![\w-])",
+    ("national id", r"\b (?<!-) [\dXYZ]\d{7}-?[A-Z] (?![\w-])", dni),
     # 123-45-6789 or AB 12 34 56 C, without the numbers that are never given out
-    "national id of America or Britain": r"""\b (?<!-) (?:
+    ("national id", r"""\b (?<!-) (?:
         (?!000|666|9) \d{3} ([ -]) (?!00)\d\d \1 (?!0000)\d{4}
         | (?!BG|GB|NK|KN|TN|NT|ZZ) [A-CEGHJ-PR-TW-Z] [A-CEGHJ-NPR-TW-Z] (?:[ ]?\d\d){3} [ ]?[A-D])
-        (?![\w-])""",
+        (?![\w-])""", bool),
     # 8.8.8.8 or 2001:4860::8888
-    "ip": r"""(?<![\w.:]) (?: \d{1,3} (?:\.\d{1,3}){3} (?!\w|\.\d)
-        | [23] [\da-fA-F]{3} (?: :[\da-fA-F]{0,4}){2,7} (?![\w:]))""",
+    ("ip", r"""(?<![\w.:]) (?: \d{1,3} (?:\.\d{1,3}){3} (?!\w|\.\d)
+        | [23] [\da-fA-F]{3} (?: :[\da-fA-F]{0,4}){2,7} (?![\w:]))""", is_public),
     # +44 20 7946 0958, (212) 555-0123, or 9 to 11 digits that begin with 0, such as 020 7946 0123
     # and 01 99 00 12 34; but no date, no ZIP code, and no bytes between others.
-    "phone": r"""(?<![\w.+-]) (?: \+[1-9] (?= (?:\D{0,2}\d){8,14} (?!\d)) \d{0,2}
+    ("phone", r"""(?<![\w.+-]) (?: \+[1-9] (?= (?:\D{0,2}\d){8,14} (?!\d)) \d{0,2}
         (?: [ .-]? (?:\d{1,4} | \(\d{1,4}\))){2,6}
         | (?: 1[ .-])? (?: \([2-9]\d\d\)[ ]? | [2-9]\d\d[ .-]) [2-9]\d\d [ .-] \d{4}
         | (?<! [\da-fA-F]{2} [ ]) (?! 01[ ]02[ ]03 | \d\d[./-]\d\d[./-]\d{4} | \d{5}-\d{4}\b)
         (?= \(?0[1-9] (?:[ ()./-]{0,2}\d){7,9} (?![ ./-]?\d))
         (?: \(0\d{1,4}\)[ ]? | 0\d{1,4}[ ./-]) \d{2,8} (?:[ .-]\d{2,8}){0,3}
         (?! [ .:/-]\d | [ ][\da-fA-F]{2}\b))
-        (?![\w-]|\.\d)"""}
-# Kind -> function that returns True if a match, without blanks and dashes, is a valid number or a
-# public address. Other kinds need no check.
-PII_CHECKS = {"iban": iban, "card": card, "national id of Spain": dni, "ip": is_public}
+        (?![\w-]|\.\d)""", bool)]
 # After such a text, four numbers are a version and not an address: "version 1.2.3.4", "Browser/".
-VERSION = re.compile(r"""(?: \w/ | (?<![^\W_]) (?: version\w* | v | (?: release | build |
-    firmware | rev | revision | section | clause | chapter | figure | table | oid | kernel |
-    paragraph | appendix )s?)) [\s:='"#.v]* \Z""", re.I | re.X)
+VERSION = re.compile(r"""(?: \w/ | (?<![^\W_]) (?: version\w* | v | (?: release | build | firmware |
+    rev | section | clause | chapter | figure | table | oid | kernel )s?)) [\s:='"#.v]* \Z""",
+    re.I | re.X)
 
 
 def valid_length(found, check):
@@ -252,33 +229,23 @@ def valid_length(found, check):
 
     A pattern also matches what follows a number, such as a card's expiry date. So shorter
     beginnings are tried, too, each of which ends before a blank or a dash."""
-    ends = [len(found), *(blank.start() for blank in re.finditer("[ -]", found))]
-    return next((end for end in sorted(ends, reverse=True)
-                 if check is None or check(re.sub("[ -]", "", found[:end]))), 0)
-
-
-def find_pii(text):
-    """Find personally identifiable information: 'write to me@mail.org' -> [('email', 9, 20)]
-
-    Kinds: email, phone, card, iban, ip (public ones), national id (American, British, Spanish)."""
-    spans = []
-    for kind, pattern in PII_PATTERNS.items():
-        pattern, searched, end = re.compile(pattern, re.ASCII | re.X), text, 0
-        while match := pattern.search(searched, end):
-            start = match.start()
-            end = start + valid_length(match[0], PII_CHECKS.get(kind))
-            is_version = kind == "ip" and VERSION.search(text, max(0, start - 20), start)
-            if start == end or is_version:
-                end = start + 1  # another match may begin inside this one
-            else:
-                spans.append((kind.split(" of ")[0], start, end))  # "national id"
-                # Hide it from later kinds. The length is the same, so all positions stay valid.
-                text = text[:start] + "\0" * (end - start) + text[end:]
-    return sorted(spans, key=lambda span: span[1])
+    ends = [*(blank.start() for blank in re.finditer("[ -]", found)), len(found)]
+    return max((end for end in ends if check(re.sub("[ -]", "", found[:end]))), default=0)
 
 
 def remove_pii(text):
-    """'write to me@mail.org' -> 'write to [email]'"""
-    for kind, start, end in reversed(find_pii(text)):
-        text = f"{text[:start]}[{kind}]{text[end:]}"
+    """Replace personally identifiable information by its kind.
+
+    'write to me@mail.org' -> 'write to [email]'
+
+    Kinds: email, phone, card, iban, ip (public ones), national id (American, British, Spanish)."""
+    for kind, pattern, check in PII:
+        pattern, position = re.compile(pattern, re.ASCII | re.X), 0
+        while match := pattern.search(text, position):
+            start = match.start()
+            end = start + valid_length(match[0], check)
+            is_version = kind == "ip" and VERSION.search(text, max(0, start - 20), start)
+            if end > start and not is_version:
+                text = f"{text[:start]}[{kind}]{text[end:]}"
+            position = start + 1  # another match may begin inside one that is not valid
     return text
