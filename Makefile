@@ -42,7 +42,7 @@ plots: $(ENV)/installed
 # Show a run's report and pictures, and the table of claims if there is one, in this repository.
 results: plots
 	cp $(RUN)/report.md .results/toy.md
-	cp $(RUN)/losses.png $(RUN)/mdloo.png $(RUN)/evaluation.png .results
+	cp $(RUN)/staircase.svg $(RUN)/bits.svg $(RUN)/mdloo.svg $(RUN)/losses.svg .results
 	if [ -f runs/claims/claims.md ]; then cp runs/claims/claims.md .results/claims.md; fi
 
 export: $(ENV)/installed

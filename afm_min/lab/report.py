@@ -2,11 +2,11 @@
 
     python -m afm_min.lab.report --run runs/toy    writes them again from the run's results
 
-Pictures need matplotlib, an optional dependency. All numbers are in the tables, too.
+Pictures need matplotlib, an optional dependency: see pictures.py. All numbers are in the tables,
+too.
 """
 import argparse
 import collections
-import logging
 import platform
 import resource
 import sys
@@ -14,15 +14,27 @@ import sys
 import numpy
 import torch
 
+from afm_min.lab import pictures
+from afm_min.lab.settings import ROUNDS
 from afm_min.lab.stages import format_value
-from afm_min.run import Run, UserError, compute_dtype, atomic_write, run_command, write_text
+from afm_min.ondevice import FEATURES
+from afm_min.run import Run, UserError, compute_dtype, run_command, write_text
 
-MODELS = {"base": "0.7", "draft": "#c6dbef", "sft": "#6baed6", "aligned": "#2171b5",
-          "quantized": "#fdae6b", "recovered": "#d94801"}  # evaluated model -> colour of its bar
-STYLE = {"font.size": 12, "legend.frameon": False, "axes.spines.top": False, "savefig.dpi": 90,
-         "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.alpha": 0.3}
+PACKED = ("aligned", "quantized", "recovered")
+MODELS = ["base", "draft", "sft", *PACKED]  # that evaluation compares
+# What makes a processor fast at matrix products, and PyTorch's names for it.
+PROCESSOR = {"AVX2": ["avx2"], "AVX-512": ["avx512_f"],
+             "bfloat16": ["avx512_bf16", "amx_bf16", "bf16"]}
+# The stages of the staircase: each row is a model, from the base model on.
+STAIRCASE = ["lengthening", "draft", "sft", *(
+    f"{method}{n}" for n in range(1, ROUNDS + 1)
+    for method in ("rs", "dpo", "ipo", "mdloo", "committee", "best")),
+    "quantize", "recovery", *FEATURES]
 # The columns of each table, except "held-out text" and "evaluation", which depend on the run.
 COLUMNS = {
+    "staircase": "model, validation mean %, all math %, test mean %, 95% interval, test math %, "
+                 "95% interval",
+    "curves": "curve, first tenth, course, last tenth",
     "stages": "stage, seconds, tokens, metric, before, after",
     "all metrics": "stage, metric, value",
     "environment": "what, value",
@@ -32,10 +44,10 @@ COLUMNS = {
     "yields": "what, questions, right samples %, selected, of these right %",
     "weights": "source, weight",
     "trace": "round, weight of, weight, score with more, score with less",
-    "bits of projections": "projection, bits, divergence that 2 bits add",
-    "checkpoints": "step, validation %",
-    "candidates": "stage, greedy %, best of N by the reward model %",
-    "pairs judged right": "family, %, 95% interval, pairs, by likelihood alone %",
+    "bits of projections": "projection, average bits, divergence that 2 bits add",
+    "checkpoints": "step, greedy %",
+    "candidates": "model, greedy %, best of N by the reward model %",
+    "pairs judged right": "family, %, 95% interval, pairs, % by likelihood alone",
     "curve": "step, reward, truth %, KL, entropy, length, mark",
     **dict.fromkeys(("sft against draft", "aligned against sft", "base against opponent",
                      "sft against opponent", "aligned against opponent"),
@@ -64,10 +76,52 @@ def table(columns, rows):
     return "".join(map(table_row, [columns, ["---"] * len(columns), *rows])) + "\n"
 
 
-def evaluated_models(rows):
-    """Return the names of the models in the table "evaluation". A row has two cells for each model,
-    between the benchmark and n. The last two models are missing if the run quantizes none."""
-    return list(MODELS)[:len(rows[0]) // 2 - 1]
+def mean_with_interval(rows, column):
+    """Return the mean of a column of percentages, and its 95% interval as text.
+
+    rows: of the table "evaluation", with the number of tasks at the end. Each family counts the
+    same: the mean's variance is the sum of p (1 - p) / n over them, divided by their number
+    squared."""
+    shares = [row[column] / 100 for row in rows]
+    variance = sum(p * (1 - p) / row[-1] for p, row in zip(shares, rows)) / len(rows) ** 2
+    mean, half = 100 * sum(shares) / len(rows), 196 * variance ** 0.5
+    return [mean, f"{max(0, mean - half):.1f} to {min(100, mean + half):.1f}"]
+
+
+def test_cells(evaluation):
+    """Return {model: [mean %, interval, mathematics %, interval]} for the table "evaluation".
+
+    A row has two cells for each model, between the benchmark and n. The last two models are missing
+    if the run quantizes none."""
+    families = [row for row in evaluation if ":" not in row[0]]  # not "follow: prompts, strict"
+    mathematics = [row for row in families if row[0].startswith("math")]
+    models = MODELS[:len(evaluation[0]) // 2 - 1] if evaluation else []
+    return {model: mean_with_interval(families, 1 + 2 * i)
+            + mean_with_interval(mathematics or families, 1 + 2 * i)
+            for i, model in enumerate(models)}
+
+
+def staircase_rows(report):
+    """Return a row for each model from the base on, see COLUMNS. One that is not validated or
+    tested has no row.
+
+    The mathematics of the best model of a round are reported by the stage that trained it."""
+    def metrics(stage):
+        return report[stage]["metrics"] if stage in report else {}
+    aligned = report.get("evaluation", {}).get("settings", {}).get("aligned")
+    tested = {"lengthening": "base", "draft": "draft", "sft": "sft", aligned: "aligned",
+              "quantize": "quantized", "recovery": "recovered"}  # stage -> in table "evaluation"
+    names = {"lengthening": "base", aligned: f"aligned ({aligned})", "recovery": "recovered",
+             "quantize": f"quantized ({metrics('quantize').get('average bits', 0):.1f} bits)",
+             **{feature: f"{feature} adapter" for feature in FEATURES}}
+    cells, rows, all_math = test_cells(metrics("evaluation").get("evaluation", [])), [], {}
+    for stage in STAIRCASE:
+        own = metrics(stage)
+        all_math[stage] = own.get("all math %", all_math.get(own.get("best"), ""))
+        row = [own.get("mean %", ""), all_math[stage], *cells.get(tested.get(stage), [""] * 4)]
+        if row != [""] * 6:
+            rows.append([names.get(stage, stage), *row])
+    return rows
 
 
 def stage_row(stage, row, metrics):
@@ -78,169 +132,128 @@ def stage_row(stage, row, metrics):
     main = next((name for name in [MAIN_OF.get(stage), *MAIN, *own] if name in own), "")
     from_scratch = row["settings"].get("start") == "scratch"
     previous = {} if from_scratch else metrics.get(BEFORE.get(stage), {})
-    committee = metrics.get(f"committee{stage[-1]}", {})  # of the same round: "rs2" -> committee2
+    best = metrics.get(f"best{stage[-1]}", {})  # of the same round: "rs2" -> best2
     before = previous.get(main, "")
-    for metrics_of in (committee, own):
+    for metrics_of in (best, own):
         before = metrics_of.get(f"{main} before", before)
     return [stage, row["seconds"], own.get("tokens", ""), main, before, own.get(main, "")]
 
 
-def learning_curve(rows, points=10):
-    """Return the means of logged metrics over about `points` stretches of the training.
+def file_sizes(run, report):
+    """Return {"float": KB, "packed": KB} of the model that was quantized, {} if there is none."""
+    if "quantize" not in report:
+        return {}
+    path = run.checkpoint(report["quantize"]["settings"]["start"])
+    packed = report["quantize"]["metrics"]["KB"]
+    return {"float": path.stat().st_size / 1000, "packed": packed} if path.exists() else {}
 
-    A stretch is marked "reward alone" if its reward is the highest so far but its truth is not: the
-    policy may be exploiting flaws of the reward model."""
-    stretches, size = [], max(1, len(rows) // points)
-    for start in range(0, len(rows), size):
-        stretch = rows[start:start + size]
-        means = [sum(row[name] for row in stretch) / len(stretch)
-                 for name in ("reward", "truth %", "KL", "entropy", "length")]
-        mark = ""
-        if stretches:
-            best_reward = max(reward for _, reward, *_ in stretches)
-            best_truth = max(truth for _, _, truth, *_ in stretches)
-            if means[0] > best_reward and means[1] <= best_truth:
-                mark = "reward alone"
-        stretches.append([stretch[-1]["step"], *means, mark])
-    return stretches
+
+def draw_pictures(run, report, staircase, losses, rollouts):
+    """Draw the pictures that the run has data for. Returns their links, or without matplotlib the
+    curves as text, and how to install it.
+
+    losses, rollouts: {stage: rows of metrics.jsonl} of pre-training, and of MDLOO."""
+    tested = [row for row in staircase if row[3] != ""]
+    packed = {row[0].split(" ")[0]: row for row in tested if row[0].startswith(PACKED)}
+    data = {}  # picture -> arguments of the function that draws it
+    if tested:
+        data["staircase"] = tested, file_sizes(run, report)
+    if len(packed) == len(PACKED):
+        data["bits"] = packed, report["quantize"]["metrics"]["average bits"]
+    if rollouts:
+        iterations = {stage: report[stage]["settings"]["iterations"] for stage in rollouts}
+        data["mdloo"] = rollouts, iterations
+    if losses:
+        data["losses"] = losses, pictures.token_spans(report)
+    links = pictures.write_pictures(run, data)
+    if links is not None:
+        return links
+    rows = pictures.curve_rows(losses, rollouts)
+    return ("Pictures: pip install matplotlib, then python -m afm_min.lab.report --run DIR, with "
+            "the path of this folder.\n\n") + (table(COLUMNS["curves"], rows) if rows else "")
+
+
+def headlines(run, report, staircase):
+    """Return the main figures as a list in Markdown."""
+    lines = []
+    for what, column in (("Test tasks", 3), ("Mathematics", 5)):
+        tests = [f"{row[0]} {row[column]:.1f}%" for row in staircase if row[column] != ""]
+        if tests:
+            lines.append(f"{what} solved: {', '.join(tests)}.")
+    compared = report.get("evaluation", {}).get("metrics", {}).get("aligned against sft", [])
+    if compared:
+        outcomes = [f"{percent:.1f}% {outcome}" for outcome, percent, *_ in compared[:3]]
+        lines.append(f"Aligned against sft: {', '.join(outcomes)}.")
+    if sizes := file_sizes(run, report):
+        lines.append(f"File: {sizes['packed']:,.0f} KB packed, {sizes['float']:,.0f} KB as floats.")
+    seconds = sum(row["seconds"] for row in report.values())
+    lines.append(f"{len(report)} stages took {seconds:,.0f} seconds.")
+    return "".join(f"- {line}\n" for line in lines) + "\n"
+
+
+def tables_of_stages(report):
+    """Return {title: rows} of the tables that stages returned. Two stages have a table "guards":
+    one follows the other."""
+    tables = {}
+    for row in report.values():
+        for name, value in row["metrics"].items():
+            if isinstance(value, list):
+                tables[name] = tables.get(name, []) + value
+    return tables
 
 
 def write_report(run):
-    """Write report.md: pictures, claims, a row for each stage, and every table it returned."""
+    """Write report.md: the main figures and pictures, then tables, the longest one last."""
     report, options = run.read_json("report.json"), run.read_json("run.json")
-    metrics, stage_tables = {}, {}  # {stage: {metric: number or word}}, {title: rows}
-    for stage, row in report.items():
-        items = row["metrics"].items()
-        metrics[stage] = {name: value for name, value in items if not isinstance(value, list)}
-        for name, value in items:
-            if isinstance(value, list):  # two stages have a table "guards": one follows the other
-                stage_tables[name] = stage_tables.get(name, []) + value
-        if stage.startswith("mdloo"):
-            title = stage.replace("mdloo", "curve, round ")
-            stage_tables[title] = learning_curve(list(run.read_log(stage)))
+    metrics = {stage: {name: value for name, value in row["metrics"].items()
+                       if not isinstance(value, list)} for stage, row in report.items()}
+    logged = collections.defaultdict(list)
+    for row in run.read_log():
+        logged[row["stage"]].append(row)
     pretrained = [stage for stage in metrics if "tokens" in metrics[stage]]
+    losses = {stage: logged[stage] for stage in pretrained if stage in logged}
+    rollouts = {stage: logged[stage] for stage in metrics
+                if stage.startswith("mdloo") and stage in logged}
+    staircase = staircase_rows(report)
     shared = list(metrics[pretrained[0]]) if pretrained else []  # all of them report these metrics
-    seconds = round(sum(row["seconds"] for row in report.values()), 1)
     tables = {
+        "staircase": staircase,
         "stages": [stage_row(stage, row, metrics) for stage, row in report.items()],
         "held-out text": [[stage, *map(metrics[stage].get, shared)] for stage in pretrained],
-        "all metrics": [[stage, *item] for stage in metrics for item in metrics[stage].items()],
+        **tables_of_stages(report),
+        **{stage.replace("mdloo", "curve, round "): pictures.learning_curve(rows)
+           for stage, rows in rollouts.items()},
         "environment": [["preset", options.get("preset", "")], ["seed", options.get("seed", "")],
-                        *run.read_json("environment.json").items(),
-                        ["seconds of all stages", seconds]],
-        **stage_tables}
-    columns = COLUMNS | {"held-out text": ", ".join(["stage", *shared])}
-    if tables.get("evaluation"):
-        models = evaluated_models(tables["evaluation"])
-        cells = [f"{model} %, 95% interval" for model in models]
-        columns["evaluation"] = ", ".join(["benchmark", *cells, "n"])
-    text = (f"# {run.path.name}\n\nBits per byte and accuracy are of held-out text, in sequences "
-            f"of the core length.\n\n{draw_pictures(run, report)}")
-    if run.file("claims.md").exists():
-        text += run.file("claims.md").read_text()
-    else:
-        text += "`make claims` tests claims of Apple's report, in runs/claims/report.md.\n\n"
+                        *run.read_json("environment.json").items()],
+        "all metrics": [[stage, *item] for stage in metrics for item in metrics[stage].items()]}
+    cells = [f"{model} %, 95% interval" for model in test_cells(tables.get("evaluation", []))]
+    columns = COLUMNS | {"held-out text": ", ".join(["stage", *shared]),
+                         "evaluation": ", ".join(["benchmark", *cells, "n"])}
+    text = (f"# {run.path.name}\n\n{headlines(run, report, staircase)}"
+            f"{draw_pictures(run, report, staircase, losses, rollouts)}"
+            "Bits per byte and accuracy of stages of pre-training are of held-out text, in "
+            "sequences of the core length.\n\n")
     for title, rows in tables.items():
         if rows:  # "curve, round 2" has the columns of "curve"
             text += f"## {title.capitalize()}\n\n{table(columns[title.split(', round')[0]], rows)}"
+        if title == "stages":
+            claims = run.file("claims.md")
+            text += claims.read_text() if claims.exists() else (
+                "`make claims` tests claims of Apple's report, in runs/claims/report.md.\n\n")
     write_text(run.file("report.md"), text)
 
 
 def environment(run):
     """Return the contents of environment.json: software, machine, and peak memory so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB, but on macOS in bytes
-    features = [name for name, value in torch.cpu.get_capabilities().items() if value is True]
+    has = torch.cpu.get_capabilities()
+    features = [name for name, flags in PROCESSOR.items() if any(map(has.get, flags))]
     return {"Python": platform.python_version(), "torch": torch.__version__,
             "numpy": numpy.__version__, "platform": platform.platform(),
-            "processor has": " ".join(sorted(features)), "threads": torch.get_num_threads(),
-            "device": str(run.device),
+            "processor has": ", ".join(features) or f"none of {', '.join(PROCESSOR)}",
+            "threads": torch.get_num_threads(), "device": str(run.device),
             "computes in": str(compute_dtype(run.device)).removeprefix("torch."),
             "peak memory, MB": round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6)}
-
-
-def draw_curve(axes, x, y, **options):
-    """Draw a moving average of y over x. Each average is over a tenth of the steps, at most 20. A
-    band around it contains the middle 80% of the averaged values."""
-    width = min(20, 1 + len(y) // 10)
-    # Now of shape (averages, width): each row has the neighbours that are averaged.
-    x, y = (numpy.lib.stride_tricks.sliding_window_view(values, width) for values in (x, y))
-    (line,) = axes.plot(x.mean(1), y.mean(1), linewidth=2, **options)
-    low, high = numpy.quantile(y, (0.1, 0.9), axis=1)
-    axes.fill_between(x.mean(1), low, high, alpha=0.25, linewidth=0, color=line.get_color())
-
-
-def draw_losses(figure, report, logged):
-    """Draw the loss of each stage, first step to last, in a column of its own. Pre-training and
-    post-training have a panel each, if they have stages."""
-    pretraining = [stage for stage in logged if "tokens" in report[stage]["metrics"]]
-    post_training = [stage for stage in logged if stage not in pretraining]
-    panels = [("Pre-training", "linear", pretraining), ("Post-training", "log", post_training)]
-    panels = [(title, scale, stages) for title, scale, stages in panels if stages]
-    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (title, scale, stages) in zip(all_axes, panels):
-        for column, stage in enumerate(stages):
-            y = [row.get("nll", row["loss"]) for row in logged[stage]]  # nll: without loss weights
-            draw_curve(axes, numpy.linspace(column - 0.4, column + 0.4, len(y)), y, color="C0")
-        axes.set_xticks(range(len(stages)), stages, rotation=60, ha="right", rotation_mode="anchor")
-        axes.set(title=title, ylabel="loss per token (reward, dpo, ipo: per pair)", yscale=scale)
-
-
-def draw_mdloo(figure, report, logged):
-    """Draw, for each iteration of MDLOO, the mean reward, share of right responses, and KL."""
-    for axes, name in zip(figure.subplots(1, 3), ("reward", "truth %", "KL")):
-        for stage, rows in logged.items():
-            settings = report[stage]["settings"]
-            steps = settings["epochs"] * settings["num_minibatches"]  # rows per iteration
-            y = [numpy.mean([row[name] for row in rows[i:i + steps]])
-                 for i in range(0, len(rows), steps)]
-            draw_curve(axes, numpy.arange(1, 1 + len(y)), y, label=stage)
-        axes.set(title=name, xlabel="iteration")
-    axes.legend()
-
-
-def draw_evaluation(figure, report, rows):
-    """Draw, for each family of tasks, a bar with its interval for each model."""
-    rows = [row for row in rows if ":" not in row[0]]  # not "follow: prompts, strict"
-    models, axes, position = evaluated_models(rows), figure.subplots(), numpy.arange(len(rows))
-    width = 0.84 / len(models)
-    for i, model in enumerate(models):
-        # A row is [benchmark, 55, "50 to 60", ...] with two entries for each model.
-        percent = numpy.array([row[1 + 2 * i] for row in rows])
-        ends = numpy.array([row[2 + 2 * i].split(" to ") for row in rows], float)  # (rows, 2)
-        axes.bar(position + width * (i - (len(models) - 1) / 2), percent, width, label=model,
-                 color=MODELS[model], yerr=abs(ends.T - percent), error_kw={"linewidth": 0.8})
-    axes.set_xticks(position, [row[0].replace(" ", "\n") for row in rows])
-    axes.set(ylabel="right, % of test tasks", ylim=(0, 100))
-    axes.grid(False, axis="x")
-    axes.legend(ncols=len(models), loc="lower center", bbox_to_anchor=(0.5, 1))
-
-
-def draw_pictures(run, report):
-    """Draw each picture for which the run has data. Returns their links for report.md, or how to
-    install matplotlib."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no line about its font cache
-    try:
-        import matplotlib.figure  # only when needed: it takes half a second
-    except ImportError:
-        return ("Pictures: pip install matplotlib, then python -m afm_min.lab.report --run DIR, "
-                "with the path of this folder.\n\n")
-    losses, mdloo = collections.defaultdict(list), collections.defaultdict(list)
-    for row in run.read_log():
-        if row["stage"] in report:  # a policy's loss means nothing, so MDLOO has its own picture
-            picture = mdloo if "KL" in row else losses
-            picture[row["stage"]].append(row)
-    evaluation = report.get("evaluation", {}).get("metrics", {}).get("evaluation")
-    links = ""
-    with matplotlib.rc_context(STYLE):
-        for name, draw, data in (("losses", draw_losses, losses), ("mdloo", draw_mdloo, mdloo),
-                                 ("evaluation", draw_evaluation, evaluation)):
-            if data:
-                figure = matplotlib.figure.Figure((11, 4.5), layout="constrained")
-                draw(figure, report, data)
-                with atomic_write(run.file(f"{name}.png")) as file:
-                    figure.savefig(file)
-                links += f"![{name}]({name}.png)\n\n"
-    return links
 
 
 def rewrite(arguments):
