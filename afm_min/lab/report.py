@@ -16,7 +16,7 @@ import torch
 
 from afm_min.lab import pictures
 from afm_min.lab.settings import ROUNDS
-from afm_min.lab.stages import format_value
+from afm_min.lab.stages import format_value, main_metric
 from afm_min.ondevice import FEATURES
 from afm_min.run import Run, UserError, compute_dtype, run_command, write_text
 
@@ -53,16 +53,6 @@ COLUMNS = {
                      "sft against opponent", "aligned against opponent"),
                     "of all tasks, %, 95% interval, n"),
 }
-# A stage has one metric in the first table: that of MAIN_OF, else the first in MAIN that it
-# reports, else the first that it reports.
-MAIN_OF = {"sft": "math %", "math": "all math %", "tools": "tools %", "summary": "summary %"}
-MAIN = ["all pairs %", "mean %", "recall at 4x %", "bits/byte", "labels right %", "examples",
-        "characters per token"]
-# The value before a stage is its own "mean % before", or that of its round's committee, or the
-# metric of this stage:
-BEFORE = {"prune": "parent", "teacher": "parent", "core": "prune", "continued": "core",
-          "sft": "draft", "recovery": "quantize", "math": "recovery", "tools": "recovery",
-          "summary": "recovery"}
 
 
 def table_row(cells):
@@ -124,19 +114,10 @@ def staircase_rows(report):
     return rows
 
 
-def stage_row(stage, row, metrics):
-    """Return a stage's row of the first table: its cost, and its main metric before and after it.
-
-    metrics: {stage: {metric: number or word}} of all stages."""
-    own = metrics[stage]
-    main = next((name for name in [MAIN_OF.get(stage), *MAIN, *own] if name in own), "")
-    from_scratch = row["settings"].get("start") == "scratch"
-    previous = {} if from_scratch else metrics.get(BEFORE.get(stage), {})
-    best = metrics.get(f"best{stage[-1]}", {})  # of the same round: "rs2" -> best2
-    before = previous.get(main, "")
-    for metrics_of in (best, own):
-        before = metrics_of.get(f"{main} before", before)
-    return [stage, row["seconds"], own.get("tokens", ""), main, before, own.get(main, "")]
+def stage_row(stage, report):
+    """Return a stage's row of the table "stages": its cost, main metric, and that before it."""
+    row = report[stage]
+    return [stage, row["seconds"], row["metrics"].get("tokens", ""), *main_metric(stage, report)]
 
 
 def file_sizes(run, report):
@@ -218,7 +199,7 @@ def write_report(run):
     shared = list(metrics[pretrained[0]]) if pretrained else []  # all of them report these metrics
     tables = {
         "staircase": staircase,
-        "stages": [stage_row(stage, row, metrics) for stage, row in report.items()],
+        "stages": [stage_row(stage, report) for stage in report],
         "held-out text": [[stage, *map(metrics[stage].get, shared)] for stage in pretrained],
         **tables_of_stages(report),
         **{stage.replace("mdloo", "curve, round "): pictures.learning_curve(rows)

@@ -70,7 +70,7 @@ for name in ondevice.FEATURES:
 
 # A stage's main metric is that of MAIN_OF, else the first in MAIN that it reports, else the first
 # that it reports.
-MAIN_OF = {"sft": "math %", "math": "all math %", "tools": "tools %", "summary": "summary %"}
+MAIN_OF = {"math": "all math %", "tools": "tools %", "summary": "summary %"}
 MAIN = ["all pairs %", "mean %", "recall at 4x %", "bits/byte", "labels right %", "examples",
         "characters per token"]
 # The stage whose metrics are those before a stage. Of others it is that of their setting `start`.
