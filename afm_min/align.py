@@ -219,14 +219,14 @@ def optimize_preferences(round_number, run, method, loss, steps, prompts, lr, co
     return evaluate.validation(model, count)
 
 
-def dpo(round_number, run, *, beta=0.5, steps=80, prompts=32, lr=0.0003, count=50):
+def dpo(round_number, run, *, beta=0.5, steps=160, prompts=32, lr=0.0006, count=50):
     """Direct preference optimization, on the pairs that annotators compared in this round."""
     def loss(*logps):
         return dpo_loss(*logps, beta)
     return optimize_preferences(round_number, run, "dpo", loss, steps, prompts, lr, count)
 
 
-def ipo(round_number, run, *, beta=0.1, steps=80, prompts=32, lr=0.0003, count=50):
+def ipo(round_number, run, *, beta=0.1, steps=160, prompts=32, lr=0.0006, count=50):
     """Identity preference optimization, on the same pairs.
 
     The loss is scaled by beta^2, to (beta h - 1/2)^2, which has the same minimum: unscaled, its
@@ -302,7 +302,7 @@ def policy_loss(policy, batch, loss):
 
 
 def mdloo(round_number, run, *, rewarded="model", iterations=40, prompts=64, samples=4, epochs=2,
-          num_minibatches=2, lr=0.0007, beta=0.05, gamma=1.0, clip=0.2, loss="mdpo",
+          num_minibatches=2, lr=0.0006, beta=0.05, gamma=1.0, clip=0.2, loss="mdpo",
           baseline="leave one out", count=50):
     """Mirror descent with leave-one-out estimation: online reinforcement learning.
 
