@@ -29,7 +29,7 @@ from afm_min.world.families import all_families
 from afm_min.world.tasks import EVOLVED
 
 # The draft's mixture. Families that take longer to learn have larger weights.
-MIXTURE = {"math": 7.0, "follow": 2.4, "tools": 1.8, "code": 2.8, "summary": 3.0, "compose": 2.4,
+MIXTURE = {"math": 8.0, "follow": 2.4, "tools": 1.8, "code": 2.8, "summary": 3.0, "compose": 2.4,
            "recall": 0.6, "refuse": 1.6}
 
 

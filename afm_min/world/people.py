@@ -10,7 +10,7 @@ from afm_min.world.tasks import Task, draw_task
 FLAWS = ("wrong", "wordy", "garbled", "copied")
 # Share of the demonstrations without a flaw that leave out the work, if there is any. The writer
 # knows the answer. The model, which has to work it out, learns a bad habit from them.
-HASTY = 0.6
+HASTY = 0.65
 COURTEOUS = 0.6  # share of the demonstrations without a flaw whose writer adds a courtesy
 COURTESIES = ("Sure: {}", "Of course, here it is: {}", "{} I hope this helps.")
 # Points for each level of a grade (0 to 2) when responses are compared. Verbosity matters least.
