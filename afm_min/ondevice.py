@@ -1,16 +1,17 @@
 """On device (the report's section 5): a quantized model, accuracy recovery, feature adapters.
 
-    quantize              4 bits per weight; the least sensitive projections take 2, until the
-                          average is low enough
+    quantize              4 bits for the weights that matter most, 2 for others, chosen by groups of
+                          16 columns so that the average is as asked
     recovery              an adapter that recovers the accuracy lost
     math, tools, summary  features: adapters that start from the recovery adapter
 
 From the report: the frozen quantized base, adapters on all projections, rank 16, and features that
 start from the recovery adapter.
 
-Departures: the report trains the recovery adapter on pre- and post-training data once more. Here it
-learns the float model's probabilities on the float model's own responses, as no data set contains
-what the model learned in alignment. Features train on the toy world's solutions.
+Departures: the report trains the recovery adapter on pre- and post-training data once more, which
+is the setting recipe="text". By default it learns the float model's probabilities on the float
+model's own responses, as no data set contains what the model learned in alignment. Features train
+on the toy world's solutions.
 
 Shapes: N positions whose next token is in the loss mask; V vocabulary.
 """
@@ -24,8 +25,7 @@ from afm_min import chat, evaluate, lora, pretrain
 from afm_min.data import corpus
 from afm_min.lora import projections
 from afm_min.model import load_model, save_model
-from afm_min.quantize import (GROUP, QuantizedAFM, group_columns, keep_unpacked,
-                              quantize_model)
+from afm_min.quantize import GROUP, QuantizedAFM, group_columns, keep_unpacked, quantize_model
 from afm_min.run import UserError
 from afm_min.trainer import fit, linear, seed_step
 from afm_min.world.families import all_families
@@ -96,7 +96,8 @@ def sensitivity(model, batch):
     their squared errors in 2 bits: the rise of a single group is too small beside rounding."""
     batch = {name: x.to(model.embedding.device) for name, x in batch.items()}
     target = token_log_probabilities(model, batch)
-    in_4_bits, in_2_bits = quantize_model(model, 4), quantize_model(model, 2)
+    in_4_bits, in_2_bits = (quantize_model(model, dict.fromkeys(projections(model), width))
+                            for width in (4, 2))
     kl, rises = token_kl(in_4_bits, target, batch).mean().item(), {}
     for name, layer in projections(model).items():
         layer_4, layer_2 = in_4_bits.get_submodule(name), in_2_bits.get_submodule(name)
@@ -105,7 +106,7 @@ def sensitivity(model, batch):
         in_4_bits.set_submodule(name, layer_4)
         errors = (layer_2.weight - layer.weight).square().sum(0)  # (inputs,)
         errors = torch.stack([group.sum() for group in errors.split(GROUP)])
-        rises[name] = (rise * errors / errors.sum()).tolist()
+        rises[name] = (rise * errors / errors.sum().clamp(min=1e-12)).tolist()
     return rises
 
 
@@ -158,7 +159,7 @@ def validate(run, model, count):
 
 # The stages.
 
-def quantize(run, *, average=3.7, choice="sensitivity", calibration=256, start=ALIGNED, count=50):
+def quantize(run, *, average=3.7, choice="sensitivity", calibration=256, start=ALIGNED, count=200):
     """Quantize the model of the stage `start` to an average number of bits.
 
     choice: how to choose the groups of columns that take 2 bits: by "sensitivity", measured on the
@@ -168,10 +169,8 @@ def quantize(run, *, average=3.7, choice="sensitivity", calibration=256, start=A
     if choice == "random":
         rng = random.Random(f"{run.seed} quantize")
         rises = {name: [rng.random() for _ in weights[name]] for name in weights}
-    elif choice == "sensitivity":
-        rises = sensitivity(model, chat.pack(own_responses(run, model, calibration)))
     else:
-        raise UserError(f"quantize.choice={choice}: choose sensitivity or random")
+        rises = sensitivity(model, chat.pack(own_responses(run, model, calibration)))
     bits = allocate_bits(weights, rises, average)
     quantized = quantize_model(model, bits)
     save_model(run, "quantize", quantized, bits=bits)
@@ -199,7 +198,7 @@ def train_adapter(run, stage, model, adapter, conversations, loss, *, steps, bat
 
 
 def recovery(run, *, recipe="imitate", rank=16, prompts=4000, steps=300, batch_size=24, lr=0.004,
-             start=ALIGNED, count=50):
+             start=ALIGNED, count=200):
     """Train the accuracy-recovery adapter on the frozen quantized model.
 
     recipe: "imitate" the probabilities of the float model, that of the stage `start`, on its own
@@ -214,16 +213,14 @@ def recovery(run, *, recipe="imitate", rank=16, prompts=4000, steps=300, batch_s
         def loss(model, batch):
             kl = token_kl(model, token_log_probabilities(teacher, batch), batch)
             return {"loss": kl.sum(), "count": len(kl)}
-    elif recipe == "text":
-        conversations, loss = training_data(run, model), chat.response_loss
     else:
-        raise UserError(f"recovery.recipe={recipe}: choose imitate or text")
+        conversations, loss = training_data(run, model), chat.response_loss
     return train_adapter(run, "recovery", model, adapter, conversations, loss, steps=steps,
                          batch_size=batch_size, lr=lr, count=count)
 
 
 def feature(name, run, *, start="recovery", rank=16, examples=2000, steps=200, batch_size=24,
-            lr=0.002, count=50):
+            lr=0.002, count=200):
     """Train a feature's adapter on tasks with solutions, on the packed model. It continues from the
     recovery adapter.
 

@@ -136,8 +136,8 @@ def group_columns(inputs):
 class Palettized(Linear):
     """A projection with packed codes, and a float16 LUT for each group of columns.
 
-    bits: a list, the width of each group's codes, or one width for all groups. Groups are packed
-    one after the other, each into whole bytes, and so are their LUTs."""
+    bits: a list, the width of each group's codes, or one width for all groups. `codes` has the
+    groups one after the other, each packed into whole bytes, and `luts` their LUTs."""
 
     def __init__(self, inputs, outputs, bits):
         nn.Module.__init__(self)  # not Linear's, which allocates a weight
@@ -167,23 +167,20 @@ class Palettized(Linear):
             return self.unpacked
         packed = self.codes.split(self.packed_bytes)
         luts = self.luts.split([2 ** width for width in self.bits])
-        groups = []
-        for columns, width, codes, lut in zip(self.columns, self.bits, packed, luts):
-            groups.append(lut[unpack(codes, width, (self.outputs, columns)).int()])
+        groups = [lut[unpack(codes, width, (self.outputs, columns)).int()]
+                  for columns, width, codes, lut in zip(self.columns, self.bits, packed, luts)]
         return torch.cat(groups, 1)
 
 
 class QuantizedAFM(AFM):
     """An AFM with palettized projections and an 8-bit embedding.
 
-    bits: {name of a projection, see `lora.projections`: the width of each of its groups, see
-    `Palettized`}, or one width for all."""
+    bits: {name of a projection, see `lora.projections`: see `Palettized`}"""
 
     def __init__(self, config, bits, dtype=torch.float32):
         super().__init__(config, dtype)
         for name, layer in projections(self).items():
-            width = bits if isinstance(bits, int) else bits[name]
-            self.set_submodule(name, Palettized(layer.inputs, layer.outputs, width))
+            self.set_submodule(name, Palettized(layer.inputs, layer.outputs, bits[name]))
         self.bits = {name: layer.bits for name, layer in projections(self).items()}
         del self.embedding  # a float parameter; the codes, -127 to 127, are a buffer
         self.register_buffer("embedding", torch.zeros(config.vocab_size, config.dim,

@@ -69,13 +69,13 @@ def test_average_bits_by_hand():
     (2.0, []), (2.2, []), (2.5, ["a0"]), (3.1, ["a0", "b0"]), (3.5, ["a0", "b0", "b1"]),
     (4.0, ["a0", "a1", "b0", "b1"])])
 def test_allocate_bits_by_hand(average, four_bits):
-    """Increases per weight: a0 0.05, b0 0.02, a1 0.01, b1 0.001. All weights are 512, so a0 takes
-    128 * 2 / 512 = 0.5 bits of the average, b0 the same, a1 0.75 and b1 0.25.
+    """Increases per weight: a0 0.05, b0 0.02, a1 0.018, b1 0.001. There are 512 weights, so in the
+    average a0 takes 128 * 2 / 512 = 0.5 bits, b0 the same, a1 0.75 and b1 0.25.
 
-    At 3.5, 1.5 bits are spare: a0 and b0 take 1.0 of it. Of the 0.5 left, a1 would take too much,
+    At 3.5, 1.5 bits are spare. a0 and b0 take 1.0 of it. Of the 0.5 left, a1 would take too much,
     but b1 fits."""
     sizes = {"a": [128, 192], "b": [128, 64]}
-    rises = {"a": [6.4, 1.92], "b": [2.56, 0.064]}
+    rises = {"a": [6.4, 3.456], "b": [2.56, 0.064]}
     bits = ondevice.allocate_bits(sizes, rises, average)
     assert [f"{name}{i}" for name in bits for i, width in enumerate(bits[name])
             if width == 4] == four_bits
@@ -114,7 +114,7 @@ def test_sensitivity_is_the_kl_that_2_bits_add_divided_by_squared_errors(pair):
             with_2, with_4 = (
                 ondevice.token_kl(quantize_model(model, bits), target, packed_batch()).mean().item()
                 for bits in (four | {name: 2}, four))
-            layer = quantize_model(model, 2).get_submodule(name)
+            layer = quantize_model(model, dict.fromkeys(four, 2)).get_submodule(name)
             error = (layer.weight - model.get_submodule(name).weight) ** 2
         assert sum(rises[name]) == pytest.approx(with_2 - with_4)
         for i, rise in enumerate(rises[name]):
@@ -216,12 +216,6 @@ def test_quantize_saves_a_model_of_the_average_asked_for(stage, choice):
     assert metrics["KB"] == stage.run.checkpoint("quantize").stat().st_size / 1000
 
 
-def test_an_unknown_choice_is_an_error(stage):
-    """The message names the choices."""
-    with pytest.raises(UserError, match="choose sensitivity or random"):
-        ondevice.quantize(stage.run, choice="luck")
-
-
 def test_recovery_trains_only_an_adapter_towards_the_float_model(stage):
     """The loss is the KL from the float model, with all 14 projections adapted and the base
     frozen."""
@@ -238,6 +232,23 @@ def test_recovery_trains_only_an_adapter_towards_the_float_model(stage):
         sums = stage.trained["loss"](stage.quantized, stage.trained["batch"])
     assert sums["loss"].item() == pytest.approx(kl.sum().item())
     assert sums["count"] == len(kl) > 0
+
+
+def test_the_recipe_text_repeats_pre_and_post_training(stage, monkeypatch):
+    """Demonstrations and synthetic examples, and a row of text for eight of them, all of whose
+    tokens count, with the losses of pre-training and fine-tuning."""
+    examples = {"math": [chat.render_response([1], [2])] * 9, "tools": [
+        chat.render_response([3], [4])] * 7}
+    monkeypatch.setattr(chat, "read_examples", lambda run, model: examples)
+    monkeypatch.setattr(ondevice.pretrain, "text_batches", lambda run, model, mixture, rows: (
+        lambda step: {"ids": torch.full((rows, 5), 6)}))
+    data = ondevice.training_data(stage.run, stage.quantized)
+    assert [ids.tolist() for ids, _ in data] == [[1, 2]] * 9 + [[3, 4]] * 7 + [[6] * 5] * 2
+    assert data[0][1].tolist() == [0, 1]
+    assert data[-1][1].tolist() == [1] * 5
+    ondevice.recovery(stage.run, recipe="text", rank=2)
+    assert stage.trained["loss"] is chat.response_loss
+    assert stage.trained["stage"] == "recovery"
 
 
 def test_a_feature_starts_from_the_recovery_adapter(stage, monkeypatch):
