@@ -219,8 +219,8 @@ def recovery(run, *, recipe="imitate", rank=16, prompts=4000, steps=300, batch_s
                          batch_size=batch_size, lr=lr, count=count)
 
 
-def feature(name, run, *, start="recovery", rank=16, examples=2000, steps=200, batch_size=24,
-            lr=0.002, count=200):
+def feature(name, run, *, start="recovery", rank=16, examples=4000, steps=200, batch_size=24,
+            lr=0.004, count=200):
     """Train a feature's adapter on tasks with solutions, on the packed model. It continues from the
     recovery adapter.
 
