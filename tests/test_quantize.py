@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from afm_min import lora, quantize
-from afm_min.generate import generate
+from afm_min.generate import Cache, Decoder, generate
 from afm_min.model import AFM, Config, load_model, save_model
 from afm_min.quantize import (GROUP, Palettized, QuantizedAFM, group_columns, initial_centres,
                               interval_moments, k_means, keep_unpacked, pack, palettize,
@@ -409,6 +409,22 @@ def test_an_adapters_gradients_equal_those_on_unpacked_weights(pair):
         model(torch.tensor([[1, 2, 3]])).logsumexp(-1).sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in parameters(adapter)]))
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-3)
+
+
+def test_an_adapter_merged_into_packed_weights_equals_the_attached_one(pair):
+    """A Decoder unpacks groups of all widths, and adds B A."""
+    _, quantized = pair
+    torch.manual_seed(0)
+    adapter, ids = lora.create(quantized, 2), torch.tensor([[1, 2, 3, 4]])
+    for p in parameters(adapter):
+        p.data.normal_(std=0.1)
+    with torch.no_grad():
+        without = quantized(ids)
+        lora.attach(quantized, adapter)
+        decoder = Decoder(quantized)
+        merged = decoder.logits(decoder(ids, Cache(decoder, rows=1, size=4)))
+        torch.testing.assert_close(merged, quantized(ids), atol=1e-4, rtol=1e-4)
+        assert (merged - without).abs().max() > 0.01
 
 
 def test_weights_kept_unpacked_are_equal_and_released(pair):
