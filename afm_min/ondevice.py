@@ -1,16 +1,17 @@
 """On device (the report's section 5): a quantized model, accuracy recovery, feature adapters.
 
-    quantize              4 bits per weight; the least sensitive projections take 2, until the
-                          average is low enough
+    quantize              4 bits for the weights that matter most, 2 for others, chosen by groups of
+                          16 columns so that the average is as asked
     recovery              an adapter that recovers the accuracy lost
     math, tools, summary  features: adapters that start from the recovery adapter
 
 From the report: the frozen quantized base, adapters on all projections, rank 16, and features that
 start from the recovery adapter.
 
-Departures: the report trains the recovery adapter on pre- and post-training data once more. Here it
-learns the float model's probabilities on the float model's own responses, as no data set contains
-what the model learned in alignment. Features train on the toy world's solutions.
+Departures: the report trains the recovery adapter on pre- and post-training data once more, which
+is the setting recipe="text". By default it learns the float model's probabilities on the float
+model's own responses, as no data set contains what the model learned in alignment. Features train
+on the toy world's solutions.
 
 Shapes: N positions whose next token is in the loss mask; V vocabulary.
 """
@@ -21,66 +22,92 @@ import torch
 from torch.nn import functional as F
 
 from afm_min import chat, evaluate, lora, pretrain
+from afm_min.data import corpus
 from afm_min.lora import projections
 from afm_min.model import load_model, save_model
-from afm_min.quantize import Palettized, QuantizedAFM, keep_unpacked, quantize_model
+from afm_min.quantize import GROUP, QuantizedAFM, group_columns, keep_unpacked, quantize_model
 from afm_min.run import UserError
 from afm_min.trainer import fit, linear, seed_step
 from afm_min.world.families import all_families
 from afm_min.world.tasks import EVOLVED, draw_mixture
 
+ALIGNED = "best2"  # the stage whose model is packed
 FEATURES = {"math": ["math", *EVOLVED], "tools": ["tools"], "summary": ["summary"]}
 
 
-def token_kl(model, teacher, batch):
-    """Return KL(teacher || model) of each token in the loss mask, 1-D. batch: as from
-    `chat.pack`."""
-    with torch.no_grad():
-        target = chat.response_logits(teacher, batch)[0].log_softmax(-1)  # (N, V)
+@torch.no_grad()
+def token_log_probabilities(model, batch):
+    """Return the log-probabilities of the next token, (N, V). batch: as from `chat.pack`."""
+    return chat.response_logits(model, batch)[0].log_softmax(-1)
+
+
+def token_kl(model, target, batch):
+    """Return KL(target || model) of each token in the loss mask, 1-D.
+
+    target: `token_log_probabilities` of another model for the same batch."""
     logits, wanted = chat.response_logits(model, batch)
     kl = F.kl_div(logits.log_softmax(-1), target, log_target=True, reduction="none").sum(-1)  # (N,)
     return kl[batch["loss_mask"][:, 1:][wanted] > 0]
 
 
-# Which projections take how many bits.
+# Which groups of columns take how many bits.
 
-def average_bits(model, bits):
-    """Return the average bits of the projections' weights, without LUTs and the embedding."""
-    counts = {name: layer.inputs * layer.outputs for name, layer in projections(model).items()}
-    return sum(bits[name] * count for name, count in counts.items()) / sum(counts.values())
+def group_sizes(model):
+    """Return {projection: number of weights in each group of columns that share a LUT}."""
+    return {name: [layer.outputs * columns for columns in group_columns(layer.inputs)]
+            for name, layer in projections(model).items()}
 
 
-def allocate_bits(model, sensitivities, average):
-    """Return {projection: 4 or 2 bits} with at most the given average.
+def average_bits(sizes, bits):
+    """Return the average bits of the projections' weights, without LUTs and the embedding.
 
-    sensitivities: {projection: increase of the loss if it takes 2 bits}. The projections with the
-    least increase per weight take 2 bits. Raises UserError if the average is below 2."""
+    sizes: see `group_sizes`. bits: {projection: width of each group}"""
+    total = sum(width * size for name in sizes for width, size in zip(bits[name], sizes[name]))
+    return total / sum(map(sum, sizes.values()))
+
+
+def allocate_bits(sizes, sensitivities, average):
+    """Return {projection: 4 or 2 bits for each group} with at most the given average.
+
+    sizes: see `group_sizes`. sensitivities: {projection: for each group, the increase of the loss
+    if it takes 2 bits}. Groups take 4 bits in the order of the increase per weight, the largest
+    first. One that would exceed the average is passed over, as a smaller one may still fit.
+
+    Raises UserError if the average is below 2."""
     if average < 2:
         raise UserError(f"quantize.average={average}: weights take 2 or 4 bits; give 2 or more")
-    weights = {name: layer.inputs * layer.outputs for name, layer in projections(model).items()}
-    bits = dict.fromkeys(weights, 4)
-    for name in sorted(weights, key=lambda name: sensitivities[name] / weights[name]):
-        if average_bits(model, bits) <= average:
-            break
-        bits[name] = 2
+    groups = [(sensitivities[name][i] / size, name, i)
+              for name in sizes for i, size in enumerate(sizes[name])]
+    bits = {name: [2] * len(sizes[name]) for name in sizes}
+    spare = (average - 2) * sum(map(sum, sizes.values()))  # bits above 2 that may still be used
+    for _, name, i in sorted(groups, reverse=True):
+        if 2 * sizes[name][i] <= spare:
+            bits[name][i] = 4
+            spare -= 2 * sizes[name][i]
     return bits
 
 
 @torch.no_grad()
 def sensitivity(model, batch):
-    """Return {projection: how much KL(float || quantized) rises if only this projection takes 2
-    bits instead of 4}."""
+    """Return {projection: for each group, how much KL(float || quantized) rises if the group takes
+    2 bits instead of 4}.
+
+    The rise is measured for a projection as a whole, and divided among its groups in proportion to
+    their squared errors in 2 bits. Measuring groups one at a time takes longer, and chose worse."""
     batch = {name: x.to(model.embedding.device) for name, x in batch.items()}
-    quantized = quantize_model(model, dict.fromkeys(projections(model), 4))
-    kl = token_kl(quantized, model, batch).mean().item()
-    increases = {}
+    target = token_log_probabilities(model, batch)
+    in_4_bits, in_2_bits = (quantize_model(model, dict.fromkeys(projections(model), width))
+                            for width in (4, 2))
+    kl, rises = token_kl(in_4_bits, target, batch).mean().item(), {}
     for name, layer in projections(model).items():
-        layer_4, layer_2 = quantized.get_submodule(name), Palettized(layer.inputs, layer.outputs, 2)
-        layer_2.pack_weight(layer.weight)
-        quantized.set_submodule(name, layer_2)
-        increases[name] = token_kl(quantized, model, batch).mean().item() - kl
-        quantized.set_submodule(name, layer_4)
-    return increases
+        layer_4, layer_2 = in_4_bits.get_submodule(name), in_2_bits.get_submodule(name)
+        in_4_bits.set_submodule(name, layer_2)
+        rise = token_kl(in_4_bits, target, batch).mean().item() - kl
+        in_4_bits.set_submodule(name, layer_4)
+        errors = (layer_2.weight - layer.weight).square().sum(0)  # (inputs,)
+        errors = torch.stack([group.sum() for group in errors.split(GROUP)])
+        rises[name] = (rise * errors / errors.sum().clamp(min=1e-12)).tolist()
+    return rises
 
 
 def new_tasks(run, name, count, family_names=None):
@@ -100,7 +127,15 @@ def own_responses(run, model, prompts):
             for response in chat.generate_responses(model, conversations) if response.ids]
 
 
-def sizes(run, stage, model):
+def training_data(run, model):
+    """Return pairs (ids, loss_mask) for the recipe "text": the demonstrations and the synthetic
+    examples, and for eight of them one row of pre-training text, which is about as long as they."""
+    examples = sum(chat.read_examples(run, model).values(), [])
+    text = pretrain.text_batches(run, model, corpus.CONTINUED, len(examples) // 8)(0)["ids"]
+    return examples + [(ids, torch.ones(len(ids))) for ids in text]
+
+
+def packed_sizes(run, stage, model):
     """Return the size of a quantized model's file, and bits per weight counted in two ways.
 
     The first divides the file by all parameters. The second divides the codes and LUTs of the
@@ -108,7 +143,8 @@ def sizes(run, stage, model):
     file_bytes = os.path.getsize(run.checkpoint(stage))
     layers = projections(model).values()
     weights = sum(layer.inputs * layer.outputs for layer in layers)
-    packed_bytes = sum(layer.codes.nbytes + layer.luts.nbytes for layer in layers)
+    # The buffers of a projection are its codes and LUTs.
+    packed_bytes = sum(x.nbytes for layer in layers for x in layer.buffers())
     # Codes and the embedding are buffers, so parameters() are the norms alone.
     others = model.embedding.numel() + sum(p.numel() for p in model.parameters())
     return {"KB": file_bytes / 1000, "bits per weight": 8 * file_bytes / (weights + others),
@@ -123,26 +159,26 @@ def validate(run, model, count):
 
 # The stages.
 
-def quantize(run, *, average=3.7, choice="sensitivity", calibration=256, start="best2",
-             count=50):
+def quantize(run, *, average=3.7, choice="sensitivity", calibration=256, start=ALIGNED, count=100):
     """Quantize the model of the stage `start` to an average number of bits.
 
-    choice: how to choose the projections that take 2 bits: by "sensitivity", measured on the
+    choice: how to choose the groups of columns that take 2 bits: by "sensitivity", measured on the
     model's responses to `calibration` prompts, or at "random", for comparison."""
     model = load_model(run, start)
+    weights = group_sizes(model)
     if choice == "random":
-        rises = {name: random.Random(f"{run.seed} {name}").random() for name in projections(model)}
-    elif choice == "sensitivity":
-        rises = sensitivity(model, chat.pack(own_responses(run, model, calibration)))
+        rng = random.Random(f"{run.seed} quantize")
+        rises = {name: [rng.random() for _ in weights[name]] for name in weights}
     else:
-        raise UserError(f"quantize.choice={choice}: choose sensitivity or random")
-    bits = allocate_bits(model, rises, average)
+        rises = sensitivity(model, chat.pack(own_responses(run, model, calibration)))
+    bits = allocate_bits(weights, rises, average)
     quantized = quantize_model(model, bits)
     save_model(run, "quantize", quantized, bits=bits)
-    return sizes(run, "quantize", quantized) | validate(run, quantized, count) | {
+    return packed_sizes(run, "quantize", quantized) | validate(run, quantized, count) | {
         "mean % before": evaluate.validation(model, count)["mean %"],
-        "average bits": average_bits(model, bits),
-        "bits of projections": [[name, bits[name], rises[name]] for name in bits]}
+        "average bits": average_bits(weights, bits),
+        "bits of projections": [[name, average_bits({name: weights[name]}, bits), sum(rises[name])]
+                                for name in bits]}
 
 
 def train_adapter(run, stage, model, adapter, conversations, loss, *, steps, batch_size, lr, count):
@@ -161,22 +197,30 @@ def train_adapter(run, stage, model, adapter, conversations, loss, *, steps, bat
     return {"KB": os.path.getsize(path) / 1000} | validate(run, model, count)
 
 
-def recovery(run, *, rank=16, prompts=4000, steps=300, batch_size=24, lr=0.004, start="best2",
-             count=50):
-    """Train the accuracy-recovery adapter to give the probabilities of the float model."""
-    teacher, model = load_model(run, start), load_model(run, "quantize", QuantizedAFM)
-    seed_step(run.seed, "recovery", 0)
+def recovery(run, *, recipe="imitate", rank=16, prompts=4000, steps=300, batch_size=24, lr=0.004,
+             start=ALIGNED, count=100):
+    """Train the accuracy-recovery adapter on the frozen quantized model.
+
+    recipe: "imitate" the probabilities of the float model, that of the stage `start`, on its own
+    responses; or "text", as in the report: learn from the data of pre- and post-training again."""
+    model = load_model(run, "quantize", QuantizedAFM)
+    seed_step(run.seed, "recovery", -1)
     adapter = lora.create(model, rank)
+    if recipe == "imitate":
+        teacher = load_model(run, start)
+        conversations = own_responses(run, teacher, prompts)
 
-    def loss(model, batch):
-        kl = token_kl(model, teacher, batch)
-        return {"loss": kl.sum(), "count": len(kl)}
-    return train_adapter(run, "recovery", model, adapter, own_responses(run, teacher, prompts),
-                         loss, steps=steps, batch_size=batch_size, lr=lr, count=count)
+        def loss(model, batch):
+            kl = token_kl(model, token_log_probabilities(teacher, batch), batch)
+            return {"loss": kl.sum(), "count": len(kl)}
+    else:
+        conversations, loss = training_data(run, model), chat.response_loss
+    return train_adapter(run, "recovery", model, adapter, conversations, loss, steps=steps,
+                         batch_size=batch_size, lr=lr, count=count)
 
 
-def feature(name, run, *, start="recovery", rank=16, examples=2000, steps=200, batch_size=24,
-            lr=0.002, count=50):
+def feature(name, run, *, start="recovery", rank=16, examples=4000, steps=200, batch_size=24,
+            lr=0.004, count=100):
     """Train a feature's adapter on tasks with solutions, on the packed model. It continues from the
     recovery adapter.
 

@@ -1,16 +1,15 @@
 """Palettization: weights as codes into small look-up tables (the report's section 5.2).
 
 A code is an index into a look-up table (LUT). Every GROUP columns of a projection share a LUT of
-2^bits values, found by k-means: 16 values at 4 bits, 4 at 2 bits. The embedding takes 8 bits,
-symmetric, with a scale per row.
+2^bits values, found by k-means: 16 values at 4 bits, 4 at 2 bits. Each group has its own number of
+bits. The embedding takes 8 bits, symmetric, with a scale per row.
 
 Codes stay packed in memory, as on disk. A projection is unpacked each time it is used. In training,
 autograd holds the unpacked weight until the backward pass has used it.
 
-Shapes: G groups of columns, each with N values; k = 2^bits centres; M bytes.
+Shapes: N values of a group; k = 2^bits centres; M bytes.
 """
 import contextlib
-import itertools
 import math
 
 import torch
@@ -22,7 +21,6 @@ from afm_min.model import AFM, Linear
 from afm_min.run import UserError
 
 GROUP = 16  # columns that share a LUT
-SLICE = 2 ** 20  # codes or values that are processed at a time, so that memory is bounded
 
 
 def check_bits(bits):
@@ -53,35 +51,30 @@ def pack(codes, bits):
     code_shifts = bits * torch.arange(8, device=codes.device)
     byte_shifts = 8 * torch.arange(bits, device=codes.device)
     rows = F.pad(codes.flatten(), (0, -codes.numel() % 8)).view(-1, 8)  # -n % 8 zeros: 13 -> 3
-    parts = []
-    for part in rows.split(SLICE // 8):
-        words = (part.long() << code_shifts).sum(1, keepdim=True)  # 8 codes in a 64-bit integer
-        parts.append(((words >> byte_shifts) & 255).to(torch.uint8).flatten())
-    return torch.cat(parts)
+    words = (rows.long() << code_shifts).sum(1, keepdim=True)  # 8 codes in a 64-bit integer
+    return ((words >> byte_shifts) & 255).to(torch.uint8).flatten()
 
 
 def unpack(packed, bits, shape):
     """Inverse of `pack`: return the codes in their original shape, as bytes."""
     code_shifts = bits * torch.arange(8, device=packed.device)
     byte_shifts = 8 * torch.arange(bits, device=packed.device)
-    parts = []
-    for part in packed.view(-1, bits).split(SLICE // 8):
-        words = (part.long() << byte_shifts).sum(1, keepdim=True)
-        parts.append(((words >> code_shifts) & (2 ** bits - 1)).to(torch.uint8).flatten())
-    return torch.cat(parts)[:math.prod(shape)].view(shape)
+    words = (packed.view(-1, bits).long() << byte_shifts).sum(1, keepdim=True)
+    codes = ((words >> code_shifts) & (2 ** bits - 1)).to(torch.uint8).flatten()
+    return codes[:math.prod(shape)].view(shape)
 
 
 def prefix_sums(values):
     """Prefix sums of (1, x, x^2) over sorted values, so that the moments of any interval are one
-    subtraction: (G, N) -> (3, G, N + 1). They start with 0: [2, 5] -> [0, 1, 2], [0, 2, 7],
-    [0, 4, 29]"""
-    return F.pad(torch.stack((torch.ones_like(values), values, values ** 2)).cumsum(2), (1, 0))
+    subtraction: (N,) -> (3, N + 1). They start with 0: [2, 5] -> [0, 1, 2], [0, 2, 7], [0, 4, 29]
+    """
+    return F.pad(torch.stack((torch.ones_like(values), values, values ** 2)).cumsum(1), (1, 0))
 
 
 def interval_moments(sums, edges):
     """Return count, sum and sum of squares of the values between successive edges, which are
-    indices: (3, G, N + 1), (G, k + 1) -> (3, G, k)."""
-    return sums.gather(2, edges.expand(3, -1, -1)).diff(dim=2)
+    indices: (3, N + 1), (k + 1,) -> (3, k)."""
+    return sums[:, edges].diff(dim=1)
 
 
 def squared_error(count, total, squares):
@@ -90,102 +83,105 @@ def squared_error(count, total, squares):
 
 
 def initial_centres(values, k):
-    """Return k centres, (G, k), for sorted values (G, N), dense where the values are dense.
+    """Return k centres, (k,), for sorted values (N,), dense where the values are dense.
 
     The best density of centres is the cube root of the density of values (Panter and Dite, 1951).
     Between two neighbours the density of values is 1 / gap, so that of centres is gap^(-1/3), and
     the gap gets the mass gap * gap^(-1/3) = gap^(2/3). The centres are k quantiles of this mass."""
-    mass = F.pad(values.diff(dim=1) ** (2 / 3), (1, 0)).cumsum(1)  # (G, N)
+    mass = F.pad(values.diff() ** (2 / 3), (1, 0)).cumsum(0)  # (N,)
     quantiles = (torch.arange(k) + 0.5) / k
-    index = torch.searchsorted(mass, mass[:, -1:] * quantiles.to(mass))  # (G, k)
-    return values.gather(1, index.clamp(max=values.shape[1] - 1))
+    index = torch.searchsorted(mass, mass[-1] * quantiles.to(mass))  # (k,)
+    return values[index.clamp(max=len(values) - 1)]
 
 
 def k_means(values, k, rounds=30):
-    """Return the centres (G, k), ascending, that Lloyd's algorithm finds for values (G, N).
+    """Return the centres (k,), ascending, that Lloyd's algorithm finds for values (N,).
 
-    It runs from `initial_centres` and from a uniform grid, and each group takes the result with the
-    smaller error. Lloyd's algorithm never increases the error, so no group ends up worse than
-    uniform quantization (before tables are rounded to float16)."""
-    values = values.sort(1).values.double()
+    It runs from `initial_centres` and from a uniform grid, and the result with the smaller error is
+    taken. Lloyd's algorithm never increases the error, so the result is no worse than uniform
+    quantization (before tables are rounded to float16)."""
+    values = values.sort().values.double()
     sums = prefix_sums(values)
-    low, high = values[:, :1], values[:, -1:]
-    grid = low + (high - low) * torch.linspace(0, 1, k, dtype=torch.float64)
+    grid = values[0] + (values[-1] - values[0]) * torch.linspace(0, 1, k, dtype=torch.float64)
     results = []
     for centres in (initial_centres(values, k), grid):
         for _ in range(rounds):
             # The values nearest to a centre lie between the middles to its two neighbours.
-            edges = torch.searchsorted(values, (centres[:, 1:] + centres[:, :-1]) / 2)
+            edges = torch.searchsorted(values, (centres[1:] + centres[:-1]) / 2)
             # With 0 in front and N behind, successive edges enclose each centre's values.
-            edges = F.pad(F.pad(edges, (1, 0)), (0, 1), value=values.shape[1])  # (G, k + 1)
+            edges = F.pad(F.pad(edges, (1, 0)), (0, 1), value=len(values))  # (k + 1,)
             count, total, squares = interval_moments(sums, edges)
             centres = torch.where(count > 0, total / count, centres)  # one without values stays
-        results.append((squared_error(count, total, squares).sum(1), centres))
-    (error, centres), (grid_error, grid_centres) = results
-    return torch.where((grid_error < error)[:, None], grid_centres, centres)
+        results.append((squared_error(count, total, squares).sum().item(), centres))
+    return min(results, key=lambda result: result[0])[1]
 
 
 def palettize(weight, bits):
-    """Return codes (outputs, inputs) and LUTs (groups, 2^bits) of a weight (outputs, inputs).
+    """Return the codes (outputs, columns) and the LUT (k,) of a group of columns, float32 on a CPU.
 
-    The last group has fewer columns if GROUP does not divide their number. Pass the transpose to
-    group rows. Raises UserError for weights beyond float16: see `check_range`."""
+    Pass the transpose to group rows. Raises UserError for weights beyond float16, see
+    `check_range`."""
     check_bits(bits)
-    codes, luts = torch.empty(weight.shape, dtype=torch.uint8), []
-    outputs, columns = weight.shape
-    whole = columns - columns % GROUP  # columns in whole groups
-    groups_at_once = min(64, max(1, SLICE // (GROUP * outputs)))
-    # The incomplete group is a part of its own, as k_means takes groups of equal size:
-    # 70 columns, 2 groups at once -> parts 0 to 32, 32 to 64, 64 to 70.
-    boundaries = sorted({*range(0, whole, GROUP * groups_at_once), whole, columns})
-    for start, stop in itertools.pairwise(boundaries):
-        part = weight[:, start:stop].T.float().cpu()  # (columns of some groups, outputs)
-        values = part.reshape(-(-len(part) // GROUP), -1)  # (groups, a group's columns * outputs)
-        check_range(values.abs().amax(1))
-        lut = k_means(values, 2 ** bits).half()
-        luts.append(lut)
-        middles = (lut[:, 1:].float() + lut[:, :-1].float()) / 2
-        codes[:, start:stop] = torch.searchsorted(middles, values).view(part.shape).T
-    return codes.to(weight.device), torch.cat(luts).to(weight.device)
+    check_range(weight.abs().max())
+    lut = k_means(weight.flatten(), 2 ** bits).half()
+    middles = (lut[1:].float() + lut[:-1].float()) / 2
+    return torch.searchsorted(middles, weight.contiguous()).to(torch.uint8), lut
+
+
+def group_columns(inputs):
+    """Return the number of columns in each group: 40 -> [16, 16, 8]"""
+    return [min(GROUP, inputs - start) for start in range(0, inputs, GROUP)]
 
 
 class Palettized(Linear):
-    """A projection with packed codes and a float16 LUT for each GROUP of columns."""
+    """A projection with packed codes, and a float16 LUT for each group of columns.
+
+    bits: a list, the width of each group's codes, or one width for all groups. `codes` has the
+    groups one after the other, each packed into whole bytes, and `luts` their LUTs."""
 
     def __init__(self, inputs, outputs, bits):
         nn.Module.__init__(self)  # not Linear's, which allocates a weight
-        self.inputs, self.outputs, self.bits, self.adapter = inputs, outputs, bits, None
+        self.inputs, self.outputs, self.adapter = inputs, outputs, None
+        self.columns = group_columns(inputs)
+        self.bits = [bits] * len(self.columns) if isinstance(bits, int) else list(bits)
         self.unpacked = None  # the weight, while `keep_unpacked` holds it
-        packed_bytes = -(-inputs * outputs // 8) * bits
-        self.register_buffer("codes", torch.zeros(packed_bytes, dtype=torch.uint8))
-        self.register_buffer("luts", torch.zeros(-(-inputs // GROUP), 2 ** bits).half())
+        self.packed_bytes = [-(-outputs * columns // 8) * width  # of each group
+                             for columns, width in zip(self.columns, self.bits, strict=True)]
+        self.register_buffer("codes", torch.zeros(sum(self.packed_bytes), dtype=torch.uint8))
+        self.register_buffer("luts", torch.zeros(sum(2 ** width for width in self.bits)).half())
 
     def pack_weight(self, weight):
         """Store a weight (outputs, inputs)."""
-        codes, self.luts = palettize(weight, self.bits)
-        self.codes = pack(codes, self.bits)
+        packed, luts = [], []
+        for group, width in zip(weight.float().cpu().split(GROUP, 1), self.bits):
+            codes, lut = palettize(group, width)
+            packed.append(pack(codes, width))
+            luts.append(lut)
+        self.codes = torch.cat(packed).to(weight.device)
+        self.luts = torch.cat(luts).to(weight.device)
 
     @property
     def weight(self):
         """The unpacked weight, (outputs, inputs), float16."""
         if self.unpacked is not None:
             return self.unpacked
-        codes = unpack(self.codes, self.bits, (self.outputs, self.inputs))
-        # The LUTs one after the other: column c's starts at 2^bits * (c // GROUP).
-        group = torch.arange(self.inputs, dtype=torch.int32, device=codes.device) // GROUP
-        return self.luts.flatten()[codes + group * 2 ** self.bits]
+        packed = self.codes.split(self.packed_bytes)
+        luts = self.luts.split([2 ** width for width in self.bits])
+        groups = [lut[unpack(codes, width, (self.outputs, columns)).int()]
+                  for columns, width, codes, lut in zip(self.columns, self.bits, packed, luts)]
+        return torch.cat(groups, 1)
 
 
 class QuantizedAFM(AFM):
     """An AFM with palettized projections and an 8-bit embedding.
 
-    bits: {name of a projection, see `lora.projections`: 1 to 8}"""
+    bits: {name of a projection, see `lora.projections`: see `Palettized`}"""
 
     def __init__(self, config, bits, dtype=torch.float32):
         super().__init__(config, dtype)
-        self.bits = dict(bits)
         for name, layer in projections(self).items():
             self.set_submodule(name, Palettized(layer.inputs, layer.outputs, bits[name]))
+        self.bits = {name: layer.bits for name, layer in projections(self).items()}
         del self.embedding  # a float parameter; the codes, -127 to 127, are a buffer
         self.register_buffer("embedding", torch.zeros(config.vocab_size, config.dim,
                                                       dtype=torch.int8))

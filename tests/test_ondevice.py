@@ -1,5 +1,6 @@
 """Bit allocation, accuracy recovery and feature adapters of the quantized model."""
 import copy
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -7,18 +8,16 @@ import torch
 
 from afm_min import chat, lora, ondevice
 from afm_min.model import AFM, load_model
-from afm_min.quantize import QuantizedAFM, quantize_model
+from afm_min.quantize import GROUP, QuantizedAFM, quantize_model
 from afm_min.run import Run, UserError
 from afm_min.tokenizer import Tokenizer
 from tests.test_lora import parameters
-from tests.test_quantize import TINY, float_model
+from tests.test_quantize import TINY, make_pair
 
 
 @pytest.fixture(scope="module")
 def quantized_once():
-    model = float_model()
-    bits = {name: 1 + i % 8 for i, name in enumerate(lora.projections(model))}
-    return model, quantize_model(model, bits)
+    return make_pair()
 
 
 @pytest.fixture
@@ -41,53 +40,86 @@ def test_token_kl_is_that_of_the_masked_tokens(pair):
     model, quantized = pair
     prefixes = [[1], [3], [5], [5, 6]]
     with torch.no_grad():
-        kl = ondevice.token_kl(quantized, model, packed_batch())
+        target = ondevice.token_log_probabilities(model, packed_batch())
+        kl = ondevice.token_kl(quantized, target, packed_batch())
         p, q = (torch.stack([each(torch.tensor([prefix]))[0, -1] for prefix in prefixes])
                 .log_softmax(-1) for each in (model, quantized))
         torch.testing.assert_close(kl, (p.exp() * (p - q)).sum(-1), atol=1e-5, rtol=1e-4)
         assert len(kl) == 4
         assert (kl > 0).all()
-        assert ondevice.token_kl(model, model, packed_batch()).abs().max() < 1e-6
+        assert ondevice.token_kl(model, target, packed_batch()).abs().max() < 1e-6
 
 
-def test_allocate_bits_by_hand():
-    """2 bits go where the loss rises least per weight.
+def test_group_sizes_by_hand():
+    """16 columns of 32 or 16 outputs; of the 40 inputs of down, the last group has 8."""
+    sizes = ondevice.group_sizes(AFM(TINY))
+    assert len(sizes) == 14
+    assert sizes["blocks.0.attention.query"] == [512, 512]
+    assert sizes["blocks.1.attention.key"] == [256, 256]
+    assert sizes["blocks.1.feed_forward.down"] == [512, 512, 256]
 
-    Weights: query 32 x 32, key and value 16 x 32, output 32 x 32; gate, up, down 40 x 32."""
-    model = AFM(TINY)
-    layers = lora.projections(model)
-    total = 2 * (1024 * 2 + 512 * 2 + 1280 * 3)
 
-    def two_bits(bits):
-        return [name for name in bits if bits[name] == 2]
-    rises = dict.fromkeys(layers, 1.0) | {
-        "blocks.1.attention.key": 0.001, "blocks.1.feed_forward.up": 0.003,
-        "blocks.0.attention.query": 0.0022}  # per weight: 2.0, 2.3 and 2.1e-6
-    assert ondevice.allocate_bits(model, rises, average=4.0) == dict.fromkeys(layers, 4)
-    # 1,100 weights must lose two bits: key and query have 1,536.
-    bits = ondevice.allocate_bits(model, rises, average=4 - 2 * 1100 / total)
-    assert two_bits(bits) == ["blocks.0.attention.query", "blocks.1.attention.key"]
-    assert ondevice.average_bits(model, bits) == pytest.approx(4 - 2 * 1536 / total)
-    rises |= {"blocks.1.attention.key": 0.0012, "blocks.1.feed_forward.up": 0.002}
-    # Per weight now 2.3 and 1.6e-6: up, with 1,280 weights, comes first.
-    bits = ondevice.allocate_bits(model, rises, average=4 - 2 * 1200 / total)
-    assert two_bits(bits) == ["blocks.1.feed_forward.up"]
-    assert set(ondevice.allocate_bits(model, rises, average=2.0).values()) == {2}
+def test_average_bits_by_hand():
+    """(4 * 100 + 2 * 300 + 2 * 100) / 500 = 2.4"""
+    sizes = {"a": [100, 300], "b": [100]}
+    assert ondevice.average_bits(sizes, {"a": [4, 2], "b": [2]}) == 2.4
+
+
+@pytest.mark.parametrize("average, four_bits", [
+    (2.0, []), (2.2, []), (2.5, ["a0"]), (3.1, ["a0", "b0"]), (3.5, ["a0", "b0", "b1"]),
+    (4.0, ["a0", "a1", "b0", "b1"])])
+def test_allocate_bits_by_hand(average, four_bits):
+    """Increases per weight: a0 0.05, b0 0.02, a1 0.018, b1 0.001. There are 512 weights, so in the
+    average a0 takes 128 * 2 / 512 = 0.5 bits, b0 the same, a1 0.75 and b1 0.25.
+
+    At 3.5, 1.5 bits are spare. a0 and b0 take 1.0 of it. Of the 0.5 left, a1 would take too much,
+    but b1 fits."""
+    sizes = {"a": [128, 192], "b": [128, 64]}
+    rises = {"a": [6.4, 3.456], "b": [2.56, 0.064]}
+    bits = ondevice.allocate_bits(sizes, rises, average)
+    assert [f"{name}{i}" for name in bits for i, width in enumerate(bits[name])
+            if width == 4] == four_bits
+    assert {width for widths in bits.values() for width in widths} <= {2, 4}
+
+
+@pytest.mark.parametrize("average", [2.0, 2.5, 3.0, 3.5, 3.7, 4.0])
+def test_the_average_is_met_within_the_smallest_group(average):
+    """For any sensitivities, it is not exceeded, and no group that takes 2 bits would fit."""
+    rng = random.Random(average)
+    sizes = {name: rng.choices([256, 512, 640], k=9) for name in "abcde"}
+    rises = {name: [rng.gauss(1, 1) for _ in sizes[name]] for name in sizes}
+    bits = ondevice.allocate_bits(sizes, rises, average)
+    total = sum(map(sum, sizes.values()))
+    spare = (average - ondevice.average_bits(sizes, bits)) * total
+    narrow = [size for name in sizes for size, width in zip(sizes[name], bits[name]) if width == 2]
+    assert spare >= -1e-6
+    assert all(2 * size > spare for size in narrow)
+
+
+def test_an_average_below_2_is_an_error():
     with pytest.raises(UserError, match="give 2 or more"):
-        ondevice.allocate_bits(model, rises, average=1.9)
+        ondevice.allocate_bits({"a": [16]}, {"a": [1.0]}, average=1.9)
 
 
-def test_sensitivity_is_the_kl_that_2_bits_add(pair):
-    """The rise equals the difference between two models quantized as a whole."""
+def test_sensitivity_is_the_kl_that_2_bits_add_divided_by_squared_errors(pair):
+    """A projection's sum equals the difference between two models quantized as a whole. Groups have
+    shares of it like their errors in 2 bits."""
     model, _ = pair
     rises = ondevice.sensitivity(model, packed_batch())
     four = dict.fromkeys(lora.projections(model), 4)
     assert set(rises) == set(four)
+    target = ondevice.token_log_probabilities(model, packed_batch())
     for name in ("blocks.0.attention.query", "blocks.0.feed_forward.down"):
-        with_2, with_4 = (
-            ondevice.token_kl(quantize_model(model, bits), model, packed_batch()).mean().item()
-            for bits in (four | {name: 2}, four))
-        assert rises[name] == pytest.approx(with_2 - with_4)
+        with torch.no_grad():
+            with_2, with_4 = (
+                ondevice.token_kl(quantize_model(model, bits), target, packed_batch()).mean().item()
+                for bits in (four | {name: 2}, four))
+            layer = quantize_model(model, dict.fromkeys(four, 2)).get_submodule(name)
+            error = (layer.weight - model.get_submodule(name).weight) ** 2
+        assert sum(rises[name]) == pytest.approx(with_2 - with_4)
+        for i, rise in enumerate(rises[name]):
+            share = error[:, GROUP * i:GROUP * (i + 1)].sum() / error.sum()
+            assert rise == pytest.approx(share.item() * (with_2 - with_4), rel=1e-4)
 
 
 def test_sizes_by_hand(pair, tmp_path):
@@ -95,14 +127,15 @@ def test_sizes_by_hand(pair, tmp_path):
     over the projections' weights."""
     run, (model, quantized) = Run(tmp_path), pair
     run.checkpoint("x").write_bytes(b"0" * 5000)
-    sizes = ondevice.sizes(run, "x", quantized)
+    sizes = ondevice.packed_sizes(run, "x", quantized)
     assert sizes["KB"] == 5
     all_parameters = sum(p.numel() for p in model.parameters())
     assert sizes["bits per weight"] == pytest.approx(8 * 5000 / all_parameters)
-    layers = lora.projections(quantized).values()
-    stored = sum(layer.inputs * layer.outputs * layer.bits / 8
-                 + 2 * 2 ** layer.bits * -(-layer.inputs // 16) for layer in layers)
-    weights = sum(layer.inputs * layer.outputs for layer in layers)
+    stored = weights = 0
+    for name, sizes_of_groups in ondevice.group_sizes(model).items():
+        for size, width in zip(sizes_of_groups, quantized.bits[name]):
+            stored += size * width / 8 + 2 * 2 ** width
+            weights += size
     assert sizes["bits per projection weight"] == pytest.approx(8 * stored / weights)
 
 
@@ -170,19 +203,17 @@ def test_quantize_saves_a_model_of_the_average_asked_for(stage, choice):
     quantized model, beside the mean of the float one."""
     metrics = ondevice.quantize(stage.run, average=3.0, choice=choice)
     saved = load_model(stage.run, "quantize", QuantizedAFM)
-    assert set(saved.bits.values()) == {2, 4}
-    assert metrics["average bits"] == ondevice.average_bits(saved, saved.bits) <= 3
-    assert {name: bits for name, bits, _ in metrics["bits of projections"]} == saved.bits
+    assert {width for widths in saved.bits.values() for width in widths} == {2, 4}
+    sizes = ondevice.group_sizes(stage.model)
+    assert metrics["average bits"] == ondevice.average_bits(sizes, saved.bits)
+    assert 2.95 < metrics["average bits"] <= 3
+    weights = {name: sum(sizes[name]) for name in sizes}
+    average = sum(bits * weights[name] for name, bits, _ in metrics["bits of projections"])
+    assert average / sum(weights.values()) == pytest.approx(metrics["average bits"])
     assert metrics["mean %"] == 40
     assert metrics["mean % before"] == 50
     assert metrics["bits/byte"] == 2
     assert metrics["KB"] == stage.run.checkpoint("quantize").stat().st_size / 1000
-
-
-def test_an_unknown_choice_is_an_error(stage):
-    """The message names the choices."""
-    with pytest.raises(UserError, match="choose sensitivity or random"):
-        ondevice.quantize(stage.run, choice="luck")
 
 
 def test_recovery_trains_only_an_adapter_towards_the_float_model(stage):
@@ -196,10 +227,28 @@ def test_recovery_trains_only_an_adapter_towards_the_float_model(stage):
     assert metrics["KB"] == stage.run.checkpoint("recovery").stat().st_size / 1000
     lora.use(stage.quantized, {})
     with torch.no_grad():
-        kl = ondevice.token_kl(stage.quantized, stage.model, stage.trained["batch"])
+        target = ondevice.token_log_probabilities(stage.model, stage.trained["batch"])
+        kl = ondevice.token_kl(stage.quantized, target, stage.trained["batch"])
         sums = stage.trained["loss"](stage.quantized, stage.trained["batch"])
     assert sums["loss"].item() == pytest.approx(kl.sum().item())
     assert sums["count"] == len(kl) > 0
+
+
+def test_the_recipe_text_repeats_pre_and_post_training(stage, monkeypatch):
+    """Demonstrations and synthetic examples, and a row of text for eight of them, all of whose
+    tokens count, with the losses of pre-training and fine-tuning."""
+    examples = {"math": [chat.render_response([1], [2])] * 9, "tools": [
+        chat.render_response([3], [4])] * 7}
+    monkeypatch.setattr(chat, "read_examples", lambda run, model: examples)
+    monkeypatch.setattr(ondevice.pretrain, "text_batches", lambda run, model, mixture, rows: (
+        lambda step: {"ids": torch.full((rows, 5), 6)}))
+    data = ondevice.training_data(stage.run, stage.quantized)
+    assert [ids.tolist() for ids, _ in data] == [[1, 2]] * 9 + [[3, 4]] * 7 + [[6] * 5] * 2
+    assert data[0][1].tolist() == [0, 1]
+    assert data[-1][1].tolist() == [1] * 5
+    ondevice.recovery(stage.run, recipe="text", rank=2)
+    assert stage.trained["loss"] is chat.response_loss
+    assert stage.trained["stage"] == "recovery"
 
 
 def test_a_feature_starts_from_the_recovery_adapter(stage, monkeypatch):

@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional as F
 
 from afm_min import lora, quantize
-from afm_min.generate import generate
+from afm_min.generate import Cache, Decoder, generate
 from afm_min.model import AFM, Config, load_model, save_model
-from afm_min.quantize import (GROUP, Palettized, QuantizedAFM, initial_centres, interval_moments,
-                              k_means, keep_unpacked, pack, palettize, prefix_sums, quantize_model,
-                              squared_error, unpack)
+from afm_min.quantize import (GROUP, Palettized, QuantizedAFM, group_columns, initial_centres,
+                              interval_moments, k_means, keep_unpacked, pack, palettize,
+                              prefix_sums, quantize_model, squared_error, unpack)
 from afm_min.run import Run, UserError
 from afm_min.tokenizer import Tokenizer
 from tests.test_lora import parameters
@@ -42,31 +42,17 @@ def test_pack_by_hand():
     assert pack(torch.tensor([1, 2, 3]), bits=3).tolist() == [209, 0, 0]
 
 
-def test_packing_in_slices_equals_packing_at_once(monkeypatch):
-    """With slices of 16 codes or values, codes, bytes and tables stay the same."""
-    torch.manual_seed(0)
-    codes, weight = torch.randint(8, (5, 37)), torch.randn(20, 70)
-    packed, (palettized, luts) = pack(codes, 3), palettize(weight, 2)
-    monkeypatch.setattr(quantize, "SLICE", 16)
-    assert torch.equal(pack(codes, 3), packed)
-    assert torch.equal(unpack(packed, 3, codes.shape), codes)
-    palettized_in_slices, luts_in_slices = palettize(weight, 2)
-    assert torch.equal(palettized_in_slices, palettized)
-    assert torch.equal(luts_in_slices, luts)
-
-
 # k-means.
 
 def error(values, centres):
-    """Return the squared distance of values (G, N) from the nearest of centres (G, k): (G,)."""
-    distance = (values[:, :, None].double() - centres[:, None, :].double()).abs().min(2).values
-    return distance.square().sum(1)
+    """Return the squared distance of values (N,) from the nearest of centres (k,)."""
+    distance = (values[:, None].double() - centres.double()).abs().min(1).values
+    return distance.square().sum().item()
 
 
 def uniform_grid(values, k):
-    """Return k centres from the least to the largest value of each group, (G, k)."""
-    values = values.double()
-    low, high = values.min(1, keepdim=True).values, values.max(1, keepdim=True).values
+    """Return k centres from the least to the largest value."""
+    low, high = values.double().min(), values.double().max()
     return low + (high - low) * torch.linspace(0, 1, k, dtype=torch.float64)
 
 
@@ -99,19 +85,19 @@ def test_the_optimum_equals_enumeration():
 def test_moments_by_hand():
     """Of 1, 2, 4 cut into (1, 2), nothing and (4): the mean of the first is 1.5, so its error is
     0.25 twice."""
-    sums = prefix_sums(torch.tensor([[1.0, 2.0, 4.0]]))
-    assert sums.tolist() == [[[0, 1, 2, 3]], [[0, 1, 3, 7]], [[0, 1, 5, 21]]]
-    moments = interval_moments(sums, edges=torch.tensor([[0, 2, 2, 3]]))
-    assert moments.tolist() == [[[2, 0, 1]], [[3, 0, 4]], [[5, 0, 16]]]
-    assert squared_error(*moments).tolist() == [[0.5, 0, 0]]
+    sums = prefix_sums(torch.tensor([1.0, 2.0, 4.0]))
+    assert sums.tolist() == [[0, 1, 2, 3], [0, 1, 3, 7], [0, 1, 5, 21]]
+    moments = interval_moments(sums, edges=torch.tensor([0, 2, 2, 3]))
+    assert moments.tolist() == [[2, 0, 1], [3, 0, 4], [5, 0, 16]]
+    assert squared_error(*moments).tolist() == [0.5, 0, 0]
 
 
 def test_initial_centres_by_hand():
     """Gaps 1, 8 and 27 have the masses 1, 4 and 9, which add up to 1, 5 and 14."""
-    values = torch.tensor([[0.0, 1.0, 9.0, 36.0]]).double()
-    assert initial_centres(values, 2).tolist() == [[9, 36]]  # at 3.5 and 10.5
-    assert initial_centres(values, 14).tolist() == [[1] + 4 * [9] + 9 * [36]]  # at 0.5, 1.5, ...
-    assert initial_centres(values - 5, 14).tolist() == [[-4] + 4 * [4] + 9 * [31]]
+    values = torch.tensor([0.0, 1.0, 9.0, 36.0]).double()
+    assert initial_centres(values, 2).tolist() == [9, 36]  # at 3.5 and 10.5
+    assert initial_centres(values, 14).tolist() == [1] + 4 * [9] + 9 * [36]  # at 0.5, 1.5, ...
+    assert initial_centres(values - 5, 14).tolist() == [-4] + 4 * [4] + 9 * [31]
 
 
 @pytest.mark.parametrize("k, before_rounds, most", [(4, 1.3, 1.01), (16, 1.2, 1.1)])
@@ -119,21 +105,21 @@ def test_k_means_is_near_the_optimum_for_the_values_of_a_projection(k, before_ro
     """Normal values, as in 16 columns of 128 outputs. A uniform grid as the start would be
     1.66 times the optimum or more at k = 16 before any round, and 1.16 times after them."""
     torch.manual_seed(0)
-    values = torch.randn(4, GROUP * 128, dtype=torch.float64)
-    least = torch.tensor([optimum(group, k) for group in values])
-    start = initial_centres(values.sort(1).values, k)
-    assert (error(values, start) <= before_rounds * least).all()
-    assert (error(values, k_means(values, k)) <= most * least).all()
+    for values in torch.randn(4, GROUP * 128, dtype=torch.float64):
+        least = optimum(values, k)
+        start = initial_centres(values.sort().values, k)
+        assert error(values, start) <= before_rounds * least
+        assert error(values, k_means(values, k)) <= most * least
 
 
 def test_rounds_end_where_centres_are_means_of_the_nearest_values():
     """The fixed point of Lloyd's algorithm."""
     torch.manual_seed(0)
-    values = torch.randn(1, 2000)
+    values = torch.randn(2000)
     centres = k_means(values, 8)
-    nearest = (values[0, :, None] - centres[0]).abs().argmin(1)
-    means = torch.stack([values[0, nearest == i].mean() for i in range(8)])
-    torch.testing.assert_close(means.double(), centres[0], atol=1e-3, rtol=0)
+    nearest = (values[:, None] - centres).abs().argmin(1)
+    means = torch.stack([values[nearest == i].mean() for i in range(8)])
+    torch.testing.assert_close(means.double(), centres, atol=1e-3, rtol=0)
 
 
 def fifth_power(*shape):
@@ -153,46 +139,42 @@ def few_integers(*shape):
 def test_k_means_is_never_worse_than_a_uniform_grid(draw, size):
     """Whatever the values, heavy tails included, up to the rounding of a sum of squares."""
     torch.manual_seed(0)
-    values = draw(50, size)
-    rounding = 1e-14 * values.double().square().sum(1)
-    for k in (2, 4, 16):
-        most = error(values, uniform_grid(values, k)) + rounding
-        assert (error(values, k_means(values, k)) <= most).all()
+    for values in draw(20, size):
+        rounding = 1e-14 * values.double().square().sum().item()
+        for k in (2, 4, 16):
+            most = error(values, uniform_grid(values, k)) + rounding
+            assert error(values, k_means(values, k)) <= most
 
 
 def test_a_bad_start_is_no_worse_than_a_uniform_grid(monkeypatch):
     """If all initial centres are far away, the result is that of the grid."""
     torch.manual_seed(0)
-    values = torch.randn(5, 300)
+    values = torch.randn(300)
     monkeypatch.setattr(quantize, "initial_centres",
-                        lambda values, k: torch.full((5, k), 1e6, dtype=torch.float64))
-    assert (error(values, k_means(values, 4)) <= error(values, uniform_grid(values, 4))).all()
+                        lambda values, k: torch.full((k,), 1e6, dtype=torch.float64))
+    assert error(values, k_means(values, 4)) <= error(values, uniform_grid(values, 4))
+
+
+def test_values_of_which_a_grid_is_the_optimum():
+    """16 values a step apart are all centres, which initial centres alone do not find."""
+    torch.manual_seed(0)
+    values = (torch.arange(400) % 16).float()
+    assert k_means(values, 16).tolist() == list(range(16))
 
 
 def test_centres_move_with_their_values():
     """A large mean costs no precision: sums of squares are float64."""
     torch.manual_seed(0)
-    values = (64 * torch.randn(1, 2000)).round() / 64  # so that the sum with 512 is exact
+    values = (64 * torch.randn(2000)).round() / 64  # so that the sum with 512 is exact
     centres = k_means(values, 8)
     torch.testing.assert_close(k_means(values + 512, 8) - 512, centres, atol=1e-6, rtol=0)
 
 
-def test_groups_do_not_affect_each_other():
-    """Each group takes the better of its two results: the first that of `initial_centres`, the
-    second that of the grid."""
-    torch.manual_seed(0)
-    values = torch.stack((torch.randn(400), (torch.arange(400) % 16).float()))
-    centres = k_means(values, 16)
-    assert centres[1].tolist() == list(range(16))
-    for group, expected in zip(values, centres):
-        assert torch.equal(k_means(group[None], 16)[0], expected)
-
-
 def test_few_or_equal_values():
     """Values come back exactly, and centres without values repeat others."""
-    assert k_means(torch.tensor([[1.0, 2, 3]]), 4).tolist() == [[1, 2, 3, 3]]
-    assert k_means(torch.ones(1, 9), 4).tolist() == [[1, 1, 1, 1]]
-    assert k_means(torch.tensor([[1.0, 1, 5, 5, 5]]), 2).tolist() == [[1, 5]]
+    assert k_means(torch.tensor([1.0, 2, 3]), 4).tolist() == [1, 2, 3, 3]
+    assert k_means(torch.ones(9), 4).tolist() == [1, 1, 1, 1]
+    assert k_means(torch.tensor([1.0, 1, 5, 5, 5]), 2).tolist() == [1, 5]
 
 
 # Palettized weights.
@@ -201,25 +183,59 @@ def test_16_columns_share_a_lut():
     """Columns 0 to 15 have the values 1 and 2, the next two 5 and 7: one bit each restores all."""
     torch.manual_seed(0)
     weight = torch.cat((torch.randint(1, 3, (6, 16)), torch.tensor([5, 7]).repeat(6, 1)), 1).float()
-    codes, luts = palettize(weight, bits=1)
-    assert luts.tolist() == [[1, 2], [5, 7]]
-    assert codes.shape == weight.shape
     layer = Palettized(inputs=18, outputs=6, bits=1)
     layer.pack_weight(weight)
+    assert layer.luts.tolist() == [1, 2, 5, 7]
     assert torch.equal(layer.weight.float(), weight)
-    assert layer.codes.nbytes == -(-18 * 6 // 8)
+    assert layer.codes.nbytes == 6 * 16 // 8 + -(-6 * 2 // 8)
     assert layer.luts.nbytes == 2 * 2 * 2
 
 
-@pytest.mark.parametrize("columns", [16, 40, 17 * 64])
-def test_each_weight_takes_the_nearest_value_of_its_lut(columns):
-    """Of whole groups of columns, and of the columns left over."""
+def test_a_projection_with_two_widths_by_hand():
+    """One output. Its first 16 weights are 0 to 15: with 4 bits, each is its own code. The last
+    two are 7 and 5: with 2 bits, the LUT repeats 7, and the codes are 1 and 0: 1 + 0 * 4."""
+    layer = Palettized(inputs=18, outputs=1, bits=[4, 2])
+    weight = torch.tensor([[*range(16), 7.0, 5.0]])
+    layer.pack_weight(weight)
+    codes = [0x10, 0x32, 0x54, 0x76, 0x98, 0xBA, 0xDC, 0xFE]
+    assert layer.codes.tolist() == [*codes, 1, 0]
+    assert layer.luts[:16].tolist() == list(range(16))
+    assert layer.luts[16:].tolist() == [5, 7, 7, 7]
+    assert torch.equal(layer.weight.float(), weight)
+
+
+@pytest.mark.parametrize("bits", [[4, 2, 4], [2, 2, 4], [1, 8, 3]])
+def test_groups_do_not_affect_each_other(bits):
+    """A group's weights are those that it has as a projection of its own, of the same width."""
     torch.manual_seed(0)
-    weight = torch.randn(5, columns)
-    codes, luts = palettize(weight, bits=2)
-    assert len(luts) == -(-columns // GROUP)
-    of_column = luts.float()[torch.arange(columns) // GROUP]  # (columns, 4)
-    assert torch.equal(codes.long(), (weight[:, :, None] - of_column).abs().argmin(2))
+    weight = torch.randn(5, 40)
+    layer = Palettized(inputs=40, outputs=5, bits=bits)
+    layer.pack_weight(weight)
+    for start, width in zip((0, 16, 32), bits):
+        group = weight[:, start:start + 16]
+        alone = Palettized(inputs=group.shape[1], outputs=5, bits=width)
+        alone.pack_weight(group)
+        assert torch.equal(layer.weight[:, start:start + 16], alone.weight)
+        assert len(alone.weight.unique()) <= 2 ** width
+
+
+def test_each_group_needs_its_width():
+    with pytest.raises(ValueError):
+        Palettized(inputs=40, outputs=5, bits=[4, 2])
+
+
+def test_columns_of_groups():
+    """The last group has what remains."""
+    assert group_columns(40) == [16, 16, 8]
+    assert group_columns(32) == [16, 16]
+    assert group_columns(3) == [3]
+
+
+def test_each_weight_takes_the_nearest_value_of_its_lut():
+    torch.manual_seed(0)
+    weight = torch.randn(5, 16)
+    codes, lut = palettize(weight, bits=2)
+    assert torch.equal(codes.long(), (weight[:, :, None] - lut.float()).abs().argmin(2))
 
 
 @pytest.mark.parametrize("value, shown", [
@@ -230,7 +246,7 @@ def test_weights_beyond_float16_are_refused(value, shown, column):
     weight = torch.randn(5, 20)
     weight[2, column] = value
     with pytest.raises(UserError, match=f"largest magnitude is {shown}: float16 holds 0"):
-        palettize(weight, bits=4)
+        Palettized(inputs=20, outputs=5, bits=4).pack_weight(weight)
 
 
 @pytest.mark.parametrize("value", [1e-9, -1e-5, 6e-5])
@@ -239,7 +255,7 @@ def test_a_group_of_tiny_weights_is_refused(value):
     weight = torch.randn(5, 20)
     weight[:, 16:] = value
     with pytest.raises(UserError, match="largest magnitude is [1-9.]+e-0[0-9]: float16 holds 0"):
-        palettize(weight, bits=4)
+        Palettized(inputs=20, outputs=5, bits=4).pack_weight(weight)
 
 
 def test_the_largest_and_least_weights_that_float16_holds():
@@ -253,8 +269,8 @@ def test_the_largest_and_least_weights_that_float16_holds():
 
 def test_a_tiny_weight_beside_larger_ones_takes_the_nearest_value():
     weight = torch.tensor([[1e-9, 1.0, -1.0, 1.0]])
-    codes, luts = palettize(weight, bits=2)
-    assert luts[0, codes.long()].tolist() == [[0, 1, -1, 1]]
+    codes, lut = palettize(weight, bits=2)
+    assert lut[codes.long()].tolist() == [[0, 1, -1, 1]]
 
 
 @pytest.mark.parametrize("bits", [-1, 0, 9, 16, 2.5])
@@ -277,11 +293,17 @@ def float_model():
     return model
 
 
+def make_pair():
+    """Return a float model and its quantized copy, whose groups have all widths from 1 to 8."""
+    model, widths = float_model(), itertools.cycle(range(1, 9))
+    bits = {name: [next(widths) for _ in group_columns(layer.inputs)]
+            for name, layer in lora.projections(model).items()}
+    return model, quantize_model(model, bits)
+
+
 @pytest.fixture(scope="module")
 def quantized_once():
-    model = float_model()
-    bits = {name: 1 + i % 8 for i, name in enumerate(lora.projections(model))}
-    return model, quantize_model(model, bits)
+    return make_pair()
 
 
 @pytest.fixture
@@ -387,6 +409,22 @@ def test_an_adapters_gradients_equal_those_on_unpacked_weights(pair):
         model(torch.tensor([[1, 2, 3]])).logsumexp(-1).sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in parameters(adapter)]))
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-3)
+
+
+def test_an_adapter_merged_into_packed_weights_equals_the_attached_one(pair):
+    """A Decoder unpacks groups of all widths, and adds B A."""
+    _, quantized = pair
+    torch.manual_seed(0)
+    adapter, ids = lora.create(quantized, 2), torch.tensor([[1, 2, 3, 4]])
+    for p in parameters(adapter):
+        p.data.normal_(std=0.1)
+    with torch.no_grad():
+        without = quantized(ids)
+        lora.attach(quantized, adapter)
+        decoder = Decoder(quantized)
+        merged = decoder.logits(decoder(ids, Cache(decoder, rows=1, size=4)))
+        torch.testing.assert_close(merged, quantized(ids), atol=1e-4, rtol=1e-4)
+        assert (merged - without).abs().max() > 0.01
 
 
 def test_weights_kept_unpacked_are_equal_and_released(pair):

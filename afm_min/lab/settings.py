@@ -23,7 +23,7 @@ WORDS = {
     "mdloo.loss": ["mdpo", "ppo", "reinforce"],
     "mdloo.baseline": ["leave one out", "mean", "none"],
     "committee.only": ["", "sft", "best1", "rsN", "dpoN", "ipoN", "mdlooN"],
-    "quantize.choice": ["sensitivity", "random"],
+    "quantize.choice": ["sensitivity", "random"], "recovery.recipe": ["imitate", "text"],
     **{f"{name}.start": ["recovery", "lengthening", *CHAT_MODELS] for name in FEATURES},
     **dict.fromkeys(["quantize.start", "recovery.start", "evaluation.aligned"], CHAT_MODELS),
 }
