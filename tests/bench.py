@@ -23,7 +23,7 @@ from afm_min.data.funnel import Funnel
 from afm_min.generate import generate, sample
 from afm_min.model import AFM, PRESETS, Config
 from afm_min.pretrain import next_token_loss
-from afm_min.quantize import palettize, quantize_model
+from afm_min.quantize import Palettized, quantize_model
 from afm_min.run import compute_dtype
 from afm_min.tokenizer import Tokenizer
 
@@ -222,7 +222,7 @@ def on_device():
     measured |= seconds({"float": lambda: generate(model, prompts, 24, temperature=1.0),
                          "packed": lambda: generate(packed, prompts, 24, temperature=1.0)})
     start = time.perf_counter()
-    palettize(torch.randn(3072, 8064), 4)
+    Palettized(8064, 3072, 4).pack_weight(torch.randn(3072, 8064))
     print(f"On device: the toy in 4 bits in {measured['pack']:.2f} s, a matrix of 3,072 x 8,064 in "
           f"{time.perf_counter() - start:.1f} s; adapters switched in "
           f"{1000 * measured['switch']:.2f} ms; 64 responses from packed weights take "
