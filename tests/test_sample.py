@@ -351,7 +351,7 @@ def test_the_last_model_answers_greedily_by_default(post_trained, capsys, monkey
                  "--prompt", "What do keys cost?"]
     result = call(capsys, sample, *arguments)
     assert result[0] == 0
-    assert result == call(capsys, sample, *arguments, "--stage", "committee2", "--temperature", 0)
+    assert result == call(capsys, sample, *arguments, "--stage", "best2", "--temperature", 0)
 
 
 def test_adapters_are_switched_between_prompts(post_trained, capsys, monkeypatch):
@@ -378,9 +378,9 @@ def test_models_are_switched_in_a_session(post_trained, capsys, monkeypatch):
                                                "/adapter math", "/stage", "Hi"))
     code, output, errors = call(capsys, sample, "--run", post_trained[0], "--max-new-tokens", 5)
     assert code == 0 and errors.count("\n") == 1 and "--stage fox" in errors
-    assert output.startswith(f"{post_trained[0]}, committee2. /help")
+    assert output.startswith(f"{post_trained[0]}, best2. /help")
     answers = output.partition("> ")[2].split("> ")
-    assert answers[0] == answers[-2].removesuffix("\n") + "\n"  # committee2, the last one
+    assert answers[0] == answers[-2].removesuffix("\n") + "\n"  # best2, the last one
     assert answers[3].startswith("Hi")  # core continues the prompt
 
 
