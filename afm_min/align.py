@@ -27,6 +27,7 @@ import torch
 
 from afm_min import chat, evaluate, reward
 from afm_min.model import load_model, save_model
+from afm_min.progress import track
 from afm_min.run import UserError
 from afm_min.trainer import Trainer, fit, linear, seed_step
 
@@ -118,7 +119,8 @@ def imitate(round_number, run, method, stages, *, prompts, samples, choice, epoc
     seed_step(run.seed, stage, 0)
     tasks = reward.draw_prompts(prompts, random.Random(f"{run.seed} {stage}"))
     reward_model = load_model(run, f"reward{round_number}", reward.RewardModel)
-    models = (load_model(run, name) for name in stages)  # loaded one after the other
+    # The models are loaded one after the other.
+    models = (load_model(run, name) for name in track(stages, f"{stage}: models"))
     responses = reward.sample_responses(models, tasks, samples)  # (tasks, models, samples)
     best, truth = best_of_n(reward_model, [sum(by_model, []) for by_model in responses], choice)
     rendered = [chat.render_response(response.prompt, response.ids) for response in best]

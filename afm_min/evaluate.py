@@ -17,6 +17,7 @@ from afm_min.chat import generate_texts, sample_texts
 from afm_min.evaluate_base import continuations, plain_texts
 from afm_min.model import load_model
 from afm_min.quantize import QuantizedAFM
+from afm_min.progress import track
 from afm_min.run import Run
 from afm_min.trainer import seed_step
 from afm_min.world import tools
@@ -255,7 +256,7 @@ def evaluation(run, *, count=MAX_BENCHMARK, aligned="best2", packed=True, oppone
     models, streams = load_models(run, aligned, packed), run.load(run.file("tokens.pt"))["held_out"]
     seed_step(run.seed, "evaluation", 0)
     tables, texts = {}, {}
-    for name, model in models.items():
+    for name, model in track(models.items(), "evaluation: models"):
         texts[name] = responses(model, asked, count, plain=name == "base")
         tables[name] = benchmarks(model, world, count, texts[name])
         tables[name].append(row("text: continuation of four", continuations(model, streams, 400)))

@@ -23,6 +23,7 @@ import torch
 
 from afm_min import chat, evaluate, guards
 from afm_min.model import load_model, save_model
+from afm_min.progress import track
 from afm_min.trainer import cosine, fit, linear, seed_step
 from afm_min.world import people
 from afm_min.world.families import all_families
@@ -44,7 +45,8 @@ def demonstrations(run, *, count=2000, evolved=500, flawed=0.15, unlikely=2.4, s
     "guards" has a row for each flaw."""
     model, kept, rejected = load_model(run, "lengthening"), [], []
     by_flaw, texts = collections.defaultdict(list), set()  # by_flaw: flaw -> outcomes
-    for family in (*all_families(whole=True).values(), *EVOLVED.values()):
+    families = (*all_families(whole=True).values(), *EVOLVED.values())
+    for family in track(families, "demonstrations: families"):
         n = evolved if family in EVOLVED.values() else count
         written = [people.write_demonstration(family, i, flawed) for i in range(n)]
         examples = [chat.example(family.name, d.messages, d.response) for d in written]
@@ -123,7 +125,7 @@ def ascend(score, weights, rounds, dw):
     for number in range(1, rounds + 1):
         runs = factorial_design(weights)
         scores = [score({name: w * (1 + sign[name] * dw) for name, w in weights.items()}, number)
-                  for sign in runs]
+                  for sign in track(runs, "mixture: trials")]
         effects = {}
         for name, weight in weights.items():
             more, less = (2 * sum(x for x, sign in zip(scores, runs) if sign[name] == side)
@@ -179,7 +181,7 @@ def mixture(run, *, rounds=3, dw=0.75, steps=8, batch_size=24, lr=0.002, count=6
 # Fine-tuning.
 
 def sft(run, *, steps=600, batch_size=24, lr=0.001, dropout=0.1, synthetic=True, checkpoints=2,
-        count=40):
+        count=50):
     """Fine-tune the draft with the mixture that the stage mixture found. Rejected demonstrations
     are left out, unless the search gave them a weight of 1, the mean, or more.
 

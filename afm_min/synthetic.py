@@ -11,6 +11,7 @@ import collections
 
 from afm_min import chat, evaluate, guards
 from afm_min.model import load_model
+from afm_min.progress import track
 from afm_min.trainer import seed_step
 from afm_min.world import tools
 from afm_min.world.families import all_families
@@ -131,7 +132,7 @@ def synthetic(run, *, math=800, code_questions=200, tool_questions=250, samples=
     model, world = load_model(run, "draft"), all_families()
     seed_step(run.seed, "synthetic", 0)  # so a resumed run samples the same
     results = [synthetic_math(model, EVOLVED[f"math {kind}"], kind, math, samples)
-               for kind in Math.KINDS]
+               for kind in track(Math.KINDS, "synthetic: mathematics")]
     code, row, hidden_tests = synthetic_code(model, world["code"], code_questions, samples,
                                              threshold, seen_tests)
     results += [(code, row), synthetic_tool_use(model, world["tools"], tool_questions, samples)]

@@ -16,6 +16,7 @@ import torch
 from afm_min.data import safety
 from afm_min.data.funnel import Funnel
 from afm_min.data.sources import SOURCES
+from afm_min.progress import track
 from afm_min.run import UserError, save
 from afm_min.tokenizer import DOCUMENT, Tokenizer
 from afm_min.world.tasks import RECALL, draw_task
@@ -89,7 +90,7 @@ def collect(folder, common, share=1.0, lexicon=""):
 
 def read_sources(sources):
     """Yield the documents of all sources that contain any text, with their source and topic."""
-    for source, read in sources.items():
+    for source, read in track(sources.items(), "data: sources"):
         for document in read():
             if document["text"].strip():
                 yield document | {"source": source, "topic": topic(source, document["name"])}
