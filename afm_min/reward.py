@@ -35,9 +35,9 @@ LANGUAGE_WEIGHT = 0.1  # weight of cross-entropy per token, beside a ranking los
 MAX_RESPONSE = 48  # tokens
 MAX_PAIRS = 6  # for one prompt
 EXTRA_BLOCKS = 2  # of the reward model, on top of the policy's
-# Weights of the families. EVOLVED are four kinds of mathematics, where responses differ in quality,
-# so most prompts are of these.
-PROMPTS = {"math": 1.5, **dict.fromkeys(EVOLVED, 3), "follow": 1.5, "tools": 1.5, "code": 1.5,
+# Weights of the families. EVOLVED are four kinds of mathematics. In these and in tools, responses
+# differ most in quality, so most prompts are of them.
+PROMPTS = {"math": 1.5, **dict.fromkeys(EVOLVED, 3), "follow": 1.5, "tools": 3, "code": 1.5,
            "summary": 1.5, "compose": 1.5, "recall": 1.5, "refuse": 1.5}
 
 
