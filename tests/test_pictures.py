@@ -72,6 +72,13 @@ def test_changes_in_words():
     assert pictures.changed(70.2, 70.6) == "from 70.2 to 70.6%"
 
 
+def test_settings_of_older_runs_have_the_defaults_of_new_settings():
+    report = {"core": {"settings": {"start": "scratch"}}}
+    assert pictures.settings(report, "core")["start"] == "scratch"
+    assert pictures.settings(report, "core")["distill"] > 0
+    assert pictures.settings(report, "mdloo1")["iterations"] > 0  # not in the report at all
+
+
 def test_curve_averages_stretches_of_the_training():
     rows = rollouts((1, 10), (2, 20), (3, 15), (2, 30), (4, 30), (5, 31))
     assert pictures.learning_curve(rows, points=6)[0] == [1, 1, 10, 0.1, 1, 5, ""]
@@ -114,7 +121,7 @@ def test_the_staircase_has_a_tread_and_an_interval_for_each_model(figure):
 
 @pytest.mark.parametrize("before, after, title", [
     (60.0, 50.0, "Alignment lowers mathematics from 60 to 50%"),
-    (60.0, 60.0, "Alignment leaves mathematics from 60.0 to 60.0%")])
+    (60.0, 60.0, "Alignment leaves mathematics at 60%")])
 def test_the_staircase_admits_a_loss(before, after, title):
     rows = [["sft", "", "", 0, "", before, ""], ["aligned (rs1)", "", "", 0, "", after, ""]]
     assert pictures.staircase_title(rows) == title

@@ -105,8 +105,8 @@ def test_the_staircase(run, no_matplotlib):
     right in each, the half interval is 196 sqrt(2 * 0.1 * 0.9 / 20) / 2 = 9.3."""
     report.write_report(run)
     head, *rows = section(run, "Staircase", head=True)
-    assert head == ["model", "validation mean %", "all math %", "test mean %", "95% interval",
-                    "test math %", "95% interval"]
+    assert head == ["model", "mean %", "all math %", "test mean %", "95% interval", "test math %",
+                    "95% interval"]
     assert [row[0] for row in rows] == [
         "base", "draft", "sft", "mdloo1", "committee1", "aligned (best1)", "rs2",
         "quantized (3.7 bits)", "recovered", "math adapter"]
@@ -314,6 +314,15 @@ def test_only_pictures_that_have_data_are_drawn(run):
     report.write_report(run)
     assert not list(run.path.glob("*.svg"))
     assert "![" not in run.file("report.md").read_text()
+
+
+def test_an_unfinished_run_has_a_staircase_of_validation_tasks(run):
+    rows = run.read_json("report.json")
+    del rows["evaluation"]
+    run.write_json("report.json", rows)
+    report.write_report(run)
+    assert section(run, "Staircase")[3] == ["best1", "55", "25", "", "", "", ""]
+    assert not run.file("staircase.svg").exists() and not run.file("bits.svg").exists()
 
 
 def test_a_model_that_is_not_packed_has_no_picture_of_bits(run):

@@ -37,6 +37,11 @@ def stretches(rows, count):
     return chunks(rows, max(1, math.ceil(len(rows) / count)))
 
 
+def settings(report, stage):
+    """Return a stage's settings, by default those of the code, as a run may be older than some."""
+    return settings_of(stage) | report.get(stage, {"settings": {}})["settings"]
+
+
 def training_loss(row):
     """Return the loss of a logged step, without loss weights and distillation if it is logged."""
     return row.get("nll", row["loss"])
@@ -101,7 +106,9 @@ def staircase_title(rows):
     mathematics = {row[0].split(" ")[0]: row[5] for row in rows}  # "aligned (best2)" -> "aligned"
     after = mathematics["aligned"]
     before = mathematics.get("sft", after)  # the aligned model may be sft itself
-    verb = "lifts" if after > before else "lowers" if after < before else "leaves"
+    if after == before:
+        return f"Alignment leaves mathematics at {after:.0f}%"
+    verb = "lifts" if after > before else "lowers"
     return f"Alignment {verb} mathematics {changed(before, after)}"
 
 
@@ -198,7 +205,7 @@ def token_spans(report):
     for stage in STAGES:
         row = report.get(stage, {"metrics": {}})
         if "tokens" in row["metrics"]:
-            previous = needs_of(stage, settings_of(stage) | row["settings"])[0]
+            previous = needs_of(stage, settings(report, stage))[0]
             start = ends.get(previous, 0)
             ends[stage] = start + row["metrics"]["tokens"]
             spans.append([stage, previous, start, ends[stage], row["metrics"]["bits/byte"]])

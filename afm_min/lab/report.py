@@ -32,8 +32,7 @@ STAIRCASE = ["lengthening", "draft", "sft", *(
     "quantize", "recovery", *FEATURES]
 # The columns of each table, except "held-out text" and "evaluation", which depend on the run.
 COLUMNS = {
-    "staircase": "model, validation mean %, all math %, test mean %, 95% interval, test math %, "
-                 "95% interval",
+    "staircase": "model, mean %, all math %, test mean %, 95% interval, test math %, 95% interval",
     "curves": "curve, first tenth, course, last tenth",
     "stages": "stage, seconds, tokens, metric, before, after",
     "all metrics": "stage, metric, value",
@@ -98,7 +97,7 @@ def staircase_rows(report):
     The mathematics of the best model of a round are reported by the stage that trained it."""
     def metrics(stage):
         return report[stage]["metrics"] if stage in report else {}
-    aligned = report.get("evaluation", {}).get("settings", {}).get("aligned")
+    aligned = "evaluation" in report and pictures.settings(report, "evaluation")["aligned"]
     tested = {"lengthening": "base", "draft": "draft", "sft": "sft", aligned: "aligned",
               "quantize": "quantized", "recovery": "recovered"}  # stage -> in table "evaluation"
     names = {"lengthening": "base", aligned: f"aligned ({aligned})", "recovery": "recovered",
@@ -124,7 +123,7 @@ def file_sizes(run, report):
     """Return {"float": KB, "packed": KB} of the model that was quantized, {} if there is none."""
     if "quantize" not in report:
         return {}
-    path = run.checkpoint(report["quantize"]["settings"]["start"])
+    path = run.checkpoint(pictures.settings(report, "quantize")["start"])
     packed = report["quantize"]["metrics"]["KB"]
     return {"float": path.stat().st_size / 1000, "packed": packed} if path.exists() else {}
 
@@ -142,8 +141,8 @@ def draw_pictures(run, report, staircase, losses, rollouts):
     if len(packed) == len(PACKED):
         data["bits"] = packed, report["quantize"]["metrics"]["average bits"]
     if rollouts:
-        iterations = {stage: report[stage]["settings"]["iterations"] for stage in rollouts}
-        data["mdloo"] = rollouts, iterations
+        data["mdloo"] = rollouts, {stage: pictures.settings(report, stage)["iterations"]
+                                   for stage in rollouts}
     if losses:
         data["losses"] = losses, pictures.token_spans(report)
     links = pictures.write_pictures(run, data)
