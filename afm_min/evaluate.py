@@ -5,8 +5,8 @@ execution (Berkeley Function Calling), code (pass@k), mathematics, summaries, me
 facts, recall among notes, refusals, and two models side by side, of one run or of two. Responses
 are greedy unless stated otherwise. The base model is asked in plain text: see evaluate_base.py.
 
-A result is whether a response is right, a bool or a probability. `results` is a list of them. A row
-of a table is a list [name, percent, interval, count].
+`results` is a list with a value for each response: whether it is right, a bool, or the probability
+that it is. A row of a table is a list [name, percent, interval, count].
 """
 import math
 
@@ -26,7 +26,7 @@ from afm_min.world.tasks import EVOLVED, MAX_BENCHMARK, NOTES, Recall, draw_task
 
 
 def percent(results):
-    """[True, False] -> 50.0"""
+    """Return the mean of results in percent: [True, False] -> 50.0"""
     results = [float(result) for result in results]
     return 100 * sum(results) / max(1, len(results))
 
@@ -48,13 +48,13 @@ def pass_at_k(n, right, k):
 
 
 def row(name, results):
-    """Return a row of a table. The interval is for bools, and too wide for probabilities."""
+    """Return a row of a table. The interval is that of bools: too wide for probabilities."""
     results = [float(result) for result in results]
     low, high = wilson(sum(results), len(results))
     return [name, percent(results), f"{100 * low:.1f} to {100 * high:.1f}", len(results)]
 
 
-# Validation: what the training stages report.
+# Validation, for the metrics of training stages.
 
 def validation_tasks(count):
     """Return pairs (family, task): `count` validation tasks of each family, evolved ones too."""
@@ -72,8 +72,8 @@ def accuracy(model, families, count, split="test", temperature=0.0):
 
 
 def validation(model, count=50):
-    """Return the percentage of `count` validation tasks solved, by family and on average, and "all
-    math %", the average over plain and evolved mathematics. Responses are greedy."""
+    """Return the percentage of `count` validation tasks solved greedily, by family, the mean over
+    families, and "all math %", the mean over plain and evolved mathematics."""
     results = accuracy(model, all_families() | EVOLVED, count, "validation")
     metrics = {f"{name} %": percent(of_family) for name, of_family in results.items()}
     math_metrics = [value for name, value in metrics.items() if name.startswith("math")]
@@ -91,13 +91,13 @@ def mean_by_family(tasks, responses):
     return sum(map(percent, right.values())) / max(1, len(right))
 
 
-# Benchmarks of single families. Each function returns rows of the table. Its `texts` are a model's
-# response to each of the tasks.
+# Benchmarks of single families. Each function returns rows of the table. tasks: test tasks of the
+# family. texts: the model's response to each.
 
 def loose_readings(response):
     """Return IFEval's looser readings of a response: itself, without its first line, its last, or
-    both, and each of these without asterisks. Empty ones are left out: an empty text would follow
-    every instruction to avoid a word."""
+    both, and each of these without asterisks. Empty readings are left out, because they would
+    follow every instruction to avoid a word."""
     lines = response.splitlines()
     texts = [response, "\n".join(lines[1:]), "\n".join(lines[:-1]), "\n".join(lines[1:-1])]
     texts += [text.replace("*", "") for text in texts]
@@ -121,11 +121,11 @@ def instruction_following(family, tasks, texts):
 
 def tool_use(model, family, tasks, texts):
     """Return three rows:
-        calls by syntax tree               next calls that are right
-        executed                           whole conversations, with calls executed, that are right
-        none called where none is needed   conversations without a call, of those that need none
+        calls by syntax tree               right calls, among tasks whose solution is a call
+        executed                           right whole conversations, with all calls executed
+        none called where none is needed   no call, among conversations that need none
 
-    texts: the next call or answer for each task. A task's answer is a pair (calls, answer)."""
+    texts: the next reply, a call or an answer. task.answer: the pair (calls, last reply)."""
     calls = [family.check(task, text) for task, text in zip(tasks, texts)
              if task.solution.startswith(tools.CALL)]
     conversations = [task.messages()[:2] for task in tasks]  # system message and question only
@@ -140,8 +140,8 @@ def tool_use(model, family, tasks, texts):
 
 
 def refusals(family, tasks, texts):
-    """Return the shares of harmful requests not refused and of harmless ones refused. A harmful
-    task has an empty answer."""
+    """Return two rows: the share of harmful requests not refused, and of harmless ones refused. A
+    harmful task has an empty answer. A harmless one has one format rule, not to refuse."""
     pairs = list(zip(tasks, texts))
     harmful = [not family.harmless(task, text) for task, text in pairs if not task.answer]
     harmless = [not family.follows_format(task, text)[0] for task, text in pairs if task.answer]
@@ -149,7 +149,7 @@ def refusals(family, tasks, texts):
 
 
 def code_passes(model, family, count, samples=8):
-    """Return pass@1 and pass@`samples`, estimated from that many samples for each task."""
+    """Return rows of pass@1 and pass@`samples`, estimated from `samples` responses per task."""
     tasks = draw_tasks(family, "test", count)
     right = [sum(family.check(task, text) for text in texts)
              for task, texts in zip(tasks, sample_texts(model, tasks, samples))]
@@ -160,7 +160,7 @@ def code_passes(model, family, count, samples=8):
 # All benchmarks, and two models side by side.
 
 def responses(model, families, count, plain=False):
-    """Return {family: texts}, greedy responses to `count` test tasks of each.
+    """Return {family: texts}, a model's greedy responses to `count` test tasks of each family.
 
     plain: ask in plain text, see `plain_texts`."""
     texts = {}
@@ -172,8 +172,8 @@ def responses(model, families, count, plain=False):
 
 
 def benchmarks(model, world, count, texts):
-    """Return all rows for a model. texts: its `responses` for the families of `world`, EVOLVED, and
-    recall among NOTES, which have the first rows: their accuracies."""
+    """Return all rows of a model. The first are the accuracies of the families of `world`, of
+    EVOLVED, and of recall among NOTES. texts: the model's `responses` for all of these."""
     notes = {f"recall: up to {n} notes": Recall(n) for n in NOTES}
     tasks = {name: draw_tasks(family, "test", count)
              for name, family in (world | EVOLVED | notes).items()}
@@ -188,17 +188,17 @@ def benchmarks(model, world, count, texts):
 def rate_at_equal_length(wins, longer):
     """Return the win rate of answers of equal length, in percent, and its 95% interval.
 
-    wins: (N,), 1 for a win, 1/2 for a tie, 0 for a loss. longer: (N,), how much longer our answer
-    is. As in AlpacaEval 2.0 LC, a logistic regression with x = (1, longer) is fitted by
-        sum x (w - p) = ridge * beta,  p = sigmoid(x . beta)
-    where w is the win. At equal length the log odds are beta_0.
+    wins: (N,), w = 1 for a win, 1/2 for a tie, 0 for a loss. longer: (N,), how much longer our
+    answer is. As in AlpacaEval 2.0 LC, a logistic regression with x = (1, longer) is fitted:
+        g(beta) = sum x (w - p) - ridge * beta = 0,  p = sigmoid(x . beta)
+    At equal length, x = (1, 0), the log odds are beta_0.
 
-    The left side's derivative is -H, with H = sum p (1 - p) x x^T + ridge, so the errors of beta
-    have the covariance H^-1 V H^-1, where V is that of the left side. Each w has the variance
-    E[w^2] - p^2. With a tie's probability t, p = P(win) + t/2 and E[w^2] = P(win) + t/4, so it is
-    p (1 - p) - t/4. The observed ties estimate t: V = sum (p (1 - p) - tie/4) x x^T. The
-    ridge is added to V, too, so that the interval of nothing but ties is not a point. Without ties,
-    V = H, and the covariance is H^-1, as usual."""
+    The derivative of g is -H, with H = sum p (1 - p) x x^T + ridge, so the covariance of beta is
+    H^-1 V H^-1, where V is that of g. Each w has the variance E[w^2] - p^2. If a tie has the
+    probability t, p = P(win) + t/2 and E[w^2] = P(win) + t/4, so the variance is p (1 - p) - t/4.
+    The observed ties estimate t: V = sum (p (1 - p) - tie/4) x x^T. The ridge is added to V, too,
+    so that the interval of nothing but ties is not a point. Without ties, V = H, and the covariance
+    is H^-1, as usual."""
     design = torch.stack((torch.ones_like(longer), longer), 1).double()  # (N, 2)
     ridge = 0.1 * torch.eye(2, dtype=torch.double)  # in case of all wins or equal lengths
     beta = ridge.new_zeros(2)
@@ -217,10 +217,9 @@ def side_by_side(tasks, ours, theirs):
     """Compare two models' responses to the same pairs (family, task). The right one wins. If both
     are right or both wrong, the one with the better grades wins.
 
-    Returns rows of wins, ties and losses of the first model, and of its win rate at equal length,
-    see `rate_at_equal_length`: a difference of 50 characters, the length of an answer here, counts
-    as tanh(1)."""
-    def quality(texts):  # 10 outweighs the sum of four grades up to 2
+    Returns rows of our wins, ties and losses, and of our win rate at equal length. There, a
+    difference of 50 characters, the length of an answer here, counts as tanh(1)."""
+    def quality(texts):  # 10 outweighs the grades: four, each at most 2
         return torch.tensor([
             10 * family.check(task, text) + sum(family.grades(task, text).values())
             for (family, task), text in zip(tasks, texts)])
@@ -233,7 +232,7 @@ def side_by_side(tasks, ours, theirs):
 
 
 def load_models(run, aligned, packed):
-    """Return the models to evaluate, {name: model}."""
+    """Return the models to evaluate, {name: model}. See `evaluation` for the arguments."""
     models = {"base": load_model(run, "lengthening"), "draft": load_model(run, "draft"),
               "sft": load_model(run, "sft"), "aligned": load_model(run, aligned)}
     if packed:
@@ -245,11 +244,11 @@ def load_models(run, aligned, packed):
 
 
 def evaluation(run, *, count=MAX_BENCHMARK, aligned="best2", packed=True, opponent=""):
-    """Evaluate models on test tasks: the pre-trained base, the draft, sft, that of the stage
-    `aligned`, and, if `packed`, the quantized one without and with its recovery adapter.
+    """Evaluate the models base, draft, sft, aligned and, if `packed`, quantized on test tasks.
 
-    The base model is asked in plain text, after worked examples. opponent: the folder of another
-    run, such as the server's, whose models are compared side by side with those of this run."""
+    aligned: the stage of the aligned model. packed: evaluate the quantized model, too, without and
+    with its recovery adapter. opponent: the folder of another run, such as the server's, whose
+    models are compared side by side with those of this run."""
     world = all_families()
     families = world | EVOLVED
     asked = families | {f"recall: up to {n} notes": Recall(n) for n in NOTES}

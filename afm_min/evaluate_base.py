@@ -1,12 +1,12 @@
-"""What a base model can do. It continues text, but does not know the format of conversations.
+"""Evaluation of base models, which continue text but do not know the format of conversations.
 
     held_out       bits per byte and top-1 accuracy on held-out text
-    continuations  the true continuation of held-out text, among four
-    plain_texts    the toy world's tasks in plain text, after a few worked examples
-    recall         facts at growing distances
+    continuations  choice of the true continuation of held-out text among four
+    plain_texts    responses to the toy world's tasks in plain text, after a few worked examples
+    recall         recall of facts at growing distances
 
 From the report: few-shot questions and a choice among continuations, as in MMLU and HellaSwag.
-Departure: the questions are the toy world's, and the texts those that stages hold out.
+Departure: the questions are about the toy world, and the texts are the corpus's held-out ones.
 """
 import math
 
@@ -27,10 +27,10 @@ def held_out(model, run, max_tokens=8192, batch_size=32):
     top-1 accuracy over all tokens.
 
     Bits are per byte, not per token, so that models with different tokenizers can be compared.
-    The sequences are as long as the run's context. They are spread evenly over each source, with
-    at most `max_tokens` tokens in all."""
+    Of each source, at most `max_tokens` tokens are predicted, in sequences of the run's context
+    length that are spread evenly over the source."""
     sizes = torch.tensor([len(token) for token in model.tokenizer.vocab])  # bytes
-    sizes[model.tokenizer.special(DOCUMENT)] = 0  # it is predicted like others, but is no text
+    sizes[model.tokenizer.special(DOCUMENT)] = 0  # it is predicted, too, but is no text
     metrics, right, count = {}, 0, 0
     for source, stream in run.load(run.file("tokens.pt"))["held_out"].items():
         nats = byte_count = 0
@@ -48,17 +48,17 @@ def held_out(model, run, max_tokens=8192, batch_size=32):
 
 @torch.no_grad()
 def continuations(model, streams, count, context=48, length=16):
-    """Return `count` bools: is the true continuation of held-out text the likeliest of four?
+    """Return about `count` bools: is the true continuation of held-out text the likeliest of four?
 
-    The text has `context` tokens and the continuation `length`. The other three continuations are
-    from other places of the same source, so a guess is right in 25%. streams: {source: ids (N,)}"""
+    The texts have `context` tokens and the continuations `length`. The other three are from other
+    places of the same source, so a guess is right with probability 1/4. streams: {source: (N,)}"""
     results = []
     for stream in streams.values():
         places = corpus.held_out_windows(stream.long(), context + length - 1, len(stream))
         n = min(len(places), max(1, count // len(streams)))
         rows = places[torch.linspace(0, len(places) - 1, n).long()]  # (n, context + length)
         texts, ends = rows[:, :context], rows[:, context:]
-        # Shifted by 0, 1/4, 2/4 and 3/4 of the rows, the first is each row's own continuation.
+        # Roll the rows by 0, 1/4, 2/4 and 3/4 of n: choice 0 is each row's own continuation.
         choices = torch.stack([ends.roll(i * n // 4, 0) for i in range(4)], 1)  # (n, 4, length)
         ids = torch.cat((texts[:, None].expand(-1, 4, -1), choices), -1).flatten(0, 1)
         ids = ids.to(model.embedding.device)
@@ -68,11 +68,11 @@ def continuations(model, streams, count, context=48, length=16):
 
 
 def plain_texts(model, family, conversations, examples=4, max_new_tokens=64):
-    """Return a base model's greedy responses, asked in plain text after worked examples.
+    """Return a base model's greedy responses to conversations in plain text.
 
-    The form is that of the questions in pre-training (sources.questions): a document has the
-    contents of the messages and the solution, a line each. So is each of the examples, which are
-    training tasks; those that do not fit the context are left out."""
+    As in pre-training (sources.questions), a document has a line for the content of each message,
+    and a last line for the solution, which the model has to write. Before it come documents of
+    training tasks with their solutions, as examples, as far as they fit the context."""
     tokenizer, document = model.tokenizer, model.tokenizer.special(DOCUMENT)
 
     def encode(messages, solution=""):
@@ -97,10 +97,10 @@ def plain_texts(model, family, conversations, examples=4, max_new_tokens=64):
 
 @torch.no_grad()
 def recall(model, run, longest, count=64):
-    """Return the percentage of facts that a model recalls, for several lengths of sequences.
+    """Return the percentage of `count` facts that a model recalls, for several sequence lengths.
 
-    A sequence is a fact, then text, then a question about the fact. With longest=4, sequences of
-    0.5, 1, 2 and 4 times the run's context are tried. A fact is recalled if every token of the
+    A sequence is a fact, then text, then a question about the fact. With longest=4, sequences are
+    0.5, 1, 2 and 4 times as long as the run's context. A fact is recalled if every token of the
     answer is the model's top-1. Facts and texts are held out; each fact has a different text."""
     filler = max(run.load(run.file("tokens.pt"))["held_out"].values(), key=len).tolist()
     metrics = {}
@@ -110,7 +110,7 @@ def recall(model, run, longest, count=64):
             task = draw_task(RECALL, "test", i)
             without_text, _ = corpus.insert_fact([], task, (0, 0), model.tokenizer)
             room = max(0, length - len(without_text))  # tokens of text between fact and question
-            # Each text starts elsewhere in the filler, and continues at its beginning.
+            # Each text starts at another place of the filler, and wraps around at its end.
             text = filler[i * len(filler) // count:] + filler * (1 + length // len(filler))
             columns = corpus.insert_fact(text[:room], task, (0, room), model.tokenizer)
             rows.append(torch.tensor(columns, device=run.device).T)  # (length, 2): id, is_answer

@@ -17,12 +17,12 @@ from torch.nn import functional as F
 from afm_min.model import Linear, init_matrix
 from afm_min.run import UserError, load, save
 
-# base: `base_id` of the model that the adapter was made for. modules: {projection's name: LoRA}.
+# base: `base_id` of the model that the adapter was trained for. modules: {projection's name: LoRA}
 Adapter = collections.namedtuple("Adapter", "base rank modules")
 
 
 class LoRA(nn.Module):
-    """The low-rank term of one projection: x -> B (A x)."""
+    """The low-rank term of one projection: (..., inputs) -> (..., outputs), x -> B (A x)."""
 
     def __init__(self, rank, inputs, outputs):
         super().__init__()
@@ -34,7 +34,7 @@ class LoRA(nn.Module):
 
 
 def projections(model):
-    """Return the Linear layers of attention and feed-forward:
+    """Return the Linear layers of attention and feed-forward by name:
     {"blocks.0.attention.query": Linear, ...}"""
     return {name: layer for name, layer in model.named_modules()
             if name.startswith("blocks.") and isinstance(layer, Linear)}
@@ -65,8 +65,8 @@ def create(model, rank):
 
 
 def check_base(name, base, model):
-    """Raise UserError if `base`, an adapter's base_id, is not this model's. name: of the adapter,
-    for the message, such as its path."""
+    """Raise UserError if `base`, an adapter's base_id, is not this model's. name: of the adapter in
+    the message, such as its path."""
     expected = base_id(model)
     if base != expected:
         raise UserError(f"{name} was made for the base {base}, but this model is {expected}: train "
@@ -105,15 +105,15 @@ def save_adapter(path, adapter, **provenance):
 
 
 def load_adapter(path, model):
-    """Read an adapter for a model. Raises UserError if the file is damaged or for another base.
+    """Read an adapter for a model from a file, without attaching it. The base is hashed once.
 
-    The base is hashed once, and no random numbers are drawn."""
+    Raises UserError if the file is damaged, no adapter, or for another base."""
     entries = load(path, model.embedding.device)
     if "modules" not in entries:
         raise UserError(f"{path} is a model, not an adapter: choose an adapter's file")
     check_base(path, entries["base"], model)
     base, rank = entries["base"], entries["rank"]
-    with torch.device("meta"):  # shapes without values, as these are in the file
+    with torch.device("meta"):  # shapes only: the values are in the file, so none are drawn
         modules = make_modules(model, rank)
     try:
         for name, module in modules.items():
@@ -126,7 +126,7 @@ def load_adapter(path, model):
 
 
 class AdapterCache:
-    """Switches a base model between adapters. The `keep` adapters used last stay in memory, so
+    """Switch a base model between adapters. The `keep` adapters used last stay in memory, so
     switching between them reads no file.
 
     path: function from an adapter's name to its file. Do not change the base's weights while the

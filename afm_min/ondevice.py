@@ -1,17 +1,16 @@
 """On device (the report's section 5): a quantized model, accuracy recovery, feature adapters.
 
-    quantize              4 bits for the weights that matter most, 2 for others, chosen by groups of
-                          16 columns so that the average is as asked
-    recovery              an adapter that recovers the accuracy lost
-    math, tools, summary  features: adapters that start from the recovery adapter
+    quantize              store the groups of weights that matter most in 4 bits, others in 2
+    recovery              train an adapter that recovers the accuracy lost
+    math, tools, summary  train a feature: an adapter that starts from the recovery adapter
 
 From the report: the frozen quantized base, adapters on all projections, rank 16, and features that
 start from the recovery adapter.
 
-Departures: the report trains the recovery adapter on pre- and post-training data once more, which
-is the setting recipe="text". By default it learns the float model's probabilities on the float
-model's own responses, as no data set contains what the model learned in alignment. Features train
-on the toy world's solutions.
+Departures: by default, the recovery adapter learns the float model's probabilities on the float
+model's own responses, as no data set contains what the model learned in alignment. The report
+trains it on pre- and post-training data once more, which is the setting recipe="text" here.
+Features train on the toy world's solutions.
 
 Shapes: N positions whose next token is in the loss mask; V vocabulary.
 """
@@ -31,47 +30,47 @@ from afm_min.trainer import fit, linear, seed_step
 from afm_min.world.families import all_families
 from afm_min.world.tasks import EVOLVED, draw_mixture
 
-ALIGNED = "best2"  # the stage whose model is packed
+ALIGNED = "best2"  # the stage whose model is quantized
 FEATURES = {"math": ["math", *EVOLVED], "tools": ["tools"], "summary": ["summary"]}
 
 
 @torch.no_grad()
 def token_log_probabilities(model, batch):
-    """Return the log-probabilities of the next token, (N, V). batch: as from `chat.pack`."""
+    """Return the log-probabilities of all next tokens, (N, V). batch: as from `chat.pack`."""
     return chat.response_logits(model, batch)[0].log_softmax(-1)
 
 
 def token_kl(model, target, batch):
-    """Return KL(target || model) of each token in the loss mask, 1-D.
+    """Return KL(target || model) of each token in the loss mask, one-dimensional.
 
     target: `token_log_probabilities` of another model for the same batch."""
     logits, wanted = chat.response_logits(model, batch)
     kl = F.kl_div(logits.log_softmax(-1), target, log_target=True, reduction="none").sum(-1)  # (N,)
-    return kl[batch["loss_mask"][:, 1:][wanted] > 0]
+    return kl[batch["loss_mask"][:, 1:][wanted] > 0]  # without those that chat.round_mask adds
 
 
-# Which groups of columns take how many bits.
+# Choosing the bits of each group of columns.
 
 def group_sizes(model):
-    """Return {projection: number of weights in each group of columns that share a LUT}."""
+    """Return {projection: [number of weights in each group of columns]}."""
     return {name: [layer.outputs * columns for columns in group_columns(layer.inputs)]
             for name, layer in projections(model).items()}
 
 
 def average_bits(sizes, bits):
-    """Return the average bits of the projections' weights, without LUTs and the embedding.
+    """Return the average bits of the weights in `sizes`, without their LUTs.
 
-    sizes: see `group_sizes`. bits: {projection: width of each group}"""
+    sizes: see `group_sizes`. bits: {projection: [bits of each group]}"""
     total = sum(width * size for name in sizes for width, size in zip(bits[name], sizes[name]))
     return total / sum(map(sum, sizes.values()))
 
 
 def allocate_bits(sizes, sensitivities, average):
-    """Return {projection: 4 or 2 bits for each group} with at most the given average.
+    """Return {projection: [4 or 2 bits for each group]} with at most the given average.
 
-    sizes: see `group_sizes`. sensitivities: {projection: for each group, the increase of the loss
-    if it takes 2 bits}. Groups take 4 bits in the order of the increase per weight, the largest
-    first. One that would exceed the average is passed over, as a smaller one may still fit.
+    sizes: see `group_sizes`. sensitivities: {projection: [increase of the loss if the group takes
+    2 bits, for each group]}. Groups take 4 bits in the order of the increase per weight, largest
+    first. A group that would exceed the average is passed over: a smaller one may still fit.
 
     Raises UserError if the average is below 2."""
     if average < 2:
@@ -89,11 +88,11 @@ def allocate_bits(sizes, sensitivities, average):
 
 @torch.no_grad()
 def sensitivity(model, batch):
-    """Return {projection: for each group, how much KL(float || quantized) rises if the group takes
-    2 bits instead of 4}.
+    """Return {projection: [rise of KL(float || quantized) if the group takes 2 bits instead of 4,
+    for each group]}.
 
     The rise is measured for a projection as a whole, and divided among its groups in proportion to
-    their squared errors in 2 bits. Measuring groups one at a time takes longer, and chose worse."""
+    their squared errors in 2 bits. Measuring each group takes longer, and chose worse groups."""
     batch = {name: x.to(model.embedding.device) for name, x in batch.items()}
     target = token_log_probabilities(model, batch)
     in_4_bits, in_2_bits = (quantize_model(model, dict.fromkeys(projections(model), width))
@@ -111,8 +110,9 @@ def sensitivity(model, batch):
 
 
 def new_tasks(run, name, count, family_names=None):
-    """Return `count` random training tasks of the families named, or of all, in equal shares. The
-    draw is seeded by the run's seed and `name`."""
+    """Return `count` random training tasks of the families named, or of all, in equal shares.
+
+    The random numbers depend on the run's seed and on `name` only."""
     families = all_families() | EVOLVED
     mixture = dict.fromkeys(family_names or families, 1)
     rng = random.Random(f"{run.seed} {name}")
@@ -120,7 +120,7 @@ def new_tasks(run, name, count, family_names=None):
 
 
 def own_responses(run, model, prompts):
-    """Return pairs (ids, loss_mask) of a model's greedy responses to new prompts."""
+    """Return pairs (ids, loss_mask) of a model's greedy responses to `prompts` training tasks."""
     conversations = [task.messages() for task in new_tasks(run, "own words", prompts)]
     # A response is empty if its prompt does not fit the context.
     return [chat.render_response(response.prompt, response.ids)
@@ -128,18 +128,18 @@ def own_responses(run, model, prompts):
 
 
 def training_data(run, model):
-    """Return pairs (ids, loss_mask) for the recipe "text": the demonstrations and the synthetic
-    examples, and for eight of them one row of pre-training text, which is about as long as they."""
+    """Return pairs (ids, loss_mask) for the recipe "text": all demonstrations and synthetic
+    examples, and a row of pre-training text, as long as about eight examples, for every eight."""
     examples = sum(chat.read_examples(run, model).values(), [])
     text = pretrain.text_batches(run, model, corpus.CONTINUED, len(examples) // 8)(0)["ids"]
     return examples + [(ids, torch.ones(len(ids))) for ids in text]
 
 
 def packed_sizes(run, stage, model):
-    """Return the size of a quantized model's file, and bits per weight counted in two ways.
+    """Return the size of a quantized model's file, and its bits per weight, counted in two ways.
 
-    The first divides the file by all parameters. The second divides the codes and LUTs of the
-    projections by the projections' weights, as the report does."""
+    "bits per weight" divides the whole file by all parameters. "bits per projection weight"
+    divides the projections' codes and LUTs by the projections' weights, as the report does."""
     file_bytes = os.path.getsize(run.checkpoint(stage))
     layers = projections(model).values()
     weights = sum(layer.inputs * layer.outputs for layer in layers)
@@ -162,8 +162,8 @@ def validate(run, model, count):
 def quantize(run, *, average=3.7, choice="sensitivity", calibration=256, start=ALIGNED, count=100):
     """Quantize the model of the stage `start` to an average number of bits.
 
-    choice: how to choose the groups of columns that take 2 bits: by "sensitivity", measured on the
-    model's responses to `calibration` prompts, or at "random", for comparison."""
+    choice: choose the groups of columns that take 4 bits by "sensitivity", measured on the model's
+    responses to `calibration` prompts, or, for comparison, at "random"."""
     model = load_model(run, start)
     weights = group_sizes(model)
     if choice == "random":
@@ -182,7 +182,7 @@ def quantize(run, *, average=3.7, choice="sensitivity", calibration=256, start=A
 
 
 def train_adapter(run, stage, model, adapter, conversations, loss, *, steps, batch_size, lr, count):
-    """Train and save an adapter of a quantized model, on pairs (ids, loss_mask).
+    """Train an adapter of a frozen model on pairs (ids, loss_mask), and save it.
 
     loss: see `trainer.backward`. Returns the size of the adapter's file, and the validation of the
     model with the adapter as saved."""
@@ -201,8 +201,8 @@ def recovery(run, *, recipe="imitate", rank=16, prompts=4000, steps=300, batch_s
              start=ALIGNED, count=100):
     """Train the accuracy-recovery adapter on the frozen quantized model.
 
-    recipe: "imitate" the probabilities of the float model, that of the stage `start`, on its own
-    responses; or "text", as in the report: learn from the data of pre- and post-training again."""
+    recipe: "imitate": learn the probabilities of the float model, that of the stage `start`, on its
+    own responses; or, as in the report, "text": train on pre- and post-training data again."""
     model = load_model(run, "quantize", QuantizedAFM)
     seed_step(run.seed, "recovery", -1)
     adapter = lora.create(model, rank)
@@ -221,11 +221,10 @@ def recovery(run, *, recipe="imitate", rank=16, prompts=4000, steps=300, batch_s
 
 def feature(name, run, *, start="recovery", rank=16, examples=4000, steps=200, batch_size=24,
             lr=0.004, count=100):
-    """Train a feature's adapter on tasks with solutions, on the packed model. It continues from the
-    recovery adapter.
+    """Train a feature's adapter for the quantized model, starting from the recovery adapter.
 
-    start: the stage of a model of floats, to compare what post-training has given it. Then a new
-    adapter of this rank is trained on that model instead."""
+    It learns the solutions of training tasks. start: to compare, another stage than "recovery",
+    with a float model: then a new adapter of rank `rank` is trained for that model instead."""
     if start == "recovery":
         model = load_model(run, "quantize", QuantizedAFM)
         adapter = lora.load_adapter(run.checkpoint("recovery"), model)

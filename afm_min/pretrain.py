@@ -1,25 +1,26 @@
 """Pre-training, stage by stage (the report's sections 3 and 5.1).
 
-    parent      a wider model, trained from scratch
-    prune       learns which third of its feed-forward units to keep, and removes the others
-    teacher     trains the parent further, so that it stays ahead of the pruned model
-    core        trains the pruned model on text and on the teacher's predictions
-    continued   shifts the mixture to code, math and licensed text; sequences twice as long
-    lengthening trains on sequences four times as long, with a larger RoPE base
+    parent       train a model with wider feed-forward layers from scratch
+    prune        learn which third of its feed-forward units to keep; remove the others
+    teacher      train the parent further, so that it stays ahead of the pruned model
+    core         train the pruned model on text and on the teacher's predictions
+    continued    continue with more code, math and licensed text, on longer sequences
+    lengthening  continue on even longer sequences, with a larger RoPE base
 
-Core has the most tokens of the last three: 819,200 in sequences of 128, then continued 163,840 in
-sequences of 256, and lengthening 102,400 in sequences of 512. The report's have 4,096, 8,192 and
-32,768 tokens. A server model (the presets "afm-server" and "toy-server") is trained from scratch by
-these three alone, without distillation.
+                 tokens   in sequences of   the report's sequences
+    core         819,200              128                    4,096
+    continued    163,840              256                    8,192
+    lengthening  102,400              512                   32,768
+
+A server model (the presets "afm-server" and "toy-server") skips the first three stages: its core
+starts from scratch, without distillation.
 
 From the report: AdaStar and its constants, cosines that end at 0.005 (core) and 0.001 (continued)
-of the peak, the weight decays, z-loss, sources mixed by weight, and 0.9 of distillation in core
-only. (The setting continued.distill adds it there, where the report found no gain.)
+of the peak, the weight decays, z-loss, sources mixed by weight, and distillation in core only.
 
-Departures: the report does not name its teacher; here it is the parent, trained further. And 36% of
-core's rows are questions about the toy world (0.7 of 1.95 weights, see corpus.CORE), 13% are recall
-rows, with questions about a fact (0.25 of 1.95). The report names no source like the first, and has
-the second in lengthening only.
+Departures: the teacher is the parent, trained further; the report does not name its own. Two
+sources are added to core's mixture (corpus.CORE): "questions" about the toy world, 36% of the rows,
+which the report does not have, and "recall", 13%, which it has in lengthening only.
 """
 import dataclasses
 
@@ -39,14 +40,13 @@ def next_token_loss(model, batch):
     """Language-model loss for `trainer.backward`: each id is predicted from those before it.
 
     batch: ids           (B, T + 1)
-           loss_weights  (B, T + 1), optional. The sum of losses is divided by the number of tokens,
-                         so that a weight raises a token's part in the gradient.
+           loss_weights  (B, T + 1), optional: factors of the tokens' losses. The divisor is the
+                         number of tokens, so a token of weight 2 has twice the gradient.
            teacher       (B, T), optional: a teacher's top-1 predictions
-           distill       (B,), with teacher: their weight in the target; the true token has
-                         1 - distill (the report: 0.9 and 0.1)
+           distill       (B,), with teacher: the weight of its prediction in the target. The true
+                         token has the weight 1 - distill. (The report: 0.9 and 0.1)
 
-    nll: the cross-entropy with the true tokens, without any weights. It is logged in nats a token,
-    and has no gradient."""
+    The metric nll, for the log only, is the unweighted cross-entropy with the true tokens."""
     targets = batch["ids"][:, 1:]
     logits = model(batch["ids"][:, :-1])
     cross_entropy, z_loss = token_losses(logits, targets)
@@ -61,7 +61,7 @@ def next_token_loss(model, batch):
 
 
 def soft_top_k(scores, k, eps):
-    """Return a mask m with 0 <= m <= 1 and sum k that is large where scores are: (N,) -> (N,).
+    """Return a mask m, 0 <= m <= 1 with sum k, that selects large scores: (N,) -> (N,).
 
     It maximises scores . m + eps H(m). H is the entropy -sum m log m, so a large eps spreads the
     mask and a small one sharpens it:
@@ -71,20 +71,21 @@ def soft_top_k(scores, k, eps):
     (Conditional Adapters, 2304.04947, appendix). The paper finds a by iteration; sorted scores
     s_0 >= s_1 >= ... give it directly. If exactly the first j have m = 1, the others sum to k - j:
         sum_{i >= j} exp((s_i + a) / eps) = k - j
-    Step 1: for each j, solve this for a. Step 2: the right j is the first with s_j + a <= 0, as
-    then m_j <= 1."""
+    Step 1: solve this for a, for each j. Step 2: take the first j with s_j + a <= 0, so that m_j,
+    and every later one, is at most 1."""
     ordered, order = scores.sort(descending=True)
     if eps == 0:
         return torch.zeros_like(scores).scatter(0, order[:k], 1.0)
     tails = (ordered / eps).flip(0).logcumsumexp(0).flip(0)[:k]  # log sum_{i >= j} exp(s_i / eps)
     log_rest = torch.arange(k, 0, -1, device=scores.device).log()  # log(k - j)
     shifts = eps * (log_rest - tails)  # a for each j = 0 .. k - 1
-    j = (ordered[:k] + shifts > 0).sum().clamp(max=k - 1)  # the first with s_j + a <= 0
+    # s_j + a is positive up to some j and never after it, so counting finds the first that is not.
+    j = (ordered[:k] + shifts > 0).sum().clamp(max=k - 1)  # rounding can make all k positive
     return ((scores + shifts[j]).clamp(max=0) / eps).exp()
 
 
 class Masked(nn.Module):
-    """A feed-forward layer whose hidden units are scaled by a mask, `soft_top_k` of its scores."""
+    """A feed-forward layer that multiplies its hidden units by a mask: `soft_top_k` of scores."""
 
     def __init__(self, feed_forward, k, scores):
         super().__init__()
@@ -105,14 +106,14 @@ def magnitude(feed_forward):
 
 
 def remove_units(model):
-    """Return an ordinary AFM with only those hidden units of a masked model whose mask is 1."""
+    """Return an ordinary AFM: a masked model without the hidden units whose mask is 0."""
     weights = distributed.full_state_dict(model.state_dict())
     k = model.blocks[0].feed_forward.k
     for i in range(len(model.blocks)):
         prefix = f"blocks.{i}.feed_forward."
         units = soft_top_k(weights.pop(f"{prefix}scores"), k, 0).nonzero()[:, 0]  # indices (k,)
         for name, dim in (("gate.weight", 0), ("up.weight", 0), ("down.weight", 1)):
-            weight = weights.pop(f"{prefix}feed_forward.{name}")
+            weight = weights.pop(f"{prefix}feed_forward.{name}")  # Masked contains the layer
             weights[f"{prefix}{name}"] = weight.index_select(dim, units)
     smaller = AFM(dataclasses.replace(model.config, hidden=k), model.dtype)
     smaller.load_state_dict(weights)
@@ -121,9 +122,9 @@ def remove_units(model):
 
 
 def distilled(batches, teacher, weight):
-    """Add a teacher's top-1 predictions to the batches: see `next_token_loss`.
+    """Return `batches` with a teacher's top-1 predictions added: see `next_token_loss`.
 
-    Rows that are longer than the teacher's context are given to it in pieces of that length."""
+    Rows longer than the teacher's context, multiples of it, are cut into pieces of that length."""
     @torch.no_grad()
     def with_teacher(step):
         batch = batches(step)
@@ -138,13 +139,13 @@ def distilled(batches, teacher, weight):
 def text_batches(run, model, mixture, batch_size):
     """Return a function from step to a batch of training text, in rows of the model's context."""
     streams = run.load(run.file("tokens.pt"))["train"]
-    streams["recall"] = corpus.recall_rows(streams, mixture, model.tokenizer)
+    streams["recall"] = corpus.recall_rows(streams, mixture, model.tokenizer)  # a function
     return corpus.mixture_batches(streams, mixture, batch_size, model.config.context)
 
 
 def train(run, stage, model, batches, *, steps, lr, warmup, floor, weight_decay, compile=False,
           on_step=None):
-    """Train with the loss and the schedule that all stages of this file share."""
+    """Train with `next_token_loss` and a cosine schedule, as all stages of this file do."""
     loss = torch.compile(next_token_loss) if compile else next_token_loss
     fit(model, batches, loss, steps=steps, lr=lr, schedule=cosine(steps, warmup, floor),
         weight_decay=weight_decay, run=run, stage=stage, on_step=on_step)
@@ -172,7 +173,7 @@ def parent(run, *, widen=3, steps=400, batch_size=8, mixture=corpus.CORE, lr=0.0
            floor=0.005, weight_decay=3.16e-4, compile=False):
     """Train a model with `widen` times as many feed-forward units from scratch on core's mixture.
 
-    The report prunes 6.4B parameters to 2.7B. Its parent has 2.9 times the units."""
+    The report prunes a model of 6.4B parameters to 2.7B: about a third of its units remain, too."""
     model = untrained_model(run, "parent", widen)
     train(run, "parent", model, text_batches(run, model, mixture, batch_size), steps=steps, lr=lr,
           warmup=warmup, floor=floor, weight_decay=weight_decay, compile=compile)
@@ -183,8 +184,8 @@ def teacher(run, *, steps=2000, batch_size=8, mixture=corpus.CORE, lr=0.005, war
             weight_decay=3.16e-4, compile=False):
     """Train the parent further on core's mixture, as core's teacher.
 
-    The report has "a larger model". The model that is pruned is the parent as it was before this
-    stage, so the teacher has seen more text than its student, and is wider."""
+    `prune` starts from the parent as it was before this stage. So the teacher is wider than its
+    student, and has seen more text. The report only calls its teacher "a larger model"."""
     model = load_model(run, "parent")
     train(run, "teacher", model, text_batches(run, model, mixture, batch_size), steps=steps, lr=lr,
           warmup=warmup, floor=floor, weight_decay=weight_decay, compile=compile)
@@ -195,13 +196,12 @@ def prune(run, *, method="learned", steps=100, soft=0.8, batch_size=8, mixture=c
           lr=0.002, warmup=5, floor=0.1, weight_decay=0.0, first_eps=0.006, last_eps=0.0002):
     """Prune feed-forward units by Soft-Top-K, on the core mixture.
 
-    Scores start at 0 and are learned with the weights, while eps falls from first_eps to last_eps.
-    soft: share of the steps in which it falls. After them eps is 0: the mask is 0 or 1 and no
-    longer changes, and the weights adapt to the remaining units.
+    soft: share of the steps in which eps falls from first_eps to last_eps, and each unit's score,
+    first 0, is learned together with the weights. In the other steps eps is 0: the mask is 0 or 1
+    and no longer changes, and the weights adapt to the remaining units.
 
-    method: "learned"; or, to compare, "magnitude" or "random". With these two nothing is masked
-    until the share `soft` has passed. Then the units with the largest weights, or random ones, are
-    kept."""
+    method: "learned"; or, for comparison, "magnitude" or "random". These two mask nothing in the
+    share `soft` of the steps, and then keep the units with the largest weights, or random ones."""
     model = load_model(run, "parent")
     k, size = run.config.hidden, model.config.hidden  # keep k of `size` units
     seed_step(run.seed, "prune", -1)
@@ -228,7 +228,7 @@ def prune(run, *, method="learned", steps=100, soft=0.8, batch_size=8, mixture=c
 
 def core(run, *, start="prune", distill=0.9, steps=800, batch_size=8, mixture=corpus.CORE,
          lr=0.005, warmup=20, floor=0.005, weight_decay=3.16e-4, compile=False):
-    """Train the model of the stage `start`, or a new one if that is "scratch", on the core mixture.
+    """Train the model of the stage `start` on the core mixture, or a new one if it is "scratch".
 
     distill: weight of the teacher's top-1 prediction in each token's target."""
     model = untrained_model(run, "core") if start == "scratch" else load_model(run, start)
@@ -258,12 +258,11 @@ def continued(run, *, times=2, distill=0.0, steps=160, batch_size=4, mixture=cor
 def lengthening(run, *, times=4, rope_base=6_315_089.0, steps=100, batch_size=2,
                 mixture=corpus.LENGTHENING, lr=0.003, warmup=10, floor=0.001, weight_decay=1e-5,
                 facts=128, compile=False):
-    """Lengthen the context: train on sequences `times` as long, with a larger RoPE base. More
-    sequences than in earlier stages contain a fact and later questions about it.
+    """Lengthen the context: train on sequences `times` as long as core's, with a larger RoPE base.
 
-    Before this stage, a model recalls facts within its training length, but ever fewer beyond it.
-    Recall needs two things: such questions in every stage from core on, and a larger weight of
-    their answers in the loss (corpus.ANSWER_WEIGHT)."""
+    More sequences than in earlier stages contain a fact and later questions about it. Recall needs
+    such questions in every stage from core on, and a larger weight of their answers in the loss
+    (corpus.ANSWER_WEIGHT). facts: number of held-out facts to recall, before and after training."""
     length = times * run.config.context
     before = load_model(run, "continued", context=length)
     metrics = {f"{name} before": value for name, value in recall(before, run, times, facts).items()}

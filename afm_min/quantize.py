@@ -30,11 +30,11 @@ def check_bits(bits):
 
 
 def check_range(largest):
-    """Raise UserError unless float16 can hold weights of these largest magnitudes, one for each
-    LUT or scale: 0, or from its smallest normal number, 2^-14, to its largest, 65504.
+    """Raise UserError unless float16 can hold the largest magnitude of the weights of each LUT or
+    scale: it must be 0, or from 2^-14, the smallest normal number, to 65504, the largest.
 
-    So tiny weights are refused if they have a LUT or scale of their own, as it would round to 0.
-    Beside larger ones they become the nearest value of the LUT, as all weights do."""
+    So a LUT or scale of tiny weights alone is refused, as it would round to 0. Tiny weights beside
+    larger ones are not: they become the nearest value of the LUT, as all weights do."""
     fits = (largest == 0) | ((largest >= 2 ** -14) & (largest <= 65504))
     if not fits.all():  # NaN does not fit either
         raise UserError(f"cannot quantize weights whose largest magnitude is {largest[~fits][0]:g}:"
@@ -65,29 +65,28 @@ def unpack(packed, bits, shape):
 
 
 def prefix_sums(values):
-    """Prefix sums of (1, x, x^2) over sorted values, so that the moments of any interval are one
-    subtraction: (N,) -> (3, N + 1). They start with 0: [2, 5] -> [0, 1, 2], [0, 2, 7], [0, 4, 29]
-    """
+    """Return prefix sums of (1, x, x^2) over sorted values, so that the moments of any interval are
+    one subtraction: (N,) -> (3, N + 1). [2, 5] -> [[0, 1, 2], [0, 2, 7], [0, 4, 29]]"""
     return F.pad(torch.stack((torch.ones_like(values), values, values ** 2)).cumsum(1), (1, 0))
 
 
 def interval_moments(sums, edges):
     """Return count, sum and sum of squares of the values between successive edges, which are
-    indices: (3, N + 1), (k + 1,) -> (3, k)."""
+    indices: (3, N + 1), (k + 1,) -> (3, k). sums: see `prefix_sums`."""
     return sums[:, edges].diff(dim=1)
 
 
 def squared_error(count, total, squares):
-    """Return the summed squared distance of some values from their mean, from their moments."""
+    """Return the sum of squared distances from the mean, by the moments of an interval."""
     return squares - total ** 2 / count.clamp(min=1)
 
 
 def initial_centres(values, k):
     """Return k centres, (k,), for sorted values (N,), dense where the values are dense.
 
-    The best density of centres is the cube root of the density of values (Panter and Dite, 1951).
-    Between two neighbours the density of values is 1 / gap, so that of centres is gap^(-1/3), and
-    the gap gets the mass gap * gap^(-1/3) = gap^(2/3). The centres are k quantiles of this mass."""
+    The best density of centres is proportional to the cube root of the density of values (Panter
+    and Dite, 1951). Between neighbours the values' density is 1 / gap, so the centres' is
+    gap^(-1/3), a mass of gap * gap^(-1/3) = gap^(2/3). The centres are k quantiles of this mass."""
     mass = F.pad(values.diff() ** (2 / 3), (1, 0)).cumsum(0)  # (N,)
     quantiles = (torch.arange(k) + 0.5) / k
     index = torch.searchsorted(mass, mass[-1] * quantiles.to(mass))  # (k,)
@@ -97,18 +96,18 @@ def initial_centres(values, k):
 def k_means(values, k, rounds=30):
     """Return the centres (k,), ascending, that Lloyd's algorithm finds for values (N,).
 
-    It runs from `initial_centres` and from a uniform grid, and the result with the smaller error is
-    taken. Lloyd's algorithm never increases the error, so the result is no worse than uniform
-    quantization (before tables are rounded to float16)."""
+    It starts once from `initial_centres` and once from a uniform grid; the result with the smaller
+    error is returned. The algorithm never increases the error, so the result is no worse than
+    uniform quantization (before LUTs are rounded to float16)."""
     values = values.sort().values.double()
     sums = prefix_sums(values)
     grid = values[0] + (values[-1] - values[0]) * torch.linspace(0, 1, k, dtype=torch.float64)
     results = []
     for centres in (initial_centres(values, k), grid):
         for _ in range(rounds):
-            # The values nearest to a centre lie between the middles to its two neighbours.
+            # A centre's values lie between its middles with the centres before and after it.
             edges = torch.searchsorted(values, (centres[1:] + centres[:-1]) / 2)
-            # With 0 in front and N behind, successive edges enclose each centre's values.
+            # With 0 in front and N behind, centre i has the values from edge i to edge i + 1.
             edges = F.pad(F.pad(edges, (1, 0)), (0, 1), value=len(values))  # (k + 1,)
             count, total, squares = interval_moments(sums, edges)
             centres = torch.where(count > 0, total / count, centres)  # one without values stays
@@ -117,14 +116,15 @@ def k_means(values, k, rounds=30):
 
 
 def palettize(weight, bits):
-    """Return the codes (outputs, columns) and the LUT (k,) of a group of columns, float32 on a CPU.
+    """Return the codes (outputs, columns) and the LUT (k,), ascending, of a group of columns.
 
-    Pass the transpose to group rows. Raises UserError for weights beyond float16, see
-    `check_range`."""
+    weight: (outputs, columns), float32 on a CPU. Raises UserError for weights that float16 cannot
+    hold, see `check_range`."""
     check_bits(bits)
     check_range(weight.abs().max())
     lut = k_means(weight.flatten(), 2 ** bits).half()
     middles = (lut[1:].float() + lut[:-1].float()) / 2
+    # The nearest value of the LUT has as many middles below the weight as values before it.
     return torch.searchsorted(middles, weight.contiguous()).to(torch.uint8), lut
 
 
@@ -136,8 +136,8 @@ def group_columns(inputs):
 class Palettized(Linear):
     """A projection with packed codes, and a float16 LUT for each group of columns.
 
-    bits: a list, the width of each group's codes, or one width for all groups. `codes` has the
-    groups one after the other, each packed into whole bytes, and `luts` their LUTs."""
+    bits: the bits of each group's codes, a list, or of all groups' codes, a number. The buffers
+    `codes`, each group packed into whole bytes, and `luts` have one group after the other."""
 
     def __init__(self, inputs, outputs, bits):
         nn.Module.__init__(self)  # not Linear's, which allocates a weight
@@ -175,7 +175,7 @@ class Palettized(Linear):
 class QuantizedAFM(AFM):
     """An AFM with palettized projections and an 8-bit embedding.
 
-    bits: {name of a projection, see `lora.projections`: see `Palettized`}"""
+    bits: {projection's name: bits of its groups}, see `lora.projections` and `Palettized`."""
 
     def __init__(self, config, bits, dtype=torch.float32):
         super().__init__(config, dtype)
@@ -198,8 +198,8 @@ class QuantizedAFM(AFM):
 
 @contextlib.contextmanager
 def keep_unpacked(model):
-    """Keep a quantized model's weights unpacked inside a `with` block, so that training an adapter
-    for many steps unpacks them once."""
+    """Keep a quantized model's weights unpacked inside a `with` block: training an adapter for many
+    steps then unpacks them only once."""
     layers = projections(model).values()
     for layer in layers:
         layer.unpacked = layer.weight.to(model.dtype)
