@@ -7,8 +7,8 @@
     echo "Name 3 colours. Put a dash before each." | python sample.py --run runs/toy
 
 Each line of the input is a prompt, or a command if it begins with "/": /help lists them. A prompt
-starts a new conversation; /and QUESTION continues the last one, which some training conversations
-of mathematics, instructions and recall do.
+starts a new conversation. /and QUESTION continues the last one: the training data has follow-up
+questions of mathematics, instructions and recall.
 """
 import argparse
 import contextlib
@@ -23,7 +23,7 @@ from afm_min.world.families import all_families
 from afm_min.world.tasks import PARAMETERS, draw_task
 
 with contextlib.suppress(ImportError):  # some builds of Python have none
-    importlib.import_module("readline")  # lets `input` edit lines and recall earlier ones
+    importlib.import_module("readline")  # so that `input` can edit lines and recall earlier ones
 
 
 def check_arguments(arguments, stage):
@@ -33,7 +33,8 @@ def check_arguments(arguments, stage):
     if not 0 < arguments.top_p <= 1 or arguments.max_new_tokens < 1:
         raise UserError("--top-p must be above 0 and at most 1, --max-new-tokens 1 or more")
     if arguments.stage and (arguments.quantized or arguments.adapter):
-        raise UserError(f"--stage {arguments.stage} is not quantized: leave out one of the two")
+        raise UserError(f"--stage {arguments.stage} does not go with --quantized or --adapter: "
+                        "leave out one of the two")
     if stage not in CHAT_STAGES and (arguments.tools != "on" or arguments.system):
         raise UserError(f"--stage {stage} continues a prompt: --system and --tools are for "
                         f"{CHAT_STAGES[0]} and later stages")
@@ -55,19 +56,19 @@ def talk(session, terminal):
     """Respond to each line of the input, until it ends or a line is /quit."""
     while True:
         try:
-            # In a terminal, \n stands for a line break.
+            # In a terminal, a typed \n stands for a line break.
             line = input("> ").replace(r"\n", "\n") if terminal else input()
             if line.startswith("/"):
                 session.command(line)
-            elif line.strip() or not terminal:
+            elif line.strip() or not terminal:  # an empty line of a file is a prompt, too
                 session.respond(line)
         except EOFError:
             return
-        except KeyboardInterrupt:  # in a terminal, it ends only the answer or the line
+        except KeyboardInterrupt:  # in a terminal, Ctrl-C ends only the answer or the line
             if not terminal:
                 raise
             print()
-        except UserError as error:  # the next line may be good
+        except UserError as error:  # continue with the next line
             print(f"error: {error}", file=sys.stderr)
 
 
@@ -79,9 +80,10 @@ def sample(arguments):
     if arguments.prompt is not None:
         session.respond(arguments.prompt)
         return
-    if sys.stdin.isatty():
+    terminal = sys.stdin.isatty()
+    if terminal:
         print_banner(session)
-    talk(session, terminal=sys.stdin.isatty())
+    talk(session, terminal)
 
 
 def main():
@@ -100,7 +102,7 @@ def main():
     add("--max-new-tokens", metavar="N", type=int, default=100, help="(default: %(default)s)")
     add("--temperature", metavar="T", type=float, help="(default: 0 for answers, 0.8 for texts)")
     add("--top-p", metavar="P", type=float, default=0.95, help="nucleus (default: %(default)s)")
-    add("--seed", metavar="N", type=int, default=0, help="the same for each prompt (default: 0)")
+    add("--seed", metavar="N", type=int, default=0, help="seed of each response (default: 0)")
     add("--device", metavar="NAME", help="cpu, cuda or mps (default: the best available)")
     run_command(sample, parser.parse_args())
 

@@ -14,7 +14,7 @@ import functools
 import signal
 import sys
 
-if __name__ == "__main__":  # during the imports, which take seconds, Ctrl-C leaves no traceback
+if __name__ == "__main__":  # the imports take seconds: until they end, Ctrl-C prints no traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from afm_min import distributed
@@ -32,14 +32,14 @@ from afm_min.tokenizer import check_vocab_size
 def open_run(arguments):
     """Open a new or existing run directory, without writing to it.
 
-    Returns the run, and the contents to write to its run.json: preset, seed, model, and settings.
-    Options that are not given are those of an existing run's run.json."""
+    Returns the run, and the contents to write to its run.json: preset, seed, model and settings.
+    An option that is not given is that of the existing run, else the default."""
     run = Run(arguments.out, choose_device(arguments.device))
     distributed.join(run.device)
     run.shard = arguments.shard
     if run.shard and distributed.world_size() == 1:
         raise UserError("--shard divides a model among processes: start several with torchrun")
-    # A run that has saved nothing may be started again with other arguments: ignore its run.json.
+    # A run that has saved nothing can be started again with other options: ignore its run.json.
     started = run.read_json("report.json") or any(run.path.glob("*.part.pt"))
     continues = arguments.resume or arguments.again
     previous = run.read_json("run.json") if started or continues else {}
@@ -49,24 +49,25 @@ def open_run(arguments):
     model = dataclasses.asdict(PRESETS[preset])
     settings = previous.get("set", PRESET_SETTINGS.get(preset, {}))
     settings = settings | dict(parse_setting(text, model) for text in arguments.set)
-    if previous and not continues and not arguments.dry_run:
-        raise UserError(f"{run.path} has a run: add --resume, or choose another --out")
     if arguments.data is not None:
         settings["data.folder"] = arguments.data
+    if previous and not continues and not arguments.dry_run:
+        raise UserError(f"{run.path} has a run: add --resume, or choose another --out")
     run.config = Config(**{field: settings.get(f"model.{field}", value)
                            for field, value in model.items()})
     check_vocab_size(run.config.vocab_size)
     run.seed = previous.get("seed", 0) if arguments.seed is None else arguments.seed
     identity = {"preset": preset, "seed": run.seed}
     identity |= {f"model.{field}": getattr(run.config, field) for field in model}
-    for name, value in identity.items():  # unlike "set", these cannot change in an existing run
+    for name, value in identity.items():  # unlike the settings, these cannot change in a run
         if previous and previous[name] != value:
-            raise UserError(f"{run.path} was begun with {name} {previous[name]}, not {value}")
+            raise UserError(f"{run.path} was begun with {name} {previous[name]}, not {value}: "
+                            "choose another --out")
     return run, identity | {"set": settings}
 
 
 def train(arguments):
-    """Run stages in a run that no other process changes meanwhile, or only explain them."""
+    """Run stages, or only describe them (--list, --dry-run). --list needs no run."""
     if arguments.jobs < 1:
         raise UserError(f"--jobs {arguments.jobs}: give 1 or more")
     for name in arguments.again + arguments.until + arguments.list:
@@ -90,7 +91,7 @@ def train(arguments):
 
 
 def print_plan(run, settings, again):
-    """Print which stages would run, why, and about how long they would take."""
+    """Print which stages would run and why, and an estimate of their time."""
     report = {stage: row for stage, row in run.read_json("report.json").items()
               if stage not in again}
     reasons = reasons_to_run(report, settings)
@@ -101,7 +102,7 @@ def print_plan(run, settings, again):
 
 
 def train_stages(run, contents, settings, arguments):
-    """Run stages of an open run, {stage: its settings}, and write its report."""
+    """Run stages, {stage: its settings}, of a reserved run, and write its report."""
     run.write_json("run.json", contents)
     for stage in arguments.again:
         forget(run, stage)
@@ -109,16 +110,17 @@ def train_stages(run, contents, settings, arguments):
     before = run.read_json("report.json")
     jobs = arguments.jobs if distributed.world_size() == 1 and run.device.type == "cpu" else 1
     run_stages(run, settings, jobs)
-    report = up_to_date(run.read_json("report.json"))  # without stages whose inputs have changed
+    report = up_to_date(run.read_json("report.json"))  # drop rows that the new results outdate
     run.write_json("report.json", report)
     if report != before:  # if no stage ran, keep the description of the machine that ran them
         run.write_json("environment.json", environment(run))
     write_report(run)
-    print_outcome(run, report, with_needs([], contents["set"]).keys() - report.keys())
+    missing = with_needs([], contents["set"]).keys() - report.keys()
+    print_outcome(run, report, missing)
 
 
 def print_outcome(run, report, missing):
-    """Print what the evaluated models achieve, and two commands to try next.
+    """Print what share of the test tasks each model solves, and two commands to try next.
 
     missing: the stages of a whole run that have no result yet."""
     metrics = report["evaluation"]["metrics"] if "evaluation" in report else {}
@@ -129,31 +131,34 @@ def print_outcome(run, report, missing):
         print(f"    python sample.py --run {run.path} --tools price,age")
     elif "core" in report:
         print(f'    python sample.py --run {run.path} --prompt "The value of"')
-    print(f"    python train.py --out {run.path} --resume" if missing else
-          "    python train.py --list")
+    if missing:
+        print(f"    python train.py --out {run.path} --resume")
+    else:
+        print("    python train.py --list")
 
 
 def main():
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which raises KeyboardInterrupt
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # raises KeyboardInterrupt
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    add, names = parser.add_argument, functools.partial(str.split, sep=",")
+    add = parser.add_argument
+    names = functools.partial(str.split, sep=",")  # "core,sft" -> ["core", "sft"]
     add("--out", metavar="DIR", default="runs/toy", help="run directory (default: %(default)s)")
     add("--preset", metavar="NAME", help=f"size: {', '.join(PRESETS)} (default: toy)")
-    add("--data", metavar="DIR", help="folder of UTF-8 text (default: text in CPython's library)")
+    add("--data", metavar="DIR", help="folder of UTF-8 text (default: built-in sources)")
     add("--set", metavar="NAME=VALUE", action="append", default=[], help="change a setting")
     add("--seed", metavar="N", type=int, help="seed of all randomness (default: 0)")
     add("--resume", action="store_true", help="continue a run: skip stages that are up to date")
     add("--until", metavar="STAGES", type=names, default=[],
-        help="stop after these stages, such as mdloo1,rs1 (default: run all)")
+        help="run only these stages, such as mdloo1,rs1, and what they need (default: run all)")
     add("--again", metavar="STAGES", type=names, default=[],
-        help="run these stages anew, even if they are up to date, and what they need")
+        help="run these stages again, even if they are up to date, and what they need")
     add("--dry-run", action="store_true", help="only print which stages would run, and why")
     add("--list", metavar="STAGES", type=names, nargs="?", const=[*STAGES], default=[],
         help="only explain stages and their settings (default: all)")
     add("--jobs", metavar="N", type=int, default=min(2, distributed.cores()),
         help="stages to run side by side, on a CPU, where possible (default: %(default)s)")
-    add("--shard", action="store_true", help="with torchrun: shard models over the processes")
+    add("--shard", action="store_true", help="with torchrun: divide models among the processes")
     add("--device", metavar="NAME", help="cpu, cuda or mps (default: the best available)")
     run_command(train, parser.parse_args())
 

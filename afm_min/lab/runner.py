@@ -1,5 +1,4 @@
-"""Run stages of the table in stages.py: each is skipped if it is up to date, else run, and reported
-in report.json.
+"""Run the stages of stages.py, except those that are up to date, and record each in report.json.
 
 Stages that do not need each other's results can run side by side, in processes that share the
 cores.
@@ -20,14 +19,15 @@ from afm_min.lab.stages import (STAGES, expected_seconds, fingerprint, format_va
                                 reasons_to_run, summary)
 from afm_min.run import UserError
 
-# With both threads it ends sooner than side by side with `prune`, which is short.
+# Stages that wait for all stages before them. `prune` is short, so the teacher ends sooner if it
+# waits and then has all threads than side by side with `prune`.
 ALONE = ["teacher"]
 
 
 def return_memory():
     """Return free memory to the system. glibc would keep it, and it adds up over the stages."""
     gc.collect()
-    with contextlib.suppress(AttributeError):  # another C library
+    with contextlib.suppress(AttributeError):  # other C libraries have no malloc_trim
         ctypes.CDLL(None).malloc_trim(0)
 
 
@@ -40,11 +40,12 @@ def forget(run, stage):
 
 
 def run_stage(run, stage, settings, all_settings=None):
-    """Run a stage and report it, unless it is up to date. Its needs must be up to date.
+    """Run a stage and write its row, unless it is up to date. Its needs must be up to date.
 
-    all_settings: {stage: its settings} of the whole run, to show how far it is."""
+    all_settings: {stage: its settings} of all stages to run; progress lines count them."""
     all_settings = all_settings or {stage: settings}
-    report, number = run.read_json("report.json"), list(all_settings).index(stage) + 1
+    number = list(all_settings).index(stage) + 1  # from 1
+    report = run.read_json("report.json")
     reasons = reasons_to_run(report, all_settings)
     later = [name for name in list(all_settings)[number:] if name in reasons]
     progress.place = f"[{number}/{len(all_settings)}] "
@@ -53,7 +54,8 @@ def run_stage(run, stage, settings, all_settings=None):
         progress.show(f"{progress.place}{stage} is up to date: {summary(stage, report)}")
         return
     progress.show(f"{progress.place}{stage} ...", stays=False)
-    run.settings, run.fingerprint = settings, fingerprint(report, stage, settings)
+    run.settings = settings
+    run.fingerprint = fingerprint(report, stage, settings)
     forget(run, stage)
     start = time.perf_counter()
     metrics = STAGES[stage].function(run, **settings)
@@ -61,27 +63,27 @@ def run_stage(run, stage, settings, all_settings=None):
     seconds = round(time.perf_counter() - start, 1)
     row = {"settings": settings, "fingerprint": run.fingerprint, "seconds": seconds,
            "metrics": metrics}
-    with run.locked():
+    with run.locked():  # stages that run side by side may have added rows: read it again
         report = run.read_json("report.json") | {stage: row}
         run.write_json("report.json", report)
     run.partial_checkpoint(stage).unlink(missing_ok=True)
     run.remove_shards(stage)
-    for path in run.path.glob(f"{stage}-*.pt"):  # candidates that the stage chose from
+    for path in run.path.glob(f"{stage}-*.pt"):  # checkpoints that the stage chose the best from
         path.unlink(missing_ok=True)
     progress.show(f"{progress.place}{stage} {format_value(seconds)} s: {summary(stage, report)}")
 
 
 def independent_groups(settings):
-    """Split stages, {stage: its settings}, into groups that do not need each other, in order.
+    """Split stages, {stage: its settings}, into groups, in order. None needs another of its group.
 
     "reward1", "rs1", "dpo1", "committee1" -> [["reward1"], ["rs1", "dpo1"], ["committee1"]]"""
     groups = []
     for stage in settings:
-        needed = set(needs_of(stage, settings[stage])) & set(groups[-1] if groups else ())
-        if groups and not needed and stage not in ALONE:
-            groups[-1].append(stage)
-        else:
+        needs = needs_of(stage, settings[stage])
+        if not groups or stage in ALONE or any(need in groups[-1] for need in needs):
             groups.append([stage])
+        else:
+            groups[-1].append(stage)
     return groups
 
 
@@ -93,7 +95,7 @@ def run_stages(run, settings, jobs=1):
         pending = [stage for stage in group if stage in reasons]
         side_by_side = pending if jobs > 1 and len(pending) > 1 else []
         for stage in group:
-            if stage not in side_by_side:  # an up-to-date stage only reports that it is
+            if stage not in side_by_side:  # it runs alone, or prints that it is up to date
                 run_stage(run, stage, settings[stage], settings)
         if side_by_side:
             run_side_by_side(run, side_by_side, settings, jobs)
@@ -102,20 +104,20 @@ def run_stages(run, settings, jobs=1):
 def run_side_by_side(run, stages, settings, jobs):
     """Run stages that do not need each other in several processes, which share the cores.
 
-    With matrices as small as the toy's, two threads are less than twice as fast as one, so two
-    single-threaded stages side by side end sooner than one after the other. If one of them fails,
-    the others are ended; --resume continues them."""
+    With matrices as small as the toy's, two threads are less than twice as fast as one. So two
+    stages end sooner side by side, with a thread each, than one after the other. If one fails, the
+    others are stopped; --resume continues them."""
     context = multiprocessing.get_context("spawn")  # with "fork" PyTorch's threads may hang
     threads = max(1, torch.get_num_threads() // jobs)
     with concurrent.futures.ProcessPoolExecutor(jobs, context, start_worker, [threads]) as pool:
         try:
-            # Ctrl-C is for this process alone. The others start with the signal blocked, like here.
+            # Only this process handles Ctrl-C: the others inherit that the signal is blocked.
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
             futures = [pool.submit(run_stage, run, stage, settings[stage], settings)
                        for stage in stages]
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
             for future in concurrent.futures.as_completed(futures):
-                future.result()
+                future.result()  # raises the error of a stage that failed
         except BrokenProcessPool:
             raise UserError(f"a process running {', '.join(stages)} was killed, perhaps for lack "
                             "of memory: try --resume --jobs 1") from None

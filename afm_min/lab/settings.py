@@ -1,7 +1,7 @@
-"""The settings of the preset "tiny", and the values that settings may take.
+"""The values that settings may take, and the settings of presets.
 
-There is a table of words and one of numbers. A setting of an alignment round is in them without
-the round: "mdloo.loss" for mdloo1 and mdloo2. In its words, N is the round.
+WORDS and NUMBERS name the stages of alignment without their round: "mdloo.loss" is the setting of
+mdloo1 and mdloo2. An N in its words stands for the round.
 """
 import re
 
@@ -12,7 +12,7 @@ from afm_min.world.tasks import MAX_BENCHMARK
 ROUNDS = 2  # of alignment
 CHAT_MODELS = ["draft", "sft", *(f"{method}{n}" for n in range(1, ROUNDS + 1)
                                  for method in ("rs", "dpo", "ipo", "mdloo", "committee", "best"))]
-WORDS = {
+WORDS = {  # setting -> the words that it may be
     "prune.method": ["learned", "magnitude", "random"],
     "core.start": ["prune", "parent", "scratch"],
     "reward.labels": ["soft", "hard", "margin"],
@@ -23,20 +23,21 @@ WORDS = {
     "mdloo.loss": ["mdpo", "ppo", "reinforce"],
     "mdloo.baseline": ["leave one out", "mean", "none"],
     "committee.only": ["", "sft", "best1", "rsN", "dpoN", "ipoN", "mdlooN"],
-    "quantize.choice": ["sensitivity", "random"], "recovery.recipe": ["imitate", "text"],
+    "quantize.choice": ["sensitivity", "random"],
+    "recovery.recipe": ["imitate", "text"],
     **{f"{name}.start": ["recovery", "lengthening", *CHAT_MODELS] for name in FEATURES},
     **dict.fromkeys(["quantize.start", "recovery.start", "evaluation.aligned"], CHAT_MODELS),
 }
 
-# What a number must be: (test, the same in words). Any other number must be at least 0, or 1 if it
-# is an integer. A number above LARGEST is a slip, which would exhaust time or memory.
+# Ranges of numbers, as (test, description). NUMBERS has those of some settings, by stage and name,
+# or by name alone; NUMBER those of all others, by type. Above LARGEST, time or memory run out.
 LARGEST = 1e9
 AT_MOST = f"at most {LARGEST:,.0f}"
 SHARE = (lambda x: 0 <= x <= 1, "from 0 to 1")
 POSITIVE = (lambda x: 0 < x <= LARGEST, f"above 0, {AT_MOST}")
 NUMBER = {float: (lambda x: 0 <= x <= LARGEST, f"at least 0, {AT_MOST}"),
           int: (lambda x: 1 <= x <= LARGEST, f"at least 1, {AT_MOST}")}
-NUMBERS = {  # by stage and name, or by name alone
+NUMBERS = {
     **dict.fromkeys(["coverage", "soft", "distill", "flawed", "similar", "threshold", "noise",
                      "floor", "weight_decay"], SHARE),
     **dict.fromkeys(["first_eps", "last_eps", "dpo.beta", "ipo.beta", "rope_base", "norm_eps"],
@@ -51,8 +52,8 @@ NUMBERS = {  # by stage and name, or by name alone
 }
 
 
-# Settings of the preset "tiny", a trial of every stage: {"parent.steps": 10, ...}. Below, each key
-# lists the stages that share the settings.
+# Settings of the preset "tiny", a trial of every stage: {"parent.steps": 10, ...}. Each key below
+# lists stages that share settings.
 TINY_SETTINGS = {}
 for names, settings in {
         "data": {"share": 0.2},
@@ -75,8 +76,8 @@ for names, settings in {
     for stage in names.split():
         TINY_SETTINGS |= {f"{stage}.{name}": value for name, value in settings.items()}
 
-# Settings of a preset that differ from the defaults. A server model has its own recipe: trained
-# from scratch, without distillation, and not packed.
+# The settings in which presets differ from the defaults. A server model has its own recipe: train
+# from scratch, without distillation, and do not pack.
 SERVER_SETTINGS = {"core.start": "scratch", "core.distill": 0.0, "evaluation.packed": False}
 PRESET_SETTINGS = {"tiny": TINY_SETTINGS, "toy-server": SERVER_SETTINGS,
                    "afm-server": SERVER_SETTINGS}
@@ -90,20 +91,23 @@ def are_weights(values, sources):
 
 
 def problem(name, value, default):
-    """Return what is wrong with the value of a setting: "" if nothing, else what it may be.
+    """Return "" if a setting may have this value, else what it takes.
 
     problem("sft.dropout", 2.0, 0.1) -> "takes a value like 0.1, at least 0, below 1"
     """
-    key, stage = re.sub(r"\d\.", ".", name), name.partition(".")[0]
+    stage, _, setting = name.partition(".")
+    key = re.sub(r"\d\.", ".", name)  # "mdloo1.loss" -> "mdloo.loss"
     if key in WORDS:
-        words = [word.replace("N", stage[-1]) for word in WORDS[key] if word != stage]
+        words = [word.replace("N", stage[-1]) for word in WORDS[key]]
         return "" if value in words else f"takes one of {', '.join(map(repr, words))}"
-    like, right_type = f"takes a value like {default!r}", type(value) is type(default)
-    if type(default) is dict:
-        right = right_type and are_weights(value, corpus.CONTINUED if "web" in default else default)
+    like = f"takes a value like {default!r}"
+    same_type = type(value) is type(default)  # isinstance(True, int) is true
+    if type(default) is dict:  # of text, where any source may have a weight, or of task families
+        sources = corpus.CONTINUED if "web" in default else default
+        right = same_type and are_weights(value, sources)
         return "" if right else f"{like}: weights of sources, at least 0, not all 0"
     if type(default) in NUMBER:
-        is_right, limit = NUMBERS.get(key) or NUMBERS.get(key.partition(".")[2],
-                                                          NUMBER[type(default)])
-        return "" if right_type and is_right(value) else f"{like}, {limit}"
-    return "" if right_type else like  # a path, or True or False
+        general = NUMBERS.get(setting, NUMBER[type(default)])
+        is_in_range, description = NUMBERS.get(key, general)
+        return "" if same_type and is_in_range(value) else f"{like}, {description}"
+    return "" if same_type else like  # a path, or True or False

@@ -1,4 +1,4 @@
-"""A session with a trained model: the last conversation, and the commands of sample.py."""
+"""A session with a trained model: its last conversation, its commands, and its responses."""
 import codecs
 import random
 import textwrap
@@ -25,8 +25,8 @@ FAMILIES = all_families(whole=True) | EVOLVED
 class Session:
     """A model, and the last conversation with it.
 
-    The methods do_NAME are the commands. They take the text after /NAME, and /help prints their
-    docstrings."""
+    The method do_NAME is the command /NAME. It takes the text after /NAME, and its docstring is its
+    line in /help."""
 
     def __init__(self, run, arguments):
         self.run, self.arguments = run, arguments
@@ -69,7 +69,8 @@ class Session:
 
     def do_tools(self, text):
         """Declare tools in the next conversations: /tools price,age; /tools on (all); /tools off"""
-        names = {"on": [*PARAMETERS], "off": []}.get(text, text.split(","))
+        groups = {"on": list(PARAMETERS), "off": []}
+        names = groups.get(text, text.split(","))
         for name in names:
             if name not in PARAMETERS:
                 raise UserError(f"tools {name}: give on, off or some of {','.join(PARAMETERS)}")
@@ -78,12 +79,13 @@ class Session:
     def do_stage(self, name):
         """Load the model of a stage, by default of the last one: /stage sft"""
         stage = choose_model(self.run, name)
-        self.model, self.adapters = load_model(self.run, stage), None
+        self.model = load_model(self.run, stage)  # if it fails, the session keeps its model
+        self.adapters = None
         self.name, self.chats = stage, stage in CHAT_STAGES
         warn_if_stale(self.run, stage)
 
     def do_adapter(self, name):
-        """Attach an adapter to the quantized model: /adapter math; /adapter none detaches it."""
+        """Use the quantized model with an adapter: /adapter math; /adapter none detaches it"""
         name = name or ("recovery" if self.run.checkpoint("recovery").exists() else "none")
         if name not in ADAPTERS:
             raise UserError(f"adapter {name}: choose from {', '.join(ADAPTERS)}")
@@ -95,7 +97,7 @@ class Session:
         warn_if_stale(self.run, "quantize" if name == "none" else name)
 
     def do_example(self, name):
-        """Ask an unseen question, and check the answer: /example math; /example of any family"""
+        """Ask an unseen question, and check the answer: /example math; /example (any family)"""
         self.require_chat()
         if name and name not in FAMILIES:
             raise UserError(f"example {name}: choose from {', '.join(FAMILIES)}")
@@ -107,31 +109,31 @@ class Session:
         for message in messages:
             print(f"{message['role']}: {message['content']}")
         self.converse(messages)
-        right = family.check(task, self.messages[-1]["content"])
-        print("(right)" if right else f"(wrong, expected: {task.solution})")
+        is_right = family.check(task, self.messages[-1]["content"])
+        print("(right)" if is_right else f"(wrong, expected: {task.solution})")
 
     # Responses.
 
     def require_chat(self):
-        """Raise UserError if the model only continues texts."""
+        """Raise UserError if the model is a base model, which only continues texts."""
         if not self.chats:
             raise UserError(f"{self.name} answers no questions: choose another model with /stage")
 
     def respond(self, prompt):
-        """Print the answer to a question, in a new conversation, or a continuation of a text."""
+        """Print the answer to a question in a new conversation. A base model continues the text."""
         if self.chats:
             system = "\n".join(text for text in (self.system, self.tools) if text)
             messages = [{"role": "system", "content": system}] if system else []
             self.converse([*messages, {"role": "user", "content": prompt}])
-        else:  # continue up to where another document would begin
+        else:  # stop where another document would begin
             document = self.model.tokenizer.special(DOCUMENT)
             ids = [document, *self.model.tokenizer.encode(prompt)]
             self.print_response(ids, document, prefix=prompt)
 
     def converse(self, messages):
-        """Append the model's turns and the results of its tool calls to a conversation, and print
-        them, results indented. If nothing fails, it becomes the last conversation."""
-        def reply(_):  # tools.converse passes [messages]
+        """Print the model's turns, and indented the results of its tool calls, and append both to
+        the messages. If nothing fails, they become the last conversation."""
+        def reply(_):  # its argument is [messages], which tools.converse extends in place
             if messages[-1]["role"] == "tool":
                 print(textwrap.indent(messages[-1]["content"], "    "))
             ids = self.model.tokenizer.encode_chat(messages, reply=True)
@@ -140,26 +142,27 @@ class Session:
                                 f"{self.model.config.context}: ask without /and, or ask for less")
             return [self.print_response(ids, self.model.tokenizer.special(END))]
         tools.converse(reply, [messages])
-        if messages[-1]["content"].startswith(tools.CALL):
-            print("    no more calls in this conversation")  # the last one was not run
+        if messages[-1]["content"].startswith(tools.CALL):  # a call too many, which was not run
+            print("    no more calls in this conversation")
         self.messages = messages
 
     def print_response(self, ids, stop, prefix=""):
-        """Sample after ids until the token `stop`. Print prefix, then each token as it comes.
+        """Sample tokens after ids until the token `stop`. Print prefix, and each token as it comes.
 
         Returns the text without prefix. A character of several tokens is printed once complete."""
-        arguments, temperature = self.arguments, self.arguments.temperature
+        arguments = self.arguments
+        temperature = arguments.temperature
         if temperature is None:
             temperature = 0.0 if self.chats else 0.8
         torch.manual_seed(arguments.seed)
         utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         text = ""
-        # The batch has one row, and the log-probabilities are not needed.
+        # `stream` yields the tokens of a batch, here of one row, and their log-probabilities.
         for (token,), _ in stream(self.model, [ids], arguments.max_new_tokens, stop=stop,
                                   temperature=temperature, top_p=arguments.top_p):
             piece = utf8.decode(b"" if token == stop else self.model.tokenizer.vocab[token])
             print(prefix + piece, end="", flush=True)
-            prefix = ""  # printed with the first token, so that a prompt that is too long is not
+            prefix = ""  # not printed before the first token, as too long a prompt raises an error
             text += piece
         print(utf8.decode(b"", final=True))
         return text

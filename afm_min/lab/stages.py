@@ -1,9 +1,8 @@
-"""The table of stages in order, their settings, and which results are up to date. runner.py runs
-the stages.
+"""The table of stages, their settings, and which results are up to date. runner.py runs stages.
 
 A stage is a function of a run. Its keyword-only arguments, with their defaults, are its settings.
-A finished stage is skipped unless its settings, inputs or source code changed: report.json has a
-row for each stage, with a fingerprint of all three.
+A finished stage is skipped unless its settings, inputs or source code changed: its row in
+report.json has a fingerprint of all three.
 """
 import ast
 import collections
@@ -22,12 +21,13 @@ from afm_min.lab.settings import LARGEST, ROUNDS, problem
 from afm_min.lab.source import source_hash
 from afm_min.run import UserError
 
-# A stage, the stages whose results it uses (a list, or a function of the stage's settings), and its
-# seconds in a default run on two cores, halved if it runs side by side with others.
+# needs: the stages whose results a stage uses, a list or a function of its settings. seconds: its
+# time in a default run on two cores, halved if it runs side by side with another stage.
 Stage = collections.namedtuple("Stage", "function needs seconds", defaults=[30])
 
 
 def core_needs(settings):
+    """Return the needs of core: the stage that it starts from, and the teacher if it distills."""
     start = "tokenizer" if settings["start"] == "scratch" else settings["start"]
     return [start, "teacher"] if settings["distill"] else [start]
 
@@ -68,12 +68,12 @@ STAGES |= {"quantize": Stage(ondevice.quantize, [f"best{ROUNDS}"], 8),
 for name in ondevice.FEATURES:
     STAGES[name] = Stage(partial(ondevice.feature, name), ["recovery"], 7)
 
-# A stage's main metric is that of MAIN_OF, else the first in MAIN that it reports, else the first
-# that it reports.
+# A stage's main metric: its entry in MAIN_OF, else the first name in MAIN that it reports, else the
+# first metric that it reports.
 MAIN_OF = {"math": "all math %", "tools": "tools %", "summary": "summary %"}
 MAIN = ["all pairs %", "mean %", "recall at 4x %", "bits/byte", "labels right %", "examples",
         "characters per token"]
-# The stage whose metrics are those before a stage. Of others it is that of their setting `start`.
+# stage -> the stage that its metrics are compared with; by default that of its setting `start`.
 BEFORE = {"prune": "parent", "teacher": "parent", "continued": "core", "sft": "draft",
           "recovery": "quantize",
           **{f"{method}{n}": reward.starting_stage(n) for n in range(1, ROUNDS + 1)
@@ -81,7 +81,7 @@ BEFORE = {"prune": "parent", "teacher": "parent", "continued": "core", "sft": "d
 
 
 def function_of(stage):
-    """Return the function of a stage. Rounds and features are partial calls of one function."""
+    """Return the function of a stage. For rounds and features, unwrap the partial call."""
     return getattr(STAGES[stage].function, "func", STAGES[stage].function)
 
 
@@ -109,34 +109,34 @@ def parse_setting(text, model):
         defaults |= {f"{stage}.{key}": value for key, value in settings_of(stage).items()}
     name, equals, value = text.partition("=")
     if not equals or name not in defaults:
-        similar = difflib.get_close_matches(name, defaults, cutoff=0)
+        similar = difflib.get_close_matches(name, defaults, cutoff=0)  # always three names
         raise UserError(f"--set {text}: expected NAME=VALUE, with a NAME such as "
                         f"{', '.join(similar)}; --list shows those of stages")
     default = defaults[name]
     if not isinstance(default, str):
-        # If it is no Python value, it stays a string.
+        # What is not a Python literal stays a string, which `problem` refuses below.
         with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             value = ast.literal_eval(value)
     if type(default) is float and type(value) is int and abs(value) <= LARGEST:
-        value = float(value)
+        value = float(value)  # a larger integer could overflow, and is refused below
     if wrong := problem(name, value, default):
         raise UserError(f"--set {text}: {name} {wrong}")
     return name, value
 
 
 def explain(stage, whole):
-    """Return a stage's docstring, the whole or its first sentence, and its settings' defaults."""
+    """Return a stage's docstring or only its first sentence, then a line for each setting."""
     doc = inspect.getdoc(function_of(stage))
     text = f"{stage}: {doc}\n" if whole else f"{stage}: {doc.partition('.')[0]}."
-    return "\n    ".join([text, *(f"{stage}.{name}={value}"
-                                  for name, value in settings_of(stage).items())])
+    lines = [f"    {stage}.{name}={value}" for name, value in settings_of(stage).items()]
+    return "\n".join([text, *lines])
 
 
 def with_needs(stages, values=None):
-    """Return {stage: its settings} of stages and of all that they need, in the order of the table.
-    values: see `settings_of`. Without stages, those of a whole run are returned.
+    """Return {stage: its settings} for these stages and all that they need, in the table's order:
+    ["prune"] -> the settings of data, tokenizer, parent and prune. values: see `settings_of`.
 
-    ["prune"] -> the settings of data, tokenizer, parent and prune"""
+    Without stages, return those of a whole run. If it packs no model, evaluation is its last."""
     whole_run = STAGES if settings_of("evaluation", values)["packed"] else ["evaluation"]
     wanted = set(stages or whole_run)
     for stage in reversed(STAGES):  # a stage only needs stages above it
@@ -146,13 +146,13 @@ def with_needs(stages, values=None):
 
 
 def choose_model(run, stage=None):
-    """Return `stage`, or else the last stage with a checkpoint of a whole language model.
+    """Return `stage` if the run has its language model, by default the last stage that has one.
 
-    Reward models, quantized weights and adapters are no such models. Raises UserError if the run
-    has no model, or none of `stage`."""
-    packed = ("quantize", "recovery", *ondevice.FEATURES)
+    Reward models, quantized models and adapters do not count. Raises UserError if the run has no
+    model, or none of `stage`."""
+    on_device = ("quantize", "recovery", *ondevice.FEATURES)
     trained = [name for name in STAGES if run.checkpoint(name).exists()
-               and name not in packed and not name.startswith("reward")]
+               and name not in on_device and not name.startswith("reward")]
     if not trained:
         raise UserError(f"{run.path} has no model: python train.py --out {run.path} trains one")
     if stage and stage not in trained:
@@ -161,10 +161,10 @@ def choose_model(run, stage=None):
 
 
 def fingerprint(rows, stage, settings):
-    """Return a hash, 8 hex digits, of a stage's settings, the results that it needs, and its code.
+    """Return a hash, 8 hex digits, of a stage's settings, the rows of its needs, and its code.
 
     rows: {stage: row} as in report.json. The code is that of the stage's module and of all modules
-    that it imports, so an edited stage runs again, as do the stages that need it."""
+    that it imports. So an edited stage runs again, and so do the stages that need it."""
     code = source_hash(function_of(stage).__module__)
     needed = [[name, rows[name]["fingerprint"], rows[name]["metrics"]]
               for name in needs_of(stage, settings)]
@@ -177,54 +177,57 @@ def reasons_to_run(report, settings):
     settings: {stage: its settings}, in the order of the table. report: {stage: row} as in
     report.json."""
     reasons = {}
-    for stage, values in settings.items():
-        inputs = [name for name in needs_of(stage, settings_of(stage) | values)
-                  if name in reasons or name not in report]
+    for stage, own in settings.items():
+        # An old report may lack settings that were added since: take their defaults.
+        stale = [name for name in needs_of(stage, settings_of(stage) | own)
+                 if name in reasons or name not in report]
         if stage not in report:
             reasons[stage] = "no result yet"
-        elif report[stage]["settings"] != values:
+        elif report[stage]["settings"] != own:
             reasons[stage] = "settings changed"
-        elif inputs:
-            reasons[stage] = f"needs {', '.join(inputs)}"
-        elif report[stage].get("fingerprint") != fingerprint(report, stage, values):
+        elif stale:
+            reasons[stage] = f"needs {', '.join(stale)}"
+        elif report[stage].get("fingerprint") != fingerprint(report, stage, own):
             reasons[stage] = "inputs or code changed"
     return reasons
 
 
 def up_to_date(report):
-    """Return the rows of a report whose inputs and code are still the same: {stage: row}."""
+    """Return {stage: row} of a report, without the rows whose inputs or code have changed."""
     settings = {stage: report[stage]["settings"] for stage in STAGES if stage in report}
     reasons = reasons_to_run(report, settings)
     return {stage: report[stage] for stage in settings if stage not in reasons}
 
 
 def expected_seconds(report, stages):
-    """Return about how many seconds stages take: those of a default run, in proportion to what the
-    stages of the report took."""
+    """Estimate the seconds of stages: their sum in a default run, times the median slowdown of the
+    stages in the report, such as 2.0 if they took twice as long as in a default run."""
     done = STAGES.keys() & report.keys()
-    paces = [report[stage]["seconds"] / STAGES[stage].seconds for stage in done]
-    return statistics.median(paces or [1.0]) * sum(STAGES[stage].seconds for stage in stages)
+    slowdowns = [report[stage]["seconds"] / STAGES[stage].seconds for stage in done]
+    return statistics.median(slowdowns or [1.0]) * sum(STAGES[stage].seconds for stage in stages)
 
 
 def warn_if_stale(run, *stages):
     """Print a line on standard error for each of these stages whose checkpoint is stale: settings,
     inputs or code have changed since it was made, or its training has not been finished."""
-    report, values = run.read_json("report.json"), run.read_json("run.json").get("set")
+    report = run.read_json("report.json")
+    values = run.read_json("run.json").get("set")
     if values is None:  # an arm of claims.py has no run.json
         values = {f"{name}.{key}": value for name, row in report.items()
                   for key, value in row["settings"].items()}
     for stage in stages:
-        for name in list(reasons_to_run(report, with_needs([stage], values)))[:1]:
+        changed = list(reasons_to_run(report, with_needs([stage], values)))
+        if changed:
             print(f"warning: {run.checkpoint(stage)} is out of date, as settings, inputs or code "
-                  f"of the stage {name} have changed: train.py --out {run.path} --resume makes it "
-                  "anew", file=sys.stderr)
+                  f"of the stage {changed[0]} have changed: train it again with "
+                  f"train.py --out {run.path} --resume", file=sys.stderr)
 
 
 def main_metric(stage, report):
-    """Return a stage's main metric, and its values before and after the stage, which are "" if they
-    are unknown: ("mean %", 68.3, 71.3). report: the content of report.json."""
+    """Return a stage's main metric and its values before and after the stage, "" if unknown:
+    ("mean %", 68.3, 71.3). report: the content of report.json."""
     metrics = report[stage]["metrics"]
-    names = [name for name, value in metrics.items() if not isinstance(value, list)]
+    names = [name for name, value in metrics.items() if not isinstance(value, list)]  # no tables
     main = next((name for name in [MAIN_OF.get(stage), *MAIN, *names] if name in names), "")
     start = BEFORE.get(stage, report[stage]["settings"].get("start"))
     previous = report[start]["metrics"] if start in report else {}
@@ -233,15 +236,16 @@ def main_metric(stage, report):
 
 
 def summary(stage, report):
-    """Return a stage's main metric before and after it as a text: "mean 68.3 -> 71.3 %"."""
-    main, *values = main_metric(stage, report)
-    name, percent, _ = main.partition(" %")
-    known = [f"{value:.1f}" if percent else format_value(value) for value in values if value != ""]
+    """Return a stage's main metric before and after it as text: "mean 68.3 -> 71.3 %"."""
+    main, before, after = main_metric(stage, report)
+    name, percent, _ = main.partition(" %")  # percent: " %" or ""
+    known = [f"{value:.1f}" if percent else format_value(value)
+             for value in (before, after) if value != ""]
     return f"{name} {' -> '.join(known)}{percent}".strip()
 
 
 def format_value(value):
-    """Format a number or word for people: 0.51234 -> '0.5123', 12345.6 -> '12,346'."""
+    """Format a number or word for display: 0.51234 -> '0.5123', 12345.6 -> '12,346'."""
     if not isinstance(value, float):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
