@@ -61,8 +61,9 @@ class RewardModel(AFM):
         # Soft labels ask for rewards a few units apart, and logp can differ by far more. So use two
         # functions that rise with it slowly: 2 sqrt(p), which is bounded, and -log(1 - logp / 2).
         functions = torch.stack((2 * (logp / 2).exp(), -(1 - logp / 2).log()), -1)
-        rewards = self.reward(states)[..., 0] + self.reads_likelihood * (functions @ self.likelihood)
-        return rewards, torch.stack([head(states) for head in self.grades], 2), logp
+        by_likelihood = self.reads_likelihood * (functions @ self.likelihood)
+        grade_logits = torch.stack([head(states) for head in self.grades], 2)
+        return self.reward(states)[..., 0] + by_likelihood, grade_logits, logp
 
     def score(self, ids, branch, segment_start):
         """Return the reward, and the probability of the best grade for truth: (R, K, 2)."""
