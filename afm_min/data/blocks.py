@@ -1,8 +1,8 @@
 """The main content of HTML pages, found as in Boilerpipe (Kohlschuetter et al. 2010): cut a page
 into blocks of text, then classify each by its length and its link density.
 
-A crawl is full of malformed pages. So boilerplate is not dropped while a page is read, but marked,
-and only when its end tag comes: an element that was never closed may contain the whole page.
+Many pages of a crawl are malformed: a menu that is never closed would contain the rest of the page.
+So boilerplate is not skipped while a page is read. It is marked when its end tag is found.
 """
 import collections
 import dataclasses
@@ -11,7 +11,7 @@ import re
 
 import regex
 
-# Tags that may enclose boilerplate. They also separate sections, and so do their end tags.
+# Elements whose class or id may mark boilerplate. Each of their tags starts a new section.
 CONTAINERS = set("article aside div footer form header main nav section table td th".split())
 BOILERPLATE_TAGS = set("""
     aside button footer form nav noscript script select style svg template title""".split())
@@ -20,15 +20,15 @@ TRACKED_TAGS = CONTAINERS | BOILERPLATE_TAGS
 BLOCK_TAGS = TRACKED_TAGS | set("""
     address blockquote body dd details dl dt figcaption figure h1 h2 h3 h4 h5 h6 head hr label li ol
     p pre summary tr ul""".split())
-# Classes and ids of boilerplate. Reader views of browsers use these, Boilerpipe does not.
+# Words in the classes and ids of boilerplate. Boilerpipe has none, reader views of browsers do.
 BOILERPLATE_NAMES = set("""
     ad ads advert advertisement banner breadcrumb breadcrumbs comments consent cookie cookies footer
     menu nav navbar navigation popup promo related share sharing sidebar social""".split())
-# Words that such a name may contain beside them: "left-sidebar", but not "market-share".
+# Other words that may stand in such a name: "left-sidebar" is boilerplate, "market-share" is not.
 LAYOUT_NAMES = set("""
     bar block box button buttons container header inner item left links list main page right section
     site top widget wrapper""".split())
-# Words of short boilerplate blocks.
+# Phrases of short boilerplate blocks.
 BOILERPLATE_TEXT = re.compile(r"""
     .* \b (?: (?:accept|uses?)\ cookies | cookie\ policy | our\ (?:\w+\ )?newsletter |
         all\ rights\ reserved | (?:learn|read)\ more\W*$ )
@@ -36,32 +36,33 @@ BOILERPLATE_TEXT = re.compile(r"""
         related\ (?:articles|posts|stories) | sponsored\ by | you\ might\ also\ like ) \b
     """, re.I | re.X)
 MAX_LINK_DENSITY = 1 / 3
-MIN_CONTENT = 40  # words; a section of this size is large, and less than this is not the page
-MIN_PAGE = 100  # words; a shorter page keeps its small sections
-MAX_DEPTH = 100  # open elements that an end tag is compared with
+MIN_CONTENT = 40  # words; a section with as many is large, and a page's content is not smaller
+MIN_PAGE = 100  # words; small sections of a shorter page are content
+MAX_DEPTH = 100  # of the open elements, an end tag may close one of the innermost 100
 
-# A tag or a text. A quoted value may contain < and >; but if no blank, > or /> follows its second
-# quote, the first one was never closed, and it is an ordinary character. "*+" never backtracks.
+# A comment's start, a tag, a declaration, or a text. A quoted value may contain < and >. A quote
+# that no blank, > or /> follows is not the end of a value: then the first quote was never closed,
+# and both are ordinary characters. "*+" never backtracks.
 MARKUP = regex.compile(r"""
     < (?P<tag>!--)
     | < (?P<tag>/?[a-z][^\s<>/]*) (?P<attributes>
         (?: [^<>"'=]+ | = \s* (?: "[^"]*" | '[^']*' ) (?=\s|/?>) | ["'=] )*+ ) (?: > | \Z)
     | <[!?/] [^<>]* >?
     | (?P<text> .[^<]*)""", regex.I | regex.S | regex.X)
-# What is inside these is no markup: tag -> its end.
+# Elements whose content is not parsed: tag -> its end.
 RAW_ENDS = {tag: re.compile(end, re.I) for tag, end in (
     ("!--", "--!?>"), ("script", r"</script\b[^<>]*>?"), ("style", r"</style\b[^<>]*>?"))}
 NAMES = re.compile(r"""\s(?:class|id)\s*=\s*(?:"([^"]*)|'([^']*)|([^\s"'>]+))""", re.I)
 
 
 def markup(page, raw_ends=RAW_ENDS):
-    """Yield (tag, attributes, text) for each tag and each text, without scripts and comments.
+    """Yield (tag, attributes, text) for each tag and each text.
 
     '<p class=a>1 < 2</p>' -> ('p', ' class=a', ''), ('', '', '1 '), ('', '', '< 2'), ('/p', '', '')
 
-    The tag of a whole script or style is 'script/' or 'style/'. One that is never closed is taken
-    as an ordinary tag. (html.parser would drop the rest of the page. It also raises on '<![x]>' and
-    takes quadratic time for unclosed tags.)"""
+    A comment, script or style is one tag, '!--/', 'script/' or 'style/', without its content. One
+    that is never closed is an ordinary tag. (html.parser would drop the rest of the page. It also
+    raises on '<![x]>' and takes quadratic time for unclosed tags.)"""
     raw_ends, start = dict(raw_ends), 0
     while match := MARKUP.match(page, start):
         start = match.end()
@@ -72,7 +73,7 @@ def markup(page, raw_ends=RAW_ENDS):
             if end:
                 start, tag = end.end(), tag + "/"
             else:
-                del raw_ends[tag]  # no later one is closed either, so do not search again
+                del raw_ends[tag]  # no later one is closed either: search the page only once
         yield tag, match["attributes"] or "", html.unescape(match["text"] or "")
 
 
@@ -82,7 +83,7 @@ def names_of(attributes):
 
 
 def is_boilerplate_name(name):
-    """'left-sidebar' and 'NavBar2' -> True; 'no-sidebar' and 'market-share' -> False"""
+    """Return True for a class or id such as 'left-sidebar' or 'NavBar2', but not 'no-sidebar'."""
     words = set(re.findall("[a-z]+", re.sub("(?<=[a-z])(?=[A-Z])", "-", name).lower()))
     return bool(words & BOILERPLATE_NAMES) and words <= BOILERPLATE_NAMES | LAYOUT_NAMES
 
@@ -93,7 +94,7 @@ class Block:
     text: str
     words: int
     link_density: float  # share of the words that are inside links; 1 for boilerplate text
-    section: int  # number of the part of the page, between two borders, that the block is in
+    section: int  # number of tags of CONTAINERS before its text
     depth: int = 0  # number of boilerplate elements around the block
 
 
@@ -102,12 +103,12 @@ class BlockParser:
 
     BlockParser('<p>One <a href=x>two</a>').blocks -> [Block('p', 'One two', 2, 0.5, 0, 0)]
 
-    An element is boilerplate by its tag, or by a class or id such as "sidebar"."""
+    An element is boilerplate by its tag, or by a class or id such as 'sidebar'."""
 
     def __init__(self, page, raw_ends=RAW_ENDS):
         self.blocks, self.section = [], 0
         self.open = []  # open elements: (tag, is boilerplate, number of blocks before it)
-        # The open block: its tag, pieces of text, number of words, and how many are inside links.
+        # The open block: its tag, pieces of text, number of words, number of words inside links.
         self.tag, self.parts, self.words, self.linked_words = "", [], 0, 0
         self.in_link = False
         for tag, attributes, text in markup(page, raw_ends):
@@ -135,7 +136,8 @@ class BlockParser:
 
     def end_tag(self, tag):
         """Close the innermost element of this tag, and those inside it that were never closed."""
-        self.section += tag in CONTAINERS
+        if tag in CONTAINERS:
+            self.section += 1
         if any(open_tag == tag for open_tag, _, _ in self.open):
             while self.open[-1][0] != tag:
                 self.open.pop()
@@ -147,15 +149,16 @@ class BlockParser:
     def add_text(self, text):
         words = len(text.split())
         self.words += words
-        self.linked_words += words * self.in_link
-        if self.tag != "pre":  # elsewhere only <br> is a line end
+        if self.in_link:
+            self.linked_words += words
+        if self.tag != "pre":  # only <br> ends a line outside <pre>
             text = text.replace("\n", " ")
         self.parts.append(text.expandtabs())
 
     def end_block(self, next_tag):
         """Add the open block if it contains words and is no script, and open the next one.
 
-        Its text 'a  b \\n c' becomes 'a b\\nc'. Spaces stay in <pre>, and as &nbsp; or \\xa0."""
+        Its text 'a  b \\n c' becomes 'a b\\nc'. <pre> keeps all spaces, and &nbsp; is one, too."""
         if self.words and self.tag not in RAW_ENDS:
             lines = "".join(self.parts).split("\n")
             if self.tag != "pre":
@@ -172,9 +175,9 @@ def main_content(page):
 
     '<ul><li><a href=/>Home</a></ul><h1>News</h1><p>It is out.' -> 'News\\nIt is out.'
 
-    What `is_content` accepts is extended, until a block with many links stops it: forwards over
-    paragraphs and list items, and backwards over any block, such as a heading.
-    If nothing remains, three or more paragraphs of sentences are kept wherever they are."""
+    A block that `is_content` accepts extends to its neighbours with few links: forwards to
+    paragraphs and list items, and backwards to any block, such as a heading. If nothing is kept,
+    the paragraphs of sentences are the content, provided that there are three or more."""
     blocks = without_boilerplate(BlockParser(page).blocks)
     keep = [is_content(block) for block in blocks]
     text_like = [block.link_density <= MAX_LINK_DENSITY for block in blocks]
@@ -185,7 +188,7 @@ def main_content(page):
         if keep[i + 1] and text_like[i]:
             keep[i] = True
     kept = [block.text for block in large_sections(blocks, keep)]
-    if not kept:  # without RAW_ENDS, no script or comment can swallow a page
+    if not kept:  # maybe a script or comment ends too late: parse their content, too
         kept = [block.text for block in BlockParser(page, raw_ends={}).blocks if is_sentence(block)]
         if len(kept) < 3:
             return ""
@@ -195,38 +198,40 @@ def main_content(page):
 def without_boilerplate(blocks):
     """Return the blocks that are in no boilerplate element.
 
-    An element without which little of the page's content remains is a wrapper, such as a form
-    around the page. Then the blocks in one boilerplate element are kept, or in two, and so on."""
+    If little content remains, such an element is a wrapper, such as a form around the page. Then
+    keep the blocks in up to one boilerplate element, or in up to two, and so on."""
+    total = sum(block.words for block in blocks if is_content(block))
     for depth in range(MAX_DEPTH):
         rest = [block for block in blocks if block.depth <= depth]
         words = sum(block.words for block in rest if is_content(block))
-        dropped = sum(block.words for block in blocks if is_content(block)) - words
+        dropped = total - words
         if dropped < MIN_CONTENT or words >= max(MIN_CONTENT, dropped / 4):
             return rest
     return blocks
 
 
 def is_sentence(block):
-    """Return True for a <p> in which a sentence, or a quoted one, ends."""
+    """Return True for a <p> that contains the end of a sentence: 'It is out.' or 'a "Yes!" b'"""
     return block.tag == "p" and bool(re.search(r"[.!?:][\"')\u2019\u201d]*(?:\s|$)", block.text))
 
 
 def is_content(block):
-    """Return True for a block with few links that is long, a full sentence in a <p>, or of a kind
-    that is content though it is short. The thresholds are the paper's."""
+    """Return True for a block with few links that is long, a sentence, or code or a definition.
+
+    The thresholds are the paper's."""
     return block.link_density <= MAX_LINK_DENSITY and (
         block.words > 16 or is_sentence(block) or block.tag in ("pre", "dt", "dd"))
 
 
 def large_sections(blocks, keep):
-    """Return the blocks to keep, without small sections before and after the text.
+    """Return the blocks to keep from the title, or else the first large section, to the last large
+    section. This drops small sections before and after the text.
 
-    A section is what is between two borders, such as <div> and </div>. Its size is the number of
-    its words to keep. Large are sections of 40 words or of half of the largest one, and the largest
-    ones that hold two thirds of the page. The text reaches from the title, or else from the first
-    large section, to the last one. A page of less than 100 words stays whole.
+    The size of a section is the number of its words to keep. A section is large if it has 40 words,
+    or half of the size of the largest one, or if it is needed for two thirds of the page, counted
+    from the largest one down. A page of less than 100 words is returned whole.
 
-    These are steps of Boilerpipe's ArticleExtractor, in which only one section is large."""
+    Boilerpipe's ArticleExtractor has similar steps, but one large section."""
     kept = [block for block, is_kept in zip(blocks, keep) if is_kept]
     sizes = collections.Counter()  # section -> words
     for block in kept:
@@ -238,6 +243,7 @@ def large_sections(blocks, keep):
         total += size
         if total >= sizes.total() * 2 / 3:
             break
+    # `size` is now that of the smallest section among the largest with two thirds of the words.
     limit = min(size, max(sizes.values()) / 2, MIN_CONTENT)
     large = [section for section in sizes if sizes[section] >= limit]
     titles = [block for block in blocks if block.tag == "h1" and block.section <= large[0]]

@@ -1,9 +1,9 @@
-"""Rules for pages and files, as small functions that can be tried alone: robots.txt, quality,
-licences and programming languages.
+"""Rules for pages and files, each a function of its own: robots.txt, quality, licences and
+programming languages.
 
-The report on AFM names these steps but not their rules. Thresholds, words and patterns are ours,
-or those of the source that is cited. A `check_` function returns the name of the first rule that a
-text breaks, or ''.
+The report on AFM names these steps but not their rules. Thresholds, words and patterns are ours
+unless a source is cited. A `check_` function returns the name of the first rule that a text breaks,
+or ''.
 """
 import collections
 import re
@@ -19,10 +19,10 @@ def robots_allow(robots, path, agent="Applebot"):
 
     ('User-agent: *\\nDisallow: /a\\nAllow: /a/*.html$', '/a/b.html') -> True
 
-    The longest pattern that matches decides; among equally long ones, one that allows. All groups
-    of an agent add up. Group * is for agents without a group. Of an agent's name only the first
-    letters, - and _ count: 'Applebot/0.1 (any)' is Applebot. (urllib.robotparser takes the first
-    match instead, and supports neither * nor $ in patterns.)"""
+    The longest pattern that matches decides; if two are equally long, the one that allows. Several
+    groups of one agent are merged. Group * is for agents without a group. 'Applebot/0.1 (any)' is
+    the agent Applebot. (urllib.robotparser takes the first match instead, and supports neither *
+    nor $ in patterns.)"""
     entries = re.findall(r"(?im)^[ \t\ufeff]*(user-agent|allow|disallow)[ \t]*:([^#\n]*)",
                          robots.replace("\r", "\n"))
     groups = collections.defaultdict(list)  # agent -> its groups, each a list of rules
@@ -36,34 +36,35 @@ def robots_allow(robots, path, agent="Applebot"):
         else:
             rules.append((normalize_path(value.strip(), "*$"), key.lower() == "allow"))
     path = normalize_path(path if path.startswith("/") else "/" + path)
-    matches = [(0, True)]  # as if an empty pattern allowed all paths
-    matches += [(len(pattern), allows) for rules in groups.get(product_token(agent)) or groups["*"]
-                for pattern, allows in rules if path_matches(path, pattern)]
+    matches = [(0, True)]  # without a rule, everything is allowed
+    for group in groups.get(product_token(agent)) or groups["*"]:
+        matches += [(len(pattern), allows) for pattern, allows in group
+                    if path_matches(path, pattern)]
     return path == "/robots.txt" or max(matches)[1]  # the longest; True > False if equally long
 
 
 def product_token(agent):
-    """' Applebot/0.1' -> 'applebot'; '*' -> '*'"""
+    """Return the first letters, - and _ of an agent's name: ' Applebot/0.1' -> 'applebot'"""
     return re.match(r"\*|[a-z_-]*", agent.strip().lower())[0]
 
 
 def normalize_path(path, wildcards=""):
-    """Percent-encode what needs it and decode what does not, so that equal paths are equal strings:
+    """Percent-encode only the characters that need it, so that equal paths are equal strings:
     ('/caf\u00e9/%7ea*', '*') -> '/caf%C3%A9/~a*'"""
     path = quote(path, safe="/?%" + wildcards)
     return re.sub("%[0-9A-Fa-f]{2}", lambda code: quote(unquote_to_bytes(code[0]), safe=""), path)
 
 
 def path_matches(path, pattern):
-    """Return True if a pattern matches the path or a beginning of it; with a final '$', all of it.
+    """Return True if a pattern matches a beginning of the path, or all of it if it ends with '$'.
 
     ('/abcd', '/a*c') -> True; ('/abcd', '/a*c$') -> False
 
-    Each piece of the pattern between two stars may take its first match in the path. So atomic
-    groups (?>) can forbid backtracking, and many stars take no longer than few. '^', which no
-    normalized path contains, anchors the first piece at the start."""
+    It is enough to try the first match of each piece between two stars. So atomic groups (?>)
+    forbid backtracking, and many stars take no longer than few. The first piece must match at the
+    start: it begins with '^', an ordinary character here, which no normalized path contains."""
     pattern = pattern[:-1] if pattern.endswith("$") else pattern + "*"
-    # Any other '$' is an ordinary character, which normalized paths spell '%24'.
+    # Any other '$' is an ordinary character, which is '%24' in a normalized path.
     *pieces, last = map(regex.escape, f"^{pattern}".replace("$", "%24").split("*"))
     first_matches = "".join(f"(?>.*?{piece})" for piece in pieces)
     return bool(regex.fullmatch(f"{first_matches}.*{last}", "^" + path))
@@ -82,14 +83,14 @@ def host_and_path(url):
 
 # Quality
 
-# Function words: English sentences contain some of these.
+# Words that every English text contains, whatever its topic.
 FUNCTION_WORDS = set("""
     a an and are as at be by for from has in is it of on or that the this to was with""".split())
 
 
 def first_broken(rules):
-    """Return the first rule that does not hold: {'50 words': True, 'few symbols': False} -> 'few
-    symbols'. Return '' if all hold."""
+    """Return the name of the first rule that does not hold, or '':
+    {'50 words': True, 'few symbols': False} -> 'few symbols'"""
     return next((rule for rule, holds in rules.items() if not holds), "")
 
 
@@ -100,9 +101,9 @@ def check_prose(text):
     'click here ' x 50 -> 'function words'; a page of sentences -> ''"""
     words = text.lower().split()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    # Lines that end like a sentence, or begin like an item of a list.
+    # Lines that end like a sentence or begin like an item of a list.
     sentences = [line for line in lines if line[-1] in ".!?:;\"')" or line[0] in "-*\u2022"]
-    count, size = len(words), sum(map(len, words))
+    count, size = len(words), sum(map(len, words))  # size: characters without blanks
     return first_broken({
         "50 words": count >= 50,
         "3 to 10 characters per word": 3 * count <= size <= 10 * count,
@@ -115,11 +116,11 @@ def check_prose(text):
 
 
 def check_code(text):
-    """Check that a file is code for people: not generated, minified, or data.
+    """Check that a file is code that people write: not generated, minified, or data.
 
     'def add(a, b):\\n    return a + b\\n' -> ''; '1, 2, 3, 4, 5, 6' -> 'little data'"""
     lines, size = text.splitlines(), len(text)
-    # Hexadecimal numbers and escapes, decimal numbers, encoded bytes.
+    # Hexadecimal numbers and escapes, decimal numbers, and encoded bytes such as base64.
     data = re.findall(r"(?:0x|\\x)[\da-fA-F]+|\d+|[\w+/=]{50,}", text)
     generated = re.search(r"auto\w*[- ]?generated|@generated|do not edit|^\W*(?:generated (?:by|"
                           r"from)|(?:this |the )?(?:code|file) (?:is |was |has been )?generated)\b",
@@ -149,7 +150,7 @@ PERMISSIVE_TEXT = re.compile(r"""
 RESTRICTIVE_TEXT = re.compile(r"""\b[al]?gpl | general\ public | proprietary | confidential |
     non-?commercial | share-?alike | \b(?:not|no\ longer|other\ than)\b [^.]{0,40} \blicense
     """, re.X)
-# Language -> suffixes of its files. They are 14, as in the report.
+# Language -> suffixes of its files. The number of languages, 14, is the report's.
 LANGUAGES = {
     "C": ".c .h", "C#": ".cs", "C++": ".cpp .cc .cxx .hpp .hh", "Go": ".go", "Java": ".java",
     "JavaScript": ".js .jsx .mjs", "Kotlin": ".kt", "Objective-C": ".m .mm", "PHP": ".php",
@@ -158,12 +159,12 @@ CODE_SUFFIXES = tuple(" ".join(LANGUAGES.values()).split())
 
 
 def permissive(licence):
-    """Return True if an SPDX expression, or else the text of a licence, lets everybody use a work.
+    """Return True for the SPDX expression or the text of a permissive licence.
 
     'MIT OR GPL-2.0-only' -> True; 'MIT AND GPL-2.0-only' -> False
 
-    Parentheses are not parsed: an expression with them is not accepted."""
-    # The licence of a work comes before those of its parts.
+    An expression with parentheses is never accepted: they are not parsed."""
+    # Only the beginning counts: the licences of parts of a work may follow its own.
     licence = " ".join(licence[:4000].lower().split())
     for choice in licence.split(" or "):
         parts = [part.split(" with ")[0] for part in choice.split(" and ")]

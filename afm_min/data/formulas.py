@@ -1,7 +1,7 @@
-"""Rules for pages of mathematics: markup of formulas, questions and answers, share of symbols, and
-domains.
+"""Rules for pages of mathematics: formulas, questions and answers, share of symbols, and domains.
 
-The report filters by 40 strings of templates for formulas, but does not list them. These are ours.
+The report finds formulas by 40 strings of the markup that programs write for them, but does not
+list these. The patterns here are ours.
 """
 import html
 import re
@@ -13,13 +13,13 @@ MATH_DOMAINS = [f"{topic}.example" for topic in """
     algebra analysis arithmetic calculus counting equations fractions functions geometry graphs
     integers logic math matrices numbers primes probability puzzles sums topology
     """.split()]  # 20, as in the report
-# Tags and classes of elements that contain a question or an answer, and those of the best answer.
+# Tags, classes and ids of elements that are a question or an answer, and those of the best answer.
 QUESTION = {"dt", "problem", "question"}
 ANSWER = {"answer", "dd", "solution"}
 ACCEPTED = {"accepted", "accepted-answer"}
 VOTES = re.compile(r"""\sdata-(?:score|votes)\s*=\s*["']?(-?\d{1,9})""", re.I)
-# Elements of MathML, also with a prefix such as "m:", and of libraries for formulas; classes and
-# script types of rendered formulas, but not those that only steer a library.
+# Elements of MathML ("m:math", too) and of libraries for formulas; the class or script type of a
+# rendered formula, but none that only steers a library; <span class=math>.
 MATH_TAG = re.compile(r"""
     < (?:\w+:)? (?: math | m[ino] | mfrac | mrow | msqrt | msub | msup | mjx-container |
         math-renderer) (?=[\s/]|$)
@@ -27,31 +27,32 @@ MATH_TAG = re.compile(r"""
         mjx-math | math/(?:asciimath|mml|tex) | math-(?:container|tex) | math\s(?:display|inline) |
         js-render-math | ltx_math | mwe-math-element ) (?![\w-])
     | <span\s (?:[^<>]{0,100}\s)? class=(["']?)math\1 (?=\s|$)""", re.I | re.X)
-# Images of formulas by their class, by the program in their address, or by their alternative text.
+# Attributes of images of formulas: class, address of the program that draws them, or TeX in "alt".
 MATH_IMAGE = re.compile(r"""\sclass\s*=\s*["']?(?:la)?tex(?![\w-])
     | (?:la|math|mime)tex\.(?:cgi|codecogs|php) | [?&](?:cht=tx|latex=|math=|tex=)
     | /math/[\da-f]{8}
     | \\(?:cdot|displaystyle|frac|infty|int|leq?|geq?|lim|math\w+|pi|prod|sqrt|sum|times)(?![a-z])
     | \salt\s*=\s*["']? [^"']{0,100} (?: \w\^\w | [_^]\{ )""", re.I | re.X)
-LIBRARY = re.compile("katex|mathjax|asciimath", re.I)  # renders formulas between $ or backquotes
-# TeX between its delimiters or in an environment.
+LIBRARY = re.compile("katex|mathjax|asciimath", re.I)
+# TeX in \( \), \[ \], $$ $$ or an environment, and what libraries render between $ or `.
 TEX = re.compile(r"""\\\((.{1,500}?)\\\) | \\\[(.{1,500}?)\\\] | \$\$([^$]{1,500})\$\$
     | \\begin\{(?:align|array|cases|eqnarray|equation|gather|[bpv]?matrix)\w*\*?\} (.{1,500}?)
         \\end\{""", re.S | re.X)
 INLINE = re.compile(r"(?<![\w$])\$(?![\s$])([^$]{1,200})(?<!\s)\$(?![\w$])|`([^`$]{1,200})`")
+# Of this, formulas are what has an operator or is a single term: "x", "12", "a/b".
 FORMULA = re.compile(r"[\\^_=+<>*]|^\s*(?:[a-zA-Z]|\d+|\w[/-]\w)\s*$")
 CODE_TAGS = set("code kbd pre samp script style textarea tt".split())
-# Digits and operators; arrows and mathematical symbols; mathematical letters, and "-" at the end.
+# Digits and operators; arrows and mathematical symbols; mathematical letters and "-".
 MATH_SYMBOLS = re.compile(
     "[\\d+*/=<>^|\u00ac\u00b1\u00d7\u00f7\u2190-\u22ff\u27c0-\u27ef\u2980-\u2aff"
     "\U0001d400-\U0001d7ff-]")
 
 
 def has_math_tags(page):
-    """'<p>\\\\(x^2\\\\)' -> True; 'H<sub>2</sub>O' -> False
+    """Return True if a page has formulas: '<p>\\\\(x^2\\\\)', but not 'H<sub>2</sub>O'.
 
     Formulas are MathML, elements and images that MathJax and others make of TeX, and TeX itself
-    outside code. A page that only loads a library for formulas has none."""
+    outside code. It is not enough to load a library for formulas."""
     texts, code_depth, has_library = [], 0, False
     for tag, attributes, text in markup(page):
         if MATH_TAG.search(f"<{tag}{attributes}") or (
@@ -72,33 +73,35 @@ def has_math_tags(page):
 
 
 def marked_elements(page):
-    """Return (names, votes, text) of each element that is a question or an answer by one of its
-    names: its tag, classes and ids. One inside another ends that one.
+    """Return (names, votes, text) of each question and answer. Names are tag, classes and ids. A
+    question or an answer inside another one ends that one.
 
     '<dt>1+1?</dt>' -> [({"dt"}, 0, "1+1?")]"""
     elements = []
-    marked_tag, depth = "", 0  # of the last marked element; open elements with its tag
+    marked_tag = ""  # tag of the last marked element
+    depth = 0  # number of open elements with this tag since then; at 0, the element has ended
     for tag, attributes, text in markup(page):
         names = {tag, *names_of(attributes.lower())}
         if names & (QUESTION | ANSWER):
             votes = VOTES.search(attributes)
-            pieces = []  # of its text
+            pieces = []  # of the element's text
             elements.append((names, int(votes[1]) if votes else 0, pieces))
             marked_tag, depth = tag, 1
         elif depth:
             pieces.append(" " if tag.strip("/") in BLOCK_TAGS else text)
-            depth += (tag == marked_tag) - (tag == "/" + marked_tag)
+            if tag == marked_tag:
+                depth += 1
+            elif tag == "/" + marked_tag:
+                depth -= 1
     return [(names, votes, " ".join("".join(pieces).split())) for names, votes, pieces in elements]
 
 
 def questions_and_answers(page):
-    """Return the questions of a page with their answers, found by tags, classes and ids.
+    """Return the questions of a page, each with its accepted answer, or else the one with most
+    votes. Return the main content of a page without answers to questions, such as a blog.
 
-    '<dl><dt>1+1?</dt><dd>It is <b>2</b>.</dd></dl>' -> 'Question: 1+1?\\nAnswer: It is 2.'
-
-    Of several answers to a question, the accepted one is kept, or else the one with most votes. A
-    page without answers to marked questions, such as a blog, is reduced to its main content."""
-    threads = []  # (question, its answers: is it accepted, votes, text)
+    '<dl><dt>1+1?</dt><dd>It is <b>2</b>.</dd></dl>' -> 'Question: 1+1?\\nAnswer: It is 2.'"""
+    threads = []  # (question, [(is accepted, votes, text of the answer), ...])
     for names, votes, text in marked_elements(page):
         if names & QUESTION:
             threads.append((text, []))
@@ -107,7 +110,7 @@ def questions_and_answers(page):
     pairs = []
     for question, answers in threads:
         if answers:
-            *_, best = max(answers, key=lambda answer: answer[:2])
+            _, _, best = max(answers, key=lambda answer: answer[:2])
             pairs.append(f"Question: {question}\nAnswer: {best}")
     return "\n".join(pairs) or main_content(page)
 
@@ -118,6 +121,6 @@ def symbol_share(text):
 
 
 def math_domain(url):
-    """'https://forum.math.example/t/1' -> True: the host is in MATH_DOMAINS or a subdomain."""
+    """Return True for a host in MATH_DOMAINS or a subdomain: 'https://forum.math.example/t/1'"""
     host, _ = host_and_path(url)
     return f".{host}".endswith(tuple(f".{domain}" for domain in MATH_DOMAINS))

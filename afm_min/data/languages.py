@@ -1,22 +1,24 @@
 """Generated files of code in ten languages, since the standard library is in Python alone.
 
-Each function goes through a list. Its goal, condition and names are drawn at random:
-
-    // Return the sum of the even coins.
-    function sumEvenCoins(coins) {
-        let total = 0;
-        for (const coin of coins) {
-            if (coin % 2 == 0) {
-                total += coin;
-            }
-        }
-        return total;
-    }
+Each function goes through a list. Its goal, condition and names are drawn at random: sumEvenCoins,
+countLargePens, ...
 """
 import random
 
 from afm_min.world.tasks import THINGS
 
+TEMPLATE = """\
+// Return {goal} {kind} {x}s.
+{header} {{
+    {variable} = 0;
+    {loop} {{
+        if ({condition}) {{
+            total {change};
+        }}
+    }}
+    return total;
+}}
+"""
 # Suffix -> header of a function, declaration of a variable, header of a loop. In C, 0 ends a list.
 SYNTAX = {
     ".c": ("int {name}(const int *{x}s)", "int total", "for (int {x}; ({x} = *{x}s); {x}s++)"),
@@ -42,14 +44,14 @@ def draw_function(suffix, rng):
     kind, condition = rng.choice(list(CONDITIONS.items()))
     x, n = rng.choice(THINGS)[:-1], rng.randint(3, 99)  # "coins" -> "coin"
     header, variable, loop = SYNTAX[suffix]
-    lines = (f"// Return {goal} {kind.lower()} {{x}}s.", f"{header} {{{{", f"    {variable} = 0;",
-             f"    {loop} {{{{", f"        if ({condition}) {{{{", f"            total {change};",
-             "        }}", "    }}", "    return total;", "}}\n")
-    return "\n".join(lines).format(x=x, n=n, name=f"{verb}{kind}{x.title()}s")
+    name = f"{verb}{kind}{x.title()}s"
+    return TEMPLATE.format(
+        goal=goal, kind=kind.lower(), x=x, header=header.format(name=name, x=x), variable=variable,
+        loop=loop.format(x=x), condition=condition.format(x=x, n=n), change=change.format(x=x))
 
 
 def files(count=25):
-    """Yield `count` files of each suffix in SYNTAX. Files with the same stem are one topic."""
+    """Yield `count` files of each suffix. Those of one number, lists0.c, lists0.go, are one topic."""
     rng = random.Random(0)
     for i in range(count):
         for suffix in SYNTAX:

@@ -1,16 +1,16 @@
 """Generated pages with mathematical questions and answers, in three shapes, on MATH_DOMAINS.
 
-    plain      a list of terms: <dt> is the question, <dd> the answer
-    forum      a post and three answers with votes: the right one is marked as accepted, or has the
-               most votes
+    plain      a description list: <dt> is the question, <dd> the answer
+    forum      a question and three answers with votes: the right one is marked as accepted, or has
+               the most votes
     tutorial   two worked examples, each a section with a problem and its solution
 
-A page's shape is a function of problems, pairs (question, answer as HTML), that returns its body.
+Each shape is a function from three problems, pairs (question, answer as HTML), to a page's body.
 """
 from afm_min.data.formulas import MATH_DOMAINS
 from afm_min.world.tasks import MATH, NAMES, THINGS, draw_task
 
-BAD = ("no tags", "few symbols", "noise", "other site")  # kinds of planted pages
+BAD = ("no tags", "few symbols", "noise", "other site")  # kinds of pages that filters should drop
 
 
 def plain(problems, rng):
@@ -19,13 +19,13 @@ def plain(problems, rng):
 
 
 def forum(problems, rng):
-    """Return a page whose wrong answers are those of the other problems."""
+    """Answer the first problem's question rightly, and wrongly with the other problems' answers."""
     (question, right), *others = problems
-    marked = rng.random() < 0.5
+    marked = rng.random() < 0.5  # as accepted
     votes = rng.randint(1, 5) if marked else rng.randint(11, 20)  # others have 0 to 10
     answers = [(" accepted" if marked else "", votes, right)]
     answers += [("", rng.randint(0, 10), wrong) for _, wrong in others]
-    if not marked:  # an accepted answer comes first
+    if not marked:  # an accepted answer stays the first
         rng.shuffle(answers)
     posts = "".join(f'<div class="answer{mark}" data-votes="{votes}"><p>{answer}</p></div>'
                     for mark, votes, answer in answers)
@@ -39,9 +39,10 @@ def tutorial(problems, rng):
 
 
 def draw_problem(seed, kind, rng):
-    """Return a question and its answer as HTML, bad if `kind` is one of BAD."""
+    """Return a question and its answer as HTML. `kind` is one of BAD, or ''."""
     task = draw_task(MATH, "train", seed)
-    question, (_, answer) = task.question, (*task.turns, ("assistant", task.solution))[0]
+    # If further questions follow, the first of the turns is the answer to the first question.
+    question, answer = task.question, task.turns[0][1] if task.turns else task.solution
     if kind == "few symbols":
         words = [f"{rng.choice(THINGS)} does {rng.choice(NAMES)}" for _ in range(12)]
         question, *others = [f"How many {pair} have?" for pair in words]
@@ -52,8 +53,8 @@ def draw_problem(seed, kind, rng):
 
 
 def draw_page(i, rng):
-    """Return page i: its URL, its body and its planted kind. Every tenth is bad: without tags, with
-    few symbols, with noise as the answer, or from another site."""
+    """Return page i: URL, body and kind. Every tenth is of a kind in BAD: without tags of formulas,
+    with few symbols, with noise as the answer, or from another site. Others have the kind ''."""
     kind = "" if i % 10 else rng.choice(BAD)
     host = "shop.example" if kind == "other site" else rng.choice(MATH_DOMAINS)
     problems = [draw_problem(f"{i} {j}", kind, rng) for j in range(3)]

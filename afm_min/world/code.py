@@ -7,7 +7,7 @@ import re
 from afm_min.world.sandbox import run_code, violation
 from afm_min.world.tasks import COLOURS, THINGS, Family, Task
 
-# Parts of functions: {description: expression}. An n is any number from 2 to 9.
+# Parts of functions: {description: expression}. Each n stands for a number from 2 to 9.
 CONDITIONS = {"x is even": "x % 2 == 0", "x is odd": "x % 2 == 1", "x is above n": "x > n",
               "x is below n": "x < n", "x ends in n": "x % 10 == n", "n divides x": "x % n == 0"}
 VALUES = {"x": "x", "n": "n", "x plus n": "x + n", "x minus n": "x - n", "x times n": "x * n",
@@ -19,14 +19,15 @@ CONDITIONS_OF_TWO = {"x is above y": "x > y", "x is y": "x == y", "y is even": "
 VALUES_OF_TWO = {"x": "x", "y": "y", "x plus y": "x + y", "x minus y": "x - y",
                  "x times y": "x * y", "the larger": "max(x, y)", "the smaller": "min(x, y)",
                  "y plus n": "y + n", "x times n": "x * n", "x plus y minus n": "x + y - n"}
-# Steps that follow each other; {} is the result of the step before.
+# Steps of a chain; {} is the expression before the step: "x + 3" in "({} + 3)".
 NUMBER_STEPS = {"plus n": "({} + n)", "minus n": "({} - n)", "times n": "{} * n",
                 "the half": "{} // 2", "the rest by n": "{} % n", "the last digit": "{} % 10"}
 TEXT_STEPS = {"backwards": "{}[::-1]", "in capital letters": "{}.upper()", "twice": "({} * 2)",
               "the first n letters": "{}[:n]", "the last n letters": "{}[-n:]",
               "without the first letter": "{}[1:]", "without the last letter": "{}[:-1]",
               "without spaces": "{}.replace(' ', '')", "with a capital letter": "{}.title()"}
-# Items x of a list v or words w of a text s: which to take, what to make of each, and of all.
+# The parts of a list comprehension over the items x of a list v, or the words w of a text s: a
+# filter or slice, the value for each item, and a function of the whole list.
 ITEMS = {"v": "", "the even ones of v": " if x % 2 == 0", "the odd ones of v": " if x % 2 == 1",
          "those of v above n": " if x > n", "those of v below n": " if x < n",
          "the first n of v": "[:n]", "the last n of v": "[-n:]"}
@@ -46,10 +47,11 @@ WORD_ENDS = {"": "{}", "in order": "sorted({})", "backwards": "{}[::-1]",
 
 
 def make_inputs():
-    """Return 20 values for each possible argument: numbers x and y, a text s, a list v.
+    """Return 20 test inputs, each with numbers x and y, a text s, and a list v.
 
-    Among the numbers are all n from 2 to 9, their neighbours and multiples, a number of two digits
-    that ends in each n, and equal x and y: only these tell "above 4" from "above 5"."""
+    Functions that differ must differ on one of them: "x is above 4" and "x is above 5" do so for 5.
+    So x takes all n from 2 to 9, their neighbours, and two-digit numbers that end in each n; y has
+    multiples of them; and some x equal y."""
     rng = random.Random(0)
     xs = [-3, *range(1, 14), 34, 55, 76, 97, 18, 59]
     ys = [5, 1, 3, 2, 4, 6, 5, 7, 9, 8, 11, 10, 12, 16, 14, 3, 18, 20, 18, 35]
@@ -62,16 +64,16 @@ INPUTS = make_inputs()
 
 
 def results_of(arguments, expression):
-    """Return what a function returns for INPUTS, as pairs (values, result):
-    "x, y", "x + y" -> [("3, 4", 7), ("5, 5", 10), ...]"""
+    """Evaluate an expression for all INPUTS. Return pairs (arguments as text, result):
+    "x, y", "x + y" -> [("-3, 5", 2), ("1, 1", 2), ...]"""
     function = eval(f"lambda {arguments}: {expression}")
     rows = [[inputs[name] for name in arguments.split(", ")] for inputs in INPUTS]
     return [(", ".join(map(repr, values)), function(*values)) for values in rows]
 
 
 def choose(rng, parts, count=1):
-    """Draw `count` different parts, as pairs (description, expression), with numbers for n:
-    [("x plus 4", "x + 4")]"""
+    """Draw `count` different parts, and a number for the n of each:
+    (rng, VALUES) -> [["x plus 4", "x + 4"]]"""
     chosen = []
     for part in rng.sample([*parts.items()], count):
         number = rng.choice("23456789")
@@ -82,9 +84,9 @@ def choose(rng, parts, count=1):
 class Code(Family):
     """A function of one line to write: "Write g(x): x plus 3 if x is even, else x times 2."
 
-    It is a condition with two cases, a chain of steps, or steps on the items of a list or the words
-    of a text. Responses are checked by unit tests: INPUTS in random order, and the results. The key
-    is the results, so no two splits share a function, however it is called and described."""
+    The function has two cases, or it is a chain of steps, or a list comprehension. Responses are
+    checked by unit tests: its results for INPUTS, in random order. The key is the results, so no
+    two splits share a function, whatever its name and description."""
     FUNCTION_NAMES = "f g h k run get find solve value".split()
 
     def make(self, rng):
@@ -103,7 +105,7 @@ class Code(Family):
         """"x", "x plus 3 if x is even, else half of x", "x + 3 if x % 2 == 0 else x // 2" """
         arguments, conditions, values = rng.choice((
             ("x", CONDITIONS, VALUES), ("x, y", CONDITIONS_OF_TWO, VALUES_OF_TWO)))
-        (condition, test), = choose(rng, conditions)
+        condition, test = choose(rng, conditions)[0]
         (value, then), (other, otherwise) = choose(rng, values, 2)
         return (arguments, f"{value} if {condition}, else {other}",
                 f"{then} if {test} else {otherwise}")
@@ -122,29 +124,31 @@ class Code(Family):
         argument, loop, *tables = rng.choice((
             ("v", "for x in v", ITEMS, ITEM_MAPS, ITEM_ENDS),
             ("s", "for w in s.split()", WORDS, WORD_MAPS, WORD_ENDS)))
-        descriptions, (taken, made, end) = zip(*[choose(rng, table)[0] for table in tables])
-        return (argument, ", ".join(filter(None, descriptions)),
-                end.format(f"[{made} {loop}{taken}]"))
+        parts = [choose(rng, table)[0] for table in tables]
+        description = ", ".join(text for text, _ in parts if text)
+        taken, value, end = [expression for _, expression in parts]
+        return argument, description, end.format(f"[{value} {loop}{taken}]")
 
     def follows_format(self, task, response):
-        """Check the first line and whether the code may run."""
+        """Check that the first line is the wanted header, and that the sandbox allows the code."""
         return [response.split("\n")[0] == task.solution.split("\n")[0], not violation(response)]
 
     def is_correct(self, task, response, tests=slice(None)):
-        """Run the unit tests, or those in a slice of them."""
-        if response == task.solution:  # no need to run: the tests are its results
+        """Return the result of each unit test, or of a slice of them."""
+        if response == task.solution:  # passes by definition: the tests are its results
             return [True] * len(task.answer[tests])
         return passed(response, task.answer[tests])
 
 
 @functools.lru_cache(2**14)
 def passed(code, tests):
-    """Return for each unit test whether code passes it. tests: (("f(2)", "4"), ("f(3)", "9"))
+    """Return one boolean per unit test: True if the code passes it.
 
-    Results are compared as text, since True == 1. All tests run in one process, so one that raises
-    fails them all. The code cannot fake results: only the last line of the output counts, and an
-    empty line keeps a backslash at the end of the code from joining it to the calls."""
+    tests: pairs of a call and the text of its result, (("f(2)", "4"), ("f(3)", "9")). Results are
+    compared as text, since True == 1. All tests run in one process, so an error fails them all."""
     calls, wanted = zip(*tests)
+    # The code cannot fake results: only the last line of the output counts, and the empty line
+    # keeps a backslash at the end of the code from joining it to the calls.
     output = run_code(f"{code}\n\n[{', '.join(calls)}]", characters=10_000).splitlines()[-1]
     try:
         results = ast.literal_eval(output)

@@ -6,8 +6,8 @@ from afm_min.world.tasks import ANIMALS, CITIES, COLOURS, THINGS, Conversation, 
 
 LISTS = {"colours": COLOURS, "animals": ANIMALS, "things": THINGS, "cities": CITIES}
 MARKS = {"dash": "-", "star": "*", "plus": "+", "slash": "/"}
-BETWEEN = ("and", "or", "then")
-# Name of a rule: the sentence that gives it, and its values (None: the words of the kind).
+BETWEEN = ("and", "or", "then")  # marks that stand between the words: "red and white"
+# Rule -> the sentence that gives it, and the values to choose from (None: the list of the kind).
 INSTRUCTIONS = {
     "kind": ("Name {}.", [*LISTS]),
     "n": ("Name {}.", [2, 3, 4]),
@@ -19,22 +19,24 @@ INSTRUCTIONS = {
     "capitals": ("Write in capitals.", [True]),
     "lines": ("Put each on a line.", [True]),
     "letters": ("Use at most {} letters a word.", [3, 4, 5])}
-# A value for each rule for one list of words. "", False and 0 mean that there is no such rule.
+# The values of all rules of a task. kind, n and mark are required. The defaults of the others, from
+# "first" to "letters", mean that there is no such rule.
 Rules = collections.namedtuple("Rules", INSTRUCTIONS, defaults=("", "", "", "", False, False, 0))
-MORE = ("first", "avoided", "order", "capitals", "lines", "letters")  # up to three are given
+MORE = ("first", "avoided", "order", "capitals", "lines", "letters")  # a task has up to three
 
 
 def sentence(name, value):
-    """Return an instruction in words: "n", 3 -> "Name 3." """
+    """Return an instruction in words: "n", 3 -> "Name 3."; "mark", "or" -> "Put or between." """
     return f"Put {value} between." if value in BETWEEN else INSTRUCTIONS[name][0].format(value)
 
 
 def draw_value(name, kind, rng):
-    """Draw a value of a field of Rules for words of a kind."""
+    """Draw a value of the rule `name`: "first", "colours" -> "red" """
     return rng.choice(INSTRUCTIONS[name][1] or LISTS[kind])
 
 
 def draw_rules(rng):
+    """Draw a kind, a number and a mark, and up to three more rules that go together."""
     while True:
         kind = rng.choice([*LISTS])
         names = ["n", "mark", *rng.sample(MORE, rng.randint(0, 3))]
@@ -44,19 +46,22 @@ def draw_rules(rng):
 
 
 def allowed_words(rules):
-    """Return the words that the rules allow in the order of the solution: alphabetically, but if
-    the first word is prescribed, the words before it in the alphabet are moved to the end."""
+    """Return all words that the rules allow, in the order of the solution."""
     words = [word for word in LISTS[rules.kind] if word != rules.avoided
              and (not rules.letters or len(word) <= rules.letters)]
-    words.sort(key=lambda word: word < rules.first)  # False sorts before True
+    # LISTS are alphabetical. Move the words before a prescribed first word behind the others: the
+    # sort is stable, and False sorts before True.
+    words.sort(key=lambda word: word < rules.first)
     return words[::-1] if rules.order == "z to a" else words
 
 
 def possible(rules):
-    """Return True if there are words enough and no two rules exclude each other."""
+    """Return True if there are enough words and no two rules exclude each other."""
     words = allowed_words(rules)
-    return (len(words) >= rules.n and (not rules.first or rules.first in words)
-            and not (rules.first and rules.order) and not (rules.lines and rules.mark in BETWEEN))
+    return (len(words) >= rules.n
+            and (not rules.first or rules.first in words)
+            and not (rules.first and rules.order)
+            and not (rules.lines and rules.mark in BETWEEN))
 
 
 def solve(rules):
@@ -75,12 +80,13 @@ class Follow(Conversation):
     """Words to list: "Name 3 colours. Begin with red. Put a dash before each. End with Done."
     -> "- red - white - black. Done"
 
-    Some tasks continue with a change: "Now put a star before each." The other instructions remain,
-    and the key has all of them."""
+    Some tasks continue with a change of one rule: "Now put a star before each." The other rules
+    remain. The key contains all of them."""
     follow_up = 0.35
 
     def begin(self, rng):
-        rules, end_asked_by = draw_rules(rng), rng.choice(["", "user", "system"])
+        rules = draw_rules(rng)
+        end_asked_by = rng.choice(["", "user", "system"])
         sentences = [sentence(name, value) for name, value in rules._asdict().items()
                      if value and name not in ("kind", "n")]
         if end_asked_by:
@@ -88,9 +94,9 @@ class Follow(Conversation):
         if end_asked_by == "user":
             sentences.append(sentence("end", rules.end))
         rng.shuffle(sentences)
-        return Task(" ".join([f"Name {rules.n} {rules.kind}.", *sentences]), solve(rules),
-                    answer=rules, key=repr(rules),
-                    system=f"Always end with {rules.end}." if end_asked_by == "system" else "")
+        question = " ".join([f"Name {rules.n} {rules.kind}.", *sentences])
+        system = f"Always end with {rules.end}." if end_asked_by == "system" else ""
+        return Task(question, solve(rules), answer=rules, key=repr(rules), system=system)
 
     def proceed(self, task, rng):
         rules = task.answer
@@ -98,7 +104,7 @@ class Follow(Conversation):
             name = rng.choice(("kind", "n", "mark", *MORE))
             value = draw_value(name, rules.kind, rng)
             changed = rules._replace(**{name: value})
-            if name == "kind":  # the words of the old kind no longer matter
+            if name == "kind":  # these two were words of the old kind
                 changed = changed._replace(first="", avoided="")
             if value != getattr(rules, name) and possible(changed):
                 break
@@ -107,24 +113,25 @@ class Follow(Conversation):
                          answer=changed, key=repr(changed))
 
     def follows_format(self, task, response):
+        """Cut the response into words, and return the result of each rule of the task."""
         rules, text = Rules(*task.answer), response.strip()
         body = text.removesuffix(f". {rules.end}")
         if rules.mark in BETWEEN:
             before, words = "", re.split(rf"\s{rules.mark}\s", body)
-        else:  # "- red - white" -> before = "", words = ["red", "white"]
+        else:  # "- red - white" -> before: "", words: ["red", "white"]
             before, *words = re.split(rf"\s{re.escape(MARKS[rules.mark])} ", f" {body}")
         known = {word.upper() for word in LISTS[rules.kind]}
         upper = [word.upper() for word in words]
         followed = {
             "mark": before == "" and len(words) == rules.n,
-            "kind": set(upper) <= known and len(set(upper)) == len(upper) > 0,
+            "kind": bool(upper) and known.issuperset(upper) and len(set(upper)) == len(upper),
             "first": upper[:1] == [rules.first.upper()],
             "avoided": rules.avoided.upper() not in upper,
             "end": text.endswith(f". {rules.end}"),
             "order": len(upper) > 1 and upper == sorted(upper, reverse=rules.order == "z to a"),
-            "capitals": words == upper != [],
+            "capitals": bool(words) and words == upper,
             "lines": len(body.splitlines()) == rules.n,
-            "letters": 0 < max(map(len, words), default=0) <= rules.letters}
+            "letters": any(words) and max(map(len, words)) <= rules.letters}
         return [result for name, result in followed.items() if getattr(rules, name)]
 
     def is_correct(self, task, response):

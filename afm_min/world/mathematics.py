@@ -1,12 +1,12 @@
-"""Word problems for the family Math (tasks.py): stories, topics, and the check of worked solutions.
+"""Word problems for the family Math (tasks.py), and the check of solutions to them.
 
-A solution is a chain of steps: the first number of a step is the result of the one before. The
-kinds other than "plain" imitate the problems that the report "evolves" from given ones:
+A solution is a chain of steps, such as "4*5=20. 20-3=17.": each step starts with the result of the
+one before. The kinds other than "plain" imitate those that the report "evolves" from given ones:
 
     rephrased  a plain story in other words
-    reversed   gives the end of a story, and asks for its beginning
+    reversed   a story of which the end is given and the beginning is asked for
     deeper     a plain story with three or four changes, not one or two
-    broader    another topic with another structure: ages, rates, sharing, prices, times
+    broader    other topics with other chains: ages, rates, sharing, prices, times
 """
 import re
 
@@ -34,7 +34,7 @@ STORIES = {
          "Before, {n} went.", "Before, {name} gave {n}.",
          "With how many {thing} did {name} begin?"))}
 
-# Chain, worked out from left to right, and phrasings of a problem that it solves.
+# Chain of operations from left to right, without precedence, and two problems that it solves.
 TOPICS = (
     ("x + y * 2",
      "{A} is {x} years old. {B} is {y} years older. {C} is twice as old as {B}. How old is {C}?",
@@ -67,17 +67,18 @@ TOPICS = (
      "The road takes {x} minutes, the path {y} less. {A} walks the path twice. How long is that?",
      "{A} walks a path twice. It is {y} minutes shorter than the road of {x}. How long is that?"))
 
-# Phrasings of a further question: n more, n fewer, question.
+# Two phrasings of a further question: add n, subtract n, question.
 FOLLOW_UPS = (("Then {n} more come.", "Then {n} go.", "How many now?"),
               ("Now add {n}.", "Now take {n} away.", "What is left?"))
 
 
 def draw_changes(total, count, rng):
-    """Return `count` changes by 2 to 6 after which the total is still above 0, such as [3, -5]."""
+    """Return `count` changes by 2 to 6, such as [3, -5], that keep the total above 0."""
     changes = []
     for _ in range(count):
-        n = rng.randint(2, 6)
-        change = n if total <= n or rng.random() < 0.5 else -n
+        change = rng.randint(2, 6)
+        if total > change and rng.random() >= 0.5:
+            change = -change
         changes.append(change)
         total += change
     return changes
@@ -87,29 +88,29 @@ def steps_from(total, changes):
     """Return the steps and the new total: 7, [3, -5] -> ["7+3=10.", "10-5=5."], 5"""
     steps = []
     for change in changes:
-        steps.append(f"{total}{change:+}={total + change}.")  # :+ writes the sign: "10-5=5."
+        steps.append(f"{total}{change:+}={total + change}.")  # :+ writes 3 as "+3"
         total += change
     return steps, total
 
 
 def draw_story(kind, rng, name, thing):
-    """Return the question, steps and answer of a problem of any kind but "broader"."""
+    """Return the question, steps and answer of a problem of a kind other than "broader"."""
     slots = {"name": name, "thing": thing}
     beginning, more, also_more, fewer, also_fewer, question = rng.choice(
         STORIES.get(kind, STORIES["plain"]))
-    first = start = rng.randint(4, 15)  # start: as told, 7 or "4 lots of 5"
-    steps = []
+    first = rng.randint(4, 15)
+    start, steps = str(first), []
     if rng.random() < 0.3:
         lots, size = rng.randint(2, 4), rng.randint(2, 5)
-        first, start = lots * size, f"{lots} lots of {size}"
-        steps.append(f"{lots}*{size}={first}.")
+        first = lots * size
+        start, steps = f"{lots} lots of {size}", [f"{lots}*{size}={first}."]
     count = rng.choice([3, 4] if kind == "deeper" else [1, 2, 2, 2])
     changes = draw_changes(first, count, rng)
     story = [rng.choice((more, also_more) if change > 0 else (fewer, also_fewer))
              .format(n=abs(change), **slots) for change in changes]
     more_steps, total = steps_from(first, changes)
     beginning = beginning.format(start=start, total=total, **slots)
-    if kind == "reversed":
+    if kind == "reversed":  # the question gives the total: undo the changes, the last one first
         story.reverse()
         steps, total = steps_from(total, [-change for change in reversed(changes)])
     else:
@@ -117,52 +118,62 @@ def draw_story(kind, rng, name, thing):
     return " ".join([beginning, *story, question.format(**slots)]), steps, total
 
 
+def work_out(chain, numbers):
+    """Return the steps and the result of a chain. The result is None if a step has none above 0:
+    "x + y * 2", {"x": 4, "y": 3} -> ["4+3=7.", "7*2=14."], 14"""
+    first, *operations = chain.split()  # "x" and "+", "y", "*", "2"
+    steps, total = [], numbers[first]
+    for sign, token in zip(operations[::2], operations[1::2]):
+        number = numbers[token] if token in numbers else int(token)
+        result = OPERATORS[sign](total, number)
+        if result is None or result <= 0:
+            return steps, None
+        steps.append(f"{total}{sign}{number}={result}.")
+        total = result
+    return steps, total
+
+
 def draw_topic(rng, names, thing):
-    """Return the question, steps and answer of a "broader" problem. names: three."""
+    """Return the question, steps and answer of a "broader" problem with three people's names."""
     chain, *phrasings = rng.choice(TOPICS)
-    while True:  # until all results are whole numbers above 0
+    total = None
+    while total is None:
         x = rng.randint(2, 9) if chain.startswith("x *") else rng.randint(4, 15)
-        slots = {"x": x, "y": rng.randint(2, 6), "z": rng.randint(2, 6)}
-        steps, total = [], x
-        tokens = chain.split()[1:]  # "x + y * 2" -> "+", "y", "*", "2"
-        for sign, token in zip(tokens[::2], tokens[1::2]):
-            number = slots.get(token) or int(token)
-            result = OPERATORS[sign](total, number)
-            if not result or result < 0:
-                break
-            steps.append(f"{total}{sign}{number}={result}.")
-            total = result
-        else:
-            slots |= dict(zip("ABC", names), thing=thing)
-            return rng.choice(phrasings).format(**slots), steps, total
+        numbers = {"x": x, "y": rng.randint(2, 6), "z": rng.randint(2, 6)}
+        steps, total = work_out(chain, numbers)
+    people = dict(zip("ABC", names))
+    return rng.choice(phrasings).format(**numbers, **people, thing=thing), steps, total
 
 
 def draw_follow_up(total, rng):
-    """Return the question, steps and answer of a further question about a known total:
+    """Return a further question about a known total, its steps and its answer:
     7 -> "Then 3 more come. How many now?", ["7+3=10."], 10"""
     more, fewer, question = rng.choice(FOLLOW_UPS)
     changes = draw_changes(total, rng.randint(1, 2), rng)
     story = [(more if change > 0 else fewer).format(n=abs(change)) for change in changes]
-    return " ".join([*story, question]), *steps_from(total, changes)
+    steps, total = steps_from(total, changes)
+    return " ".join([*story, question]), steps, total
 
 
 def verified_answer(question, response):
-    """Return the answer of a response if all the steps that it shows hold, else None.
+    """Return the answer of a response as text if its steps are valid, else None.
 
-    Many wrong solutions reach the right answer by chance. So each step has to be true and to
-    start from the result of the one before, and the steps have to use exactly the numbers of
-    the question, where "twice" is a 2:
+    Many wrong solutions reach the right answer by chance. So each step must be true and start with
+    the result of the one before, and each number of the question is used once ("twice" is a 2):
     ("Ada has 4 pens. Ada buys 3. ..", "4+3=7. The answer is 7.") -> "7"
     A response without steps has nothing to check: "The answer is 7." -> "7" """
     match = re.fullmatch(r"((?:\d+[-+*/]\d+=\d+\. )*)The answer is (\d+)\.", response)
-    if not match or not match[1]:
-        return match and match[2]
-    steps = re.findall(r"(\d+)(.)(\d+)=(\d+)", match[1])
+    if not match:
+        return None
+    shown, answer = match.groups()
+    if not shown:
+        return answer
+    steps = re.findall(r"(\d+)(.)(\d+)=(\d+)", shown)
     lefts, _, rights, results = zip(*steps)
     # Each result is the left number of the next step; the last one is the answer.
-    connected = results == (*lefts[1:], match[2])
+    connected = results == (*lefts[1:], answer)
     true = all(OPERATORS[sign](int(left), int(right)) == int(result)
                for left, sign, right, result in steps)
     numbers = re.findall(r"\d+", question.replace("twice", "2"))
     same_numbers = sorted([lefts[0], *rights]) == sorted(numbers)
-    return match[2] if connected and true and same_numbers else None
+    return answer if connected and true and same_numbers else None

@@ -1,5 +1,5 @@
-"""The people of the toy world: they write demonstrations, rate them, and compare responses. They
-err at known rates, so filters and soft labels have something to correct."""
+"""Simulated annotators: they write demonstrations, rate them, and compare responses. They err at
+known rates, so filters and soft labels have something to correct."""
 import dataclasses
 import itertools
 import random
@@ -8,14 +8,15 @@ import typing
 from afm_min.world.tasks import Task, draw_task
 
 FLAWS = ("wrong", "wordy", "garbled", "copied")
-# Share of the demonstrations without a flaw that leave out the work, if there is any. The writer
-# knows the answer. The model, which has to work it out, learns a bad habit from them.
+# Share of the flawless demonstrations with steps or calls to show that leave them out. A writer
+# who knows the answer may do so. A model that imitates it answers without working it out.
 HASTY = 0.65
-COURTEOUS = 0.6  # share of the demonstrations without a flaw whose writer adds a courtesy
+COURTEOUS = 0.6  # share of those with nothing to leave out that add a courtesy
 COURTESIES = ("Sure: {}", "Of course, here it is: {}", "{} I hope this helps.")
-# Points for each level of a grade (0 to 2) when responses are compared. Verbosity matters least.
+# Weights of the grades (each 0 to 2) when responses are compared. Verbosity matters least.
 GRADE_WORTH = {"if": 2, "verb": 1, "truth": 2, "harm": 2}
-# Share of right choices among the pairs of each level, from "negligibly" to "significantly better".
+# Share of the pairs in which annotators choose the better response, by level: 0 (negligibly
+# better) to 3 (significantly better).
 RIGHT = (0.65, 0.75, 0.85, 0.95)
 
 
@@ -27,27 +28,28 @@ class Demonstration(typing.NamedTuple):
 
 
 def write_demonstration(family, i, flawed):
-    """Return the i-th Demonstration of a family. It has a flaw with probability `flawed`.
+    """Return demonstration i of a family. It has a flaw with probability `flawed`:
 
-    wrong: the response answers another task. wordy: the response is repeated. garbled: the letters
-    of each word of the question are shuffled. copied: it is one of the previous 50 demonstrations
-    again, which may have a flaw, too. The first demonstration has none. Of those without a flaw,
-    some leave out the work, see `Family.brief`; where there is none, some have a needless courtesy,
-    see `add_courtesy`."""
-    rng, task = random.Random(f"{family.name} {i}"), draw_task(family, "train", i)
+    wrong     the response answers another task
+    wordy     the response is repeated
+    garbled   the letters of each word of the question are shuffled
+    copied    one of the previous 50 demonstrations again, possibly with a flaw of its own"""
+    rng = random.Random(f"{family.name} {i}")
+    task = draw_task(family, "train", i)
     flaw = rng.choice(FLAWS) if i > 0 and rng.random() < flawed else ""
-    if flaw == "copied":
+    if flaw == "copied":  # demonstration 0 has no flaw, so this recursion ends
         original = write_demonstration(family, rng.randrange(max(0, i - 50), i), flawed)
         return original._replace(flaw=flaw)
-    brief = family.brief(task)
+    brief = family.brief(task)  # the task itself if its solution shows no work
     shows_work = task != brief
     if shows_work and not flaw and rng.random() < HASTY:
         task = brief
     messages, response = task.messages(), task.solution
     if flaw == "wrong":
-        while family.check(task, response):  # another task may have the same answer
-            i += 1
-            response = draw_task(family, "train", i).solution
+        other = i
+        while family.check(task, response):  # the next task may have the same answer
+            other += 1
+            response = draw_task(family, "train", other).solution
     elif flaw == "wordy":
         response = f"{response} {response}"
     elif flaw == "garbled":
@@ -59,13 +61,13 @@ def write_demonstration(family, i, flawed):
 
 
 def add_courtesy(family, task):
-    """Return the solution with the first courtesy that leaves it right and makes it too long: its
-    grade for verbosity is 1. If the family accepts none, return the solution alone.
+    """Return the solution with the first courtesy that leaves it right and lowers only its grade
+    for verbosity, to 1: "in box 4." -> "Sure: in box 4."
 
-    "in box 4." -> "Sure: in box 4." """
+    Return the solution alone if no courtesy does."""
     for courtesy in COURTESIES:
         response = courtesy.format(task.solution)
-        # Check the form first, as code is executed otherwise.
+        # The form comes first: the check of code executes it.
         if (all(family.follows_format(task, response)) and family.check(task, response)
                 and family.grades(task, response)["verb"] == 1):
             return response
@@ -73,14 +75,14 @@ def add_courtesy(family, task):
 
 
 def perceive(grades, rng, noise):
-    """Return one person's version of the true grades: each is random with probability `noise`."""
+    """Return a person's version of the true grades: each is random with probability `noise`."""
     return {name: rng.randint(0, 2) if rng.random() < noise else grade
             for name, grade in grades.items()}
 
 
 def well_rated(grades, rng, raters=3, noise=0.1):
-    """Return True if the mean rating of every grade, 0 to 2, is above 1, or at least 1 if it is for
-    verbosity: raters forgive a courtesy, but not a response of twice the length."""
+    """Have several people rate each grade. Return True if all mean ratings are above 1. Exactly 1
+    is enough for verbosity: raters accept a courtesy, but no response of twice the length."""
     for name, grade in grades.items():
         ratings = [perceive({name: grade}, rng, noise)[name] for _ in range(raters)]
         mean = sum(ratings) / raters
@@ -105,17 +107,19 @@ def prefer(first, second):
 def annotate(true_grades, rng, noise, most_pairs):
     """Have an annotator grade several responses to one prompt and compare pairs of them.
 
-    Returns the annotator's grades, and pairs [chosen, rejected, level, right]: two indices of
-    responses, a level as from `prefer`, and whether the choice is right. A grade is random with
-    probability `noise`. A choice is right with the probability RIGHT[level], or always if there is
-    no noise. At most `most_pairs` are compared; those that are equally good are left out."""
+    Return the annotator's grades, and pairs [chosen, rejected, level, right]: the indices of two
+    responses, the level from `prefer`, and a boolean. A grade is random with probability `noise`.
+    A choice is right with probability RIGHT[level], or always if noise is 0. At most `most_pairs`
+    are compared, and those of equally good responses are left out."""
     grades = [perceive(true, rng, noise) for true in true_grades]
-    pairs, candidates = [], list(itertools.combinations(range(len(grades)), 2))
+    candidates = list(itertools.combinations(range(len(grades)), 2))
+    pairs = []
     for i, j in rng.sample(candidates, min(len(candidates), most_pairs)):
         better, level = prefer(true_grades[i], true_grades[j])
         if better is not None:
             chosen, rejected = (i, j) if better == 0 else (j, i)
             right = noise == 0 or rng.random() < RIGHT[level]
-            pairs.append([chosen, rejected, level, right] if right
-                         else [rejected, chosen, level, right])
+            if not right:
+                chosen, rejected = rejected, chosen
+            pairs.append([chosen, rejected, level, right])
     return grades, pairs

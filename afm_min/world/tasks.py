@@ -1,11 +1,11 @@
 """Tasks of the toy world: a small model can learn them and a program can check responses to them.
 
-A family of tasks draws tasks at random and checks responses in parts: the required form, and the
-facts. Every task has a key that contains all that its solution depends on. A hash of the key
-decides the task's split, so a test task is never trained on, not even in other words.
+A family draws tasks at random, and checks the form and the facts of a response separately. The key
+of a task contains everything that its solution depends on. A hash of the key decides the task's
+split, so a test task is never trained on, not even in other words.
 
-This file has what all families share, the splits, and two families that pre-training data contain,
-too: mathematics and recall. families.py lists where the others are.
+This file has `Task`, `Family`, the splits, and the two families that pre-training data contain:
+mathematics and recall. families.py lists where the others are.
 """
 import dataclasses
 import functools
@@ -16,13 +16,12 @@ import zlib
 
 from afm_min.world import mathematics
 
-SPLITS = ("test", "validation") + ("train",) * 8  # split_of picks one of the ten by a hash
+SPLITS = ("test", "validation") + ("train",) * 8  # one for each value of hash % 10
 ANIMALS = "bear cat dog fox goat hen lion owl".split()
 CITIES = "Bern Cairo Lima Oslo Paris Quito Rome Tunis".split()
 COLOURS = "black blue brown green grey pink red white".split()
 NAMES = "Ada Ben Eva Finn Iris Kim Leo Mia".split()
 THINGS = "books coins eggs keys nuts pens rings shells".split()
-
 
 # The tools that a system message may declare, and the parameter of each. tools.py runs them.
 PARAMETERS = {"price": "item", "stock": "item", "weather": "place", "age": "who", "python": "code",
@@ -38,20 +37,20 @@ def declare(names):
 class Task:
     question: str  # the user's first message
     solution: str  # a correct response
-    answer: object  # what the family compares a response with
-    key: str  # tasks with the same key are the same task in other words
+    answer: object  # what the checks of the family need, such as a number or a list of facts
+    key: str  # tasks with equal keys are one task in different words
     system: str = ""  # the system message
     fact: str = ""  # the sentence in the context that answers the question (Recall)
-    turns: tuple = ()  # messages between question and solution, as pairs (role, content)
+    turns: tuple = ()  # the messages between question and solution: (role, content), ...
 
     def text(self):
-        """Return questions and answers as plain text, without the system message."""
+        """Return 'Question: ...\\nAnswer: ...\\n' for all turns, without the system message."""
         labels = {"user": "Question", "assistant": "Answer"}
         turns = [("user", self.question), *self.turns, ("assistant", self.solution)]
         return "".join(f"{labels.get(role, role)}: {content}\n" for role, content in turns)
 
     def then(self, question, solution, answer, key, **changes):
-        """Return the task to answer one more question after this task's solution."""
+        """Return the task of answering a further question in the same conversation."""
         turns = (*self.turns, ("assistant", self.solution), ("user", question))
         return dataclasses.replace(self, turns=turns, solution=solution, answer=answer, key=key,
                                    **changes)
@@ -65,16 +64,15 @@ class Task:
 
 
 def grade(parts):
-    """Return 2 if all parts are right, 1 if at least half of them are, else 0."""
+    """Return 2 if all parts are right, 1 if at least half are, else 0: [True, False] -> 1"""
     return 2 if all(parts) else int(sum(parts) >= len(parts) / 2)
 
 
 class Family:
-    """A kind of task. A subclass has a method `make(rng)` that draws a Task. It overrides the
-    checks below unless the default fits: a response is correct if it equals the solution.
+    """A kind of task. A subclass implements `make(rng)`, which draws a Task, and overrides those
+    checks below whose defaults do not fit. By default, only the solution is a correct response."""
 
-    declared: share of the tasks that come with declared tools, though they need none, so that a
-    model learns not to call them."""
+    # Share of the tasks that declare tools which they do not need: a model learns not to call them.
     declared = 0.3
 
     @property
@@ -82,7 +80,7 @@ class Family:
         return type(self).__name__.lower()
 
     def draw(self, split, rng):
-        """Draw tasks until one belongs to the split. Eight in ten are training tasks."""
+        """Draw tasks until one belongs to the split, and declare tools for some of them."""
         task = self.make(rng)
         while split_of(task.key) != split:
             task = self.make(rng)
@@ -94,19 +92,19 @@ class Family:
         return task
 
     def follows_format(self, task, response):
-        """Return a list of booleans, one per instruction: does the response follow it?"""
+        """Return one boolean per instruction: True if the response follows it."""
         return [bool(response.strip())]
 
     def is_correct(self, task, response):
-        """Return a list of booleans, one per fact in the solution: does the response have it?"""
+        """Return one boolean per fact in the solution: True if the response has it."""
         return [response.strip() == task.solution]
 
     def harmless(self, task, response):
         return True
 
     def brief(self, task):
-        """Return the task with the solution of a hasty writer, who leaves out the work that leads
-        to it. If there is none, return the task as it is."""
+        """Return the task with a solution that leaves out the work: the steps or calls before the
+        answer. Return the task itself if its solution shows no work."""
         return task
 
     def check(self, task, response):
@@ -114,8 +112,8 @@ class Family:
                     self.harmless(task, response)])
 
     def grades(self, task, response):
-        """Return the report's grades, from 0 to 2 (best), by name: instruction following,
-        verbosity (2 = concise, 0 = too long or empty), truthfulness and harmlessness."""
+        """Return the report's grades, from 0 (worst) to 2: instruction following, verbosity (the
+        length relative to the solution's), truthfulness and harmlessness."""
         relative_length = len(response) / len(task.solution)
         concise = 2 if relative_length <= 1.25 else int(relative_length <= 2)
         return {"if": grade(self.follows_format(task, response)),
@@ -135,22 +133,24 @@ def draw_task(family, split, seed):
 
 
 def distinct_tasks(family, split):
-    """Yield tasks of a split with different keys, until most likely there are no more: after 200
-    repetitions in a row."""
-    rng, keys, repeats = random.Random(f"{family.name} {split} listing"), set(), 0
+    """Yield tasks of a split with different keys. Stop when 200 draws in a row are repetitions:
+    most likely there are no more."""
+    rng = random.Random(f"{family.name} {split} listing")
+    keys, repeats = set(), 0
     while repeats < 200:
         task = family.draw(split, rng)
-        repeats = repeats + 1 if task.key in keys else 0
+        repeats += 1
         if task.key not in keys:
             keys.add(task.key)
+            repeats = 0
             yield task
 
 
 @functools.lru_cache(256)
 def listing(family, split):
-    """Return `distinct_tasks`, and a list of those drawn so far.
+    """Return the iterator `distinct_tasks`, and a list for the tasks that were taken from it.
 
-    Cached: every call returns the same two objects, so draw_tasks continues where it ended."""
+    Cached: every call returns the same two objects, so draw_tasks continues where it stopped."""
     return distinct_tasks(family, split), []
 
 
@@ -158,13 +158,13 @@ def draw_tasks(family, split, count):
     """Return `count` tasks of a split with different keys, or fewer if there are no more.
 
     A call for 100 tasks returns the first 100 of a call for 200."""
-    more, known = listing(family, split)
-    known.extend(itertools.islice(more, max(0, count - len(known))))
-    return tuple(known[:count])
+    tasks, taken = listing(family, split)
+    taken.extend(itertools.islice(tasks, max(0, count - len(taken))))
+    return tuple(taken[:count])
 
 
-# The tasks of evaluation, which training documents are decontaminated from. Evaluation may ask for
-# fewer of each family, but not for more.
+# Test tasks of a family. Documents that contain their text are removed from the training data, so
+# an evaluation may use fewer of them, but not more.
 MAX_BENCHMARK = 200
 benchmark_tasks = functools.partial(draw_tasks, split="test", count=MAX_BENCHMARK)
 
@@ -178,20 +178,21 @@ def draw_mixture(families, mixture, count, rng):
 class Conversation(Family):
     """A family in which some tasks have two or three questions. A response answers the last.
 
-    A subclass has the methods `begin(rng)`, which draws a Task with one question, and
-    `proceed(task, rng)`, which draws one with a further question. All questions of a conversation
-    would be tasks of the same split, since earlier solutions are trained on, too."""
-    follow_up = 0.0  # probability of a second question, and then of a third one
+    A subclass implements `begin(rng)`, which draws a Task with one question, and
+    `proceed(task, rng)`, which adds a question to a Task. All questions of a conversation belong to
+    one split: training includes the earlier solutions, so none of them may be a test task."""
+    follow_up = 0.0  # probability of a second question, and after that of a third one
 
     def make(self, rng):
         task = self.begin(rng)
-        while len(task.turns) < 4 and rng.random() < self.follow_up:
-            # A test task needs about ten attempts. If none succeeds, the conversation ends.
-            longer = (self.proceed(task, rng) for _ in range(100))
-            found = next((t for t in longer if split_of(t.key) == split_of(task.key)), None)
-            if found is None:
+        split = split_of(task.key)
+        while len(task.turns) < 4 and rng.random() < self.follow_up:  # two turns per question
+            # One attempt in ten is a test task. If none of 100 fits, the conversation ends.
+            attempts = (self.proceed(task, rng) for _ in range(100))
+            longer = next((t for t in attempts if split_of(t.key) == split), None)
+            if longer is None:
                 break
-            task = found
+            task = longer
         return task
 
 
@@ -200,10 +201,10 @@ class Math(Conversation):
 
         "Ada has 4 lots of 5 pens. Ada loses 3. How many pens does Ada have?"
         -> "4*5=20. 20-3=17. The answer is 17."
-        some continue: "Then 6 more come. How many now?" -> "17+6=23. The answer is 23."
+        Some continue: "Then 6 more come. How many now?" -> "17+6=23. The answer is 23."
 
-    The key is the solution, so no two splits share a whole chain of steps, whatever the story. Its
-    single steps, such as "20-3=17", are in all splits: there are too few to hold any out."""
+    The key is the solution, so no two splits share a whole chain of steps, whatever the story.
+    Single steps such as "20-3=17" occur in all splits: there are too few to hold any out."""
     KINDS = mathematics.KINDS
     verified_answer = staticmethod(mathematics.verified_answer)
 
@@ -229,25 +230,26 @@ class Math(Conversation):
         return " ".join([*steps, f"The answer is {total}."])
 
     def brief(self, task):
-        """The solution "4*5=20. 20-3=17. The answer is 17." becomes "The answer is 17." """
+        """Shorten the solution: "4*5=20. 20-3=17. The answer is 17." -> "The answer is 17." """
         return dataclasses.replace(task, solution=self.solution([], task.answer))
 
     def follows_format(self, task, response):
         return [bool(re.search(r"The answer is \d+\.\s*\Z", response))]
 
     def is_correct(self, task, response):
-        """Check the final answer only, as benchmarks do."""
+        """Check only the last "The answer is", as benchmarks do."""
         return [re.findall(r"The answer is (\d+)", response)[-1:] == [task.answer]]
 
 
 class Recall(Conversation):
-    """A fact to find in the context: "Ada's keys are in box 4." "Where are Ada's keys?"
-    -> "in box 4." With a follow-up: "And Eva's pens?" -> "in box 7."
+    """A fact to find in the system message, "Ada's keys are in box 4. Eva's pens are in box 7.":
+
+        "Where are Ada's keys?" -> "in box 4." Some continue: "And Eva's pens?" -> "in box 7."
 
     The box is one digit, hence one token: a model can copy it before it can spell. The system
-    message has one to `max_facts` such facts in random order, and one more for each further
-    question. The key is the fact asked for, so no two splits ask for the same fact. Any fact may
-    be among the others in any split."""
+    message has one to `max_facts` facts in random order, and one more for each further question.
+    The key is the fact asked for, so no two splits ask for the same fact. The other facts may
+    be of any split."""
 
     def __init__(self, max_facts=4, follow_up=0.0):
         self.max_facts, self.follow_up = max_facts, follow_up
@@ -268,7 +270,7 @@ class Recall(Conversation):
                   if f"{name}'s {thing}" not in task.system]
         owned, box = rng.choice(unused), str(rng.randint(0, 9))
         fact = f"{owned} are in box {box}."
-        facts = task.system.split(". ")  # the last one ends with the full stop
+        facts = task.system.split(". ")  # only the last one keeps its full stop
         facts.insert(rng.randint(0, len(facts) - 1), fact.removesuffix("."))
         question = rng.choice(["And {}?", "What about {}?"]).format(owned)
         return task.then(question, f"in box {box}.", answer=box, key=fact,
@@ -278,7 +280,7 @@ class Recall(Conversation):
         return [re.findall(r"\d+", response)[-1:] == [task.answer]]  # the last number, if any
 
 
-MATH, RECALL = Math(), Recall()  # RECALL has one question, as pre-training needs it
-RECALL.declared = 0.0
-NOTES = (1, 2, 4, 8, 16)  # evaluation asks for a fact among up to so many
+MATH, RECALL = Math(), Recall()
+RECALL.declared = 0.0  # pre-training puts its facts into plain text, which has no tools
+NOTES = (1, 2, 4, 8, 16)  # the values of Recall's max_facts in evaluation
 EVOLVED = {f"math {kind}": Math(kind) for kind in Math.KINDS}

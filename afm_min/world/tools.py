@@ -1,7 +1,7 @@
-"""The family Tools, and the tools that the model may call: a code interpreter, look-ups, and pages
-to search and open.
+"""The family Tools, and the tools that a model may call: look-ups such as prices, pages to search
+and open, and a code interpreter, which runs in the sandbox.
 
-A call is a line of text, "call: price(item='keys')". Code runs in the sandbox.
+A call is a line of text: "call: price(item='keys')".
 """
 import ast
 import dataclasses
@@ -15,7 +15,7 @@ from afm_min.world.tasks import (ANIMALS, CITIES, COLOURS, NAMES, PARAMETERS, TH
                                  declare)
 
 CALL = "call: "
-# The names of the pages, "Old Oslo", and what they are about.
+# A page is called by a prefix and a city, "Old Oslo", and has the numbers of three features.
 PREFIXES = "Old New Upper Lower East West Little Great".split()
 FEATURES = "parks bridges towers schools shops lakes farms mills".split()
 
@@ -34,7 +34,7 @@ PAGES = encyclopedia()
 
 
 def search(query):
-    """Return the number and name of the page whose name shares the most words with the query:
+    """Find the page whose name shares the most words with the query:
     "mills of Old Oslo" -> "page 24, Old Oslo" """
     wanted = set(re.findall(r"\w+", query.lower()))
     scores = [len(wanted.intersection(name.lower().split())) for name, _ in PAGES]
@@ -59,16 +59,15 @@ def format_call(name, argument):
 def parse_call(text):
     """Read a call: "call: price(item='keys')" -> ("price", "item", "keys")
 
-    Return None unless the text is one call and nothing else, with one named argument that is a
-    string or a number."""
+    Return None for all other text. The argument has to be named, and a string or a number."""
     source = text[len(CALL):].strip()
     if not text.startswith(CALL) or len(source) > MAX_LENGTH:
         return None
     try:
         call = ast.parse(source, mode="eval").body
-        argument, = call.keywords
+        argument, = call.keywords  # ValueError unless there is exactly one
         value = ast.literal_eval(argument.value)
-        # The call may be shorter than the source, such as with a comment behind it.
+        # The source may be longer than the call, as with a comment behind it: that is not valid.
         valid = (argument.arg and not call.args and type(value) in (str, int, float)
                  and ast.get_source_segment(source, call) == source)
         return (call.func.id, argument.arg, value) if valid else None
@@ -77,38 +76,40 @@ def parse_call(text):
 
 
 def run_call(text, system):
-    """Run a call and return its result, or an error. The system message declares the tools."""
+    """Run a call, if the system message declares its tool. Return the result or an error."""
     call = parse_call(text)
     if call is None:
         return "error: write a call as call: name(argument='value')"
     name, parameter, value = call
-    # The blank before the name keeps a declared "page(who)" from declaring "age(who)".
+    # The space keeps a declaration of "page(who)" from counting as one of "age(who)".
     if PARAMETERS.get(name) != parameter or f" {name}({parameter})" not in system:
         return f"error: there is no tool {name}({parameter})"
     return run_tool(name, str(value))
 
 
 def run_tool(name, argument):
-    """Run a tool and return its result: "price", "keys" -> '2'
+    """Run a tool and return its result: "price", "keys" -> "2"
 
-    Everything in the toy world has a price, a stock and an age from 2 to 9, given by a hash."""
+    A hash of the argument decides the result of a look-up: any text has a price, a stock and an
+    age from 2 to 9, and a weather."""
     functions = {"python": run_code, "search": search, "open": open_page}
     if name in functions:
         return functions[name](argument)
-    text = argument if name == "weather" else f"{name} {argument}"
-    values = "rain sun snow fog wind clouds".split() if name == "weather" else "23456789"
+    text, values = f"{name} {argument}", "23456789"
+    if name == "weather":
+        text, values = argument, "rain sun snow fog wind clouds".split()
     return values[zlib.crc32(text.encode("utf-8", "replace")) % len(values)]
 
 
 def converse(reply, conversations, most=4):
-    """Continue conversations (lists of messages) in place, all at once. The model replies; while
-    its reply is a call, the call is run, the result is appended, and the model replies again.
+    """Continue a batch of conversations (lists of messages) in place. The model replies; while its
+    reply is a call, the call is run, the result is appended, and the model replies again.
 
-    reply: a function from a list of conversations to the model's next text for each.
-    most: the number of calls to run in a conversation. After them the model replies once more, and
-    if that is a call, it is not run."""
+    reply: a function that takes a list of conversations and returns the model's reply to each.
+    most: the number of calls that are run per conversation. The reply after them is the last one,
+    even if it is a further call."""
     for calls in range(most + 1):
-        # A conversation that ends with the assistant's message is finished.
+        # A conversation is finished when its last message is a reply that is not a call.
         waiting = [messages for messages in conversations if messages[-1]["role"] != "assistant"]
         if not waiting:
             return
@@ -120,8 +121,8 @@ def converse(reply, conversations, most=4):
 
 
 def use_tool(turns, name, argument):
-    """Run a tool for a task and return its result. Append the call and the result to `turns`."""
-    # The formulas of tasks are safe to evaluate: they need no sandbox, which takes longer.
+    """Run a tool for a solution and return its result. Append call and result to `turns`."""
+    # Formulas come from the tasks below, never from a model: no need for the slow sandbox.
     result = str(eval(argument)) if name == "python" else run_tool(name, str(argument))
     turns += [("assistant", format_call(name, argument)), ("tool", result)]
     return result
@@ -133,13 +134,13 @@ class Tools(Family):
         "What do the red keys of Ada cost?"
         -> "call: price(item='the red keys of Ada')", "4" -> "They cost 4."
 
-    A task's turns are the calls made so far. Its solution is the next call, or the final message if
-    all have been made. Its answer is a pair (all calls, final message). Calls are compared as
-    syntax trees, as in the Berkeley Function Calling Leaderboard.
+    The turns of a task are the calls made so far, and their results. The solution is the next call,
+    or the final message after all calls. The answer is a pair (all calls, final message). Calls are
+    compared as syntax trees, as in the Berkeley Function Calling Leaderboard.
 
-    whole: a task's turns are all its calls, so its messages are a whole conversation to train on.
-    Otherwise they are a random number of its first calls."""
-    LOOKUPS = [  # tool, question, answer ({0}: argument, {1}: result), argument
+    whole: the turns are all calls, so that a task is a whole conversation to train on. Otherwise
+    they are a random number of the first calls."""
+    LOOKUPS = [  # tool, question about {}, answer with argument {0} and result {1}, argument
         ("price", "What do {} cost?", "They cost {1}.", "the {colour} {thing} of {name}"),
         ("stock", "How many of {} are there?", "There are {1}.", "the {colour} {thing} of {name}"),
         ("weather", "How is the weather in {}?", "There is {1} in {0}.", "{city} at {hour}"),
@@ -152,26 +153,29 @@ class Tools(Family):
         self.whole = whole
 
     def make(self, rng):
-        # The last three are listed two times, so they are drawn with twice the probability.
+        # Those listed twice are drawn with twice the probability.
         kind = rng.choice((self.look_up, self.total, self.multiply, self.two_places, self.add_up,
-                           self.greet, *2 * (self.compare, self.compute, self.browse)))
-        turns = []
+                           self.greet, self.compare, self.compute, self.browse,
+                           self.compare, self.compute, self.browse))
+        turns = []  # all calls and their results, which `kind` appends
         question, answer, key = kind(rng, functools.partial(use_tool, turns))
         calls = [content for role, content in turns if role == "assistant"]
-        needed = list(dict.fromkeys(parse_call(call)[0] for call in calls))  # in this order
+        # The tools of the calls, without repetitions, in the order of their first use.
+        needed = list(dict.fromkeys(parse_call(call)[0] for call in calls))
         others = sorted(set(PARAMETERS) - set(needed))
-        if rng.random() < 0.7:  # else all tools are declared
+        if rng.random() < 0.7:  # otherwise all tools are declared
             others = rng.sample(others, rng.randint(1, 3))
-        if calls and rng.random() < 0.15:  # the first tool that is needed is missing
-            answer, calls, needed = "I have no tool for that.", [], needed[1:]
+        if calls and rng.random() < 0.15:  # the tool of the first call is not declared
+            answer = "I have no tool for that."
+            calls, needed = [], needed[1:]
         declared = rng.sample([*needed, *others], len(needed) + len(others))
         num_made = len(calls) if self.whole else rng.randint(0, len(calls))
         return Task(question, solution=[*calls, answer][num_made], answer=(tuple(calls), answer),
                     key=key, system=declare(declared), turns=tuple(turns[:2 * num_made]))
 
-    # The kinds of questions. Each method uses tools by `use(tool, argument)`, and returns the
-    # question, the answer, and the key. The key is sorted where order does not matter: "keys and
-    # pens", "pens and keys".
+    # The kinds of questions. Each method calls tools by `use(tool, argument)`, and returns the
+    # question, the answer and the key. Where order does not matter, the key is sorted: "keys and
+    # pens" and "pens and keys" are one task.
 
     def look_up(self, rng, use):
         tool, question, answer, about = rng.choice(self.LOOKUPS)
@@ -187,21 +191,21 @@ class Tools(Family):
                 for name in rng.sample(NAMES, count)]
 
     def total(self, rng, use):
-        first, second = items = self.items(rng, 2)
+        first, second = self.items(rng, 2)
         cost = use("python", f"{use('price', first)}+{use('price', second)}")
         question = f"What do {first} and {second} cost together?"
-        return question, f"Together they cost {cost}.", repr(("total", sorted(items)))
+        return question, f"Together they cost {cost}.", repr(("total", sorted([first, second])))
 
     def compare(self, rng, use):
-        first, second = items = self.items(rng, 2)
+        first, second = self.items(rng, 2)
         price, other_price = int(use("price", first)), int(use("price", second))
         more = first if price > other_price else second
         answer = "They cost the same." if price == other_price else f"Of the two, {more} cost more."
         question = f"Which cost more, {first} or {second}?"
-        return question, answer, repr(("compare", sorted(items)))
+        return question, answer, repr(("compare", sorted([first, second])))
 
     def multiply(self, rng, use):
-        item, = self.items(rng, 1)
+        item = self.items(rng, 1)[0]
         count = rng.randint(2, 99)
         cost = use("python", f"{count}*{use('price', item)}")
         question = f"What do I pay for {count} of {item}?"
@@ -215,7 +219,7 @@ class Tools(Family):
         return question, answer, repr(("weather", sorted(places)))
 
     def compute(self, rng, use):
-        """"What is 3 plus 4, times 5, minus 6?" -> "((3+4)*5)-6" """
+        """Ask "What is 3 plus 4, times 5, minus 6?", which is python(code='((3+4)*5)-6')."""
         first = formula = str(rng.randint(2, 99))
         words = []
         for _ in range(rng.randint(2, 3)):
@@ -223,10 +227,11 @@ class Tools(Family):
             words.append(f"{word} {number}")
             formula = f"({formula}{sign}{number})"
         question = f"What is {first} {', '.join(words)}?"
-        return question, f"It is {use('python', formula[1:-1])}.", question
+        result = use("python", formula[1:-1])  # without the outermost brackets
+        return question, f"It is {result}.", question
 
     def read(self, rng, use):
-        """Draw a page, search it and open it. Return its name and its content."""
+        """Draw a page, search for it and open it. Return its name and its content."""
         name, content = rng.choice(PAGES)
         page = use("search", name)  # "page 24, Old Oslo"
         use("open", int(re.search(r"\d+", page)[0]))
@@ -234,17 +239,17 @@ class Tools(Family):
 
     def browse(self, rng, use):
         name, content = self.read(rng, use)
-        feature = rng.choice([*content] * 2 + FEATURES)
+        feature = rng.choice([*content, *content, *FEATURES])  # mostly one that the page has
         count = content.get(feature)
         question = f"How many {feature} are there in {name}?"
         return question, f"There are {count}." if count else "It does not say.", question
 
     def add_up(self, rng, use):
         name, content = self.read(rng, use)
-        first, second = features = rng.sample([*content], 2)
+        first, second = rng.sample([*content], 2)
         total = use("python", f"{content[first]}+{content[second]}")
         question = f"How many {first} and {second} are there in {name} together?"
-        return question, f"There are {total}.", repr((name, sorted(features)))
+        return question, f"There are {total}.", repr((name, sorted([first, second])))
 
     def greet(self, rng, use):
         names = "{}, {} and {}".format(*rng.sample(NAMES, 3))
@@ -252,21 +257,22 @@ class Tools(Family):
         return question, f"Hello, {names}!", question
 
     def brief(self, task):
-        """The calls before "They cost 4." are left out: the writer has looked it up elsewhere."""
+        """Leave out the calls: the writer of "They cost 4." has looked it up elsewhere."""
         return dataclasses.replace(task, solution=task.answer[1], turns=())
 
     def follows_format(self, task, response):
+        """Check that the response is a call if the solution is one, and only then."""
         return [response.startswith(CALL) == task.solution.startswith(CALL)]
 
     def is_correct(self, task, response):
         return [self.parse(response) == self.parse(task.solution)]
 
     def parse(self, text):
-        """Return a call's tool and arguments, or other text stripped."""
+        """Return a call as (tool, parameter, value), and other text without outer blanks."""
         return parse_call(text) or text.strip()
 
     def solved(self, task, messages):
-        """Check that a conversation has the right calls and the right answer."""
+        """Return True if the replies of a conversation are exactly the calls and the answer."""
         calls, answer = task.answer
         replies = [self.parse(m["content"]) for m in messages if m["role"] == "assistant"]
         return replies == [*map(self.parse, calls), answer]

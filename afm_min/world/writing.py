@@ -1,13 +1,13 @@
-"""The families Summary and Compose: summaries of messages, and messages to given facts. Rules check
-both."""
+"""The families Summary (shorten messages) and Compose (write a message from notes), which rules
+check."""
 import re
 
 from afm_min.world.tasks import CITIES, COLOURS, NAMES, THINGS, Family, Task
 
 
 def draw_texts(rng, templates, count):
-    """Draw `count` pairs of templates, and fill the blanks of both in the same way:
-    {"Please bring {thing}.": "bring {thing}", ...} -> [["Please bring keys.", "bring keys"]]"""
+    """Draw `count` pairs of templates, and fill both of a pair with the same words:
+    {"bring {thing}": "Please bring {thing}.", ...} -> [["bring keys", "Please bring keys."]]"""
     texts = []
     for pair in rng.sample([*templates.items()], count):
         slots = {"n": rng.randint(2, 9), "thing": rng.choice(THINGS),
@@ -18,7 +18,7 @@ def draw_texts(rng, templates, count):
 
 class Summary(Family):
     """Two to four messages to shorten: "Ada: I have lost my keys again." -> "Ada: lost keys"."""
-    EVENTS = {
+    EVENTS = {  # message -> summary
         "Can we meet at {n} today?": "meet at {n}", "I will be {n} minutes late.": "{n} late",
         "Your {colour} {thing} have arrived.": "{colour} {thing} arrived",
         "I am in {city} this week.": "in {city}", "Please call me back.": "call back",
@@ -43,20 +43,20 @@ class Summary(Family):
                 len(text) < 0.9 * len(task.question)]
 
     def is_correct(self, task, response):
-        """Check that each message has its summary, and that nothing is made up."""
+        """Check that the summary of each message is there, and that nothing is made up."""
         parts = response.strip().split("; ")
         return [*(summary in parts for summary in task.answer), set(parts) <= set(task.answer)]
 
 
 class Compose(Family):
-    """A message to write in a tone, with the facts given as notes:
+    """A message to write from notes, in a given tone:
 
         "Write to Ben from Ada, friendly: bring keys; meeting at 4 in Rome."
         -> "Hi Ben! Please bring keys. The meeting is at 4 in Rome. See you soon, Ada!"
 
-    A brief message has no words but the notes: "Hi Ben! Bring keys. Meeting at 4 in Rome. See you
-    soon, Ada!" A note is mentioned if one sentence has all its words. The key is the notes, so no
-    two splits share them, whatever their order, the names and the tone."""
+    A brief message repeats the notes: "Hi Ben! Bring keys. Meeting at 4 in Rome. See you soon,
+    Ada!" The key is the sorted notes, so no two splits have the same notes, whatever their order,
+    the names and the tone."""
     TONES = {"friendly": ("Hi {}!", "See you soon, {}!"),
              "formal": ("Dear {},", "Kind regards, {}"), "casual": ("{}:", "Bye, {}.")}
     SENTENCES = {  # note -> sentence
@@ -68,6 +68,7 @@ class Compose(Family):
         "call at {n}": "Please call me at {n}.", "need {n} {thing}": "We need {n} more {thing}.",
         "back at {n}": "I will be back at {n}.",
         "bought {colour} {thing}": "I have bought you {colour} {thing}."}
+    # Words that must not appear in a message unless they are in its notes.
     DETAILS = {*THINGS, *COLOURS, *(city.lower() for city in CITIES), *"0123456789"}
 
     def make(self, rng):
@@ -79,15 +80,14 @@ class Compose(Family):
         if brief:
             sentences = [f"{note[0].upper()}{note[1:]}." for note in notes]
         message = " ".join([greeting, *sentences, closing])
-        # A message that is not brief may have a few more words.
+        # A message that is not brief may be a few words longer than the solution.
         most_words = len(message.split()) + (0 if brief else 4)
         manner = f"{tone} and brief" if brief else tone
         return Task(f"Write to {to} from {sender}, {manner}: {'; '.join(notes)}.", message,
                     answer=(greeting, closing, most_words, notes), key=repr(sorted(notes)))
 
     def follows_format(self, task, response):
-        """Check greeting and closing, each once and at its end, the length, and that the message
-        is one line."""
+        """Check the greeting, the closing, and the length. The message has to be one line."""
         greeting, closing, most_words, _ = task.answer
         text = response.strip()
         return [text.startswith(greeting) and text.count(greeting) == 1,
@@ -95,10 +95,9 @@ class Compose(Family):
                 "\n" not in text and len(text.split()) <= most_words]
 
     def is_correct(self, task, response):
-        """Check that each note is mentioned, and that no number, thing, colour or city is made
-        up."""
+        """Check that one sentence has all words of each note, and that no detail is made up."""
         notes = [note.lower().split() for note in task.answer[-1]]
         sentences = [set(re.findall(r"\w+", text)) for text in re.split("[.!:,]", response.lower())]
-        made_up = self.DETAILS & set().union(*sentences) - set().union(*notes)
-        return [*(any(words.issuperset(note) for words in sentences) for note in notes),
-                not made_up]
+        details = self.DETAILS & set().union(*sentences)
+        mentioned = [any(words.issuperset(note) for words in sentences) for note in notes]
+        return [*mentioned, details <= set().union(*notes)]
