@@ -1,22 +1,22 @@
 """Alignment (the report's section 4.3, iTeC): rejection sampling, DPO, IPO, MDLOO, the committee.
 
-Each is a loss, a pure function of log-probabilities, and a source of batches. A response is one
-action: its log-probability is the sum over its tokens, the end token included. pi is the model in
-training, pi_ref the model that the stage starts from, pi_k the model that sampled the responses.
+Each method is a loss, a pure function of log-probabilities, and a source of batches. A response is
+one action: its log-probability is the sum over its tokens, the end token included. pi is the model
+in training, pi_ref the model that the stage starts from, pi_k the model that sampled the responses.
 
 Shapes: N prompts, S samples of each; B pairs; R rows of a batch, each with one or more prompts and
-their responses, K of them.
+at most K responses to them.
 
 A round, as in the report:
     preferences  annotators compare responses of the committee: the latest fine-tuned, RS, DPO, IPO
                  and MDLOO models, and the best model of the rounds before
     reward       the reward model is trained on all preferences so far
-    mdloo, rs, dpo, ipo    each method trains a model, from the one that the round starts from
+    mdloo, rs, dpo, ipo    each trains a copy of the model that the round starts from
     committee    for each prompt, the reward model chooses among responses of all these models; a
                  model is fine-tuned on the chosen ones. In the next round, it is the latest
                  fine-tuned model
-    best         the best of all these models, by validation and by the reward model: where the next
-                 round starts
+    best         the best of all these models, by greedy responses to validation tasks and by those
+                 that the reward model prefers. The next round starts from it
 
 In every stage, `count` is the number of validation tasks of each family.
 """
@@ -35,8 +35,8 @@ from afm_min.trainer import Trainer, fit, linear, seed_step
 # Losses and advantages.
 
 def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta):
-    """-log sigmoid(beta h), h = log pi/pi_ref of the chosen minus that of the rejected response.
-    All (B,) -> (B,)."""
+    """-log sigmoid(beta h), where h is log(pi / pi_ref) of the chosen response minus that of the
+    rejected one. All log-probabilities (B,) -> (B,)."""
     return -torch.nn.functional.logsigmoid(beta * (chosen - ref_chosen - rejected + ref_rejected))
 
 
@@ -83,7 +83,7 @@ def reinforce_loss(logp, old_logp, advantages):
     return -logp * advantages
 
 
-# Each loss, and the names of the settings of `mdloo` that it takes.
+# Each loss, and the settings of `mdloo` that it takes as arguments.
 LOSSES = {"mdpo": (mdpo_loss, ["gamma"]), "ppo": (ppo_loss, ["clip"]),
           "reinforce": (reinforce_loss, [])}
 # Rewards -> advantages, (N, S) -> (N, S).
@@ -100,34 +100,34 @@ def best_of_n(reward_model, responses, choice="best"):
     choice: "best", or "random", for comparison."""
     groups = [(candidates[0].prompt, [r.ids for r in candidates]) for candidates in responses]
     scores = torch.stack(reward.scores(reward_model, groups))  # (N, S, 2): reward, P(true)
-    best = scores[..., 0].argmax(1)
+    index = scores[..., 0].argmax(1)  # (N,)
     if choice == "random":
-        best = torch.randint(scores.shape[1], best.shape)
-    chosen = [candidates[i] for candidates, i in zip(responses, best.tolist())]
-    return chosen, scores[torch.arange(len(best)), best, 1]
+        index = torch.randint(scores.shape[1], index.shape)
+    chosen = [candidates[i] for candidates, i in zip(responses, index.tolist())]
+    return chosen, scores[torch.arange(len(index)), index, 1]
 
 
 def imitate(round_number, run, method, stages, *, prompts, samples, choice, epochs, batch_size, lr,
             count):
     """Fine-tune the model that the round starts from on the best response to each prompt, for
-    `epochs` passes over them: more prompts mean more steps.
+    `epochs` passes over these responses: more prompts mean more steps.
 
-    The models of `stages` sample the responses, and the reward model chooses the best. A best
-    response that it finds more likely wrong than true is dropped: the best of many bad responses
-    is not a good example. If all are dropped, the model stays as it was."""
+    Each model of `stages` samples `samples` responses to a prompt, and the reward model chooses the
+    best of all. It drops those that it finds more likely wrong than true, as the best of many bad
+    responses is not a good example. If all are dropped, the model stays as it was."""
     stage = f"{method}{round_number}"
     seed_step(run.seed, stage, 0)
     tasks = reward.draw_prompts(prompts, random.Random(f"{run.seed} {stage}"))
     reward_model = load_model(run, f"reward{round_number}", reward.RewardModel)
-    # The models are loaded one after the other.
+    # The models are loaded one after the other: only one is in memory at a time.
     models = (load_model(run, name) for name in track(stages, f"{stage}: models"))
     responses = reward.sample_responses(models, tasks, samples)  # (tasks, models, samples)
     best, truth = best_of_n(reward_model, [sum(by_model, []) for by_model in responses], choice)
-    rendered = [chat.render_response(response.prompt, response.ids) for response in best]
-    examples = [example for example, p in zip(rendered, truth.tolist()) if p > 0.5]
+    examples = [chat.render_response(response.prompt, response.ids)
+                for response, p in zip(best, truth.tolist()) if p > 0.5]
     model = load_model(run, reward.starting_stage(round_number))
     if examples:
-        batches = chat.batches({"best": examples}, {"best": 1.0}, batch_size)  # from one source
+        batches = chat.batches({"best": examples}, {"best": 1.0}, batch_size)  # a single source
         steps = max(1, round(epochs * len(examples) / batch_size))
         fit(model, batches, chat.response_loss, steps=steps, lr=lr,
             schedule=linear(steps, warmup=20), run=run, stage=stage)
@@ -138,7 +138,7 @@ def imitate(round_number, run, method, stages, *, prompts, samples, choice, epoc
     metrics = evaluate.validation(model, count)
     metrics |= {"examples": len(examples),
                 "first ranked true %": evaluate.percent(reward.truths(tasks, best))}
-    for i, name in enumerate(stages):  # share of prompts whose best response this model sampled
+    for i, name in enumerate(stages):  # share of prompts to which it sampled the best response
         has_best = [response.ids in [r.ids for r in by_model[i]]
                     for response, by_model in zip(best, responses)]
         metrics[f"{name} says it %"] = evaluate.percent(has_best)
@@ -160,22 +160,24 @@ def trained_in(round_number):
 
 def committee(round_number, run, *, prompts=2000, samples=2, only="", choice="best", epochs=2.0,
               batch_size=24, lr=0.001, count=50):
-    """Distil a round's models, the latest fine-tuned one and the best one before: imitate the best
-    of all their responses to each prompt.
+    """Distil a committee into one model: imitate the best of its members' responses to each prompt.
+    The members are the round's models, the latest fine-tuned one, and the best one before.
 
     only: the one stage to sample from, for comparison."""
-    latest = "sft" if round_number == 1 else f"committee{round_number - 1}"
-    before = dict.fromkeys([latest, reward.starting_stage(round_number)])  # in round 1 both are sft
-    members = [*trained_in(round_number), *before]
+    members = trained_in(round_number)
+    if round_number > 1:
+        members.append(f"committee{round_number - 1}")  # the latest fine-tuned model
+    members.append(reward.starting_stage(round_number))  # the best one; in round 1 both are sft
     return imitate(round_number, run, "committee", [only] if only else members, prompts=prompts,
                    samples=samples, choice=choice, epochs=epochs, batch_size=batch_size, lr=lr,
                    count=count)
 
 
 def best(round_number, run, *, samples=4, count=50):
-    """Choose the best model of a round, or the one that it started from: that with the highest sum
-    of two accuracies on validation tasks, averaged over the families. One is of greedy responses;
-    the other is of the response that the reward model prefers among `samples`."""
+    """Choose the best of a round's models and the one that the round started from.
+
+    The best has the highest sum of two accuracies on validation tasks, averaged over the families:
+    of greedy responses, and of the response that the reward model prefers among `samples`."""
     reward_model = load_model(run, f"reward{round_number}", reward.RewardModel)
     tasks, table = evaluate.validation_tasks(count), []
     start = reward.starting_stage(round_number)
@@ -194,13 +196,14 @@ def best(round_number, run, *, samples=4, count=50):
 # Preferences: DPO and IPO.
 
 def optimize_preferences(round_number, run, method, loss, steps, prompts, lr, count):
-    """Train the model that the round starts from on the round's pairs.
+    """Train the model that the round starts from on the round's pairs. A batch has all pairs of
+    `prompts` random prompts.
 
-    loss: a function of chosen, rejected, ref_chosen and ref_rejected, as `dpo_loss`, but without
-    beta. A batch has all pairs of `prompts` random prompts."""
+    loss: `dpo_loss` or `ipo_loss` as a function of the log-probabilities only, without beta."""
     stage = f"{method}{round_number}"
     comparisons = reward.read_preferences(run, round_number)
     model = load_model(run, reward.starting_stage(round_number))
+    # The log-probabilities under pi_ref, which the model is before its first step.
     ref_logp = chat.map_responses(chat.response_logp, model, reward.groups_of(comparisons))
 
     def batches(step):
@@ -223,8 +226,7 @@ def optimize_preferences(round_number, run, method, loss, steps, prompts, lr, co
 
 def dpo(round_number, run, *, beta=0.5, steps=160, prompts=32, lr=0.0006, count=50):
     """Direct preference optimization, on the pairs that annotators compared in this round."""
-    def loss(*logps):
-        return dpo_loss(*logps, beta)
+    loss = functools.partial(dpo_loss, beta=beta)
     return optimize_preferences(round_number, run, "dpo", loss, steps, prompts, lr, count)
 
 
@@ -244,8 +246,8 @@ def sample_rollouts(model, reference, tasks, samples, reward_model=None):
     """Sample S responses to each of N pairs (family, task), at temperature 1 and without top-p, so
     that the log-probabilities are exactly those of the distribution sampled from.
 
-    Returns N groups (prompt, distinct responses), and a dict of tensors (N, S):
-        which               index of a sample among the distinct responses to its prompt
+    Returns N groups (prompt, distinct responses), and a dict of tensors (N, S), for each sample:
+        which               its index among the distinct responses to its prompt
         old_logp, ref_logp  its log-probability under pi_k and pi_ref
         truth               1.0 if it is right, else 0.0
         reward              from the reward model; without one, the truth
@@ -278,14 +280,14 @@ def minibatch(groups, values, i, num_minibatches):
     """Return the i-th minibatch of a rollout: the prompts i, i + num_minibatches, and so on.
 
     ids, branch, segment_start: (R, T), see `chat.share_prompts`. Entries of `values`, (N, S),
-    become (R, samples of a row). `which` is shifted to count the K responses of the whole row, and
-    padded with -1. Two groups in a row, the first with 2 distinct responses:
+    become (R, samples of a row), padded with 0. `which` becomes an index among all K responses of
+    the row, padded with -1. Two groups in a row, the first with 2 distinct responses:
         which of each [0, 1, 0] and [0, 0, 1] -> of the row [0, 1, 0, 2, 2, 3]"""
     values = {name: x[i::num_minibatches] for name, x in values.items()}
     batch, places = chat.share_prompts(groups[i::num_minibatches])
-    first = torch.tensor([first for row, first in places])  # index of a group's first response
     batch |= {name: chat.stack_by_row(x, places) for name, x in values.items()}
-    batch["which"] = chat.stack_by_row(values["which"] + first[:, None], places, fill=-1)
+    offsets = torch.tensor([first for row, first in places])  # responses before a group in its row
+    batch["which"] = chat.stack_by_row(values["which"] + offsets[:, None], places, fill=-1)
     return batch
 
 
@@ -294,8 +296,8 @@ def policy_loss(policy, batch, loss):
 
     loss: a function of logp, old_logp and advantages, such as `reinforce_loss`."""
     logp = chat.response_logp(policy, batch["ids"], batch["branch"], batch["segment_start"])
-    is_sample = batch["which"] >= 0  # (R, samples of a row)
-    logp = logp.gather(1, batch["which"].clamp(min=0))  # (R, K) -> of each sample
+    is_sample = batch["which"] >= 0  # (R, samples of a row), False in padding
+    logp = logp.gather(1, batch["which"].clamp(min=0))  # (R, K) -> (R, samples of a row)
     losses = loss(logp, batch["old_logp"], batch["advantage"])
     return {"loss": losses[is_sample].sum(), "count": is_sample.sum(),
             "reward": batch["reward"].sum(), "truth %": 100 * batch["truth"].sum(),
@@ -308,28 +310,29 @@ def mdloo(round_number, run, *, rewarded="model", iterations=40, prompts=64, sam
           baseline="leave one out", count=50):
     """Mirror descent with leave-one-out estimation: online reinforcement learning.
 
-    An iteration samples responses to new prompts and takes `epochs` passes over them. rewarded: the
-    source of rewards, the reward "model" or the "checker" (1.0 if right, else 0.0). gamma: of
-    `mdpo_loss`. For comparison, loss may be "ppo", with its `clip`, or "reinforce", and baseline
-    "mean", of all rewards, or "none"."""
+    An iteration samples responses to new prompts and takes `epochs` passes over them. beta: see
+    `kl_penalised`. gamma: see `mdpo_loss`. rewarded: the source of rewards, the reward "model" or
+    the "checker" (1.0 if right, else 0.0). For comparison, loss may be "ppo", with its `clip`, or
+    "reinforce", and baseline "mean", of all rewards, or "none"."""
     stage, start = f"mdloo{round_number}", reward.starting_stage(round_number)
     if baseline == "leave one out" and samples < 2:
         raise UserError(f"{stage}.samples={samples}: leaving one out needs 2 or more")
     if prompts < num_minibatches:
         raise UserError(f"{stage}.prompts={prompts}: give at least {num_minibatches}, one for each "
                         "minibatch")
-    model, reference = load_model(run, start), load_model(run, start)
+    model, reference = load_model(run, start), load_model(run, start)  # pi, pi_ref
     reward_model = None
     if rewarded == "model":
         reward_model = load_model(run, f"reward{round_number}", reward.RewardModel)
     updates = epochs * num_minibatches  # per iteration
     steps = iterations * updates
     function, names = LOSSES[loss]
-    chosen = {name: {"gamma": gamma, "clip": clip}[name] for name in names}
-    batch_loss = functools.partial(policy_loss, loss=functools.partial(function, **chosen))
+    settings = {"gamma": gamma, "clip": clip}
+    sample_loss = functools.partial(function, **{name: settings[name] for name in names})
     # A rollout is not saved, so checkpoints are only written between iterations.
-    trainer = Trainer(model, batch_loss, steps=steps, lr=lr, schedule=linear(steps, 10), run=run,
-                      stage=stage, micro_batch_size=32, save_every=updates, unit="responses")
+    trainer = Trainer(model, functools.partial(policy_loss, loss=sample_loss), steps=steps, lr=lr,
+                      schedule=linear(steps, warmup=10), run=run, stage=stage, micro_batch_size=32,
+                      save_every=updates, unit="responses")
     for iteration in range(trainer.step // updates, iterations):
         trainer.seed()
         tasks = reward.draw_prompts(prompts, random.Random(f"{run.seed} {stage} {iteration}"))

@@ -1,7 +1,7 @@
 """Conversations: render them as tokens, pack them into batches, sample responses, score them.
 
-Shapes: R rows of a batch, T tokens of a row, K responses in a row,
-C model dim, V vocabulary.
+Shapes: R rows of a batch, T tokens of a row, K responses in a row, C model dim, V vocabulary; N is
+the number of selected tokens in a batch, or of items in a list, as the docstring defines it.
 """
 import typing
 
@@ -15,8 +15,8 @@ from afm_min.run import UserError
 from afm_min.tokenizer import END
 from afm_min.trainer import token_losses
 
-# Row lengths and token counts are rounded up to multiples of this, so that shapes repeat: on a CPU
-# in bfloat16, PyTorch compiles a kernel for each new shape.
+# Row lengths and numbers of selected tokens are rounded up to multiples of this, so that shapes
+# repeat: on a CPU in bfloat16, PyTorch compiles a kernel for each new shape.
 ROUND = 64
 
 
@@ -34,9 +34,10 @@ def render(messages, tokenizer):
     <|user|> H i <|end|> <|assistant|> Y o <|end|>
        0     0 0    0          0       1 1    1"""
     ids, loss_mask = [], []
-    for message in messages:  # a turn's first token is its role, which is never produced
+    for message in messages:
         turn = tokenizer.encode_chat([message])
         ids += turn
+        # A turn's first token is its role, which the model is given.
         loss_mask += [0.0] + [float(message["role"] == "assistant")] * (len(turn) - 1)
     return torch.tensor(ids), torch.tensor(loss_mask)
 
@@ -60,7 +61,7 @@ def render_examples(examples, model):
 def read_examples(run, model, synthetic=True):
     """Return {source: list of (ids, loss_mask)} of the run's demonstrations.
 
-    synthetic: add the examples that the stage synthetic has made."""
+    synthetic: add the examples that the stage synthetic wrote."""
     examples = run.read_lines("demonstrations")
     if synthetic:
         examples += run.read_lines("synthetic")
@@ -75,11 +76,11 @@ def round_up(length):
 
 
 def round_mask(mask):
-    """Set more entries of a bool mask, (R, T), until a multiple of ROUND, or all, are set.
+    """Set the first unset entries of a bool mask, (R, T), until a multiple of ROUND, or all, are
+    set. Such a mask selects tokens, and tensors are as long as the number selected. Callers ignore
+    the added tokens.
 
-    Tokens are selected by such masks, and their number is a shape. Callers ignore the added ones.
-
-    ROUND = 4: 0 1 0 1 0 1 -> 1 1 0 1 0 1"""
+    With ROUND = 4: 0 1 0 1 0 1 -> 1 1 0 1 0 1"""
     missing = round_up(int(mask.sum())) - int(mask.sum())
     added = (~mask).flatten().nonzero()[:missing, 0]
     return mask.flatten().index_fill(0, added, True).view(mask.shape)
@@ -88,16 +89,16 @@ def round_mask(mask):
 def pack_rows(items, width):
     """Pack items, tuples of 1-D tensors of equal length, into rows of `width` tokens.
 
-    The longest items come first, each in the first row with room. Returns
+    The longest items come first, each in the first row with room (first-fit decreasing). Returns
         packed         a list: for each entry of the tuples a tensor (R, width), padded with zeros
         segment_start  (R, width), see `AFM.hidden_states`
         places         for each item, the (row, column) at which it starts"""
     used, places = [], [None] * len(items)  # used: tokens in each row
     for i in sorted(range(len(items)), key=lambda i: -len(items[i][0])):
         length = len(items[i][0])
-        with_room = (row for row in range(len(used)) if used[row] + length <= width)
-        row = next(with_room, len(used))  # the first with room, else a new one
-        if row == len(used):
+        with_room = [row for row, tokens in enumerate(used) if tokens + length <= width]
+        row = with_room[0] if with_room else len(used)
+        if row == len(used):  # a new row
             used.append(0)
         places[i] = (row, used[row])
         used[row] += length
@@ -106,15 +107,15 @@ def pack_rows(items, width):
     for item, (row, start) in zip(items, places):
         stop = start + len(item[0])
         segment_start[row, start:stop] = start
-        for rows, x in zip(packed, item):
-            rows[row, start:stop] = x
+        for tensor, values in zip(packed, item):
+            tensor[row, start:stop] = values
     return packed, segment_start, places
 
 
 def pack(conversations):
     """Pack pairs (ids, loss_mask) into a batch {"ids", "loss_mask", "segment_start": (R, T + 1)}.
 
-    The model is fed all tokens of a row but the last: T, a multiple of ROUND."""
+    The model is fed the first T tokens of a row, a multiple of ROUND; the last is only a target."""
     width = 1 + round_up(max(len(ids) for ids, _ in conversations) - 1)
     (ids, loss_mask), segment_start, _ = pack_rows(conversations, width)
     return {"ids": ids, "loss_mask": loss_mask, "segment_start": segment_start}
@@ -130,20 +131,20 @@ def batches(sources, mixture, batch_size):
                         f"{', '.join(sources)}: give one of them a positive weight")
     shares = torch.tensor([float(mixture[name]) for name in names])
 
-    def batch(step):
-        numbers = torch.multinomial(shares, batch_size, replacement=True)
-        chosen = [sources[names[i]] for i in numbers]
+    def batch(step):  # `fit` seeds the random numbers by the step, so it is not used here
+        indices = torch.multinomial(shares, batch_size, replacement=True)
+        chosen = [sources[names[i]] for i in indices]
         return pack([source[torch.randint(len(source), ())] for source in chosen])
     return batch
 
 
-# Groups: a prompt with several responses, which share its tokens in one row.
+# Groups: a prompt and several responses to it, in one row that has the prompt's tokens once.
 
 def share_prompt(prompt, responses):
     """Return ids and branch numbers, both (T,), of a row in which responses share a prompt.
 
-    Each response is a branch, see `AFM.hidden_states`. A branch starts with a copy of the prompt's
-    last token, as that token predicts the response's first one.
+    Each response is a branch, see `AFM.hidden_states`. Each branch starts with its own copy of the
+    prompt's last token, whose logits predict the response's first token.
         prompt [1, 2, 3], responses [[7, 8], [9]]
         ids     1 2 | 3 7 8 | 3 9
         branch  0 0 | 1 1 1 | 2 2"""
@@ -175,7 +176,7 @@ def share_prompts(groups):
 
 
 def stack_by_row(values, places, fill=0):
-    """Concatenate values of each group, (responses, ...), by rows of the batch: (R, K, ...).
+    """Concatenate the values of the groups in each row: tensors (responses, ...) -> (R, K, ...).
 
     places: as from `share_prompts`. Rows with fewer than K responses end with `fill`:
         values [1, 2], [3], [4, 5], places (1, 0), (0, 0), (0, 1) -> [[3, 4, 5], [1, 2, fill]]"""
@@ -189,16 +190,16 @@ def unique_responses(responses):
     """Return the distinct responses in their order, and each response's index among them.
 
     [[7, 8], [9], [7, 8]] -> [(7, 8), (9,)], [0, 1, 0]"""
-    numbers = {}  # response -> its index
-    index = [numbers.setdefault(tuple(response), len(numbers)) for response in responses]
-    return list(numbers), index
+    distinct = list(dict.fromkeys(map(tuple, responses)))
+    index = {response: i for i, response in enumerate(distinct)}
+    return distinct, [index[tuple(response)] for response in responses]
 
 
 # Losses and log-probabilities.
 
 def response_logits(model, batch):
-    """Return logits (N, V), and a bool mask `wanted` (R, T) of the N positions that they are for:
-    those whose next token is in the loss mask, and a few that `round_mask` adds.
+    """Return logits (N, V), and `wanted`, a bool mask (R, T) of their N positions: those whose next
+    token is in the loss mask, and a few that `round_mask` adds.
 
     batch: as from `pack`."""
     wanted = round_mask(batch["loss_mask"][:, 1:] > 0)
@@ -208,9 +209,8 @@ def response_logits(model, batch):
 
 
 def response_loss(model, batch):
-    """Language-model loss of the tokens in the loss mask, for `trainer.backward`.
-
-    batch: as from `pack`."""
+    """Return the sum of the cross-entropy and z-loss of the tokens in the loss mask, and their
+    count, for `trainer.backward`. batch: as from `pack`."""
     logits, wanted = response_logits(model, batch)
     mask, targets = batch["loss_mask"][:, 1:][wanted], batch["ids"][:, 1:][wanted]  # (N,)
     cross_entropy, z_loss = token_losses(logits, targets)
@@ -225,18 +225,18 @@ def score_responses(model, ids, branch, segment_start):
     K = int(branch.max()) if R else 0  # R is 0 on a rank without rows
     wanted = round_mask(branch > 0)
     states = model.hidden_states(ids, segment_start, branch, wanted=wanted)  # (N, C)
-    # Policies are compared by the difference of two log-probabilities, so logits are not rounded to
-    # bfloat16. Targets: the ids one to the right. The last column's wraps around, but is not used.
+    # The losses use small differences of log-probabilities, so logits are not rounded to bfloat16.
+    # The targets are the ids one to the right; the last column's wraps around, but is not used.
     nll, _ = token_losses(model.logits(states.float()), ids.roll(-1, dims=1)[wanted])  # (N,)
-    # Each token of a branch predicts the next one of its response, or is the last one:
+    # A token of a branch is followed by one of the same branch, which it predicts, or is the last:
     #     ids 1 2 | 3 7 8 | 3 9    predicts 0 0 | 1 1 0 | 1 0    last 0 0 | 0 0 1 | 0 1
     same_branch = F.pad(branch[:, 1:] == branch[:, :-1], (0, 1))  # (R, T)
     predicts = ((branch > 0) & same_branch)[wanted]  # (N,)
     last = ((branch > 0) & ~same_branch)[wanted]
     row, column = wanted.nonzero(as_tuple=True)
-    response = row * K + branch[row, column] - 1  # (N,), index into the R * K responses
+    response = row * K + branch[row, column] - 1  # (N,), of R * K; unused where branch is 0
     logp = nll.new_zeros(R * K).index_add(0, response[predicts], -nll[predicts])
-    # A response has one last token, so index_add only puts its state in place.
+    # A response has one last token, so this index_add copies its state and sums nothing.
     last_states = states.new_zeros(R * K, C).index_add(0, response[last], states[last])
     return logp.view(R, K), last_states.view(R, K, C)
 
@@ -246,20 +246,19 @@ def response_logp(model, ids, branch, segment_start):
     return score_responses(model, ids, branch, segment_start)[0]
 
 
-# Losses and log-probabilities of many conversations, computed in batches by all ranks.
+# The same for lists of any length: in batches, split among all ranks.
 
 def map_by_length(function, lengths, max_rows):
-    """Return one result for each of N items. Items of similar length are computed together.
+    """Return a list with one result for each of N items, in their order. Items of similar length
+    are computed together, and each rank computes a part of them. lengths: of the items.
 
-    function: takes a list of up to `max_rows` item numbers, returns a list of their results.
-    lengths: of the N items. Each rank computes a part of the results."""
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    function: from a list of up to `max_rows` indices of items to a list of their results."""
+    by_length = sorted(range(len(lengths)), key=lambda i: lengths[i])
 
-    def compute(numbers):
-        chunks = [numbers[i:i + max_rows] for i in range(0, len(numbers), max_rows)]
+    def compute(indices):
+        chunks = [indices[i:i + max_rows] for i in range(0, len(indices), max_rows)]
         return [result for chunk in chunks for result in function(chunk)]
-    # split_work returns the results of all ranks, in the order of `order`.
-    results = dict(zip(order, distributed.split_work(compute, order)))
+    results = dict(zip(by_length, distributed.split_work(compute, by_length)))  # of all ranks
     return [results[i] for i in range(len(lengths))]
 
 
@@ -267,10 +266,10 @@ def map_by_length(function, lengths, max_rows):
 def map_conversations(function, model, conversations, max_rows=64):
     """Apply a function to N conversations, pairs (ids, loss_mask), in batches. Returns (N, ...).
 
-    function: model, ids (rows, T), loss_mask (rows, T) -> (rows, ...)"""
-    def compute(numbers):
-        columns = zip(*(conversations[i] for i in numbers))
-        batch = [pad_sequence(column, True).to(model.embedding.device) for column in columns]
+    function: model, ids (R, T), loss_mask (R, T) -> (R, ...), with one conversation in each row"""
+    def compute(indices):
+        columns = zip(*(conversations[i] for i in indices))  # all ids, then all loss masks
+        batch = [pad_sequence(x, batch_first=True).to(model.embedding.device) for x in columns]
         return function(model, *batch).cpu()
     lengths = [len(ids) for ids, _ in conversations]
     return torch.stack(map_by_length(compute, lengths, max_rows))
@@ -283,36 +282,36 @@ def map_responses(function, model, groups, max_rows=64, most=4):
 
     function: model, ids, branch, segment_start, as from `share_prompts` -> (R, K, ...)
     Equal responses of a group are computed once. At most `most` responses share one copy of the
-    prompt, as the cost of attention grows with the square of the row."""
-    parts = []  # groups (prompt, up to `most` distinct responses)
-    index = []  # for each group: for each of its responses, (its part, its number in that part)
+    prompt, as the cost of attention grows with the square of the row's length."""
+    parts = []  # smaller groups: (prompt, up to `most` distinct responses)
+    locations = []  # for each group: for each of its responses, (index of its part, index in that)
     for prompt, responses in groups:
-        unique, numbers = unique_responses(responses)
-        index.append([(len(parts) + i // most, i % most) for i in numbers])
+        unique, index = unique_responses(responses)
+        locations.append([(len(parts) + i // most, i % most) for i in index])
         parts += [(prompt, unique[i:i + most]) for i in range(0, len(unique), most)]
 
-    def compute(numbers):
-        batch, places = share_prompts([parts[i] for i in numbers])
+    def compute(indices):
+        batch, places = share_prompts([parts[i] for i in indices])
         batch = {name: x.to(model.embedding.device) for name, x in batch.items()}
         values = function(model, **batch).cpu()
         return [values[row, first:first + len(parts[i][1])]
-                for i, (row, first) in zip(numbers, places)]
+                for i, (row, first) in zip(indices, places)]
     lengths = [len(prompt) + sum(map(len, responses)) for prompt, responses in parts]
     values = map_by_length(compute, lengths, max_rows)
-    return [torch.stack([values[part][i] for part, i in of_group]) for of_group in index]
+    return [torch.stack([values[part][i] for part, i in of_group]) for of_group in locations]
 
 
 def conversation_losses(model, conversations):
-    """Return each conversation's mean loss over the tokens in its loss mask: (N,).
+    """Return each conversation's mean cross-entropy over the tokens in its loss mask: (N,).
 
     conversations: pairs (ids, loss_mask)"""
     def mean_loss(model, ids, loss_mask):
         mask, targets = loss_mask[:, 1:], ids[:, 1:]
         wanted = round_mask(mask > 0)
-        logits = model.logits(model.hidden_states(ids[:, :-1], wanted=wanted))  # (N, V)
-        loss, _ = token_losses(logits, targets[wanted])
+        logits = model.logits(model.hidden_states(ids[:, :-1], wanted=wanted))  # (wanted, V)
+        nll, _ = token_losses(logits, targets[wanted])
         row, _ = wanted.nonzero(as_tuple=True)
-        return loss.new_zeros(len(ids)).index_add(0, row, loss * mask[wanted]) / mask.sum(1)
+        return nll.new_zeros(len(ids)).index_add(0, row, nll * mask[wanted]) / mask.sum(1)
     return map_conversations(mean_loss, model, conversations)
 
 
@@ -332,17 +331,17 @@ def generate_responses(model, conversations, max_new_tokens=64, max_rows=512, te
     tokenizer, end = model.tokenizer, model.tokenizer.special(END)
     prompts = [tokenizer.encode_chat(messages, reply=True) for messages in conversations]
     fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < model.config.context]
-    # Drawn for all prompts at once, so that they do not depend on how prompts are batched.
+    # Draw the random numbers of all prompts at once: they must not depend on the batches.
     uniforms = torch.zeros(len(prompts), max_new_tokens)
     if temperature:
         uniforms.uniform_()
     decoder = Decoder(model)
 
-    def compute(numbers):
-        chosen = [fitting[i] for i in numbers]  # indices into prompts
+    def compute(indices):
+        chosen = [fitting[i] for i in indices]  # indices into prompts
         return generate_with_logp(decoder, [prompts[i] for i in chosen], max_new_tokens, end,
                                   temperature=temperature, uniforms=uniforms[chosen])
-    # Shorter prompts are padded, so those of similar length go together.
+    # Prompts of similar length go together, as shorter ones are padded to the longest.
     generated = map_by_length(compute, [len(prompts[i]) for i in fitting], max_rows)
     responses = [Response(prompt, [], "") for prompt in prompts]
     for i, (ids, logp) in zip(fitting, generated):
@@ -353,8 +352,8 @@ def generate_responses(model, conversations, max_new_tokens=64, max_rows=512, te
 
 def generate_texts(model, conversations, temperature=0.0):
     """Return only the texts of `generate_responses`."""
-    return [response.text for response in generate_responses(model, conversations,
-                                                             temperature=temperature)]
+    responses = generate_responses(model, conversations, temperature=temperature)
+    return [response.text for response in responses]
 
 
 def sample_texts(model, tasks, samples):

@@ -6,13 +6,14 @@ depend on how much better the chosen response is. The grade loss is a regularise
 simulates the annotators, with noise (world/people.py).
 
 Departures: the policy has two blocks, too few to judge a response, so the reward model has
-EXTRA_BLOCKS more, which begin as the identity. A language-model loss is added, so that it does not
-forget what it has learned about text.
+EXTRA_BLOCKS more, which begin as the identity. The reward can also depend on the response's
+likelihood. A language-model loss is added, so that the model does not forget what text is like.
 
-Shapes: R rows of a batch, T tokens of a row, K responses and at most P pairs of a row; N pairs in
+Shapes: R rows of a batch, T tokens of a row, at most K responses and P pairs in a row; N pairs in
 the batch; C model dim. The four grades have levels 0 to 2, 2 the best.
 """
 import dataclasses
+import math
 import random
 
 import torch
@@ -31,28 +32,27 @@ GRADES = list(people.GRADE_WORTH)
 TRUTH = GRADES.index("truth")
 # Probability that the chosen response is better, by level: negligibly to significantly better.
 TARGETS = people.RIGHT
-LANGUAGE_WEIGHT = 0.1  # weight of cross-entropy per token, beside a ranking loss per pair
+LANGUAGE_WEIGHT = 0.1  # of the language-model loss of a token; the ranking loss of a pair has 1
 MAX_RESPONSE = 48  # tokens
-MAX_PAIRS = 6  # for one prompt
+MAX_PAIRS = 6  # pairs of responses to one prompt
 EXTRA_BLOCKS = 2  # of the reward model, on top of the policy's
-# Weights of the families. EVOLVED are four kinds of mathematics. In these and in tools, responses
-# differ most in quality, so most prompts are of them.
+# Weights of the families from which prompts are drawn. EVOLVED are four kinds of mathematics. In
+# these and in tools, responses differ most in quality, so most prompts are of them.
 PROMPTS = {"math": 1.5, **dict.fromkeys(EVOLVED, 3), "follow": 1.5, "tools": 3, "code": 1.5,
            "summary": 1.5, "compose": 1.5, "recall": 1.5, "refuse": 1.5}
 
 
 class RewardModel(AFM):
-    """Scores K responses in each row. ids, branch, segment_start: (R, T), as from
-    `chat.share_prompts`."""
+    """A language model with a reward head and four grade heads. It scores the K responses of each
+    row. ids, branch, segment_start: (R, T), as from `chat.share_prompts`."""
 
     def __init__(self, config, dtype=torch.float32):
         super().__init__(config, dtype)
         self.reward = Linear(config.dim, 1)
         self.grades = nn.ModuleList(nn.Sequential(Linear(config.dim, config.dim), nn.SiLU(),
                                                   Linear(config.dim, 3)) for _ in GRADES)
-        # Weights of two functions of log pi(y|x) in the reward, and 1 if it reads them, else 0.
-        self.likelihood = nn.Parameter(torch.ones(2))
-        self.register_buffer("reads_likelihood", torch.zeros(()))
+        self.likelihood = nn.Parameter(torch.ones(2))  # weights of two functions of log pi(y|x)
+        self.register_buffer("reads_likelihood", torch.zeros(()))  # 1 if the reward has that term
 
     def forward(self, ids, branch, segment_start):
         """Return rewards (R, K), logits of the grades (R, K, 4, 3), log-likelihoods (R, K)."""
@@ -60,23 +60,24 @@ class RewardModel(AFM):
         states = states.float()
         # Soft labels ask for rewards a few units apart, and logp can differ by far more. So use two
         # functions that rise with it slowly: 2 sqrt(p), which is bounded, and -log(1 - logp / 2).
-        functions = torch.stack((2 * (logp / 2).exp(), -(1 - logp / 2).log()), -1)
-        by_likelihood = self.reads_likelihood * (functions @ self.likelihood)
+        functions = torch.stack((2 * (logp / 2).exp(), -(1 - logp / 2).log()), -1)  # (R, K, 2)
+        by_likelihood = self.reads_likelihood * (functions @ self.likelihood)  # (R, K)
         grade_logits = torch.stack([head(states) for head in self.grades], 2)
         return self.reward(states)[..., 0] + by_likelihood, grade_logits, logp
 
     def score(self, ids, branch, segment_start):
         """Return the reward, and the probability of the best grade for truth: (R, K, 2)."""
         rewards, grade_logits, _ = self(ids, branch, segment_start)
-        # The last of a head's three logits is that of the best grade.
-        return torch.stack((rewards, grade_logits[:, :, TRUTH].softmax(-1)[..., 2]), -1)
+        truth = grade_logits[:, :, TRUTH].softmax(-1)[..., 2]  # (R, K); grade 2 is the best
+        return torch.stack((rewards, truth), -1)
 
 
 def from_language_model(model, reads="state"):
     """Return a RewardModel with a language model's weights, EXTRA_BLOCKS more, and untrained heads.
-    Before training, it gives every response 0, or, if it reads the likelihood, ranks by that.
 
-    The new blocks add 0 to the stream at first, so it begins with the same log-probabilities."""
+    reads: with "state", every reward is 0 before training; with "likelihood", rewards rise with the
+    response's likelihood. The new blocks add 0 to the residual stream at first, so the
+    log-probabilities are those of the language model."""
     config = dataclasses.replace(model.config, layers=model.config.layers + EXTRA_BLOCKS)
     reward_model = RewardModel(config, model.dtype).to(model.embedding.device)
     reward_model.load_state_dict(reward_model.state_dict() | model.state_dict())
@@ -89,8 +90,8 @@ def from_language_model(model, reads="state"):
 
 
 def scores(reward_model, groups):
-    """Return, for each group (prompt, responses), the responses' rewards and probabilities of
-    truth: a list of tensors (responses, 2)."""
+    """Return each response's reward and probability of truth: a list with a tensor (responses, 2)
+    for each group (prompt, responses)."""
     return chat.map_responses(RewardModel.score, reward_model, groups)
 
 
@@ -112,37 +113,38 @@ def margin_loss(chosen, rejected, margin):
 
 def grade_loss(logits, grades):
     """Cross-entropy summed over the four grades: (N, 4, 3), (N, 4) -> (N,)."""
+    # F.cross_entropy wants the classes in dim 1.
     return F.cross_entropy(logits.transpose(1, 2), grades, reduction="none").sum(1)
 
 
 def chosen_and_rejected(values, pairs):
-    """Select the values of the chosen and of the rejected response of each pair: values
-    (R, K, ...), pairs (R, P, 3) as from `collate` -> two of (N, ...)."""
+    """Return the values of the chosen and of the rejected response of each pair: values
+    (R, K, ...), pairs (R, P, 3) as from `collate` -> (N, ...), (N, ...)."""
     row, column = (pairs[..., 2] >= 0).nonzero(as_tuple=True)  # the level is -1 in padding
-    chosen, rejected, _ = pairs[row, column].unbind(-1)
+    chosen, rejected, _ = pairs[row, column].unbind(-1)  # (N,), indices among the K responses
     return values[row, chosen], values[row, rejected]
 
 
 def reward_loss(model, batch, labels="soft", grade_weight=0.25):
-    """Ranking loss + grade_weight * grade loss + LANGUAGE_WEIGHT * cross-entropy of the responses
-    with the best grade for truth. Sums over pairs: a response in m pairs counts m times.
+    """Return the sum over pairs of ranking loss + grade_weight * grade loss + LANGUAGE_WEIGHT *
+    cross-entropy of the responses with the best grade for truth. A response in m pairs counts m
+    times.
 
     batch: as from `collate`. labels: "soft" (p from TARGETS), "hard" (p = 1), or "margin"."""
-    rewards, logits, logp = model(batch["ids"], batch["branch"], batch["segment_start"])
+    rewards, grade_logits, logp = model(batch["ids"], batch["branch"], batch["segment_start"])
     pairs = batch["pairs"]
-    level = pairs[..., 2][pairs[..., 2] >= 0]  # (N,)
+    level = pairs[..., 2][pairs[..., 2] >= 0]  # (N,), without padding
     chosen, rejected = chosen_and_rejected(rewards, pairs)
     if labels == "margin":
         loss = margin_loss(chosen, rejected, level).sum()
     else:
         target = torch.tensor(TARGETS, device=level.device)[level] if labels == "soft" else 1.0
         loss = preference_loss(chosen, rejected, target).sum()
-    logits = chosen_and_rejected(logits, pairs)
-    grades = chosen_and_rejected(batch["grades"], pairs)
-    logp = chosen_and_rejected(logp, pairs)
-    for side in (0, 1):  # the chosen responses, then the rejected ones
-        loss = loss + grade_weight * grade_loss(logits[side], grades[side]).sum()
-        loss = loss - LANGUAGE_WEIGHT * logp[side][grades[side][:, TRUTH] == 2].sum()
+    # Each entry has two sides: the chosen responses, then the rejected ones.
+    sides = [chosen_and_rejected(values, pairs) for values in (grade_logits, batch["grades"], logp)]
+    for side_logits, side_grades, side_logp in zip(*sides):
+        loss = loss + grade_weight * grade_loss(side_logits, side_grades).sum()
+        loss = loss - LANGUAGE_WEIGHT * side_logp[side_grades[:, TRUTH] == 2].sum()
     return {"loss": loss, "ordered": (chosen > rejected).sum(), "count": len(level)}
 
 
@@ -157,7 +159,7 @@ def committee_members(round_number):
 
 
 def starting_stage(round_number):
-    """Return the stage whose model the policies of a round start from: the last of its members."""
+    """Return the stage from whose model each policy of a round starts: the last member's."""
     return committee_members(round_number)[-1]
 
 
@@ -167,8 +169,8 @@ def draw_prompts(count, rng):
 
 
 def sample_responses(models, tasks, samples):
-    """Sample responses at temperature 1 to each pair (family, task) from each model. Returns lists
-    of Response: (tasks, models, samples)."""
+    """Sample responses at temperature 1 to each pair (family, task) from each model. Returns nested
+    lists of Response: (tasks, models, samples). models: may be a generator."""
     prompts = [task.messages() for _, task in tasks for _ in range(samples)]
     by_model = [chat.generate_responses(model, prompts, MAX_RESPONSE, temperature=1.0)
                 for model in models]
@@ -177,7 +179,7 @@ def sample_responses(models, tasks, samples):
 
 
 def truths(tasks, responses):
-    """Return for each response to a pair (family, task) 1.0 if it is right and 0.0 if not."""
+    """Return, for each pair (family, task), 1.0 if the response to it is right, else 0.0: (N,)."""
     return torch.tensor([float(family.check(task, response.text))
                          for (family, task), response in zip(tasks, responses)])
 
@@ -185,16 +187,17 @@ def truths(tasks, responses):
 def collect_comparisons(models, tasks, samples, rng, noise):
     """Have annotators compare the models' responses to each pair (family, task).
 
-    At least `samples` responses are sampled for a task, equally many from each model. Returns a
-    dict for each task in which a response was preferred; beside family and prompt it has
+    At least `samples` responses are sampled for a task, equally many from each model. Returns
+    comparisons, a dict for each task with a preferred response. Beside family and prompt, it has
         responses  the ids of each response that is in a pair
         grades     the four grades that an annotator gave each of them
         pairs      [chosen, rejected, level, right]: two indices of `responses`; how much better
                    the chosen one was found, 0 to 3; and whether the true grades agree"""
     comparisons = []
-    per_model = -(-samples // len(models))  # rounded up
+    per_model = math.ceil(samples / len(models))
     for (family, task), by_model in zip(tasks, sample_responses(models, tasks, per_model)):
-        responses = list({tuple(r.ids): r for r in sum(by_model, [])}.values())  # distinct
+        distinct = {tuple(r.ids): r for of_model in by_model for r in of_model}
+        responses = list(distinct.values())
         true_grades = [family.grades(task, response.text) for response in responses]
         grades, pairs = people.annotate(true_grades, rng, noise, MAX_PAIRS)
         used = sorted({i for pair in pairs for i in pair[:2]})  # responses in some pair
@@ -219,7 +222,7 @@ def collate(comparisons, **values):
         grades                      (R, K, 4)
         pairs                       (R, P, 3), padded with -1: chosen and rejected, as indices among
                                     the K responses of the row, and the level
-        values                      (R, K, ...), from a tensor (responses, ...) per comparison"""
+        each of `values`            (R, K, ...), from a tensor (responses, ...) per comparison"""
     batch, places = chat.share_prompts(groups_of(comparisons))
     values["grades"] = [torch.tensor(each["grades"]) for each in comparisons]
     batch |= {name: chat.stack_by_row(value, places) for name, value in values.items()}
@@ -230,13 +233,12 @@ def collate(comparisons, **values):
 
 
 def margins(comparisons, rewards):
-    """Return {family: list}: the reward of the chosen response minus that of the rejected one, of
-    each pair. rewards: a tensor (responses,) for each comparison."""
+    """Return {family: list with, for each pair, the reward of the chosen response minus that of the
+    rejected one}. rewards: a list with a tensor (responses,) for each comparison."""
     by_family = {}
-    for each, of_responses in zip(comparisons, rewards):
+    for each, r in zip(comparisons, rewards):
         by_family.setdefault(each["family"], []).extend(
-            (of_responses[chosen] - of_responses[rejected]).item()
-            for chosen, rejected, *_ in each["pairs"])
+            (r[chosen] - r[rejected]).item() for chosen, rejected, *_ in each["pairs"])
     return by_family
 
 
@@ -244,17 +246,17 @@ def ranking_metrics(model, policy, comparisons):
     """Return how well a reward model ranks pairs that it has not seen, and a row for each family.
 
     The log loss is the mean of -log sigmoid(margin). policy: the model that the policies start
-    from. Its log-likelihoods of the responses are ranked beside, for comparison."""
+    from. For comparison, the pairs are also ranked by its log-likelihoods of the responses."""
     groups = groups_of(comparisons)
-    trained = margins(comparisons, [score[:, 0] for score in scores(model, groups)])
-    likely = margins(comparisons, chat.map_responses(chat.response_logp, policy, groups))
-    rows = [evaluate.row(name, (margin > 0 for margin in trained[name]))
-            + [evaluate.percent(margin > 0 for margin in likely[name])] for name in trained]
-    every = torch.tensor(sum(trained.values(), []))
+    by_reward = margins(comparisons, [score[:, 0] for score in scores(model, groups)])
+    by_logp = margins(comparisons, chat.map_responses(chat.response_logp, policy, groups))
+    rows = [[*evaluate.row(name, (margin > 0 for margin in by_reward[name])),
+             evaluate.percent(margin > 0 for margin in by_logp[name])] for name in by_reward]
+    every = torch.tensor(sum(by_reward.values(), []))
     return {"mean %": sum(percent for _, percent, *_ in rows) / max(1, len(rows)),
             "all pairs %": evaluate.percent(every > 0),
             "log loss": -F.logsigmoid(every).mean().item(),
-            "all pairs by likelihood %": evaluate.percent(x > 0 for x in sum(likely.values(), [])),
+            "all pairs by likelihood %": evaluate.percent(x > 0 for x in sum(by_logp.values(), [])),
             "pairs judged right": rows}
 
 
@@ -269,7 +271,7 @@ def preferences(round_number, run, *, prompts=6000, samples=4, noise=0.1):
     rng = random.Random(f"{run.seed} {stage}")
     comparisons = collect_comparisons(models, draw_prompts(prompts, rng), samples, rng, noise)
     run.write_lines(stage, comparisons)
-    right = [pair[3] for each in comparisons for pair in each["pairs"]]
+    right = [right for each in comparisons for _, _, _, right in each["pairs"]]
     return {"pairs": len(right), "labels right %": evaluate.percent(right)}
 
 
@@ -285,13 +287,13 @@ def read_preferences(run, round_number):
 
 def reward(round_number, run, *, steps=300, prompts=32, lr=0.002, labels="soft",
            reads="likelihood", grade_weight=0.25, examples=16, held_out=60):
-    """Train the reward model of a round on the preferences of all rounds so far. It starts from the
-    reward model of the round before, in round 1 from the policy.
+    """Train the reward model of a round on the preferences of all rounds so far. In round 1 it
+    starts from the policy, later from the reward model of the round before.
 
-    prompts: number in a batch, each with all its pairs. reads: of round 1; "state" is the report's
-    form, with "likelihood" the reward also depends on log pi(y|x). examples: number of
-    demonstrations in a batch. They train its language model, so that it does not forget families
-    with few pairs.
+    prompts: number in a batch, each with all its pairs. reads: used in round 1 only; "state" is the
+    report's form, with "likelihood" the reward also depends on log pi(y|x).
+    examples: number of demonstrations in a batch. They train the model as a language model, so that
+    it does not forget families with few pairs.
     held_out: number of validation prompts of each family for the test. Each gets at least 8
     responses from the committee, compared without noise. (Pairs of one prompt are correlated, so
     the intervals reported are too narrow.)"""
@@ -304,7 +306,7 @@ def reward(round_number, run, *, steps=300, prompts=32, lr=0.002, labels="soft",
     sources = chat.read_examples(run, models[-1])
     example_batches = chat.batches(sources, dict.fromkeys(sources, 1.0), examples)
 
-    def batches(step):  # one flat dict of tensors, so the examples' keys get a prefix
+    def batches(step):  # a batch is a flat dict of tensors, so the examples' names get a prefix
         indices = torch.randint(len(comparisons), (prompts,)).tolist()
         batch = collate([comparisons[i] for i in indices])
         return batch | {f"example {name}": x for name, x in example_batches(step).items()}
@@ -320,7 +322,7 @@ def reward(round_number, run, *, steps=300, prompts=32, lr=0.002, labels="soft",
     save_model(run, stage, model)
     seed_step(run.seed, f"{stage} held out", 0)
     tasks = evaluate.validation_tasks(held_out)
-    comparisons = collect_comparisons(models, tasks, 8, random.Random(0), 0.0)
-    metrics = ranking_metrics(model, models[-1], comparisons)
+    unseen = collect_comparisons(models, tasks, 8, random.Random(0), 0.0)  # 8 samples, no noise
+    metrics = ranking_metrics(model, models[-1], unseen)
     table = metrics.pop("pairs judged right")
     return metrics | {f"pairs judged right, round {round_number}": table}

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning (the report's sections 4.1 and 4.2): from a model of text to an assistant.
+"""Supervised fine-tuning (the report's sections 4.1 and 4.2): from a base model to an assistant.
 
     demonstrations  conversations that people write, and the guards that drop careless ones
     draft           a first model, trained on the demonstrations alone
@@ -11,9 +11,9 @@ accuracy, a constant learning rate, dropout 0.1 in sft, and a checkpoint chosen 
 
 Departures: the draft has no dropout, and its learning rate is lower in the last steps, since
 arithmetic is learned only then. The search varies all weights at once, by a two-level factorial
-design, and one of its sources is the demonstrations that the guards dropped. Its accuracy is the
+design, and one of its sources is the demonstrations that the guards dropped. Its score is the mean
 probability of sampling the solution of a validation task. The report also chooses checkpoints by
-best of N with the reward model; here that comes later, and chooses the best model of a round.
+best of N with the reward model; here that model comes later, and `align.best` uses it.
 """
 import collections
 import copy
@@ -43,8 +43,9 @@ def demonstrations(run, *, count=2000, evolved=500, flawed=0.15, unlikely=2.4, s
     There are `count` of each family, `evolved` of each kind of evolved mathematics. flawed: share
     of them that are written with a flaw. unlikely, similar: see `guards.first_guards`. The table
     "guards" has a row for each flaw."""
-    model, kept, rejected = load_model(run, "lengthening"), [], []
-    by_flaw, texts = collections.defaultdict(list), set()  # by_flaw: flaw -> outcomes
+    model = load_model(run, "lengthening")
+    kept, rejected, texts = [], [], set()
+    by_flaw = collections.defaultdict(list)  # flaw -> outcomes of the demonstrations that have it
     families = (*all_families(whole=True).values(), *EVOLVED.values())
     for family in track(families, "demonstrations: families"):
         n = evolved if family in EVOLVED.values() else count
@@ -55,8 +56,8 @@ def demonstrations(run, *, count=2000, evolved=500, flawed=0.15, unlikely=2.4, s
         outcomes = guards.first_guards(examples, well_rated, model, unlikely, similar)
         for d, example, outcome in zip(written, examples, outcomes):
             text = f"{d.messages} {d.response}"
-            flaw = "copied" if text in texts else d.flaw  # a repetition by chance counts, too
-            by_flaw[flaw].append(outcome)
+            # A demonstration that repeats an earlier one by chance counts as copied, too.
+            by_flaw["copied" if text in texts else d.flaw].append(outcome)
             texts.add(text)
             if outcome == "kept":
                 kept.append(example)
@@ -64,8 +65,8 @@ def demonstrations(run, *, count=2000, evolved=500, flawed=0.15, unlikely=2.4, s
                 rejected.append(example | {"source": "rejected"})
     run.write_lines("demonstrations", kept)
     run.write_lines("rejected", rejected)
-    return {"examples": len(kept), "guards": [guards.table_row(flaw or "none", by_flaw[flaw])
-                                              for flaw in ("", *people.FLAWS)]}
+    table = [guards.table_row(flaw or "none", by_flaw[flaw]) for flaw in ("", *people.FLAWS)]
+    return {"examples": len(kept), "guards": table}
 
 
 # The draft.
@@ -85,15 +86,15 @@ def draft(run, *, steps=1600, fast=1280, batch_size=40, lr=0.005, slow=0.25, mix
 # The mixture.
 
 def read_sources(run, model, synthetic=True):
-    """Return the sources of `chat.read_examples` and one more: the rejected demonstrations."""
-    rejected = chat.render_examples(run.read_lines("rejected", "demonstrations"), model)
+    """Return the sources of `chat.read_examples`, and "rejected", the demonstrations dropped."""
+    rejected = chat.render_examples(run.read_lines("rejected", stage="demonstrations"), model)
     return chat.read_examples(run, model, synthetic) | rejected
 
 
 def solution_probabilities(model, conversations):
     """Return, for each conversation, the probability that the model at temperature 1 samples
-    exactly its responses: (N,). If these are reference solutions, the mean is the expected share of
-    tasks that one sample solves exactly, and nothing needs to be sampled."""
+    exactly its responses: (N,). For reference solutions, the mean is the expected share of tasks
+    that one sample answers with the solution. It is computed without sampling."""
     counts = torch.stack([loss_mask.sum() for _, loss_mask in conversations])  # (N,)
     return torch.exp(-counts * chat.conversation_losses(model, conversations))
 
@@ -102,11 +103,12 @@ def factorial_design(names):
     """Return a two-level design, a list of runs {name: +1 or -1}. Of the runs in which one name has
     +1, half have +1 for any other name, so one name's effect does not bias another's.
 
-    There are 2^k runs, more than names. The signs are columns of a Hadamard matrix, whose entry in
-    row i and column j is -1 if i and j have an odd number of common bits:
+    Row i of a Hadamard matrix is run i, and column j the signs of the j-th name, from 1 on. The
+    entry is -1 if i and j have an odd number of common bits. With three names, in runs 0 to 3:
         ["a", "b", "c"] -> a + - + -,  b + + - -,  c + - - +"""
+    num_runs = 2 ** len(names).bit_length()  # the least power of 2 above the number of names
     return [{name: -1 if (i & j).bit_count() % 2 else 1 for j, name in enumerate(names, 1)}
-            for i in range(2 ** len(names).bit_length())]
+            for i in range(num_runs)]
 
 
 def ascend(score, weights, rounds, dw):
@@ -120,7 +122,7 @@ def ascend(score, weights, rounds, dw):
     With dw = 0.5 and effects 2 and -1, the weights are multiplied by 1.5 and 1.5^(-1/2).
 
     score: a function of weights and the number of the round. Returns the weights, and the trace: a
-    row [round, name, weight, score with more, score with less] for each weight."""
+    row [round, name, weight, score with more, score with less] for each weight in each round."""
     trace = []
     for number in range(1, rounds + 1):
         runs = factorial_design(weights)
@@ -128,14 +130,16 @@ def ascend(score, weights, rounds, dw):
                   for sign in track(runs, "mixture: trials")]
         effects = {}
         for name, weight in weights.items():
-            more, less = (2 * sum(x for x, sign in zip(scores, runs) if sign[name] == side)
-                          / len(runs) for side in (1, -1))
+            # Half of the runs have more of it, half have less.
+            more = sum(x for x, sign in zip(scores, runs) if sign[name] > 0) / (len(runs) / 2)
+            less = sum(x for x, sign in zip(scores, runs) if sign[name] < 0) / (len(runs) / 2)
             effects[name] = more - less
             trace.append([number, name, weight, more, less])
-        largest = max(map(abs, effects.values())) or 1.0
+        largest = max(map(abs, effects.values())) or 1.0  # if there is no effect, nothing moves
         moved = {name: w * (1 + dw) ** (effects[name] / largest) for name, w in weights.items()}
         mean = sum(moved.values()) / len(moved)
-        weights, dw = {name: w / mean for name, w in moved.items()}, dw / 2
+        weights = {name: w / mean for name, w in moved.items()}
+        dw /= 2
     return weights, trace
 
 
@@ -144,12 +148,12 @@ def mixture(run, *, rounds=3, dw=0.75, steps=8, batch_size=24, lr=0.002, count=6
     """Find weights of the sources so that a little training of the draft gives the highest accuracy
     on validation tasks. The search starts from equal weights.
 
-    One source is the demonstrations that the guards dropped. The accuracy is the expected one of a
-    sample: greedy accuracy moves in steps too coarse for so few tasks. `ascend` scores weights by a
-    run of `steps` steps, with the same random numbers in all runs of a round. The learning rate
-    falls to 0, as runs at a constant rate differ more by chance than by their weights. At the end,
-    the result is compared with equal weights by `seeds` runs of `longer` * `steps` steps each, on
-    tasks that the search has not seen. The 95% interval is over these tasks."""
+    The accuracy is the mean of `solution_probabilities`, as greedy accuracy moves in steps too
+    coarse for so few tasks. `ascend` scores weights by a training of `steps` steps, with the same
+    random numbers in all trainings of a round. The learning rate falls to 0, as trainings at a
+    constant rate differ more by chance than by their weights. At the end, the result is compared
+    with equal weights, by `seeds` trainings of `longer` * `steps` steps with each, on tasks that
+    the search has not seen. The 95% interval is over these tasks."""
     model = load_model(run, "draft")
     sources = read_sources(run, model)
     examples = [chat.example("validation", task.messages(), task.solution)
@@ -162,28 +166,30 @@ def mixture(run, *, rounds=3, dw=0.75, steps=8, batch_size=24, lr=0.002, count=6
         trained = copy.deepcopy(model)
         fit(trained, chat.batches(sources, weights, batch_size), chat.response_loss,
             steps=steps, lr=lr, schedule=linear(steps, warmup=2), quiet=True,
-            # `fit` seeds all runs alike: seed again
+            # `fit` seeds all trainings alike, so seed each step again.
             on_step=lambda step: seed_step(run.seed, f"mixture {seed}", step))
         return solution_probabilities(trained, conversations)
+
+    def score(weights, number):
+        return accuracies(weights, searched, number, steps).mean().item()
     equal = dict.fromkeys(sources, 1.0)
-    weights, trace = ascend(lambda weights, number: accuracies(weights, searched, number,
-                                                               steps).mean().item(),
-                            equal, rounds, dw)
+    weights, trace = ascend(score, equal, rounds, dw)
+    # One gain for each task, (N,). The search has used the seeds 1 to `rounds`.
     gains = 100 * sum(accuracies(weights, unseen, seed, longer * steps)
                       - accuracies(equal, unseen, seed, longer * steps)
-                      for seed in range(rounds + 1, rounds + 1 + seeds)) / seeds  # (N,)
+                      for seed in range(rounds + 1, rounds + 1 + seeds)) / seeds
     run.write_json("mixture.json", weights)
     return {"gain over equal weights %": gains.mean().item(),
             "interval": f"+-{1.96 * gains.std().item() / len(gains) ** 0.5:.2f}",
-            "weights": list(map(list, weights.items())), "trace": trace}
+            "weights": [[name, weight] for name, weight in weights.items()], "trace": trace}
 
 
 # Fine-tuning.
 
 def sft(run, *, steps=600, batch_size=24, lr=0.001, dropout=0.1, synthetic=True, checkpoints=2,
         count=50):
-    """Fine-tune the draft with the mixture that the stage mixture found. Rejected demonstrations
-    are left out, unless the search gave them a weight of 1, the mean, or more.
+    """Fine-tune the draft with the weights that the stage mixture found. Rejected demonstrations
+    are left out if their weight is below 1, the mean.
 
     Of `checkpoints` evenly spaced checkpoints, keep the one with the highest accuracy on validation
     tasks. synthetic: use synthetic examples, too."""
@@ -202,7 +208,7 @@ def sft(run, *, steps=600, batch_size=24, lr=0.001, dropout=0.1, synthetic=True,
     # With a floor of 1.0, the learning rate is constant after the warm-up.
     fit(model, batches, chat.response_loss, steps=steps, lr=lr, run=run, stage="sft",
         schedule=cosine(steps, warmup=20, floor=1.0), on_step=save_candidate)
-    save_candidate(steps)  # on_step is not called after the last step
+    save_candidate(steps)  # `fit` calls on_step before each step, so not after the last one
     metrics = {step: evaluate.validation(load_model(run, f"sft-{step}"), count)
                for step in candidates}
     best = max(candidates, key=lambda step: metrics[step]["mean %"])

@@ -1,9 +1,9 @@
 """The stage synthetic (the report's section 4.1): examples that the draft generates, and the
 selection of right ones.
 
-    mathematics  evolved problems. The answer is known, or it is that of the majority of the samples
-    code         of several samples, one that passes unit tests
-    tools        conversations whose calls are executed, and end with the right answer
+    mathematics  evolved problems: a response with the known answer, or with that of the majority
+    code         of several responses, one that passes unit tests
+    tools        conversations whose calls are executed, and that end with the right answer
 
 Departure: the questions come from the toy world, as a model of this size invents none.
 """
@@ -32,13 +32,16 @@ def select_by_answer(family, question, responses, truth=None):
     """Return the first response whose verified answer is right, or None.
 
     truth: the right answer; if None, the majority of the verified answers (self-consistency)."""
+    # A response has the answer None if a step of it is wrong, or if its form is.
     answers = [family.verified_answer(question, response) for response in responses]
     right = truth or majority_vote([answer for answer in answers if answer])
-    return responses[answers.index(right)] if right and right in answers else None
+    if right is None or right not in answers:
+        return None
+    return responses[answers.index(right)]
 
 
 def select_by_score(responses, scores, threshold):
-    """Return the first response with the highest score, or None if that is below the threshold."""
+    """Return the first response with the highest score, or None if this is below the threshold."""
     best = max(scores)
     return responses[scores.index(best)] if best >= threshold else None
 
@@ -52,14 +55,14 @@ def examples_and_row(name, is_right, tasks, samples, selected):
     """Return examples of the selected responses, and the row of `name` in the table "yields".
 
     is_right: a function of a task and a response. samples: a list of responses for each task.
-    selected: one of them or None. The row has the number of tasks, % of samples that are right,
-    number selected, % of these that are right."""
+    selected: for each task one of these, or None. The row is the name, the number of tasks, % of
+    the samples that are right, the number of selected responses, and % of these that are right."""
     chosen = [(task, response) for task, response in zip(tasks, selected) if response]
-    right_samples = [is_right(task, text) for task, texts in zip(tasks, samples) for text in texts]
-    right = [is_right(task, response) for task, response in chosen]
-    return ([chat.example(name, task.messages(), response) for task, response in chosen],
-            [name, len(tasks), evaluate.percent(right_samples), len(chosen),
-             evaluate.percent(right)])
+    examples = [chat.example(name, task.messages(), response) for task, response in chosen]
+    samples_right = [is_right(task, text) for task, texts in zip(tasks, samples) for text in texts]
+    chosen_right = [is_right(task, response) for task, response in chosen]
+    return examples, [name, len(tasks), evaluate.percent(samples_right), len(chosen),
+                      evaluate.percent(chosen_right)]
 
 
 def synthetic_math(model, family, kind, count, samples):
@@ -77,10 +80,10 @@ def synthetic_math(model, family, kind, count, samples):
 def synthetic_code(model, family, count, samples, threshold, seen_tests):
     """Return examples of code selected by execution, their row, and metrics on hidden tests.
 
-    The model sees no unit test. Of the samples for a task, the one that passes the most of the
-    first `seen_tests` tests is selected, if it passes at least a share `threshold` of them. The
-    other tests are hidden from the selection, too: they only measure how many of the first samples,
-    and of the selected ones, are right."""
+    The model sees no unit test. The selection sees the first `seen_tests` tests of a task: it takes
+    the sample that passes the most of them, if it passes at least a share `threshold`. The other
+    tests are hidden. They only measure how many are right, of the first samples and of the selected
+    ones."""
     tasks = new_tasks(family, count)
     texts = chat.sample_texts(model, tasks, samples)
 
@@ -113,12 +116,14 @@ def synthetic_tool_use(model, family, count, samples):
     # Append the model's messages and the tools' results to each attempt.
     tools.converse(lambda waiting: chat.generate_texts(model, waiting, temperature=1.0), attempts)
     solved = [family.solved(tasks[i // samples], messages) for i, messages in enumerate(attempts)]
-    # The first solved attempt of each question: from the end, as the last one written stays.
-    first = {i // samples: attempts[i] for i in reversed(range(len(attempts))) if solved[i]}
+    first_solved = {}  # index of a task -> its first solved attempt
+    for i in reversed(range(len(attempts))):  # from the last: an earlier attempt replaces it
+        if solved[i]:
+            first_solved[i // samples] = attempts[i]
     examples = [chat.example("tools", messages[:-1], messages[-1]["content"])
-                for messages in first.values()]
-    return examples, ["tools", len(tasks), evaluate.percent(solved), len(first),
-                      100.0 if first else 0.0]
+                for messages in first_solved.values()]
+    return examples, ["tools", len(tasks), evaluate.percent(solved), len(examples),
+                      100.0 if examples else 0.0]  # all selected ones are right
 
 
 def synthetic(run, *, math=800, code_questions=200, tool_questions=250, samples=4, threshold=1.0,
@@ -126,11 +131,11 @@ def synthetic(run, *, math=800, code_questions=200, tool_questions=250, samples=
     """Generate examples with the draft model, select right ones, and keep those that pass the
     quality guards. The table "yields" counts the selection, the table "guards" the guards.
 
-    threshold, seen_tests: see `synthetic_code`. Of 20 unit tests, the others are hidden.
+    math: number of problems of each kind. threshold, seen_tests: see `synthetic_code`.
     unlikely, similar: see `guards.first_guards`, whose model is the base model, as in the stage
     demonstrations. There are no ratings: the selection takes their place."""
     model, world = load_model(run, "draft"), all_families()
-    seed_step(run.seed, "synthetic", 0)  # so a resumed run samples the same
+    seed_step(run.seed, "synthetic", 0)  # so that a resumed run samples the same responses
     results = [synthetic_math(model, EVOLVED[f"math {kind}"], kind, math, samples)
                for kind in track(Math.KINDS, "synthetic: mathematics")]
     code, row, hidden_tests = synthetic_code(model, world["code"], code_questions, samples,
