@@ -35,7 +35,7 @@ TARGETS = people.RIGHT
 LANGUAGE_WEIGHT = 0.1  # of the language-model loss of a token; the ranking loss of a pair has 1
 MAX_RESPONSE = 48  # tokens
 MAX_PAIRS = 6  # pairs of responses to one prompt
-EXTRA_BLOCKS = 2  # of the reward model, on top of the policy's
+EXTRA_BLOCKS = 1  # of the reward model, on top of the policy's
 # Weights of the families from which prompts are drawn. EVOLVED are four kinds of mathematics. In
 # these and in tools, responses differ most in quality, so most prompts are of them.
 PROMPTS = {"math": 1.5, **dict.fromkeys(EVOLVED, 3), "follow": 1.5, "tools": 3, "code": 1.5,
@@ -285,7 +285,7 @@ def read_preferences(run, round_number):
     return comparisons
 
 
-def reward(round_number, run, *, steps=300, prompts=32, lr=0.002, labels="soft",
+def reward(round_number, run, *, steps=200, prompts=32, lr=0.002, labels="soft",
            reads="likelihood", grade_weight=0.25, examples=16, held_out=60):
     """Train the reward model of a round on the preferences of all rounds so far. In round 1 it
     starts from the policy, later from the reward model of the round before.

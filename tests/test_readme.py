@@ -2,6 +2,8 @@
 import pathlib
 import re
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -9,12 +11,25 @@ def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200
 
 
-def test_figures_of_stages_are_those_of_the_results():
-    """The quick start quotes lines such as "core: 9.4 s: ... bits/byte=1.876"."""
+def stage_rows():
+    """Return {stage: [seconds, metric, before, after]} of the results' table "Stages"."""
     results = (ROOT / ".results" / "toy.md").read_text()
-    quoted = re.findall(r"^    (\w+): ([\d.]+) s: (.*)$", (ROOT / "README.md").read_text(), re.M)
+    table = re.search(r"^## Stages\n\n.*\n.*\n((?:\|.*\n)+)", results, re.M)[1]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    return {stage: [seconds, *values] for stage, seconds, _, *values in cells}
+
+
+def test_lines_of_stages_are_those_of_the_results():
+    """The quick start quotes lines such as "[13/35] sft 21.6 s: mean 42.2 -> 50.8 %"."""
+    rows = stage_rows()
+    quoted = re.findall(r"^    \[\d+/(\d+)\] (\w+) ([\d.]+) s: (.*)$",
+                        (ROOT / "README.md").read_text(), re.M)
     assert len(quoted) == 10
-    for stage, seconds, metrics in quoted:
-        assert re.search(rf"^\| {stage} \| {float(seconds):g} \|", results, re.M), stage
-        for name, value in re.findall(r"([A-Za-z][A-Za-z/ %]*)=([\d.]+)", metrics):
-            assert f"| {stage} | {name.strip()} | {value} |" in results, (stage, name)
+    for count, stage, seconds, text in quoted:
+        row_seconds, metric, before, after = rows[stage]
+        assert int(count) == len(rows) and float(seconds) == float(row_seconds), stage
+        name, percent, _ = metric.partition(" %")
+        assert text.startswith(name) and text.endswith(" %" if percent else "")
+        values = [float(value) for value in re.findall(r"[\d.]+", text.removeprefix(name))]
+        expected = [float(value) for value in (before, after) if value]
+        assert values == pytest.approx(expected, abs=0.051 if percent else 1e-9), stage

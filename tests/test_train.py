@@ -51,7 +51,7 @@ def test_a_run_ends_with_what_to_try_next(pretrained, post_trained):
 
 def test_files_of_a_run(pretrained):
     folder, _ = pretrained
-    names = sorted(path.name for path in folder.iterdir() if path.suffix != ".png")
+    names = sorted(path.name for path in folder.iterdir() if path.suffix != ".svg")
     assert names == [
         ".lock", ".train.lock", "continued.pt", "core.pt", "documents.jsonl", "environment.json",
         "lengthening.pt", "metrics.jsonl", "parent.pt", "prune.pt", "report.json",
