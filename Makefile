@@ -17,6 +17,7 @@ help:
 	@echo "make smoke        run every stage and command on a tiny model, in a minute"
 	@echo "make test         run the tests"
 	@echo "make test-export  compare an export in transformers and peft, which it installs"
+	@echo "make lint         check the style of the code with ruff"
 	@echo "make bench        measure training, generation, tokenizer and more on this machine"
 	@echo "make clean        remove the virtual environment; runs are kept"
 
@@ -71,10 +72,14 @@ test-export: $(ENV)/installed
 	$(INSTALL) "transformers>=4.57" "peft>=0.17" --editable ".[export]"
 	$(PY) -m pytest -q tests/test_export.py
 
+lint: $(ENV)/installed
+	$(INSTALL) --editable ".[lint]"
+	$(ENV)/bin/ruff check .
+
 bench: $(ENV)/installed
 	$(PY) -m tests.bench
 
 clean:
 	rm -rf $(ENV) *.egg-info
 
-.PHONY: help train report plots results export claims smoke test test-export bench clean
+.PHONY: help train report plots results export claims smoke test test-export lint bench clean

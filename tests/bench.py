@@ -163,7 +163,8 @@ def uncached(model, prompts, count):
     ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
     begin = torch.tensor([[longest - len(prompt)] for prompt in prompts])
     for _ in range(count):
-        states = model.hidden_states(ids, segment_start=begin.expand_as(ids) if begin.any() else None)[:, -1]
+        start = begin.expand_as(ids) if begin.any() else None
+        states = model.hidden_states(ids, segment_start=start)[:, -1]
         token, _ = sample(model.logits(states), torch.rand(len(ids)))
         ids = torch.cat((ids, token[:, None]), 1)
 

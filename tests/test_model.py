@@ -68,7 +68,9 @@ def reference(model, ids):
     for block in model.blocks:
         a, f = block.attention, block.feed_forward
         hs = [norm(x, block.attention_norm.weight) for x in xs]
-        heads = lambda linear, n: [(linear.weight @ h).view(n, c.head_dim) for h in hs]
+
+        def heads(linear, n, hs=hs):
+            return [(linear.weight @ h).view(n, c.head_dim) for h in hs]
         queries, keys, values = (
             heads(a.query, c.heads), heads(a.key, c.kv_heads), heads(a.value, c.kv_heads))
         for t in range(len(ids)):

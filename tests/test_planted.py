@@ -91,7 +91,7 @@ def test_near_duplicates():
 
 
 def test_main_content_of_other_layouts():
-    """12 layouts, a quarter of the pages malformed. Navigation is also sentences in plain <div>s."""
+    """12 layouts, a quarter of the pages malformed. Navigation is also in plain <div>s."""
     kept = collections.Counter()
     for page, body, navigation in layouts.pages():
         text = collections.Counter(re.findall(r"\w+", blocks.main_content(page)))

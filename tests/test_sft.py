@@ -171,7 +171,7 @@ def test_a_mixture_is_tested_with_other_seeds_and_conversations_than_in_the_sear
 @pytest.fixture
 def stage(monkeypatch, tmp_path):
     """A run with a mixture, and what draft and sft hand to `fit`, which draws three batches and
-    trains nothing, and the models they save. Validation gives 50, 60 and 40% to three checkpoints."""
+    trains nothing, and the models they save. Three checkpoints have 50, 60 and 40%."""
     settings, run = {"saved": []}, Run(tmp_path, torch.device("cpu"))
     run.write_json("mixture.json", {"a": 1.0})
     run.write_lines("rejected", [])

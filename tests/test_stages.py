@@ -84,7 +84,8 @@ def test_a_setting_is_parsed_by_the_type_of_its_default(text, value):
 
 @pytest.mark.parametrize("text", [
     "core.steps", "core.speed=3", "help", "steps=3", "core.steps=2.5", "core.steps=0",
-    "core.steps=x", "core.lr=-1", "core.lr=1e999", "core.steps=True", "core.mixture=3", "sft.synthetic=0"])
+    "core.steps=x", "core.lr=-1", "core.lr=1e999", "core.steps=True", "core.mixture=3",
+    "sft.synthetic=0"])
 def test_a_bad_setting_is_refused(text):
     with pytest.raises(UserError, match=f"--set {text}: "):
         stages.parse_setting(text, vars(PRESETS["tiny"]))
@@ -264,8 +265,8 @@ def test_the_source_hash_changes_with_code_that_a_module_imports(tmp_path):
     (tmp_path / "afm_min" / "data").mkdir(parents=True)
 
     def source_hash(one="x = 1", two="y = 2", three="z = 3"):
-        for name, text in (("one", f"from afm_min import data\nfrom afm_min.data import two\n{one}"),
-                           ("data/two", two), ("three", three)):
+        one = f"from afm_min import data\nfrom afm_min.data import two\n{one}"
+        for name, text in (("one", one), ("data/two", two), ("three", three)):
             (tmp_path / "afm_min" / f"{name}.py").write_text(text)
         return source.source_hash.__wrapped__("afm_min.one", tmp_path)
     before = source_hash()
@@ -292,7 +293,7 @@ def test_a_stale_checkpoint_is_named_with_the_stage_that_changed(tmp_path, capsy
     stages.warn_if_stale(run, "draft", "sft", "lengthening")
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition(" is out of date, as settings, inputs or code of the stage draft ")[0]
-            for line in lines] == [f"warning: {run.checkpoint(stage)}" for stage in ("draft", "sft")]
+            for line in lines] == [f"warning: {run.checkpoint(name)}" for name in ("draft", "sft")]
     runner.forget(run, "core")  # as when it is trained again
     stages.warn_if_stale(run, "lengthening")
     assert "of the stage core have changed" in capsys.readouterr().err

@@ -419,8 +419,8 @@ def test_a_further_instruction_changes_one_rule_and_keeps_the_others():
 # Tools that are declared but not needed.
 
 def test_some_tasks_come_with_tools_that_they_do_not_need():
-    """Of 600, the standard deviation is 11: odds of a false alarm beyond 60 are 1e-7. Tools declares
-    its own, and the family that pre-training uses has none."""
+    """Of 600, the standard deviation is 11: odds of a false alarm beyond 60 are 1e-7. Tools
+    declares its own, and the family that pre-training uses has none."""
     tasks = [draw_task(MATH, "train", seed) for seed in range(600)]
     declared = [task for task in tasks if task.system]
     assert len(declared) == pytest.approx(600 * MATH.declared, abs=60)

@@ -14,7 +14,7 @@ import time
 
 import torch._dynamo  # otherwise imported by the first optimizer
 import torch.distributed.fsdp
-import torch.distributed.run  # torchrun
+import torch.distributed.run  # noqa: F401  (torchrun)
 
 # What the launched functions use, so that the server has imported it:
 import pytest  # noqa: F401

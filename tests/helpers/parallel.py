@@ -76,7 +76,7 @@ def outcome(run):
         "decoded": decoded[:, -1].tolist(), "margin": margin,
         "logp": [response.logp for response in responses],
         "losses of each": chat.conversation_losses(model, conversations).tolist(),
-        "rows": len(list(run.read_log())), 
+        "rows": len(list(run.read_log())),
         "saved": sorted(path.name for path in run.path.iterdir()),
         "weights": {name: x.tolist() for name, x in
                     distributed.full_state_dict(model.state_dict()).items()},

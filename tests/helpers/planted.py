@@ -243,7 +243,9 @@ def quality_pages(seed, count):
         size = rng.randint(15, 60)
         sentences, cut = prose(rng, rng.randint(7, 18)), rng.randint(1, 6)
         paragraphs = [" ".join(sentences[:cut]), " ".join(sentences[cut:])]
-        several = lambda name, join: join.join(fill(rng, rng.choice(TEXT[name])) for _ in range(size))
+
+        def several(name, join, rng=rng, size=size):
+            return join.join(fill(rng, rng.choice(TEXT[name])) for _ in range(size))
         bad = [lambda: several("keyword", rng.choice([", ", " "])), lambda: several("menu", "\n"),
                lambda: "".join(rng.choices("xqzvkjw%$#@&*{}[]~^ \\/;=+0173", k=10 * size)),
                lambda: rng.choice("\n ").join(prose(rng, 1) * size), lambda: several("lorem", " ") + ".",
