@@ -7,8 +7,8 @@ import pytest
 
 from afm_min.world import mathematics
 from afm_min.world.instructions import BETWEEN, Follow, Rules, draw_rules, possible, solve
-from afm_min.world.tasks import (MATH, PARAMETERS, RECALL, Conversation, Math, Recall, Task, draw_mixture,
-                                 draw_task, draw_tasks, split_of)
+from afm_min.world.tasks import (MATH, PARAMETERS, RECALL, Conversation, Math, Recall, Task,
+                                 draw_mixture, draw_task, draw_tasks, split_of)
 
 LONG_RECALL = Recall(follow_up=0.35)
 
