@@ -1,8 +1,13 @@
 """README is short, and quotes figures that the results hold."""
 import pathlib
+import random
 import re
 
 import pytest
+import torch
+
+from afm_min import pretrain
+from afm_min.world import tasks
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -33,3 +38,41 @@ def test_lines_of_stages_are_those_of_the_results():
         values = [float(value) for value in re.findall(r"[\d.]+", text.removeprefix(name))]
         expected = [float(value) for value in (before, after) if value]
         assert values == pytest.approx(expected, abs=0.051 if percent else 1e-9), stage
+
+
+# The examples of "Extend it".
+
+@pytest.fixture
+def extensions():
+    """The names that the examples define, with those of the files that they belong in."""
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    names = vars(tasks) | vars(pretrain)
+    exec(code, names)
+    return names
+
+
+def test_the_family_of_the_example(extensions):
+    family = extensions["Backwards"]()
+    task = family.draw("train", random.Random(0))
+    assert task.question == f"Say {task.key} backwards." and task.solution == task.key[::-1]
+    assert family.check(task, task.solution) and not family.check(task, task.key)
+
+
+def test_the_stage_of_the_example(extensions, monkeypatch):
+    """It trains the model of `lengthening` on licensed prose alone, and saves it as `prose`."""
+    trained = {}
+    monkeypatch.setitem(extensions, "load_model", lambda run, stage: stage)
+    monkeypatch.setitem(extensions, "text_batches", lambda run, model, mixture, rows: mixture)
+    monkeypatch.setitem(extensions, "fit", lambda model, batches, loss, **settings: trained.update(
+        settings, model=model, mixture=batches, loss=loss))
+    monkeypatch.setitem(extensions, "finish", lambda run, stage, model: (stage, model))
+    assert extensions["prose"]("run", steps=7) == ("prose", "lengthening")
+    assert trained == {"model": "lengthening", "mixture": {"licensed": 1}, "run": "run", "steps": 7,
+                       "loss": pretrain.next_token_loss, "lr": 0.001, "stage": "prose"}
+
+
+def test_the_loss_of_the_example(extensions):
+    """The weight exp(1) is capped at 2, so the gradient is -2 A = -6."""
+    logp = torch.tensor([1.0], requires_grad=True)
+    extensions["capped_loss"](logp, torch.zeros(1), torch.tensor([3.0]), clip=2.0).sum().backward()
+    assert logp.grad.tolist() == [-6]
