@@ -66,9 +66,11 @@ def accuracy(model, families, count, split="test", temperature=0.0):
     """Return {family: list of bools}: whether the model's response to each task is right."""
     tasks = {name: draw_tasks(family, split, count) for name, family in families.items()}
     prompts = [task.messages() for of_family in tasks.values() for task in of_family]
-    texts = iter(generate_texts(model, prompts, temperature))  # in the same order as the tasks
-    return {name: [families[name].check(task, next(texts)) for task in of_family]
-            for name, of_family in tasks.items()}
+    texts = iter(generate_texts(model, prompts, temperature))  # in the order of the prompts
+    results = {}
+    for name, of_family in tasks.items():
+        results[name] = [families[name].check(task, next(texts)) for task in of_family]
+    return results
 
 
 def validation(model, count=50):
@@ -85,10 +87,10 @@ def mean_by_family(tasks, responses):
     """Return the percentage of tasks solved, averaged over the families.
 
     tasks: pairs (family, task). responses: a chat.Response to each."""
-    right = {}
+    results = {}  # family -> list of bools
     for (family, task), response in zip(tasks, responses):
-        right.setdefault(family, []).append(family.check(task, response.text))
-    return sum(map(percent, right.values())) / max(1, len(right))
+        results.setdefault(family, []).append(family.check(task, response.text))
+    return sum(map(percent, results.values())) / max(1, len(results))
 
 
 # Benchmarks of single families. Each function returns rows of the table. tasks: test tasks of the
@@ -96,8 +98,7 @@ def mean_by_family(tasks, responses):
 
 def loose_readings(response):
     """Return IFEval's looser readings of a response: itself, without its first line, its last, or
-    both, and each of these without asterisks. Empty readings are left out, because they would
-    follow every instruction to avoid a word."""
+    both, and each without asterisks. Empty ones are left out, as they avoid every word."""
     lines = response.splitlines()
     texts = [response, "\n".join(lines[1:]), "\n".join(lines[:-1]), "\n".join(lines[1:-1])]
     texts += [text.replace("*", "") for text in texts]
@@ -110,12 +111,13 @@ def instruction_following(family, tasks, texts):
     strict, loose = [], []  # for each task a list of bools, one for each instruction
     for task, text in zip(tasks, texts):
         strict.append(family.follows_format(task, text))
-        readings = [family.follows_format(task, reading) for reading in loose_readings(text)]
-        loose.append([any(of_instruction) for of_instruction in zip(*readings)])
+        by_reading = [family.follows_format(task, reading) for reading in loose_readings(text)]
+        loose.append([any(of_instruction) for of_instruction in zip(*by_reading)])
     rows = []
     for mode, followed in (("strict", strict), ("loose", loose)):
         rows.append(row(f"follow: prompts, {mode}", map(all, followed)))
-        rows.append(row(f"follow: instructions, {mode}", sum(followed, [])))
+        single = [result for of_task in followed for result in of_task]
+        rows.append(row(f"follow: instructions, {mode}", single))
     return rows
 
 
@@ -174,11 +176,10 @@ def responses(model, families, count, plain=False):
 def benchmarks(model, world, count, texts):
     """Return all rows of a model. The first are the accuracies of the families of `world`, of
     EVOLVED, and of recall among NOTES. texts: the model's `responses` for all of these."""
-    notes = {f"recall: up to {n} notes": Recall(n) for n in NOTES}
-    tasks = {name: draw_tasks(family, "test", count)
-             for name, family in (world | EVOLVED | notes).items()}
+    families = world | EVOLVED | {f"recall: up to {n} notes": Recall(n) for n in NOTES}
+    tasks = {name: draw_tasks(family, "test", count) for name, family in families.items()}
     rows = [row(name, map(family.check, tasks[name], texts[name]))
-            for name, family in (world | EVOLVED | notes).items()]
+            for name, family in families.items()]
     rows += instruction_following(world["follow"], tasks["follow"], texts["follow"])
     rows += refusals(world["refuse"], tasks["refuse"], texts["refuse"])
     rows += tool_use(model, world["tools"], tasks["tools"], texts["tools"])
@@ -197,8 +198,7 @@ def rate_at_equal_length(wins, longer):
     H^-1 V H^-1, where V is that of g. Each w has the variance E[w^2] - p^2. If a tie has the
     probability t, p = P(win) + t/2 and E[w^2] = P(win) + t/4, so the variance is p (1 - p) - t/4.
     The observed ties estimate t: V = sum (p (1 - p) - tie/4) x x^T. The ridge is added to V, too,
-    so that the interval of nothing but ties is not a point. Without ties, V = H, and the covariance
-    is H^-1, as usual."""
+    so that the interval of nothing but ties is not a point. (Without ties, V = H.)"""
     design = torch.stack((torch.ones_like(longer), longer), 1).double()  # (N, 2)
     ridge = 0.1 * torch.eye(2, dtype=torch.double)  # in case of all wins or equal lengths
     beta = ridge.new_zeros(2)
@@ -207,10 +207,11 @@ def rate_at_equal_length(wins, longer):
         hessian = (design * (p * (1 - p))[:, None]).T @ design + ridge
         beta += torch.linalg.solve(hessian, design.T @ (wins - p) - ridge @ beta)
     ties = design[wins == 0.5]
-    slope = torch.linalg.inv(hessian)[0]  # of beta_0 by the sums: its variance is slope V slope
-    variance = slope @ (hessian - ties.T @ ties / 4) @ slope
+    first_row = torch.linalg.inv(hessian)[0]  # of H^-1
+    variance = first_row @ (hessian - ties.T @ ties / 4) @ first_row  # of beta_0
     half = 1.96 * variance.clamp(min=0).sqrt()
-    return (100 * (beta[0] + half * torch.tensor([0, -1, 1])).sigmoid()).tolist()
+    log_odds = beta[0] + half * torch.tensor([0, -1, 1])  # of the rate, low and high
+    return (100 * log_odds.sigmoid()).tolist()
 
 
 def side_by_side(tasks, ours, theirs):
@@ -262,9 +263,11 @@ def evaluation(run, *, count=MAX_BENCHMARK, aligned="best2", packed=True, oppone
     tasks = [(family, task) for family in families.values()
              for task in draw_tasks(family, "test", count)]
 
-    def against(ours, theirs):  # in the order of the tasks
-        return side_by_side(tasks, *(sum((texts[name] for name in families), [])
-                                     for texts in (ours, theirs)))
+    def flat(by_family):  # {family: texts} -> texts, in the order of the tasks
+        return [text for name in families for text in by_family[name]]
+
+    def against(ours, theirs):
+        return side_by_side(tasks, flat(ours), flat(theirs))
     comparisons = {"sft against draft": against(texts["sft"], texts["draft"]),
                    "aligned against sft": against(texts["aligned"], texts["sft"])}
     if opponent:
@@ -276,8 +279,10 @@ def evaluation(run, *, count=MAX_BENCHMARK, aligned="best2", packed=True, oppone
     for rows in zip(*tables.values()):
         cells = [cell for _, value, interval, _ in rows for cell in (value, interval)]
         comparison.append([rows[0][0], *cells, rows[0][3]])
-    means = {f"{name} mean %": sum(value for _, value, _, _ in table[:len(families)])
-             / len(families) for name, table in tables.items()}
+    means = {}
+    for name, table in tables.items():  # the first rows are the families' accuracies
+        accuracies = [value for _, value, _, _ in table[:len(families)]]
+        means[f"{name} mean %"] = sum(accuracies) / len(families)
     return {"mean %": means["aligned mean %"], **means,
             **{f"{name} %": value for name, value, _, _ in comparisons["aligned against sft"]},
             "evaluation": comparison, **comparisons}

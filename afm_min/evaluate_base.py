@@ -23,15 +23,14 @@ from afm_min.world.tasks import RECALL, draw_task
 
 @torch.no_grad()
 def held_out(model, run, max_tokens=8192, batch_size=32):
-    """Return a model's metrics on held-out text: bits per byte of each source, their mean, and the
-    top-1 accuracy over all tokens.
+    """Return bits per byte of each held-out source, their mean, and top-1 accuracy over all tokens.
 
-    Bits are per byte, not per token, so that models with different tokenizers can be compared.
-    Of each source, at most `max_tokens` tokens are predicted, in sequences of the run's context
-    length that are spread evenly over the source."""
-    sizes = torch.tensor([len(token) for token in model.tokenizer.vocab])  # bytes
-    sizes[model.tokenizer.special(DOCUMENT)] = 0  # it is predicted, too, but is no text
-    metrics, right, count = {}, 0, 0
+    Bits are per byte so that models with different tokenizers can be compared. At most `max_tokens`
+    tokens of each source are predicted, in evenly spaced sequences as long as the run's context."""
+    token_bytes = torch.tensor([len(token) for token in model.tokenizer.vocab])
+    token_bytes[model.tokenizer.special(DOCUMENT)] = 0  # it is predicted, too, but is no text
+    metrics = {}
+    right = count = 0
     for source, stream in run.load(run.file("tokens.pt"))["held_out"].items():
         nats = byte_count = 0
         windows = corpus.held_out_windows(stream, run.config.context, max_tokens).to(run.device)
@@ -39,7 +38,7 @@ def held_out(model, run, max_tokens=8192, batch_size=32):
             logits, targets = model(ids[:, :-1]), ids[:, 1:]
             nats += token_losses(logits, targets)[0].sum().item()
             right += (logits.argmax(-1) == targets).sum().item()
-            byte_count += sizes[targets.cpu()].sum().item()
+            byte_count += token_bytes[targets.cpu()].sum().item()
             count += targets.numel()
         metrics[f"{source} bits/byte"] = nats / math.log(2) / byte_count
     mean = sum(metrics.values()) / len(metrics)
@@ -54,16 +53,16 @@ def continuations(model, streams, count, context=48, length=16):
     places of the same source, so a guess is right with probability 1/4. streams: {source: (N,)}"""
     results = []
     for stream in streams.values():
-        places = corpus.held_out_windows(stream.long(), context + length - 1, len(stream))
-        n = min(len(places), max(1, count // len(streams)))
-        rows = places[torch.linspace(0, len(places) - 1, n).long()]  # (n, context + length)
+        windows = corpus.held_out_windows(stream.long(), context + length - 1, len(stream))
+        n = min(len(windows), max(1, count // len(streams)))
+        rows = windows[torch.linspace(0, len(windows) - 1, n).long()]  # (n, context + length)
         texts, ends = rows[:, :context], rows[:, context:]
         # Roll the rows by 0, 1/4, 2/4 and 3/4 of n: choice 0 is each row's own continuation.
         choices = torch.stack([ends.roll(i * n // 4, 0) for i in range(4)], 1)  # (n, 4, length)
-        ids = torch.cat((texts[:, None].expand(-1, 4, -1), choices), -1).flatten(0, 1)
-        ids = ids.to(model.embedding.device)
+        ids = torch.cat((texts[:, None].expand(-1, 4, -1), choices), -1)
+        ids = ids.flatten(0, 1).to(model.embedding.device)  # (4n, context + length)
         nll, _ = token_losses(model(ids[:, :-1])[:, -length:], ids[:, -length:])  # (4n, length)
-        results += (nll.sum(-1).view(n, 4).argmin(1) == 0).tolist()
+        results += (nll.sum(-1).view(n, 4).argmin(1) == 0).tolist()  # is choice 0 the likeliest?
     return results
 
 
@@ -79,9 +78,10 @@ def plain_texts(model, family, conversations, examples=4, max_new_tokens=64):
         lines = [*(message["content"] for message in messages), solution]
         return [document, *tokenizer.encode("\n".join(lines))]
     tasks = [draw_task(family, "train", f"example {i}") for i in range(examples)]
-    worked, prompts = [encode(task.messages(), task.solution) for task in tasks], []
+    worked = [encode(task.messages(), task.solution) for task in tasks]
+    prompts = []
     for messages in conversations:
-        prompt = encode(messages)[-(model.config.context - 1):]
+        prompt = encode(messages)[-(model.config.context - 1):]  # room for one token of a response
         for ids in worked:
             if len(ids) + len(prompt) + max_new_tokens <= model.config.context:
                 prompt = ids + prompt
@@ -99,13 +99,14 @@ def plain_texts(model, family, conversations, examples=4, max_new_tokens=64):
 def recall(model, run, longest, count=64):
     """Return the percentage of `count` facts that a model recalls, for several sequence lengths.
 
-    A sequence is a fact, then text, then a question about the fact. With longest=4, sequences are
-    0.5, 1, 2 and 4 times as long as the run's context. A fact is recalled if every token of the
-    answer is the model's top-1. Facts and texts are held out; each fact has a different text."""
+    A sequence is a fact, then text, then a question about the fact: 0.5, 1, 2, ... `longest` times
+    the run's context. A fact is recalled if every token of the answer is the model's top-1. Facts
+    and texts are held out; each fact has a different text."""
     filler = max(run.load(run.file("tokens.pt"))["held_out"].values(), key=len).tolist()
     metrics = {}
-    for times in [0.5] + [2**i for i in range(longest.bit_length())]:  # 0.5, 1, 2, ... longest
-        length, rows = int(times * run.config.context), []
+    for times in [0.5] + [2**i for i in range(longest.bit_length())]:  # 4 -> 0.5, 1, 2, 4
+        length = int(times * run.config.context)
+        rows = []
         for i in range(count):
             task = draw_task(RECALL, "test", i)
             without_text, _ = corpus.insert_fact([], task, (0, 0), model.tokenizer)

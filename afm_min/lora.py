@@ -69,8 +69,8 @@ def check_base(name, base, model):
     the message, such as its path."""
     expected = base_id(model)
     if base != expected:
-        raise UserError(f"{name} was made for the base {base}, but this model is {expected}: train "
-                        "it again")
+        raise UserError(f"{name} was made for the base {base}, but this model has the base "
+                        f"{expected}: train it again")
 
 
 def attach(model, adapter):

@@ -97,7 +97,8 @@ def sensitivity(model, batch):
     target = token_log_probabilities(model, batch)
     in_4_bits, in_2_bits = (quantize_model(model, dict.fromkeys(projections(model), width))
                             for width in (4, 2))
-    kl, rises = token_kl(in_4_bits, target, batch).mean().item(), {}
+    kl = token_kl(in_4_bits, target, batch).mean().item()
+    rises = {}
     for name, layer in projections(model).items():
         layer_4, layer_2 = in_4_bits.get_submodule(name), in_2_bits.get_submodule(name)
         in_4_bits.set_submodule(name, layer_2)
@@ -165,19 +166,19 @@ def quantize(run, *, average=3.7, choice="sensitivity", calibration=256, start=A
     choice: choose the groups of columns that take 4 bits by "sensitivity", measured on the model's
     responses to `calibration` prompts, or, for comparison, at "random"."""
     model = load_model(run, start)
-    weights = group_sizes(model)
+    sizes = group_sizes(model)
     if choice == "random":
         rng = random.Random(f"{run.seed} quantize")
-        rises = {name: [rng.random() for _ in weights[name]] for name in weights}
+        rises = {name: [rng.random() for _ in sizes[name]] for name in sizes}
     else:
         rises = sensitivity(model, chat.pack(own_responses(run, model, calibration)))
-    bits = allocate_bits(weights, rises, average)
+    bits = allocate_bits(sizes, rises, average)
     quantized = quantize_model(model, bits)
     save_model(run, "quantize", quantized, bits=bits)
     return packed_sizes(run, "quantize", quantized) | validate(run, quantized, count) | {
         "mean % before": evaluate.validation(model, count)["mean %"],
-        "average bits": average_bits(weights, bits),
-        "bits of projections": [[name, average_bits({name: weights[name]}, bits), sum(rises[name])]
+        "average bits": average_bits(sizes, bits),
+        "bits of projections": [[name, average_bits({name: sizes[name]}, bits), sum(rises[name])]
                                 for name in bits]}
 
 

@@ -71,16 +71,15 @@ def soft_top_k(scores, k, eps):
     (Conditional Adapters, 2304.04947, appendix). The paper finds a by iteration; sorted scores
     s_0 >= s_1 >= ... give it directly. If exactly the first j have m = 1, the others sum to k - j:
         sum_{i >= j} exp((s_i + a) / eps) = k - j
-    Step 1: solve this for a, for each j. Step 2: take the first j with s_j + a <= 0, so that m_j,
-    and every later one, is at most 1."""
+    Step 1: solve this for a, for each j. Step 2: take the first j with s_j + a <= 0, so that m_j
+    and all later ones are at most 1. Before it, all s_j + a are positive: their count is j."""
     ordered, order = scores.sort(descending=True)
     if eps == 0:
         return torch.zeros_like(scores).scatter(0, order[:k], 1.0)
     tails = (ordered / eps).flip(0).logcumsumexp(0).flip(0)[:k]  # log sum_{i >= j} exp(s_i / eps)
     log_rest = torch.arange(k, 0, -1, device=scores.device).log()  # log(k - j)
     shifts = eps * (log_rest - tails)  # a for each j = 0 .. k - 1
-    # s_j + a is positive up to some j and never after it, so counting finds the first that is not.
-    j = (ordered[:k] + shifts > 0).sum().clamp(max=k - 1)  # rounding can make all k positive
+    j = (ordered[:k] + shifts > 0).sum().clamp(max=k - 1)  # clamp: rounding can make all positive
     return ((scores + shifts[j]).clamp(max=0) / eps).exp()
 
 
@@ -89,8 +88,9 @@ class Masked(nn.Module):
 
     def __init__(self, feed_forward, k, scores):
         super().__init__()
-        self.feed_forward, self.k, self.eps = feed_forward, k, 0.0
+        self.feed_forward = feed_forward
         self.scores = nn.Parameter(scores)  # (hidden,)
+        self.k, self.eps = k, 0.0
 
     def mask(self):
         return soft_top_k(self.scores, self.k, self.eps)
@@ -130,7 +130,8 @@ def distilled(batches, teacher, weight):
         batch = batches(step)
         inputs = batch["ids"][:, :-1].to(teacher.embedding.device)  # (B, T)
         pieces = inputs.reshape(-1, min(inputs.shape[1], teacher.config.context))
-        top_1 = torch.cat([teacher(piece).argmax(-1) for piece in pieces.split(len(inputs))])
+        chunks = pieces.split(len(inputs))  # B pieces at a time
+        top_1 = torch.cat([teacher(chunk).argmax(-1) for chunk in chunks])
         return batch | {"teacher": top_1.view(inputs.shape),
                         "distill": torch.full((len(inputs),), weight)}
     return with_teacher
@@ -160,8 +161,9 @@ def finish(run, stage, model):
 def untrained_model(run, stage, widen=1):
     """Return a new model of the run's config, with `widen` times as many feed-forward units."""
     seed_step(run.seed, stage, -1)  # -1: before the first step, which is 0
-    tokenizer, hidden = Tokenizer.load(run.file("tokenizer.json")), widen * run.config.hidden
-    config = dataclasses.replace(run.config, vocab_size=tokenizer.vocab_size, hidden=hidden)
+    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
+    config = dataclasses.replace(run.config, vocab_size=tokenizer.vocab_size,
+                                 hidden=widen * run.config.hidden)
     model = AFM(config, compute_dtype(run.device)).to(run.device)
     model.tokenizer = tokenizer
     return model
@@ -242,8 +244,7 @@ def core(run, *, start="prune", distill=0.9, steps=800, batch_size=8, mixture=co
 
 def continued(run, *, times=2, distill=0.0, steps=160, batch_size=4, mixture=corpus.CONTINUED,
               lr=0.003, warmup=10, floor=0.001, weight_decay=1e-5, compile=False):
-    """Continue pre-training with less web text, more code and math, and licensed text, on sequences
-    `times` as long as core's.
+    """Shift the mixture to code, math and licensed text, on sequences `times` as long as core's.
 
     distill: as in core. The report found that it does not help here."""
     model = load_model(run, "core", context=times * run.config.context)

@@ -145,7 +145,7 @@ class Palettized(Linear):
         self.columns = group_columns(inputs)
         self.bits = [bits] * len(self.columns) if isinstance(bits, int) else list(bits)
         self.unpacked = None  # the weight, while `keep_unpacked` holds it
-        self.packed_bytes = [-(-outputs * columns // 8) * width  # of each group
+        self.packed_bytes = [math.ceil(outputs * columns / 8) * width  # of each group
                              for columns, width in zip(self.columns, self.bits, strict=True)]
         self.register_buffer("codes", torch.zeros(sum(self.packed_bytes), dtype=torch.uint8))
         self.register_buffer("luts", torch.zeros(sum(2 ** width for width in self.bits)).half())
