@@ -219,7 +219,7 @@ def write_report(run):
         if title == "stages":
             claims = run.file("claims.md")
             text += claims.read_text() if claims.exists() else (
-                "`make claims` tests claims of Apple's report, in runs/claims/report.md.\n\n")
+                "`make claims` tests claims of Apple's report, in runs/claims/claims.md.\n\n")
     write_text(run.file("report.md"), text)
 
 

@@ -156,18 +156,15 @@ def draw_follow_up(total, rng):
 
 
 def verified_answer(question, response):
-    """Return the answer of a response as text if its steps are valid, else None.
+    """Return the answer of a worked solution as text if its steps are valid, else None.
 
     Many wrong solutions reach the right answer by chance. So each step must be true and start with
     the result of the one before, and each number of the question is used once ("twice" is a 2):
-    ("Ada has 4 pens. Ada buys 3. ..", "4+3=7. The answer is 7.") -> "7"
-    A response without steps has nothing to check: "The answer is 7." -> "7" """
-    match = re.fullmatch(r"((?:\d+[-+*/]\d+=\d+\. )*)The answer is (\d+)\.", response)
+    ("Ada has 4 pens. Ada buys 3. ..", "4+3=7. The answer is 7.") -> "7" """
+    match = re.fullmatch(r"((?:\d+[-+*/]\d+=\d+\. )+)The answer is (\d+)\.", response)
     if not match:
         return None
     shown, answer = match.groups()
-    if not shown:
-        return answer
     steps = re.findall(r"(\d+)(.)(\d+)=(\d+)", shown)
     lefts, _, rights, results = zip(*steps)
     # Each result is the left number of the next step; the last one is the answer.
