@@ -51,7 +51,7 @@ def draw_function(suffix, rng):
 
 
 def files(count=25):
-    """Yield `count` files of each suffix. lists0.c, lists0.go, and so on have one topic."""
+    """Yield `count` files of each suffix. lists0.c, lists0.go, ... are one topic."""
     rng = random.Random(0)
     for i in range(count):
         for suffix in SYNTAX:
