@@ -29,15 +29,19 @@ def majority_vote(answers):
 
 
 def select_by_answer(family, question, responses, truth=None):
-    """Return the first response whose verified answer is right, or None.
+    """Return the first response with the right answer, or None.
 
-    truth: the right answer; if None, the majority of the verified answers (self-consistency)."""
-    # A response has the answer None if a step of it is wrong, or if its form is.
+    truth: the right answer; if None, the majority of the verified answers (self-consistency).
+    Without steps, a response is accepted only if the truth is known, as short wrong answers agree
+    by chance."""
+    # A response has the verified answer None if a step of it is wrong, or if its form is.
     answers = [family.verified_answer(question, response) for response in responses]
     right = truth or majority_vote([answer for answer in answers if answer])
-    if right is None or right not in answers:
-        return None
-    return responses[answers.index(right)]
+    without_steps = family.solution([], truth)
+    for response, answer in zip(responses, answers):
+        if right and answer == right or truth and response == without_steps:
+            return response
+    return None
 
 
 def select_by_score(responses, scores, threshold):

@@ -40,6 +40,8 @@ SEVEN, ONE = "4+3=7. The answer is 7.", "4-3=1. The answer is 1."
 @pytest.mark.parametrize("responses, truth, selected", [
     ([ONE, SEVEN], "7", SEVEN),
     ([ONE, ONE], "7", None),  # a majority does not count if the truth is known
+    (["The answer is 1.", "The answer is 7.", SEVEN], "7", "The answer is 7."),
+    (["The answer is 7.", "The answer is 7."], None, None),
     (["nonsense", SEVEN, "The answer is 1.", SEVEN], None, SEVEN),  # two verified answers
     (["nonsense", SEVEN, "The answer is 7."], None, None),  # one
     ([ONE, SEVEN], None, None),
