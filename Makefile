@@ -30,8 +30,7 @@ $(ENV)/installed: pyproject.toml
 train: $(ENV)/installed
 	$(PY) train.py --out $(RUN) --resume
 	$(PY) sample.py --run $(RUN) --stage lengthening --prompt "The value of"
-	$(PY) sample.py --run $(RUN) --tools price,search,open \
-		--prompt "How many farms are there in Upper Cairo?"
+	$(PY) sample.py --run $(RUN) --prompt "What do the red keys of Ada cost?"
 
 report: $(ENV)/installed
 	$(PY) -m afm_min.lab.report --run $(RUN)
