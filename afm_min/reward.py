@@ -55,7 +55,7 @@ class RewardModel(AFM):
         self.reward = Linear(config.dim, 1)
         self.grades = nn.ModuleList(nn.Sequential(Linear(config.dim, config.dim), nn.SiLU(),
                                                   Linear(config.dim, 3)) for _ in GRADES)
-        self.likelihood = nn.Parameter(torch.ones(2))  # weights of two functions of log pi(y|x)
+        self.likelihood = Linear(2, 1)  # of two functions of log pi(y|x)
         self.register_buffer("reads_likelihood", torch.zeros(()))  # 1 if the reward has that term
 
     def forward(self, ids, branch, segment_start):
@@ -65,7 +65,7 @@ class RewardModel(AFM):
         # Soft labels ask for rewards a few units apart, and logp can differ by far more. So use two
         # functions that rise with it slowly: 2 sqrt(p), which is bounded, and -log(1 - logp / 2).
         functions = torch.stack((2 * (logp / 2).exp(), -(1 - logp / 2).log()), -1)  # (R, K, 2)
-        by_likelihood = self.reads_likelihood * (functions @ self.likelihood)  # (R, K)
+        by_likelihood = self.reads_likelihood * self.likelihood(functions)[..., 0]  # (R, K)
         grade_logits = torch.stack([head(states) for head in self.grades], 2)
         return self.reward(states)[..., 0] + by_likelihood, grade_logits, logp
 
@@ -86,6 +86,7 @@ def from_language_model(model, reads="state"):
     reward_model = RewardModel(config, model.dtype).to(model.embedding.device)
     reward_model.load_state_dict(reward_model.state_dict() | model.state_dict())
     nn.init.zeros_(reward_model.reward.weight)
+    nn.init.ones_(reward_model.likelihood.weight)
     reward_model.reads_likelihood.fill_(reads == "likelihood")
     for block in reward_model.blocks[model.config.layers:]:
         nn.init.zeros_(block.attention.output.weight)

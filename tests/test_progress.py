@@ -5,6 +5,14 @@ from afm_min import progress
 from afm_min.progress import Progress, clock, show, track
 
 
+@pytest.fixture(autouse=True)
+def no_run(monkeypatch):
+    """Forget what stages that ran before, in this process, have set."""
+    monkeypatch.setattr(progress, "plain", False)
+    monkeypatch.setattr(progress, "place", "")
+    monkeypatch.setattr(progress, "rest", 0.0)
+
+
 @pytest.fixture
 def terminal(monkeypatch):
     """Make the output a terminal of 60 columns, in the third of 7 stages: 100 seconds follow it."""

@@ -140,8 +140,8 @@ def test_rewards_by_likelihood():
     model = AFM(TINY)
     assert not reward.from_language_model(model)(**one_row([4, 5, 6], [7]))[0].any()
     reward_model = reward.from_language_model(model, "likelihood")
-    assert reward_model.likelihood.tolist() == [1, 1]
-    reward_model.likelihood.data = torch.tensor([3.0, 5.0])
+    assert reward_model.likelihood.weight.tolist() == [[1, 1]]
+    reward_model.likelihood.weight.data = torch.tensor([[3.0, 5.0]])
     rewards, grade_logits, logp = reward_model(**one_row([4, 5, 6], [7]))
     assert rewards.shape == (1, 2)
     assert grade_logits.shape == (1, 2, 4, 3)
@@ -177,7 +177,7 @@ def test_the_losses_of_all_heads_train_the_whole_model(reward_model, head):
     trunk = dict(reward_model.named_parameters())
     trunk = {name: p for name, p in trunk.items() if not name.startswith(("reward", "grades"))}
     for name, p in trunk.items():
-        assert name == "likelihood" or p.grad.abs().max() > 0, name
+        assert name == "likelihood.weight" or p.grad.abs().max() > 0, name
 
 
 def test_probability_of_truth_is_that_of_its_best_grade(reward_model):
