@@ -128,7 +128,7 @@ def print_outcome(run, report, missing):
               if name.endswith(" mean %")]
     print(f"\nTest tasks solved: {', '.join(solved) or 'not evaluated yet'}. Next:")
     if "draft" in report:
-        print(f"    python sample.py --run {run.path} --tools price,age")
+        print(f"    python sample.py --run {run.path}")
     elif "core" in report:
         print(f'    python sample.py --run {run.path} --prompt "The value of"')
     if missing:

@@ -45,7 +45,7 @@ def test_a_run_ends_with_what_to_try_next(pretrained, post_trained):
     *_, solved, first, second = post_trained[1].splitlines()
     assert re.fullmatch(r"Test tasks solved: base \d+ %, draft \d+ %, sft \d+ %, aligned \d+ %, "
                         r"quantized \d+ %, recovered \d+ %\. Next:", solved)
-    assert first == f"    python sample.py --run {post_trained[0]} --tools price,age"
+    assert first == f"    python sample.py --run {post_trained[0]}"
     assert second == "    python train.py --list"
 
 
