@@ -56,7 +56,7 @@ def talk(session, terminal):
     """Respond to each line of the input, until it ends or a line is /quit."""
     while True:
         try:
-            # In a terminal, a typed \n stands for a line break.
+            # In a terminal, typing \n gives a line break.
             line = input("> ").replace(r"\n", "\n") if terminal else input()
             if line.startswith("/"):
                 session.command(line)

@@ -24,7 +24,7 @@ BLOCK_TAGS = TRACKED_TAGS | set("""
 BOILERPLATE_NAMES = set("""
     ad ads advert advertisement banner breadcrumb breadcrumbs comments consent cookie cookies footer
     menu nav navbar navigation popup promo related share sharing sidebar social""".split())
-# Other words that may stand in such a name: "left-sidebar" is boilerplate, "market-share" is not.
+# Words that may join them in a name: "left-sidebar" is boilerplate, "market-share" is not.
 LAYOUT_NAMES = set("""
     bar block box button buttons container header inner item left links list main page right section
     site top widget wrapper""".split())

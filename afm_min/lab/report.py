@@ -1,4 +1,4 @@
-"""Write report.md: the tables of a run's report.json, its claims.md, and pictures.
+"""Write report.md: the tables of a run's report.json, and pictures.
 
     python -m afm_min.lab.report --run runs/toy    writes them again from the run's results
 
@@ -217,9 +217,7 @@ def write_report(run):
         if rows:  # "curve, round 2" has the columns of "curve"
             text += f"## {title.capitalize()}\n\n{table(columns[title.split(', round')[0]], rows)}"
         if title == "stages":
-            claims = run.file("claims.md")
-            text += claims.read_text() if claims.exists() else (
-                "`make claims` tests claims of Apple's report, in runs/claims/claims.md.\n\n")
+            text += "`make claims` tests claims of Apple's report, in runs/claims/claims.md.\n\n"
     write_text(run.file("report.md"), text)
 
 

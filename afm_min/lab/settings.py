@@ -1,7 +1,7 @@
 """The values that settings may take, and the settings of presets.
 
 WORDS and NUMBERS name the stages of alignment without their round: "mdloo.loss" is the setting of
-mdloo1 and mdloo2. An N in its words stands for the round.
+mdloo1 and mdloo2. In its words, N is the number of the round.
 """
 import re
 

@@ -7,7 +7,7 @@ import re
 from afm_min.world.sandbox import run_code, violation
 from afm_min.world.tasks import COLOURS, THINGS, Family, Task
 
-# Parts of functions: {description: expression}. Each n stands for a number from 2 to 9.
+# Parts of functions: {description: expression}. Each n is replaced by a number from 2 to 9.
 CONDITIONS = {"x is even": "x % 2 == 0", "x is odd": "x % 2 == 1", "x is above n": "x > n",
               "x is below n": "x < n", "x ends in n": "x % 10 == n", "n divides x": "x % n == 0"}
 VALUES = {"x": "x", "n": "n", "x plus n": "x + n", "x minus n": "x - n", "x times n": "x * n",

@@ -4,7 +4,7 @@ A solution is a chain of steps, such as "4*5=20. 20-3=17.": each step starts wit
 one before. The kinds other than "plain" imitate those that the report "evolves" from given ones:
 
     rephrased  a plain story in other words
-    reversed   a story of which the end is given and the beginning is asked for
+    reversed   gives the end of a story, and asks for its beginning
     deeper     a plain story with three or four changes, not one or two
     broader    other topics with other chains: ages, rates, sharing, prices, times
 """
