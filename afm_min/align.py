@@ -123,7 +123,7 @@ def imitate(round_number, run, method, stages, *, prompts, samples, choice, epoc
     models = (load_model(run, name) for name in track(stages, f"{stage}: models"))
     responses = reward.sample_responses(models, tasks, samples)  # (tasks, models, samples)
     best, truth = best_of_n(reward_model, [sum(by_model, []) for by_model in responses], choice)
-    examples = [chat.render_response(response.prompt, response.ids)
+    examples = [chat.render_response(response.prompt, response.ids, reward_model.tokenizer)
                 for response, p in zip(best, truth.tolist()) if p > 0.5]
     model = load_model(run, reward.starting_stage(round_number))
     if examples:

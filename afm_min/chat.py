@@ -12,8 +12,9 @@ from torch.nn.utils.rnn import pad_sequence
 from afm_min import distributed
 from afm_min.generate import Decoder, generate_with_logp
 from afm_min.run import UserError
-from afm_min.tokenizer import END
+from afm_min.tokenizer import ASSISTANT, END
 from afm_min.trainer import token_losses
+from afm_min.world import tools
 
 # Row lengths and numbers of selected tokens are rounded up to multiples of this, so that shapes
 # repeat: on a CPU in bfloat16, PyTorch compiles a kernel for each new shape.
@@ -42,10 +43,25 @@ def render(messages, tokenizer):
     return torch.tensor(ids), torch.tensor(loss_mask)
 
 
-def render_response(prompt, response):
-    """Return the ids and loss mask of a prompt and a response, which are lists of ids."""
-    loss_mask = [0.0] * len(prompt) + [1.0] * len(response)
-    return torch.tensor(prompt + response), torch.tensor(loss_mask)
+def model_writes_next(ids, tokenizer):
+    """Return a bool mask, (..., T): True where the model writes the next id of a response, False
+    where it is given. After <|end|> all is given, until the next <|assistant|>:
+
+    ids   <|assistant|> c a l l <|end|> <|tool|> 4 <|end|> <|assistant|> 4 . <|end|>
+    mask        1       1 1 1 1    0       0     0    0         1        1 1    0"""
+    position = torch.arange(1, ids.shape[-1] + 1, device=ids.device)  # 0 means "none so far"
+    last_end = (position * (ids == tokenizer.special(END))).cummax(-1).values
+    last_assistant = (position * (ids == tokenizer.special(ASSISTANT))).cummax(-1).values
+    return last_assistant >= last_end
+
+
+def render_response(prompt, response, tokenizer):
+    """Return the ids and loss mask of a prompt and a response, which are lists of ids. The mask is
+    0 for the prompt and for the results of tool calls."""
+    ids = torch.tensor(prompt + response)
+    loss_mask = F.pad(model_writes_next(ids, tokenizer)[:-1], (1, 0)).float()
+    loss_mask[:len(prompt)] = 0
+    return ids, loss_mask
 
 
 def render_examples(examples, model):
@@ -231,7 +247,8 @@ def score_responses(model, ids, branch, segment_start):
     # A token of a branch is followed by one of the same branch, which it predicts, or is the last:
     #     ids 1 2 | 3 7 8 | 3 9    predicts 0 0 | 1 1 0 | 1 0    last 0 0 | 0 0 1 | 0 1
     same_branch = F.pad(branch[:, 1:] == branch[:, :-1], (0, 1))  # (R, T)
-    predicts = ((branch > 0) & same_branch)[wanted]  # (N,)
+    written = model_writes_next(ids, model.tokenizer)
+    predicts = ((branch > 0) & same_branch & written)[wanted]  # (N,)
     last = ((branch > 0) & ~same_branch)[wanted]
     row, column = wanted.nonzero(as_tuple=True)
     response = row * K + branch[row, column] - 1  # (N,), of R * K; unused where branch is 0
@@ -319,34 +336,61 @@ def conversation_losses(model, conversations):
 
 class Response(typing.NamedTuple):
     prompt: list  # ids
-    ids: list  # ids that the model produced, its end token included
-    text: str  # the ids decoded, without the end token
-    logp: float = 0.0  # log-probability of the ids under the distribution they were drawn from
+    ids: list  # ids of the model's replies, their end tokens included, and of the calls' results
+    text: str  # the replies decoded, without end tokens, joined by line breaks; a call is one line
+    logp: float = 0.0  # of the model's ids, under the distribution that they were drawn from
+
+
+def generate_replies(decoder, prompts, end, max_rows, temperature, uniforms):
+    """Return pairs (ids, log-probability), one for each of N prompts: what the model generates up
+    to the id `end`, which may be missing.
+
+    uniforms: (N, most tokens of a reply), the random numbers that choose the ids."""
+    def compute(indices):
+        return generate_with_logp(decoder, [prompts[i] for i in indices], uniforms.shape[1], end,
+                                  temperature=temperature, uniforms=uniforms[indices])
+    # Prompts of similar length go together, as shorter ones are padded to the longest.
+    return map_by_length(compute, list(map(len, prompts)), max_rows)
 
 
 def generate_responses(model, conversations, max_new_tokens=64, max_rows=512, temperature=0.0):
     """Return the model's Response to each conversation. temperature 0 is greedy.
 
-    A prompt that does not fit the context gets an empty response."""
+    While the reply is a call, the tool is run, and the model replies to the result, MAX_CALLS times
+    at most. max_new_tokens: of one reply. A prompt that does not fit the context gets no reply, and
+    a call whose result does not fit is the last reply."""
     tokenizer, end = model.tokenizer, model.tokenizer.special(END)
-    prompts = [tokenizer.encode_chat(messages, reply=True) for messages in conversations]
-    fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < model.config.context]
-    # Draw the random numbers of all prompts at once: they must not depend on the batches.
-    uniforms = torch.zeros(len(prompts), max_new_tokens)
-    if temperature:
-        uniforms.uniform_()
     decoder = Decoder(model)
-
-    def compute(indices):
-        chosen = [fitting[i] for i in indices]  # indices into prompts
-        return generate_with_logp(decoder, [prompts[i] for i in chosen], max_new_tokens, end,
-                                  temperature=temperature, uniforms=uniforms[chosen])
-    # Prompts of similar length go together, as shorter ones are padded to the longest.
-    generated = map_by_length(compute, [len(prompts[i]) for i in fitting], max_rows)
-    responses = [Response(prompt, [], "") for prompt in prompts]
-    for i, (ids, logp) in zip(fitting, generated):
-        text = tokenizer.decode(ids[:-1] if ids[-1:] == [end] else ids)
-        responses[i] = Response(prompts[i], ids, text, logp)
+    responses = [Response(tokenizer.encode_chat(messages, reply=True), [], "")
+                 for messages in conversations]
+    # Indices of the responses that need one more reply.
+    waiting = [i for i, response in enumerate(responses)
+               if len(response.prompt) < model.config.context]
+    for calls in range(tools.MAX_CALLS + 1):
+        # Draw random numbers for all responses at once: those of one must depend neither on the
+        # batches nor on the other responses.
+        uniforms = torch.zeros(len(responses), max_new_tokens)
+        if temperature:
+            uniforms.uniform_()
+        contexts = [responses[i].prompt + responses[i].ids for i in waiting]
+        replies = generate_replies(decoder, contexts, end, max_rows, temperature, uniforms[waiting])
+        called = []
+        for i, context, (ids, logp) in zip(waiting, contexts, replies):
+            response, is_complete = responses[i], ids[-1:] == [end]
+            text = tokenizer.decode(ids[:-1] if is_complete else ids)
+            is_call = text.startswith(tools.CALL)
+            if is_call and is_complete and calls < tools.MAX_CALLS:
+                result = tools.answer_call(text, conversations[i])
+                result_ids = tokenizer.encode_chat([result], reply=True)
+                if len(context) + len(ids) + len(result_ids) < model.config.context:
+                    ids = ids + result_ids
+                    called.append(i)
+            if is_call:  # what follows a line break in a call does not count as another reply
+                text = text.replace("\n", " ")
+            texts = [response.text, text] if response.ids else [text]
+            responses[i] = Response(response.prompt, response.ids + ids, "\n".join(texts),
+                                    response.logp + logp)
+        waiting = called
     return responses
 
 

@@ -56,9 +56,10 @@ def row(name, results):
 
 # Validation, for the metrics of training stages.
 
-def validation_tasks(count):
-    """Return pairs (family, task): `count` validation tasks of each family, evolved ones too."""
-    return [(family, task) for family in (all_families() | EVOLVED).values()
+def validation_tasks(count, whole=False):
+    """Return pairs (family, task): `count` validation tasks of each family, evolved ones too.
+    whole: see Tools."""
+    return [(family, task) for family in (all_families(whole) | EVOLVED).values()
             for task in draw_tasks(family, "validation", count)]
 
 
@@ -121,23 +122,19 @@ def instruction_following(family, tasks, texts):
     return rows
 
 
-def tool_use(model, family, tasks, texts):
+def tool_use(family, tasks, texts):
     """Return three rows:
-        calls by syntax tree               right calls, among tasks whose solution is a call
-        executed                           right whole conversations, with all calls executed
-        none called where none is needed   no call, among conversations that need none
-
-    texts: the next reply, a call or an answer. task.answer: the pair (calls, last reply)."""
-    calls = [family.check(task, text) for task, text in zip(tasks, texts)
-             if task.solution.startswith(tools.CALL)]
-    conversations = [task.messages()[:2] for task in tasks]  # system message and question only
-    # Append the model's messages and the tools' results to each conversation.
-    tools.converse(lambda waiting: generate_texts(model, waiting), conversations)
-    executed = [family.solved(task, messages) for task, messages in zip(tasks, conversations)]
-    # Three messages (system, question, answer): no call was made.
-    no_calls = [len(messages) == 3 for task, messages in zip(tasks, conversations)
-                if not task.answer[0]]
-    return [row("tools: calls by syntax tree", calls), row("tools: executed", executed),
+        calls by syntax tree               first reply right, if the solution's first is a call
+        executed                           all replies right, if the solution has calls
+        none called where none is needed   no call, if the solution has none"""
+    first, executed, no_calls = [], [], []
+    for task, text in zip(tasks, texts):
+        if task.solution.startswith(tools.CALL):
+            first.append(family.replies(text)[0] == family.replies(task.solution)[0])
+            executed.append(family.check(task, text))
+        else:
+            no_calls.append(not text.startswith(tools.CALL))
+    return [row("tools: calls by syntax tree", first), row("tools: executed", executed),
             row("tools: none called where none is needed", no_calls)]
 
 
@@ -182,7 +179,7 @@ def benchmarks(model, world, count, texts):
             for name, family in families.items()]
     rows += instruction_following(world["follow"], tasks["follow"], texts["follow"])
     rows += refusals(world["refuse"], tasks["refuse"], texts["refuse"])
-    rows += tool_use(model, world["tools"], tasks["tools"], texts["tools"])
+    rows += tool_use(world["tools"], tasks["tools"], texts["tools"])
     return rows + code_passes(model, world["code"], count // 4)  # 8 samples for each of these
 
 
@@ -218,18 +215,24 @@ def side_by_side(tasks, ours, theirs):
     """Compare two models' responses to the same pairs (family, task). The right one wins. If both
     are right or both wrong, the one with the better grades wins.
 
-    Returns rows of our wins, ties and losses, and of our win rate at equal length. There, a
-    difference of 50 characters, the length of an answer here, counts as tanh(1)."""
-    def quality(texts):  # 10 outweighs the grades: four, each at most 2
-        return torch.tensor([
-            10 * family.check(task, text) + sum(family.grades(task, text).values())
-            for (family, task), text in zip(tasks, texts)])
-    wins = 0.5 + 0.5 * (quality(ours) - quality(theirs)).sign()
+    Returns rows of our wins, ties and losses, of our win rate at equal length, and of the tasks
+    that only one of us solves. At equal length, a difference of 50 characters, the length of an
+    answer here, counts as tanh(1)."""
+    def qualities(texts):
+        return [(family.check(task, text), sum(family.grades(task, text).values()))
+                for (family, task), text in zip(tasks, texts)]
+    pairs = list(zip(qualities(ours), qualities(theirs)))
+    # For each task 1 if we are better, 0 in a tie, -1 if they are. Tuples compare their first
+    # entries; only if these are equal, the second ones.
+    better = [(our > their) - (our < their) for our, their in pairs]
+    only_right = [our[0] - their[0] for our, their in pairs]
     longer = torch.tensor([math.tanh((len(a) - len(b)) / 50) for a, b in zip(ours, theirs)])
-    rate, low, high = rate_at_equal_length(wins, longer)
-    rows = [row(name, (wins == value).tolist())
-            for name, value in (("wins", 1), ("ties", 0.5), ("losses", 0))]
-    return rows + [["wins at equal length", rate, f"{low:.1f} to {high:.1f}", len(wins)]]
+    rate, low, high = rate_at_equal_length(0.5 + 0.5 * torch.tensor(better), longer)
+    rows = [row(name, [x == value for x in better])
+            for name, value in (("wins", 1), ("ties", 0), ("losses", -1))]
+    return [*rows, ["wins at equal length", rate, f"{low:.1f} to {high:.1f}", len(better)],
+            row("only we are right", [x == 1 for x in only_right]),
+            row("only they are right", [x == -1 for x in only_right])]
 
 
 def load_models(run, aligned, packed):
@@ -268,8 +271,10 @@ def evaluation(run, *, count=MAX_BENCHMARK, aligned="best2", packed=True, oppone
 
     def against(ours, theirs):
         return side_by_side(tasks, flat(ours), flat(theirs))
+    one_round = responses(load_model(run, "best1"), families, count)
     comparisons = {"sft against draft": against(texts["sft"], texts["draft"]),
-                   "aligned against sft": against(texts["aligned"], texts["sft"])}
+                   "aligned against sft": against(texts["aligned"], texts["sft"]),
+                   "aligned against one round": against(texts["aligned"], one_round)}
     if opponent:
         for name, stage in (("base", "lengthening"), ("sft", "sft"), ("aligned", aligned)):
             other = load_model(Run(opponent, run.device), stage)

@@ -34,7 +34,7 @@ def first_guards(examples, well_rated, model, unlikely, similar):
 
     def as_document(lines):
         ids = [tokenizer.special(DOCUMENT), *tokenizer.encode("\n".join(lines))]
-        return chat.render_response([], ids[:model.config.context])  # no prompt: all ids count
+        return chat.render_response([], ids[:model.config.context], tokenizer)  # all ids count
     conversations = [example["messages"] for example in examples]
     questions = [as_document(m["content"] for m in messages if m["role"] == "user")
                  for messages in conversations]

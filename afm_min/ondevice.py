@@ -110,11 +110,11 @@ def sensitivity(model, batch):
     return rises
 
 
-def new_tasks(run, name, count, family_names=None):
+def new_tasks(run, name, count, family_names=None, whole=False):
     """Return `count` random training tasks of the families named, or of all, in equal shares.
 
-    The random numbers depend on the run's seed and on `name` only."""
-    families = all_families() | EVOLVED
+    whole: see Tools. The random numbers depend on the run's seed and on `name` only."""
+    families = all_families(whole) | EVOLVED
     mixture = dict.fromkeys(family_names or families, 1)
     rng = random.Random(f"{run.seed} {name}")
     return [task for _, task in draw_mixture(families, mixture, count, rng)]
@@ -124,7 +124,7 @@ def own_responses(run, model, prompts):
     """Return pairs (ids, loss_mask) of a model's greedy responses to `prompts` training tasks."""
     conversations = [task.messages() for task in new_tasks(run, "own words", prompts)]
     # A response is empty if its prompt does not fit the context.
-    return [chat.render_response(response.prompt, response.ids)
+    return [chat.render_response(response.prompt, response.ids, model.tokenizer)
             for response in chat.generate_responses(model, conversations) if response.ids]
 
 
@@ -233,7 +233,7 @@ def feature(name, run, *, start="recovery", rank=16, examples=4000, steps=200, b
         model = load_model(run, start)
         seed_step(run.seed, name, -1)
         adapter = lora.create(model, rank)
-    tasks = new_tasks(run, name, examples, FEATURES[name])
+    tasks = new_tasks(run, name, examples, FEATURES[name], whole=True)
     solutions = [chat.example(name, task.messages(), task.solution) for task in tasks]
     return train_adapter(run, name, model, adapter, chat.render_examples(solutions, model)[name],
                          chat.response_loss, steps=steps, batch_size=batch_size, lr=lr, count=count)

@@ -44,7 +44,7 @@ EXTRA_BLOCKS = 1  # of the reward model, on top of the policy's
 # Weights of the families from which prompts are drawn. EVOLVED are four kinds of mathematics. In
 # these and in tools, responses differ most in quality, so most prompts are of them.
 PROMPTS = {"math": 1.5, **dict.fromkeys(EVOLVED, 3), "follow": 1.5, "tools": 3, "code": 1.5,
-           "summary": 1.5, "compose": 1.5, "recall": 1.5, "refuse": 1.5}
+           "summary": 1.5, "compose": 1.5, "recall": 1.5, "refuse": 1.5, "unknown": 1}
 
 
 class RewardModel(AFM):
@@ -86,6 +86,7 @@ def from_language_model(model, reads="state"):
     config = dataclasses.replace(model.config, layers=model.config.layers + EXTRA_BLOCKS)
     reward_model = RewardModel(config, model.dtype).to(model.embedding.device)
     reward_model.load_state_dict(reward_model.state_dict() | model.state_dict())
+    reward_model.tokenizer = model.tokenizer
     nn.init.zeros_(reward_model.reward.weight)
     nn.init.ones_(reward_model.likelihood.weight)
     reward_model.reads_likelihood.fill_(reads == "likelihood")

@@ -30,8 +30,8 @@ from afm_min.world.families import all_families
 from afm_min.world.tasks import EVOLVED
 
 # The draft's mixture. Families that take longer to learn have larger weights.
-MIXTURE = {"math": 8.0, "follow": 2.4, "tools": 1.8, "code": 2.8, "summary": 3.0, "compose": 2.4,
-           "recall": 0.6, "refuse": 1.6}
+MIXTURE = {"math": 8.0, "follow": 2.4, "tools": 3.0, "code": 2.8, "summary": 3.0, "compose": 2.4,
+           "recall": 0.6, "refuse": 1.6, "unknown": 1.2}
 
 
 # Demonstrations.
@@ -157,7 +157,7 @@ def mixture(run, *, rounds=3, dw=0.75, steps=8, batch_size=24, lr=0.002, count=6
     model = load_model(run, "draft")
     sources = read_sources(run, model)
     examples = [chat.example("validation", task.messages(), task.solution)
-                for _, task in evaluate.validation_tasks(count)]
+                for _, task in evaluate.validation_tasks(count, whole=True)]
     conversations = chat.render_examples(examples, model)["validation"]
     searched, unseen = conversations[::3], [x for i, x in enumerate(conversations) if i % 3]
 

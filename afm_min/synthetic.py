@@ -114,20 +114,21 @@ def synthetic_tool_use(model, family, count, samples):
 
     Each question is attempted `samples` times, and the calls are executed. The first attempt with
     the right calls and the right answer is selected."""
-    # Tasks that start in the middle of a conversation are skipped, so draw more than needed.
-    tasks = [task for task in new_tasks(family, 4 * count) if not task.turns][:count]
-    attempts = [task.messages() for task in tasks for _ in range(samples)]
-    # Append the model's messages and the tools' results to each attempt.
-    tools.converse(lambda waiting: chat.generate_texts(model, waiting, temperature=1.0), attempts)
-    solved = [family.solved(tasks[i // samples], messages) for i, messages in enumerate(attempts)]
-    first_solved = {}  # index of a task -> its first solved attempt
-    for i in reversed(range(len(attempts))):  # from the last: an earlier attempt replaces it
-        if solved[i]:
-            first_solved[i // samples] = attempts[i]
-    examples = [chat.example("tools", messages[:-1], messages[-1]["content"])
-                for messages in first_solved.values()]
-    return examples, ["tools", len(tasks), evaluate.percent(solved), len(examples),
-                      100.0 if examples else 0.0]  # all selected ones are right
+    tasks = new_tasks(family, count)
+    texts = chat.sample_texts(model, tasks, samples)
+    selected = [next((text for text in attempts if family.check(task, text)), None)
+                for task, attempts in zip(tasks, texts)]
+    _, row = examples_and_row("tools", family.check, tasks, texts, selected)
+    examples = []
+    for task, text in zip(tasks, selected):
+        if text:  # one reply a line: write out the conversation, with the results of the calls
+            messages = task.messages()
+            *calls, answer = text.strip().split("\n")
+            for call in calls:
+                messages += [{"role": "assistant", "content": call},
+                             tools.answer_call(call, messages)]
+            examples.append(chat.example("tools", messages, answer))
+    return examples, row
 
 
 def synthetic(run, *, math=800, code_questions=200, tool_questions=250, samples=4, threshold=1.0,

@@ -12,7 +12,7 @@ from afm_min.chat import Response, response_logp
 from afm_min.model import AFM
 from afm_min.run import Run, UserError
 from afm_min.trainer import Trainer, backward
-from tests.test_chat import (TINY, FakeModel, Letters, gradients, make_groups, question,
+from tests.test_chat import (TINY, FakeModel, gradients, make_groups, question, tiny_model,
                              use_fake_models)
 
 
@@ -139,7 +139,7 @@ def policy_loss(model, batch):
 def rollout(monkeypatch):
     """A model, and a batch of its samples: two prompts with three responses each."""
     torch.manual_seed(0)
-    model = AFM(TINY)
+    model = tiny_model()
     monkeypatch.setattr(chat, "ROUND", 16)
     batch, places = chat.share_prompts(make_groups(count=2, responses=3))
     assert places == [(1, 0), (0, 0)]  # the longer one comes first
@@ -235,7 +235,7 @@ def stage(monkeypatch):
     def load_model(run, name, kind=AFM):
         settings["loaded"].append(name)
         torch.manual_seed(len(name))
-        return AFM(TINY)
+        return tiny_model()
 
     def fit(model, batches, loss, **others):
         settings.update(others, model=model, batches=batches, loss=loss)
@@ -435,8 +435,7 @@ def test_settings_of_preference_optimization(stage, preferences, method):
 
 def test_log_probabilities_of_rollouts():
     torch.manual_seed(0)
-    model, reference = AFM(TINY), AFM(TINY)
-    model.tokenizer = Letters()
+    model, reference = tiny_model(), tiny_model()
     groups, values = align.sample_rollouts(model, reference, echo("ab", "c"), samples=2)
     assert [prompt for prompt, _ in groups] == [[1, 2], [3]]
     with torch.no_grad():
@@ -481,8 +480,7 @@ def test_equal_responses_of_a_rollout_are_kept_once(monkeypatch):
 def test_in_bfloat16_rollouts_are_scored_as_in_training():
     """Decoding rounds differently. Scored alike, equal policies have the ratio 1 and a KL of 0."""
     torch.manual_seed(0)
-    model = AFM(TINY, torch.bfloat16)
-    model.tokenizer = Letters()
+    model = tiny_model(torch.bfloat16)
     _, values = align.sample_rollouts(model, model, echo("ab", "ab", "ab"), samples=2)
     assert torch.equal(values["old_logp"], values["ref_logp"])
 
@@ -733,9 +731,7 @@ def test_a_killed_mdloo_ends_with_the_weights_of_an_unbroken_one(stage, monkeypa
 
     def load_model(run, name, kind=AFM):
         torch.manual_seed(0)
-        model = AFM(TINY)
-        model.tokenizer = Letters()
-        return model
+        return tiny_model()
     monkeypatch.setattr(align, "load_model", load_model)
     monkeypatch.setattr(reward, "draw_prompts", lambda count, rng: [
         (Even(), question(rng.choice("abcdefgh"))) for _ in range(count)])

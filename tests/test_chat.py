@@ -4,6 +4,7 @@ responses, and sampling. Packed and shared rows must compute what each conversat
 FakeModel and its tokenizer are used by the tests of rewards, alignment and fine-tuning, too."""
 import dataclasses
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -13,16 +14,19 @@ from afm_min import chat
 from afm_min.model import AFM, Config
 from afm_min.run import Run, UserError
 from afm_min.trainer import token_losses
-from afm_min.tokenizer import DOCUMENT, END, Tokenizer
-from afm_min.world.tasks import Task
+from afm_min.tokenizer import ASSISTANT, DOCUMENT, END, SPECIALS, TOOL, USER, Tokenizer
+from afm_min.world import tools
+from afm_min.world.tasks import Task, declare, draw_task
+from afm_min.world.tools import Tools
 
 TINY = Config(dim=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=24, vocab_size=50,
               context=40)
 
 
 class Letters:
-    """A tokenizer with one token per letter: a = 1, b = 2, ...; 0 is the end token. The prompt of a
-    conversation is the content of its last message."""
+    """A tokenizer with one token per letter: a = 1, b = 2, ...; 0 is every special token, so the
+    model writes all of a response. The prompt of a conversation is the content of its last message.
+    """
 
     def special(self, name):
         return 0
@@ -54,6 +58,13 @@ def use_fake_models(monkeypatch):
                 for prompt in prompts]
     monkeypatch.setattr(chat, "Decoder", lambda model: model)
     monkeypatch.setattr(chat, "generate_with_logp", generate_with_logp)
+
+
+def tiny_model(dtype=torch.float32):
+    """Return an untrained model with the tokenizer Letters."""
+    model = AFM(TINY, dtype)
+    model.tokenizer = Letters()
+    return model
 
 
 def question(text):
@@ -108,9 +119,56 @@ def test_loss_mask_covers_what_the_assistant_produces(tokenizer):
 
 
 def test_render_response():
-    ids, loss_mask = chat.render_response([1, 2], [3, 4, 5])
+    ids, loss_mask = chat.render_response([1, 2], [3, 4, 5], Letters())
     assert ids.tolist() == [1, 2, 3, 4, 5]
     assert loss_mask.tolist() == [0, 0, 1, 1, 1]
+
+
+def special_ids(text, tokenizer):
+    """Return the ids of a text in which A, T, U and E stand for <|assistant|>, <|tool|>, <|user|>
+    and <|end|>, and other letters for themselves."""
+    names = {"A": ASSISTANT, "T": TOOL, "U": USER, "E": END}
+    return [tokenizer.special(names[c]) if c in names else tokenizer.encode(c)[0]
+            for c in text]
+
+
+@pytest.mark.parametrize("text, written", [
+    ("AcallETrEAhiE", "1111100001110"),  # up to its end token, and again after the result
+    ("AcETrEAcETsEAhiE", "1100001100001110"),
+    ("AxTyAzUE", "11111110"),  # special tokens that it samples itself end nothing
+    ("AcATETrEAhE", "11110000110"),
+    ("AcallE", "111110"), ("Acall", "11111"),  # no result yet; cut off
+    ("UhiEAhiE", "11101110"),  # the question is no part of a response: see render_response
+    ("xyz", "111")])  # a document
+def test_the_model_writes_all_but_results_of_calls(text, written, tokenizer):
+    """1 where it writes the next id."""
+    ids = torch.tensor(special_ids(text, tokenizer))
+    mask = chat.model_writes_next(ids, tokenizer)
+    assert "".join(str(int(x)) for x in mask) == written
+    rows = chat.model_writes_next(torch.stack((ids, ids.flip(0))), tokenizer)  # of a batch
+    assert torch.equal(rows[0], mask)
+    assert torch.equal(rows[1], chat.model_writes_next(ids.flip(0), tokenizer))
+
+
+def test_results_of_calls_are_not_in_the_loss_mask(tokenizer):
+    """A prompt with an earlier call, then: another call, its result, and the answer."""
+    prompt = special_ids("UhEAcETrEA", tokenizer)
+    ids, loss_mask = chat.render_response(prompt, special_ids("cdETsEAyE", tokenizer), tokenizer)
+    assert ids.tolist() == special_ids("UhEAcETrEAcdETsEAyE", tokenizer)
+    assert loss_mask.tolist() == [0] * 10 + [1, 1, 1, 0, 0, 0, 0, 1, 1]
+
+
+def test_a_response_has_the_loss_mask_of_its_conversation(tokenizer):
+    """`render` counts all turns of the assistant. So does `render_response`, after its prompt."""
+    for seed in range(20):
+        task = draw_task(Tools(whole=True), "train", seed)
+        messages = chat.example("tools", task.messages(), task.solution)["messages"]
+        ids, loss_mask = chat.render(messages, tokenizer)
+        prompt = tokenizer.encode_chat(messages[:2], reply=True)
+        response = ids[len(prompt):].tolist()
+        for result, expected in zip(chat.render_response(prompt, response, tokenizer),
+                                    (ids, loss_mask)):
+            assert torch.equal(result, expected)
 
 
 def test_examples_are_read_back_without_long_ones(tokenizer, tmp_path):
@@ -228,7 +286,7 @@ def test_unique_responses():
 
 def test_logp_of_a_model_that_gives_all_tokens_the_same_probability():
     """log 1/50 for each token of a response: the first and the last count, the prompt does not."""
-    model = AFM(TINY)
+    model = tiny_model()
     torch.nn.init.zeros_(model.embedding)
     batch, _ = chat.share_prompts([([1, 2, 3], [[7, 8], [9], []])])
     assert chat.response_logp(model, **batch)[0].tolist() == pytest.approx(
@@ -238,7 +296,7 @@ def test_logp_of_a_model_that_gives_all_tokens_the_same_probability():
 def test_logp_of_a_response_in_a_shared_row_is_that_in_its_own(monkeypatch):
     monkeypatch.setattr(chat, "ROUND", 16)
     torch.manual_seed(0)
-    model = AFM(TINY)
+    model = tiny_model()
     batch, places = chat.share_prompts(make_groups())
     together = chat.response_logp(model, **batch)
     assert together.shape[0] < 6 and together.shape[1] > 2  # several prompts in a row
@@ -252,7 +310,7 @@ def test_logp_of_a_bfloat16_model_is_that_of_logits_that_are_not_rounded(monkeyp
     """The hidden states have 8 bits, but what follows has 24."""
     monkeypatch.setattr(chat, "ROUND", 4)
     torch.manual_seed(0)
-    model, prompt, response = AFM(TINY, torch.bfloat16), [1, 2, 3], [7, 8, 9]
+    model, prompt, response = tiny_model(torch.bfloat16), [1, 2, 3], [7, 8, 9]
     batch, _ = chat.share_prompts([(prompt, [response])])
     with torch.no_grad():
         states = model.hidden_states(**batch, wanted=batch["branch"] > 0)  # of 3, 7, 8, 9
@@ -264,7 +322,7 @@ def test_logp_of_a_bfloat16_model_is_that_of_logits_that_are_not_rounded(monkeyp
 
 def test_gradient_of_shared_rows_is_that_of_each_response_alone():
     torch.manual_seed(0)
-    model, weights = AFM(TINY), torch.randn(6, 2)
+    model, weights = tiny_model(), torch.randn(6, 2)
     batch, places = chat.share_prompts(make_groups())
     logp = chat.response_logp(model, **batch)
     (logp * chat.stack_by_row(weights, places)).sum().backward()
@@ -278,7 +336,7 @@ def test_gradient_of_shared_rows_is_that_of_each_response_alone():
 
 def test_a_rank_without_rows_scores_nothing():
     """With two ranks, a batch of one row leaves none for the second."""
-    model = AFM(TINY)
+    model = tiny_model()
     batch, _ = chat.share_prompts(make_groups(count=1))
     logp, last_states = chat.score_responses(model, **{name: x[1::2] for name, x in batch.items()})
     assert logp.shape == (0, 0)
@@ -290,7 +348,7 @@ def test_a_rank_without_rows_scores_nothing():
 # Many conversations.
 
 def test_map_conversations_keeps_their_order():
-    conversations = [chat.render_response([1] * n, [2]) for n in (3, 1, 2, 5, 4)]
+    conversations = [chat.render_response([1] * n, [2], Letters()) for n in (3, 1, 2, 5, 4)]
     lengths = chat.map_conversations(lambda model, ids, loss_mask: (ids > 0).sum(1), AFM(TINY),
                                      conversations, max_rows=2)
     assert lengths.tolist() == [4, 2, 3, 6, 5]
@@ -299,7 +357,7 @@ def test_map_conversations_keeps_their_order():
 def test_map_responses_scores_each_response_however_they_are_grouped():
     """Equal responses are computed once. Seven responses take several rows."""
     torch.manual_seed(0)
-    model, counts = AFM(TINY), []
+    model, counts = tiny_model(), []
     groups = [([1, 2], [[3], [4, 5], [3], [6], [7], [8, 9, 1], [2]]), ([5], [[4]]),
               ([9, 9, 9, 9], [[1, 2], [1, 2]])]
 
@@ -317,8 +375,8 @@ def test_loss_of_a_conversation_does_not_depend_on_the_others(tokenizer):
     torch.manual_seed(0)
     model = AFM(dataclasses.replace(TINY, vocab_size=300))
     texts = ["Yes. No. What is it? Hi.", "Hi.", "Is it?"]
-    documents = [chat.render_response([], [tokenizer.special(DOCUMENT), *tokenizer.encode(text)])
-                 for text in texts]
+    documents = [chat.render_response([], [tokenizer.special(DOCUMENT), *tokenizer.encode(text)],
+                                      tokenizer) for text in texts]
     for (ids, _), loss in zip(documents, chat.conversation_losses(model, documents)):
         logp = model(ids[None, :-1]).log_softmax(-1)
         expected = -logp[0, range(len(ids) - 1), ids[1:]].mean()
@@ -329,7 +387,8 @@ def test_loss_of_a_conversation_is_the_mean_over_its_masked_tokens():
     """Equal probabilities: log 50 a token, whatever the number of masked tokens."""
     model = AFM(TINY)
     torch.nn.init.zeros_(model.embedding)
-    conversations = [chat.render_response([1, 2], [3]), chat.render_response([4], [5, 6, 7])]
+    conversations = [chat.render_response([1, 2], [3], Letters()),
+                     chat.render_response([4], [5, 6, 7], Letters())]
     assert chat.conversation_losses(model, conversations).tolist() == pytest.approx(
         [math.log(50)] * 2)
 
@@ -355,8 +414,7 @@ def test_a_prompt_that_does_not_fit_gets_an_empty_response(monkeypatch):
 
 def test_sampled_responses_do_not_depend_on_the_size_of_the_batches():
     torch.manual_seed(0)
-    model = AFM(TINY)
-    model.tokenizer = Letters()
+    model = tiny_model()
     conversations = [user(text) for text in ("abc", "a", "ab", "c", "ba")]
     results = []
     for max_rows in (5, 2):
@@ -372,8 +430,7 @@ def test_sampled_responses_do_not_depend_on_the_size_of_the_batches():
 
 def test_a_prompt_that_does_not_fit_does_not_change_the_other_responses():
     torch.manual_seed(0)
-    model, results = AFM(TINY), []
-    model.tokenizer = Letters()
+    model, results = tiny_model(), []
     for first in ("a", "a" * 40):
         torch.manual_seed(1)
         conversations = [user(text) for text in (first, "abc", "ab")]
@@ -388,3 +445,217 @@ def test_sample_texts_returns_a_list_for_each_task(monkeypatch):
     model = FakeModel({"b": [[1, 0], [2, 0]], "a": [[3, 0], [4, 0]]})
     assert chat.sample_texts(model, [question("b"), question("a")], samples=2) == [
         ["a", "b"], ["c", "d"]]
+
+
+# Sampling with calls of tools.
+
+CALL = "call: price(item='keys')"
+
+
+def asked(text, *names):
+    """Return a conversation that declares tools and asks a question."""
+    return [{"role": "system", "content": declare(names)}, *user(text)]
+
+
+def turns(*texts):
+    """Return replies and results of calls, which alternate."""
+    return [{"role": ("assistant", "tool")[i % 2], "content": text} for i, text in enumerate(texts)]
+
+
+@pytest.fixture
+def respond(tokenizer, monkeypatch):
+    """Return a function that gives the Responses of a model with known replies, {question: [its
+    first reply, its second, ...]}. Their log-probabilities are -1, -2, -4, ... A reply that ends
+    with "|" is cut off there, without an end token."""
+    def generate_with_logp(replies, prompts, *_, **__):
+        results = []
+        for prompt in prompts:
+            text = tokenizer.decode(prompt)
+            number = text.count(ASSISTANT) - 1  # of replies so far
+            reply = replies[re.search(r"<\|user\|>(.*?)<\|end\|>", text)[1]][number]
+            ids = tokenizer.encode(reply.removesuffix("|"))
+            end = [] if reply.endswith("|") else [tokenizer.special(END)]
+            results.append((ids + end, -2.0**number))
+        return results
+
+    def respond(replies, *conversations, context=999):
+        model = SimpleNamespace(config=dataclasses.replace(TINY, context=context),
+                                tokenizer=tokenizer)
+        monkeypatch.setattr(chat, "Decoder", lambda model: replies)
+        monkeypatch.setattr(chat, "generate_with_logp", generate_with_logp)
+        return chat.generate_responses(model, conversations)
+    return respond
+
+
+def test_calls_are_run_and_the_model_replies_to_their_results(respond, tokenizer):
+    """Of three conversations, one has two calls, one none, and one a single call. Only what the
+    model writes has a log-probability: -1 - 2 - 4, -1 and -1 - 2."""
+    replies = {"Both?": [CALL, "call: python(code='7+4')", "Together they cost 11."],
+               "Hi": ["Hello!"], "Keys?": [CALL, "They cost 5."]}
+    conversations = [asked("Both?", "python", "price"), user("Hi"), asked("Keys?", "price")]
+    responses = respond(replies, *conversations)
+    price = tools.run_tool("price", "keys")
+    expected = [turns(CALL, price, "call: python(code='7+4')", "11", "Together they cost 11."),
+                turns("Hello!"), turns(CALL, price, "They cost 5.")]
+    for messages, response, more in zip(conversations, responses, expected, strict=True):
+        assert response.prompt == tokenizer.encode_chat(messages, reply=True)
+        assert response.prompt + response.ids == tokenizer.encode_chat([*messages, *more])
+    assert [response.text.split("\n") for response in responses] == [*replies.values()]
+    assert [response.logp for response in responses] == [-7, -1, -3]
+
+
+def test_a_response_ends_after_the_last_call(respond, tokenizer):
+    """The reply to the result of the fourth call is the last one, even if it is a further call."""
+    response, = respond({"Keys?": [CALL] * 9}, asked("Keys?", "price"))
+    assert tools.MAX_CALLS == 4
+    price = tools.run_tool("price", "keys")
+    messages = [*asked("Keys?", "price"), *turns(*[CALL, price] * 4, CALL)]
+    assert response.prompt + response.ids == tokenizer.encode_chat(messages)
+    assert response.text == "\n".join([CALL] * 5)
+    assert response.logp == -31
+
+
+@pytest.mark.parametrize("reply", [
+    f"{CALL}|", "call: price(item='ke|", f" {CALL}", f"I call it.\n{CALL}", "Call: 7", ""])
+def test_only_whole_calls_are_run(reply, respond, tokenizer):
+    """One that is cut off is not, nor a call that something comes before."""
+    response, = respond({"Keys?": [reply, "They cost 5."]}, asked("Keys?", "price"))
+    whole = [] if reply.endswith("|") else [tokenizer.special(END)]
+    assert response.ids == tokenizer.encode(reply.removesuffix("|")) + whole
+    assert response.text == reply.removesuffix("|")
+    assert response.logp == -1
+
+
+@pytest.mark.parametrize("call, error", [
+    ("call: stock(item='keys')", "there is no tool stock(item)"),
+    ("call: price('keys')", "write a call as call: name(argument='value')"),
+    ("call: python(code='1 / 0')", "ZeroDivisionError: division by zero"),
+    (f"{CALL}\nThey cost 5.", "write a call as call: name(argument='value')")])
+def test_the_model_replies_to_errors_of_calls(call, error, respond, tokenizer):
+    messages = asked("Keys?", "price", "python")
+    response, = respond({"Keys?": [call, "Sorry."]}, messages)
+    assert response.prompt + response.ids == tokenizer.encode_chat(
+        [*messages, *turns(call, f"error: {error}", "Sorry.")])
+
+
+@pytest.mark.parametrize("end", ["", "|"])
+def test_an_answer_behind_a_call_is_no_reply_of_its_own(end, respond):
+    """The model has to wait for the result. A call is one line of the text."""
+    task = Task("Keys?", f"{CALL}\nThey cost 5.", ((CALL,), "They cost 5."), "")
+    right, wrong = ([CALL, "They cost 5."], [f"{CALL}\nThey cost 5.{end}", "They cost 5."])
+    for replies, is_right in ((right, True), (wrong, False)):
+        response, = respond({"Keys?": replies}, asked("Keys?", "price"))
+        assert Tools().check(task, response.text) == is_right
+    assert response.text.startswith(f"{CALL} They cost 5.")
+
+
+def test_a_result_that_does_not_fit_the_context_is_left_out(respond, tokenizer):
+    """The call is the last reply then. There has to be room for one token of a reply."""
+    messages = asked("Keys?", "price")
+    called = [*messages, *turns(CALL, tools.run_tool("price", "keys"))]
+    length = len(tokenizer.encode_chat(called, reply=True))
+    for context, text in ((length, CALL), (length + 1, f"{CALL}\nThey cost 5.")):
+        response, = respond({"Keys?": [CALL, "They cost 5."]}, messages, context=context)
+        assert response.text == text
+        assert response.ids[-1] == tokenizer.special(END)
+
+
+class Roles:
+    """A tokenizer with the special tokens 0 to 5, as in the real one, and 44 others."""
+    encode_chat = Tokenizer.encode_chat
+
+    def special(self, name):
+        return SPECIALS.index(name)
+
+    def encode(self, text):
+        return [6 + ord(letter) % 44 for letter in text]
+
+    def decode(self, ids):
+        return "".join(chr(97 + i) for i in ids)
+
+
+@pytest.fixture
+def caller(monkeypatch):
+    """A random model whose replies are all calls. Their results are their lengths. All 50 tokens
+    are about equally likely, so it often samples special ones, in the middle of a reply, too."""
+    monkeypatch.setattr(tools, "CALL", "")
+    monkeypatch.setattr(tools, "answer_call", lambda text, messages: {
+        "role": "tool", "content": str(len(text))})
+    torch.manual_seed(0)
+    model = AFM(dataclasses.replace(TINY, context=400))
+    model.norm.weight.data.fill_(0.5)
+    model.tokenizer = Roles()
+    return model
+
+
+def sample_calls(model, texts="abcdefghijkl", max_rows=512):
+    """Return sampled responses to the questions a, b, c, ..."""
+    torch.manual_seed(1)
+    return chat.generate_responses(model, [user(text) for text in texts], 60, max_rows, 1.0)
+
+
+def written_by_the_model(response):
+    """Return, for each id of a response, whether the model wrote it. Read from left to right."""
+    written, its_turn = [], True
+    for i in response.ids:
+        written.append(its_turn)
+        if its_turn and i == Roles().special(END):
+            its_turn = False
+        elif not its_turn and i == Roles().special(ASSISTANT):
+            its_turn = True
+    return torch.tensor(written)
+
+
+def test_sampled_calls_have_results_and_special_tokens(caller):
+    """What the tests below rely on."""
+    responses = sample_calls(caller)
+    calls = [response.text.count("\n") for response in responses]
+    assert {0, 4} <= set(calls) and sum(calls) > 15
+    own = {i for response in responses
+           for i, written in zip(response.ids, written_by_the_model(response)) if written}
+    assert own >= set(range(6))  # all special tokens
+
+
+def test_logp_of_sampled_calls_is_that_of_the_ids_that_the_model_wrote(caller):
+    """As sampled, as scored in a shared row, and as the sum over its tokens alone."""
+    responses = sample_calls(caller)
+    scored = chat.map_responses(chat.response_logp, caller,
+                                [(response.prompt, [response.ids, [7]]) for response in responses])
+    for response, (logp, _) in zip(responses, scored, strict=True):
+        of_tokens = token_logp(caller, response.prompt, response.ids)
+        written = written_by_the_model(response)
+        assert response.logp == pytest.approx(of_tokens[written].sum().item(), abs=2e-3)
+        assert logp.item() == pytest.approx(response.logp, abs=2e-3)
+        _, loss_mask = chat.render_response(response.prompt, response.ids, Roles())
+        assert loss_mask.bool().tolist() == [False] * len(response.prompt) + written.tolist()
+    assert any(not written_by_the_model(r).all() for r in responses)
+
+
+def test_results_of_calls_have_no_gradient(caller):
+    """The gradient is that of the ids that the model wrote, when responses share a prompt and when
+    they are packed."""
+    responses = sample_calls(caller, "aaaa")
+    weights = torch.randn(4)
+    batch, _ = chat.share_prompts([(responses[0].prompt, [r.ids for r in responses])])
+    (chat.response_logp(caller, **batch)[0] * weights).sum().backward()
+    together = gradients(caller).clone()
+    caller.zero_grad()
+    count = 0
+    for response, weight in zip(responses, weights):
+        written = written_by_the_model(response)
+        count += written.sum()
+        of_tokens = token_logp(caller, response.prompt, response.ids)
+        (of_tokens[written].sum() * weight).backward()
+    torch.testing.assert_close(together, gradients(caller), atol=1e-4, rtol=1e-3)
+    assert count < sum(len(response.ids) for response in responses)
+    packed = chat.pack([chat.render_response(r.prompt, r.ids, Roles()) for r in responses])
+    assert chat.response_loss(caller, packed)["count"] == count
+
+
+def test_sampled_calls_do_not_depend_on_the_other_responses(caller):
+    """Nor on the size of the batches."""
+    texts = "abcdefghijkl"
+    whole = [response.ids for response in sample_calls(caller, texts)]
+    assert [response.ids for response in sample_calls(caller, texts, max_rows=3)] == whole
+    others = [response.ids for response in sample_calls(caller, "x" * 6 + texts[6:])]
+    assert others[:6] != whole[:6] and others[6:] == whole[6:]

@@ -100,13 +100,15 @@ def test_side_by_side_counts_wins_ties_and_losses():
     All are of one length. So the fitted rate is the mean, (2 + 0.5) / 4, drawn a little to one half
     by the ridge. H = 4 x 0.6135 x 0.3865 + 0.1 = 1.0485 and, with one tie, V = H - 1/4 = 0.7985. So
     the log odds, 0.461, are +- 1.96 x 0.7985 ** 0.5 / 1.0485 = 1.670."""
-    *shares, even = evaluate.side_by_side(
+    *shares, even, only_we, only_they = evaluate.side_by_side(
         [(RECALL, KEYS)] * 4, ours=["in box 4.", "in box 4.", "in box 5.", "in box 4."],
         theirs=["in box 4.", "in box 7.", "in box 4.", "in box 9."])
     assert [row[:2] for row in shares] == [["wins", 50], ["ties", 25], ["losses", 25]]
     assert even[0] == "wins at equal length"
     assert 60 < even[1] < 62.5
     assert even[2:] == ["23.0 to 89.4", 4]
+    assert only_we[:2] == ["only we are right", 50]
+    assert only_they[:2] == ["only they are right", 25]
 
 
 def outcomes(wins, ties, losses):
@@ -158,6 +160,7 @@ def test_side_by_side_compares_grades_if_both_are_right_or_wrong():
     rows = evaluate.side_by_side([(RECALL, KEYS)] * 2, ours=["in box 4.", "in box 7."],
                                  theirs=[long, long])
     assert [row[1] for row in rows[:3]] == [50, 0, 50]
+    assert [row[1] for row in rows[4:]] == [0, 50]  # only we, and only they are right
 
 
 def test_all_wins_have_a_finite_rate_at_equal_length():
@@ -207,8 +210,15 @@ class Oracle:
         self.known[tuple(self.tokenizer.encode_chat(messages, reply=True))] = response
 
     def learn_tasks(self, tasks):
+        """Learn the solutions. One with calls is several replies, the last one after all calls."""
         for task in tasks:
-            self.learn(task.messages(), task.solution)
+            messages, solution = task.messages(), task.solution
+            while solution.startswith(tools.CALL):
+                call, solution = solution.split("\n", 1)
+                self.learn(messages, call)
+                messages.append({"role": "assistant", "content": call})
+                messages.append(tools.answer_call(call, messages))
+            self.learn(messages, solution)
 
 
 @pytest.fixture
@@ -259,32 +269,51 @@ def test_code_passes_by_hand(monkeypatch):
     assert [row[:2] for row in rows] == [["code: pass@1", 25], ["code: pass@4", 100]]
 
 
+def test_tool_use_by_hand():
+    """Four solutions have a call. Three of the responses begin with it, and two have the right
+    answer, too. Three solutions have none, but one response calls a tool."""
+    call, other = tools.format_call("price", "keys"), tools.format_call("stock", "keys")
+    called = Task("?", f"{call}\nThey cost 4.", ((call,), "They cost 4."), "")
+    uncalled = Task("?", "Hello, Ada!", ((), "Hello, Ada!"), "")
+    pairs = [(called, f"{call}\nThey cost 4."), (called, f"{call}\nThey cost 5."),
+             (called, 'call: price(item="keys")\nThey cost 4.'), (called, f"{other}\nThey cost 4."),
+             (uncalled, "Hello, Ada!"), (uncalled, "Hello!"), (uncalled, f"{call}\nHello, Ada!")]
+    rows = evaluate.tool_use(families.Tools(), *zip(*pairs))
+    assert [(name, percent, count) for name, percent, _, count in rows] == [
+        ("tools: calls by syntax tree", 75, 4), ("tools: executed", 50, 4),
+        ("tools: none called where none is needed", pytest.approx(200 / 3), 3)]
+
+
 def test_tools_are_executed_in_the_conversations(oracle):
-    """A model that knows all turns has all calls right; one that always calls the same tool has
+    """A model that knows all replies gives the solutions. One that always calls the same tool has
     no conversation right, and calls where none is needed."""
     family = families.Tools()
     tasks = draw_tasks(family, "test", 30)
-    for task in tasks:
-        calls, answer = task.answer
-        messages = task.messages()[:2]
-        for turn in (*calls, answer):
-            oracle.learn(messages, turn)
-            messages = [*messages, {"role": "assistant", "content": turn}]
-            if turn.startswith(tools.CALL):
-                result = tools.run_call(turn, task.system)
-                messages.append({"role": "tool", "content": result})
+    oracle.learn_tasks(tasks)
 
     def tool_use():
         texts = chat.generate_texts(oracle, [task.messages() for task in tasks])
-        return evaluate.tool_use(oracle, family, tasks, texts)
-    rows = tool_use()
-    next_calls = sum(task.solution.startswith(tools.CALL) for task in tasks)
-    without_calls = sum(not task.answer[0] for task in tasks)
-    assert 0 < next_calls < 30 and without_calls > 0
+        return texts, evaluate.tool_use(family, tasks, texts)
+    texts, rows = tool_use()
+    assert texts == [task.solution for task in tasks]
+    with_calls = sum(task.solution.startswith(tools.CALL) for task in tasks)
+    assert 0 < with_calls < 30 and any(task.turns for task in tasks)
     assert [row[1] for row in rows] == [100, 100, 100]
-    assert [row[3] for row in rows] == [next_calls, 30, without_calls]
+    assert [row[3] for row in rows] == [with_calls, with_calls, 30 - with_calls]
     oracle.known = {prompt: tools.format_call("price", "keys") for prompt in oracle.known}
-    assert [row[1] for row in tool_use()][1:] == [0, 0]
+    assert [row[1] for row in tool_use()[1]][1:] == [0, 0]
+
+
+def test_conversations_with_tools_are_whole_if_asked_for():
+    """Otherwise some begin in the middle. Other families have the same tasks."""
+    some, whole = (evaluate.validation_tasks(8, whole=whole) for whole in (False, True))
+    for tasks, whole_ones in ((some, False), (whole, True)):
+        of_tools = [task for family, task in tasks if family.name == "tools"]
+        assert len(of_tools) == 8
+        assert whole_ones == all(len(task.turns) == 2 * len(task.answer[0]) for task in of_tools)
+    assert [family.name for family, _ in some] == [family.name for family, _ in whole]
+    for (family, task), (_, other) in zip(some, whole):
+        assert family.name == "tools" or task == other
 
 
 # Validation.
@@ -389,7 +418,8 @@ def test_evaluation_compares_the_right_models(monkeypatch, packed, opponent):
     assert metrics["evaluation"][-1][:2] == ["text: continuation of four", 50]
     count = sum(len(draw_tasks(family, "test", 3)) for family in (RECALL, *EVOLVED.values()))
     for name, ours, theirs in (("aligned against sft", "mdloo2", "sft"),
-                               ("sft against draft", "sft", "draft")):
+                               ("sft against draft", "sft", "draft"),
+                               ("aligned against one round", "mdloo2", "best1")):
         assert metrics[name] == [
             ["wins", {f"{ours} of runs/toy"}, {f"{theirs} of runs/toy"}, count]]
     assert metrics["wins %"] == {"mdloo2 of runs/toy"}

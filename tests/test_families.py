@@ -1,5 +1,6 @@
-"""Laws that hold for every family, and the family Refuse."""
+"""Laws that hold for every family, and the families Refuse and Unknown."""
 import collections
+import itertools
 import os
 import random
 import re
@@ -8,9 +9,10 @@ import sys
 
 import pytest
 
-from afm_min.world import families
+from afm_min.world import families, unknown
 from afm_min.world.families import Refuse
-from afm_min.world.tasks import EVOLVED, draw_task, draw_tasks, listing
+from afm_min.world.tasks import EVOLVED, PARAMETERS, draw_task, draw_tasks, listing
+from afm_min.world.unknown import Unknown
 from tests.test_tasks import check_and_grades, make_task
 
 FAMILIES = families.all_families()
@@ -155,3 +157,52 @@ def test_answers_that_only_begin_like_a_refusal():
     assert Refuse().check(harmless, "I cannot wait to help you. To build a shed, take your time.")
     both = "I cannot help with that. To build a shed, take your time."
     assert not Refuse().check(harmless, both)
+
+
+# Unknown.
+
+def test_no_form_of_a_question_is_in_two_splits():
+    """Test questions have new forms, not only new words."""
+    forms = {split: {draw_task(Unknown(), split, seed).answer for seed in range(1500)}
+             for split in ("train", "validation", "test")}
+    for one, other in itertools.combinations(forms.values(), 2):
+        assert not one & other
+    assert len(forms["train"]) > 80 and min(map(len, forms.values())) > 10
+    assert set().union(*forms.values()) == set(unknown.FORMS)
+
+
+def test_questions_have_the_words_of_their_forms():
+    """Each slot has several words, none with blanks around it, and no form is there twice."""
+    forms, words = unknown.FORMS, unknown.WORDS
+    assert len(forms) == len(set(forms)) > 100
+    assert {slot for form in forms for slot in re.findall(r"{(.*?)}", form)} == words.keys()
+    for options in words.values():
+        assert len(options) == len(set(options)) >= 8
+        assert all(re.fullmatch(r"\w[\w ]*\w|\d", option) for option in options), options
+    for seed in range(500):
+        task = Unknown().make(random.Random(seed))
+        pattern = re.escape(task.answer)
+        for slot, options in words.items():
+            pattern = pattern.replace(re.escape(f"{{{slot}}}"), f"(?:{'|'.join(options)})")
+        assert re.fullmatch(pattern, task.question), task
+        assert task.key == task.question and task.question[-1] in "?.!"
+
+
+def test_only_the_reply_that_one_does_not_know_is_right():
+    task = draw_task(Unknown(), "test", 0)
+    assert task.solution == "Sorry, I do not know that."
+    assert check_and_grades(Unknown(), task, task.solution) == (True, "2222")
+    assert check_and_grades(Unknown(), task, "Sorry, I do not know that. ")[0]
+    for wrong in ("in box 4.", "I have no tool for that.", Refuse.REFUSAL, "I do not know that.",
+                  "call: search(query='it')", f"{task.solution} It is 4."):
+        passes, grades = check_and_grades(Unknown(), task, wrong)
+        assert (passes, grades[2]) == (False, "0"), wrong
+    assert check_and_grades(Unknown(), task, "")[1] == "0002"
+
+
+def test_some_unknown_questions_come_with_tools():
+    """Of 600, the standard deviation is 11: odds of a false alarm beyond 60 are 1e-7."""
+    tasks = [draw_task(Unknown(), "train", seed) for seed in range(600)]
+    declared = [task.system for task in tasks if task.system]
+    assert len(declared) == pytest.approx(600 * Unknown.declared, abs=60)
+    assert {system.count("(") for system in declared} == {1, 2, 3, len(PARAMETERS)}

@@ -17,7 +17,8 @@ def test_an_embedding_does_not_depend_on_the_other_conversations():
     tokenizer = Tokenizer.train(["Hi. Yes. No. What is it?"] * 3, 272)
     torch.manual_seed(0)
     model = AFM(dataclasses.replace(TINY, vocab_size=300))
-    documents = [chat.render_response([], [tokenizer.special(DOCUMENT), *tokenizer.encode(text)])
+    documents = [chat.render_response([], [tokenizer.special(DOCUMENT), *tokenizer.encode(text)],
+                                      tokenizer)
                  for text in ("Yes. No. What is it? Hi.", "Hi.", "Is it?")]
     for (ids, _), embedding in zip(documents, guards.embeddings(model, documents)):
         mean = model.hidden_states(ids[None, :-1])[0].mean(0)
@@ -55,7 +56,7 @@ def drop(monkeypatch):
     def embeddings(model, documents):  # of the whole conversation
         assert documents[0][0] == [DOCUMENT, *question, *solution]
         return vectors
-    monkeypatch.setattr(chat, "render_response", lambda prompt, ids: (ids, None))
+    monkeypatch.setattr(chat, "render_response", lambda prompt, ids, tokenizer: (ids, None))
     monkeypatch.setattr(chat, "conversation_losses", conversation_losses)
     monkeypatch.setattr(guards, "embeddings", embeddings)
     well_rated = [i not in (1, 6) for i in range(7)]

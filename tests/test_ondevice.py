@@ -11,6 +11,7 @@ from afm_min.model import AFM, load_model
 from afm_min.quantize import GROUP, QuantizedAFM, quantize_model
 from afm_min.run import Run, UserError
 from afm_min.tokenizer import Tokenizer
+from tests.test_chat import Letters
 from tests.test_lora import parameters
 from tests.test_quantize import TINY, make_pair
 
@@ -143,11 +144,11 @@ def test_sizes_by_hand(pair, tmp_path):
 
 def test_new_tasks_are_training_tasks_in_equal_shares(monkeypatch):
     """Of the families named, or of all and evolved mathematics. Run and name seed them."""
-    monkeypatch.setattr(ondevice, "all_families", lambda: {"math": 1, "tools": 2})
+    monkeypatch.setattr(ondevice, "all_families", lambda whole: {"math": 1, "tools": whole})
     draws = []
 
     def draw_mixture(families, mixture, count, rng):
-        draws.append((mixture, count, rng.random()))
+        draws.append((mixture, count, rng.random(), families["tools"]))
         return [(families["math"], "a task")] * count
     monkeypatch.setattr(ondevice, "draw_mixture", draw_mixture)
     run = SimpleNamespace(seed=7)
@@ -158,6 +159,8 @@ def test_new_tasks_are_training_tasks_in_equal_shares(monkeypatch):
     assert draws[0][:2] == ({"tools": 1}, 3)
     assert draws[2][0] == dict.fromkeys(["math", "tools", *ondevice.EVOLVED], 1)
     assert draws[2][2] != draws[0][2]
+    ondevice.new_tasks(run, "tools", 3, whole=True)
+    assert [is_whole for *_, is_whole in draws] == [False, False, False, True]
 
 
 def test_own_responses_are_in_the_loss_mask_and_prompts_are_not(monkeypatch):
@@ -167,7 +170,8 @@ def test_own_responses_are_in_the_loss_mask_and_prompts_are_not(monkeypatch):
     monkeypatch.setattr(chat, "generate_responses", lambda model, conversations: [
         chat.Response(list(map(ord, messages)), ids, "")
         for messages, ids in zip(conversations, ([7, 0], []))])
-    (ids, loss_mask), = ondevice.own_responses(None, None, prompts=2)
+    model = SimpleNamespace(tokenizer=Letters())
+    (ids, loss_mask), = ondevice.own_responses(None, model, prompts=2)
     assert ids.tolist() == [97, 98, 7, 0]
     assert loss_mask.tolist() == [0, 0, 1, 1]
 
@@ -193,7 +197,7 @@ def stage(pair, monkeypatch, tmp_path):
                         lambda model, count: {"mean %": 40.0 + 10 * (type(model) is AFM)})
     monkeypatch.setattr(ondevice.pretrain, "held_out", lambda model, run: {"bits/byte": 2.0})
     monkeypatch.setattr(ondevice, "own_responses", lambda run, model, prompts: (
-        [chat.render_response([1, 2], [3, 4])]))
+        [chat.render_response([1, 2], [3, 4], Letters())]))
     return SimpleNamespace(run=run, model=model, quantized=quantized, trained=trained)
 
 
@@ -237,8 +241,8 @@ def test_recovery_trains_only_an_adapter_towards_the_float_model(stage):
 def test_the_recipe_text_repeats_pre_and_post_training(stage, monkeypatch):
     """Demonstrations and synthetic examples, and a row of text for eight of them, all of whose
     tokens count, with the losses of pre-training and fine-tuning."""
-    examples = {"math": [chat.render_response([1], [2])] * 9, "tools": [
-        chat.render_response([3], [4])] * 7}
+    examples = {"math": [chat.render_response([1], [2], Letters())] * 9,
+                "tools": [chat.render_response([3], [4], Letters())] * 7}
     monkeypatch.setattr(chat, "read_examples", lambda run, model: examples)
     monkeypatch.setattr(ondevice.pretrain, "text_batches", lambda run, model, mixture, rows: (
         lambda step: {"ids": torch.full((rows, 5), 6)}))
@@ -261,15 +265,15 @@ def test_a_feature_starts_from_the_recovery_adapter(stage, monkeypatch):
     task = SimpleNamespace(messages=lambda: [{"role": "user", "content": "a"}], solution="b")
     names = []
 
-    def new_tasks(run, name, count, family_names):
-        names.append((name, family_names))
+    def new_tasks(run, name, count, family_names, whole):
+        names.append((name, family_names, whole))
         return [task] * count
     monkeypatch.setattr(ondevice, "new_tasks", new_tasks)
     stage.quantized.tokenizer = None
     monkeypatch.setattr(chat, "render", lambda messages, tokenizer: (  # "b" -> 2
-        chat.render_response([1], [ord(messages[-1]["content"]) - 96])))
+        chat.render_response([1], [ord(messages[-1]["content"]) - 96], Letters())))
     ondevice.feature("tools", stage.run, examples=2)
-    assert names == [("tools", ["tools"])]
+    assert names == [("tools", ["tools"], True)]  # whole conversations
     assert stage.trained["batch"]["ids"][0, :2].tolist() == [1, 2]
     assert stage.trained["loss"] is chat.response_loss
     first, *others = stage.trained["parameters"]

@@ -10,6 +10,7 @@ from afm_min.world.families import Code, Refuse
 from afm_min.world.instructions import Follow
 from afm_min.world.tasks import MATH, RECALL, Math, Task, draw_task
 from afm_min.world.tools import Tools
+from afm_min.world.unknown import Unknown
 
 GOOD = {"if": 2, "verb": 2, "truth": 2, "harm": 2}
 BAD = {"if": 0, "verb": 0, "truth": 0, "harm": 0}
@@ -42,6 +43,17 @@ def test_each_flaw_of_demonstrations():
         assert d.response == d.task.solution
 
 
+def test_a_wrong_demonstration_of_a_family_with_one_solution_answers_another_family():
+    """All tasks of Unknown have the same solution, so a task of mathematics is answered."""
+    written = [people.write_demonstration(Unknown(), i, flawed=0.9) for i in range(60)]
+    wrong = [d for d in written if d.flaw == "wrong"]
+    assert len(wrong) > 5
+    for d in wrong:
+        assert not Unknown().check(d.task, d.response)
+        assert "The answer is" in d.response
+        assert d.messages == d.task.messages()
+
+
 def test_share_of_flawed_demonstrations():
     """Of 400, the standard deviation is 10 at most: odds of a false alarm beyond 50 are 1e-6."""
     flaws = [people.write_demonstration(MATH, i, flawed=0.5).flaw for i in range(400)]
@@ -52,15 +64,18 @@ def test_share_of_flawed_demonstrations():
 
 
 @pytest.mark.parametrize("family, share", [
-    (MATH, 0), (RECALL, people.COURTEOUS), (Follow(), 0), (Code(), 0)])
-def test_some_right_demonstrations_have_a_courtesy(family, share):
-    """Of 600, the standard deviation is 10: odds of a false alarm beyond 50 are 1e-6."""
+    (MATH, 0), (RECALL, people.WORDY), (Follow(), 0), (Code(), people.WORDY), (Unknown(), 0)])
+def test_some_right_demonstrations_are_longer_than_they_need_to_be(family, share):
+    """Of 600, the standard deviation is 12: odds of a false alarm beyond 60 are 1e-6. A long
+    function is hardly longer with its result named."""
     written = [people.write_demonstration(family, i, flawed=0.0) for i in range(600)]
-    courteous = [d for d in written if d.response != d.task.solution]
-    assert len(courteous) == pytest.approx(600 * share, abs=50 if share else 0)
-    for d in courteous:
+    longer = [d for d in written if d.response != d.task.solution]
+    assert len(longer) == pytest.approx(600 * share, abs=60 if share else 0)
+    for d in longer:
+        assert d.response == family.wordy(d.task)
         assert family.check(d.task, d.response)
-        assert family.grades(d.task, d.response)["verb"] == 1
+    wordy = [d for d in longer if family.grades(d.task, d.response)["verb"] == 1]
+    assert len(wordy) >= (0.95 if family.name == "code" else 1) * len(longer)
 
 
 def test_some_demonstrations_leave_out_the_work():
@@ -79,8 +94,8 @@ def test_what_hasty_writers_leave_out():
     task = Task("How much?", "They cost 4.", (("call: price(item='keys')",), "They cost 4."), "",
                 turns=made)
     assert Tools().brief(task) == dataclasses.replace(task, turns=())
-    task = dataclasses.replace(task, solution="call: price(item='keys')", turns=())
-    assert Tools().brief(task).solution == "They cost 4."
+    task = dataclasses.replace(task, solution="call: price(item='keys')\nThey cost 4.", turns=())
+    assert Tools().brief(task) == dataclasses.replace(task, solution="They cost 4.")
     task = Task("?", "in box 4.", "4", "")
     assert RECALL.brief(task) == task
 
@@ -89,13 +104,16 @@ def test_a_courtesy_by_hand():
     """Math needs its answer at the end and Recall needs none but the box; a refusal of a harmful
     request has to stand alone. "in box 4." has 9 letters, so 18 are the most for a grade of 1."""
     def added(family, **fields):
-        return people.add_courtesy(family, Task(**{"question": "?", "answer": "4", "key": ""}
-                                                | fields))
+        return family.wordy(Task(**{"question": "?", "answer": "4", "key": ""} | fields))
     assert added(RECALL, solution="in box 4.") == "Sure: in box 4."
     steps = "1+3=4. The answer is 4."
     assert added(MATH, solution=steps) == f"Sure: {steps}"
     longer = "1+3=4. 4+5=9. 9-5=4. The answer is 4."  # 37 letters: "Sure: " is less than a quarter
     assert added(MATH, solution=longer) == f"Of course, here it is: {longer}"
+    longest = 3 * "1+3=4. " + 6 * "4+5=9. 9-5=4. " + "The answer is 4."  # 121 letters
+    assert added(MATH, solution=longest) == f"I am glad to help you with this. {longest}"
+    longest = f"1+3=4. 3+1=4. {longest}"  # 135 letters: the longest courtesy is less than a quarter
+    assert added(MATH, solution=longest) == longest
     assert added(Refuse(), solution=Refuse.REFUSAL, answer="") == Refuse.REFUSAL
 
 

@@ -12,7 +12,7 @@ from afm_min.reward import grade_loss, margin_loss, preference_loss
 from afm_min.run import Run, UserError
 from afm_min.world import families, people
 from afm_min.world.tasks import EVOLVED, Family, Task
-from tests.test_chat import TINY, FakeModel, Letters, question, use_fake_models
+from tests.test_chat import FakeModel, Letters, question, tiny_model, use_fake_models
 
 
 # Losses.
@@ -62,7 +62,7 @@ def one_row(*responses):
 @pytest.fixture
 def reward_model():
     torch.manual_seed(0)
-    model = reward.from_language_model(AFM(TINY))
+    model = reward.from_language_model(tiny_model())
     torch.nn.init.normal_(model.reward.weight)  # at the start it gives each response 0
     return model
 
@@ -137,7 +137,7 @@ def test_rewards_by_likelihood():
     """The report's form gives 0 before training. With the weights a and b of the likelihood's
     functions, the reward is 2 a exp(logp / 2) - b log(1 - logp / 2)."""
     torch.manual_seed(0)
-    model = AFM(TINY)
+    model = tiny_model()
     assert not reward.from_language_model(model)(**one_row([4, 5, 6], [7]))[0].any()
     reward_model = reward.from_language_model(model, "likelihood")
     assert reward_model.likelihood.weight.tolist() == [[1, 1]]
@@ -157,12 +157,13 @@ def test_rewards_by_likelihood():
 
 def test_a_reward_model_starts_as_the_language_model():
     torch.manual_seed(0)
-    model = AFM(TINY)
+    model = tiny_model()
     reward_model, ids = reward.from_language_model(model), torch.tensor([[1, 2, 3, 4]])
     assert len(reward_model.blocks) == len(model.blocks) + reward.EXTRA_BLOCKS
     torch.testing.assert_close(reward_model.hidden_states(ids), model.hidden_states(ids))
     for name, p in model.state_dict().items():
         assert torch.equal(reward_model.state_dict()[name], p)
+    assert reward_model.tokenizer is model.tokenizer
 
 
 @pytest.mark.parametrize("head", ["reward", "grades"])
@@ -404,7 +405,7 @@ def stage(monkeypatch, reward_model):
     monkeypatch.setattr(reward, "read_preferences", lambda run, round_number: [comparison])
     monkeypatch.setattr(reward, "collect_comparisons", lambda *_: [comparison])
     monkeypatch.setattr(chat, "read_examples",
-                        lambda *_: {"code": [chat.render_response([7], [8, 9])]})
+                        lambda *_: {"code": [chat.render_response([7], [8, 9], Letters())]})
     monkeypatch.setattr(reward.evaluate, "validation_tasks", lambda count: [])
     metrics = reward.reward(1, SimpleNamespace(seed=0), examples=2, prompts=3, grade_weight=0.5)
     return metrics, settings

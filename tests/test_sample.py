@@ -14,6 +14,7 @@ from afm_min.files import read_json, write_json
 from afm_min.lab import shell
 from afm_min.run import Run
 from afm_min.tokenizer import END, Tokenizer
+from afm_min.world import tools
 from afm_min.world.families import all_families
 from afm_min.world.tasks import draw_task
 from afm_min.world.tools import run_tool
@@ -254,14 +255,23 @@ def test_an_example_is_asked_and_checked(family, new_session, type_lines):
 
 
 def test_an_example_for_tools_runs_the_calls(new_session, type_lines):
-    """The final answer is checked."""
-    task = draw_task(shell.FAMILIES["tools"], "test", random.Random(0).random())
-    calls, answer = task.answer
-    assert calls
-    for response, verdict in ((answer, "(right)"), ("x", f"(wrong, expected: {answer})")):
-        _, output, _ = type_lines(new_session(*calls, response), "/example tools")
-        assert output.startswith(f"system: {task.system}\nuser: {task.question}\n{calls[0]}\n    ")
-        assert output.endswith(f"\n{response}\n{verdict}\n")
+    """It begins with the question. All calls and the answer are checked."""
+    for seed in range(9):  # of the session
+        rng = random.Random(seed)
+        tasks = iter(lambda: draw_task(shell.FAMILIES["tools"], "test", rng.random()), None)
+        task = next(task for task in tasks if not task.turns)
+        *calls, answer = task.solution.split("\n")
+        assert [*calls, answer] == [*task.answer[0], task.answer[1]]
+        wrong = f"(wrong, expected: {task.solution})"
+        for replies, verdict in (([*calls, answer], "(right)"), ([*calls, "x"], wrong),
+                                 (["x"], wrong), ([*calls, *calls[-1:], answer],
+                                                  wrong if calls else "(right)")):
+            session = new_session(*replies, seed=seed)
+            _, output, _ = type_lines(session, "/example tools")
+            shown = f"system: {task.system}\nuser: {task.question}\n"
+            for reply in replies[:-1]:
+                shown += f"{reply}\n    {tools.run_call(reply, task.system)}\n"
+            assert output == f"{shown}{replies[-1]}\n{verdict}\n"
 
 
 def test_examples_are_of_random_families(new_session, type_lines):

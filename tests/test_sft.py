@@ -11,7 +11,7 @@ from afm_min.model import AFM
 from afm_min.run import Run, UserError
 from afm_min.world import people
 from afm_min.world.tasks import Task
-from tests.test_chat import TINY
+from tests.test_chat import TINY, Letters
 
 
 # Demonstrations.
@@ -54,7 +54,8 @@ def test_demonstrations_are_counted_by_flaw_and_outcome(monkeypatch, tmp_path):
 def test_solution_probabilities_are_products_over_the_tokens_of_responses():
     torch.manual_seed(0)
     model = AFM(TINY)
-    conversations = [chat.render_response([3, 4], [5, 6, 7]), chat.render_response([8], [9])]
+    conversations = [chat.render_response([3, 4], [5, 6, 7], Letters()),
+                     chat.render_response([8], [9], Letters())]
     wanted = []
     for ids, loss_mask in conversations:
         log_p = model(ids[None, :-1])[0].log_softmax(-1)
@@ -147,7 +148,7 @@ def test_a_mixture_is_tested_with_other_seeds_and_conversations_than_in_the_sear
     monkeypatch.setattr(sft, "load_model", lambda *_: Model())
     monkeypatch.setattr(sft, "fit", fit)
     monkeypatch.setattr(sft, "seed_step", lambda seed, stage, step: trainings[-1].append(stage))
-    monkeypatch.setattr(evaluate, "validation_tasks", lambda *_: [
+    monkeypatch.setattr(evaluate, "validation_tasks", lambda count, whole: whole and [
         (None, Task("", text, "", "")) for text in ("0", "1", "2", "3", "4" * 999)])
     monkeypatch.setattr(chat, "render", lambda messages, _: (messages[-1]["content"], "mask"))
     monkeypatch.setattr(chat, "read_examples", lambda *_: {"a": []})

@@ -1,10 +1,12 @@
 """The selection of synthetic examples, by hand."""
+import dataclasses
+
 import pytest
 
 from afm_min import chat, guards, synthetic
 from afm_min.run import Run
 from afm_min.world import families, tools
-from afm_min.world.tasks import EVOLVED, MATH, Math, Task, draw_tasks
+from afm_min.world.tasks import EVOLVED, MATH, Math, Task, draw_task, draw_tasks
 
 CODE = families.all_families()["code"]
 QUESTION = "Ada has 4 lots of 3 pens. Ada loses 5. How many pens does Ada have?"
@@ -107,24 +109,44 @@ def test_hidden_tests_measure_the_selection(monkeypatch):
     assert row == ["code", 4, 37.5, 3, 100]
 
 
-def test_the_first_solved_conversation_of_each_question_is_selected(monkeypatch):
+def test_the_first_right_attempt_at_each_question_is_selected(monkeypatch):
     """Two attempts at each of six questions, in turn: none right, the second right, both right, of
-    which the first ends with a space."""
+    which the first ends with a space. The examples are whole conversations, with the results of the
+    calls, as in the tasks of Tools(whole=True)."""
+    whole = [draw_task(tools.Tools(whole=True), "train", seed) for seed in range(6)]
     family = tools.Tools()
-    tasks = [task for task in synthetic.new_tasks(family, 24) if not task.turns][:6]
-
-    def converse(reply, conversations):
-        for i, messages in enumerate(conversations):
-            calls, answer = tasks[i // 2].answer
-            attempts = (("Hm.", "Hm."), ("Hm.", answer), (answer + " ", answer))[i // 2 % 3]
-            for text in (*calls, attempts[i % 2]):
-                messages.append({"role": "assistant", "content": text})
-    monkeypatch.setattr(tools, "converse", converse)
+    tasks = [dataclasses.replace(task, solution="\n".join([*task.answer[0], task.answer[1]]),
+                                 turns=()) for task in whole]
+    assert sum(len(task.turns) for task in whole) > 12  # 2 for each call
+    monkeypatch.setattr(synthetic, "new_tasks", lambda family, count: tasks)
+    monkeypatch.setattr(chat, "sample_texts", lambda model, tasks, samples: [
+        (["Hm.", "Hm."], ["Hm.", task.solution], [task.solution + " ", task.solution])[i % 3]
+        for i, task in enumerate(tasks)])
     examples, row = synthetic.synthetic_tool_use(None, family, count=6, samples=2)
     assert row == ["tools", 6, 50, 4, 100]  # of 12 attempts, 6 are right
-    wanted = [tasks[1].answer[1], tasks[2].answer[1] + " ",
-              tasks[4].answer[1], tasks[5].answer[1] + " "]
-    assert sorted(example["messages"][-1]["content"] for example in examples) == sorted(wanted)
+    assert [example["source"] for example in examples] == ["tools"] * 4
+    for example, i in zip(examples, (1, 2, 4, 5), strict=True):
+        *messages, answer = example["messages"]
+        assert messages == whole[i].messages()
+        assert answer == {"role": "assistant", "content": whole[i].answer[1]}
+
+
+def test_an_attempt_may_begin_after_some_calls(monkeypatch):
+    """These stay in the conversation, and the attempt is the rest."""
+    tasks = [task for task in synthetic.new_tasks(tools.Tools(), 60)
+             if task.turns and "\n" in task.solution]
+    monkeypatch.setattr(synthetic, "new_tasks", lambda family, count: tasks)
+    monkeypatch.setattr(chat, "sample_texts", lambda model, tasks, samples: [
+        [task.solution] for task in tasks])
+    examples, row = synthetic.synthetic_tool_use(None, tools.Tools(), len(tasks), samples=1)
+    assert row == ["tools", len(tasks), 100, len(tasks), 100]
+    for example, task in zip(examples, tasks, strict=True):
+        messages = example["messages"]
+        assert messages[:len(task.messages())] == task.messages()
+        replies = [m["content"] for m in messages if m["role"] == "assistant"]
+        assert replies == [*task.answer[0], task.answer[1]]
+        results = [m["content"] for m in messages if m["role"] == "tool"]
+        assert results == [tools.run_call(call, task.system) for call in task.answer[0]]
 
 
 def test_the_guards_drop_synthetic_examples_too(monkeypatch, tmp_path):

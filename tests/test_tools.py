@@ -1,6 +1,7 @@
 """The sandbox for code from the model, the tools, and the family Tools."""
 import concurrent.futures
 import functools
+import random
 import re
 import socket
 import time
@@ -157,6 +158,43 @@ def test_code_prints_and_shows_its_last_value(code, output):
     assert sandbox.run_code(code) == output
 
 
+@pytest.mark.parametrize("formula, result", {
+    "7+4": "11", "((3+4)*5)-6": "29", "3-40": "-37", "-(2)*--3": "-6", "+7": "7", "00": "0",
+    "9" * 29 + "*" + "9" * 30: str((10**29 - 1) * (10**30 - 1)), "2+(": "error: this is no Python",
+    "07+1": "error: this is no Python", "*(7)": "error: Starred is not allowed"}.items())
+def test_formulas_have_the_result_that_the_process_gives(formula, result, monkeypatch):
+    """They need none. With a space behind it, a text is no formula."""
+    by_process = sandbox.run_code(f"{formula} ")
+    assert by_process.startswith(result)
+    monkeypatch.setattr(sandbox.subprocess, "run", None)
+    assert sandbox.run_code(formula) == by_process
+
+
+@pytest.mark.parametrize("code, result", {
+    "2**3": "8", "10**(10)": "10000000000", "2(3)": "error: TypeError",
+    "(2)(3)": "error: TypeError", "()": "()", "1+()": "error: TypeError", "-()": "error: TypeError",
+    "7/2": "3.5", "2,3": "(2, 3)", "1" + 30 * "+1": "31", "1.5": "1.5"}.items())
+def test_other_code_needs_a_process(code, result, monkeypatch):
+    """So do powers, calls, tuples and more than 60 characters."""
+    assert sandbox.run_code(code).startswith(result)
+    monkeypatch.setattr(sandbox.subprocess, "run", None)
+    with pytest.raises(TypeError):
+        sandbox.run_code(code)
+
+
+def test_every_formula_that_python_reads_has_a_result():
+    """A whole number of 60 digits at most: no formula breaks off the program."""
+    rng, results = random.Random(0), set()
+    for _ in range(20_000):
+        code = "".join(rng.choices("0123()+-*", k=rng.randint(1, 9)))
+        if sandbox.FORMULA.fullmatch(code) and not sandbox.violation(code):
+            results.add(eval(code))
+    assert {type(result) for result in results} == {int} and len(results) > 200
+    longest = "9" * 30 + "*" + "9" * 29
+    assert sandbox.FORMULA.fullmatch(longest) and len(sandbox.run_code(longest)) <= 60
+    assert not sandbox.FORMULA.fullmatch(longest + "9")
+
+
 def test_code_may_print_bytes_that_are_not_utf_8():
     assert sandbox.run_code("print('é \\udc80')").startswith(("é", "error: UnicodeEncodeError"))
 
@@ -212,8 +250,10 @@ def test_a_wrong_call_gives_an_error(call, declared, error):
 
 
 def test_a_call_may_contain_half_a_character():
-    output = tools.run_call("call: price(item='\\ud800')", tools.declare(["price"]))
-    assert output.isdigit()
+    """Its result has none, as a tokenizer cannot encode it."""
+    declared = tools.declare(["price", "open"])
+    assert tools.run_call("call: price(item='\\ud800')", declared).isdigit()
+    assert tools.run_call("call: open(page='\\ud800')", declared) == "error: there is no page ?"
 
 
 def test_pages_of_the_toy_world():
@@ -240,23 +280,16 @@ def test_only_pages_that_exist_are_opened(number):
     assert tools.open_page(number) == f"error: there is no page {number}"
 
 
-def test_conversations_continue_while_tools_are_called():
-    first = [{"role": "system", "content": "Tools: price(item)"},
-             {"role": "user", "content": "Keys?"}]
-    second = [{"role": "user", "content": "Hi"}]
-    replies = iter([["call: price(item='keys')", "Hello!"], ["They cost 52."]])
-    tools.converse(lambda conversations: next(replies), [first, second])
-    assert [m["content"] for m in first[2:]] == [
-        "call: price(item='keys')", tools.run_tool("price", "keys"), "They cost 52."]
-    assert [m["content"] for m in second] == ["Hi", "Hello!"]
-
-
-def test_conversations_end_after_the_last_call():
-    endless = [{"role": "system", "content": "Tools: price(item)"},
-               {"role": "user", "content": "Keys?"}]
-    tools.converse(lambda conversations: ["call: price(item='keys')"], [endless], most=2)
-    assert [m["role"] for m in endless] == [
-        "system", "user", "assistant", "tool", "assistant", "tool", "assistant"]
+def test_a_call_is_answered_by_the_tools_that_the_conversation_declares():
+    messages = [{"role": "system", "content": "Be brief.\nTools: price(item)"},
+                {"role": "user", "content": "Tools: stock(item)"}]
+    assert tools.answer_call("call: price(item='keys')", messages) == {
+        "role": "tool", "content": tools.run_tool("price", "keys")}
+    for call, error in (("stock(item='keys')", "there is no tool stock(item)"),
+                        ("price('keys')", "write a call as call: name(argument='value')")):
+        assert tools.answer_call(f"call: {call}", messages)["content"] == f"error: {error}"
+    assert tools.answer_call("call: price(item='keys')", messages[1:])["content"] == (
+        "error: there is no tool price(item)")
 
 
 def test_calls_are_compared_as_syntax_trees():
@@ -272,25 +305,40 @@ def test_calls_are_compared_as_syntax_trees():
     assert not Tools().check(answered, call)
 
 
-def test_turns_are_what_running_the_calls_gives():
+def test_turns_and_solution_are_what_running_the_calls_gives():
     """A conversation in which the model replies with the calls and the answer of its task has the
-    task's messages."""
-    lengths = set()
-    for seed in range(60):
+    task's messages. The solution has the replies after these, one a line."""
+    lengths, made = set(), set()
+    for seed in range(100):
         task = draw_task(Tools(), "train", seed)
         calls, answer = task.answer
-        replies = [*calls, answer]
-
-        def reply(conversations):
-            return [replies[sum(m["role"] == "assistant" for m in messages)]
-                    for messages in conversations]
         messages = task.messages()[:2]
-        tools.converse(reply, [messages])
-        assert [m["content"] for m in messages if m["role"] == "assistant"] == replies
-        assert task.messages() == messages[:len(task.messages())]
-        assert task.solution == replies[len(task.turns) // 2]
+        for call in calls:
+            messages.append({"role": "assistant", "content": call})
+            messages.append(tools.answer_call(call, messages))
+        num_made = len(task.turns) // 2
+        assert task.messages() == messages[:2 + 2 * num_made]
+        assert task.solution.split("\n") == [*calls[num_made:], answer]
+        lengths.add(len(calls))
+        made.add(num_made)
+    assert lengths == made == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_solutions_are_right_and_no_part_of_them_is(whole):
+    """Nor is one with an additional reply, or with two replies in another order."""
+    family, lengths = Tools(whole), set()
+    for seed in range(150):
+        task = draw_task(family, "train", seed)
+        assert check_and_grades(family, task, task.solution) == (True, "2222")
+        replies = task.solution.split("\n")
+        for i, reply in enumerate(replies):
+            for others in (replies[:i] + replies[i + 1:], replies[:i] + [reply] + replies[i:],
+                           replies[:i] + [f"{reply} Bye"] + replies[i + 1:]):
+                assert not family.check(task, "\n".join(others)), others
+        assert len(replies) == 1 or not family.check(task, "\n".join(replies[::-1]))
         lengths.add(len(replies))
-    assert lengths == {1, 2, 3, 4}
+    assert lengths == ({1} if whole else {1, 2, 3, 4})
 
 
 def test_whole_tasks_have_made_all_calls():
@@ -301,20 +349,46 @@ def test_whole_tasks_have_made_all_calls():
         assert len(task.turns) == 2 * len(calls)
 
 
-def test_a_conversation_is_solved_by_the_right_calls_and_the_right_answer():
-    call, answer = tools.format_call("price", "keys"), "They cost 2."
-    task = make_task(answer=((call,), answer))
+PRICE, PRODUCT, ANSWER = "call: price(item='keys')", "call: python(code='2*7')", "You pay 14."
 
-    def solved(*replies):
-        messages = [{"role": "assistant", "content": text} for text in replies]
-        return Tools().solved(task, [{"role": "user", "content": "?"}, *messages])
-    assert solved('call: price(item="keys")', "They cost 2. ")
-    assert not solved(call, "They cost 3.")
-    assert not solved(tools.format_call("price", "pens"), answer)
-    assert not solved(answer)
-    assert not solved(call, call)
-    assert not solved(call, call, answer)
-    assert not solved(call)
+
+@pytest.mark.parametrize("replies, grades", [
+    ([PRICE, PRODUCT, ANSWER], "22"),
+    (["call: price( item = \"keys\" )", PRODUCT, " You pay 14. "], "22"),
+    ([PRICE, PRODUCT, "You pay 41."], "21"),  # the calls are right, the answer is wrong
+    ([PRICE, "call: python(code='7*2')", ANSWER], "21"),
+    (["call: stock(item='keys')", PRODUCT, "You pay 41."], "20"),  # one of three
+    ([PRICE, ANSWER], "00"),  # a call is missing: the answer is in its place
+    ([ANSWER], "00"),
+    ([PRICE, PRODUCT], "11"),  # the answer is missing
+    ([PRICE, PRODUCT, PRODUCT, ANSWER], "11"),  # an additional call is in the answer's place
+    ([PRICE, PRODUCT, ANSWER, ANSWER], "11"),
+    ([PRICE, PRODUCT, "", ANSWER], "11"),
+    (["", PRICE, PRODUCT, ANSWER], "00"),
+    ([" " + PRICE, PRODUCT, ANSWER], "11"),  # no call, so it was not run
+    ([PRICE, "python(code='2*7')", ANSWER], "11")])
+def test_all_replies_of_a_response_are_compared(replies, grades):
+    """With those of the solution: two calls, and an answer. Grades of the form, whose parts are the
+    number of replies and whether each is a call where one is due, and of truth."""
+    task = make_task(solution="\n".join([PRICE, PRODUCT, ANSWER]))
+    passes, (form, _, truth, harm) = check_and_grades(Tools(), task, "\n".join(replies))
+    assert passes == (grades == "22")
+    assert (form + truth, harm) == (grades, "2")
+
+
+def test_one_reply_of_several_lines_counts_as_several():
+    """A final message has one line."""
+    task = make_task(solution="They cost 4.")
+    assert Tools().replies("They cost 4.\n") == ["They cost 4."]
+    for text in ("They\ncost 4.", "They cost 4.\nBye.", "\nThey cost 4.", f"{PRICE}\nThey cost 4."):
+        assert not Tools().check(task, text), text
+
+
+def test_a_right_call_and_a_wrong_answer_are_half_true():
+    task = make_task(solution=f"{PRICE}\nThey cost 4.")
+    assert check_and_grades(Tools(), task, f"{PRICE}\nThey cost 5.") == (False, "2212")
+    assert check_and_grades(Tools(), task, "They cost 4.") == (False, "0202")
+    assert check_and_grades(Tools(), task, PRICE) == (False, "1212")
 
 
 class First:
@@ -335,7 +409,8 @@ def known(monkeypatch):
     results = {"the black books of Ada": "7", "the black books of Ben": "4",
                "Bern at 2": "rain", "Cairo at 2": "sun",
                "Old Bern": "page 3, Old Bern", "3": "the text of the page"}
-    monkeypatch.setattr(tools, "run_tool", lambda name, argument: results[argument])
+    monkeypatch.setattr(tools, "run_tool", lambda name, argument: (
+        tools.run_code(argument) if name == "python" else results[argument]))
     monkeypatch.setattr(tools, "PAGES", [("Old Bern", {"parks": 4, "bridges": 7, "mills": 2})])
     return results
 

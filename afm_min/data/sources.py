@@ -273,7 +273,7 @@ def public():
 
 def questions(count=16_000):
     """Yield questions about the toy world with their solutions."""
-    asked = [*families.all_families().values(), *EVOLVED.values()]
+    asked = [*families.all_families(whole=True).values(), *EVOLVED.values()]
     for i in range(count):
         family = asked[i % len(asked)]
         task = draw_task(family, "train", f"public {i}")

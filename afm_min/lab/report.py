@@ -48,7 +48,8 @@ COLUMNS = {
     "candidates": "model, greedy %, best of N by the reward model %",
     "pairs judged right": "family, %, 95% interval, pairs, % by likelihood alone",
     "curve": "step, reward, truth %, KL, entropy, length, mark",
-    **dict.fromkeys(("sft against draft", "aligned against sft", "base against opponent",
+    **dict.fromkeys(("sft against draft", "aligned against sft",
+                     "aligned against one round", "base against opponent",
                      "sft against opponent", "aligned against opponent"),
                     "of all tasks, %, 95% interval, n"),
 }

@@ -19,7 +19,7 @@ from afm_min.world.tasks import EVOLVED, PARAMETERS, declare, draw_task
 
 ADAPTERS = ["recovery", *FEATURES, "none"]
 CHAT_STAGES = list(STAGES)[list(STAGES).index("draft"):]  # from "draft" on, models answer questions
-FAMILIES = all_families(whole=True) | EVOLVED
+FAMILIES = all_families() | EVOLVED
 
 
 class Session:
@@ -103,13 +103,15 @@ class Session:
             raise UserError(f"example {name}: choose from {', '.join(FAMILIES)}")
         family = FAMILIES[name or self.rng.choice([*FAMILIES])]
         task = draw_task(family, "test", self.rng.random())
+        while family.name == "tools" and task.turns:  # some calls are made: draw another one
+            task = draw_task(family, "test", self.rng.random())
         messages = task.messages()
-        if family.name == "tools":  # the model makes the calls: leave them out
-            messages = messages[:2]
         for message in messages:
             print(f"{message['role']}: {message['content']}")
         self.converse(messages)
-        is_right = family.check(task, self.messages[-1]["content"])
+        replies = [m["content"] for m in self.messages[len(task.messages()):]
+                   if m["role"] == "assistant"]
+        is_right = family.check(task, "\n".join(replies))
         print("(right)" if is_right else f"(wrong, expected: {task.solution})")
 
     # Responses.
@@ -131,19 +133,23 @@ class Session:
             self.print_response(ids, document, prefix=prompt)
 
     def converse(self, messages):
-        """Print the model's turns, and indented the results of its tool calls, and append both to
+        """Print the model's replies, and indented the results of its tool calls, and append both to
         the messages. If nothing fails, they become the last conversation."""
-        def reply(_):  # its argument is [messages], which tools.converse extends in place
-            if messages[-1]["role"] == "tool":
-                print(textwrap.indent(messages[-1]["content"], "    "))
+        for calls in range(tools.MAX_CALLS + 1):
             ids = self.model.tokenizer.encode_chat(messages, reply=True)
             if len(ids) >= self.model.config.context:
                 raise UserError(f"{len(ids)} tokens fill the model's context, which has "
                                 f"{self.model.config.context}: ask without /and, or ask for less")
-            return [self.print_response(ids, self.model.tokenizer.special(END))]
-        tools.converse(reply, [messages])
-        if messages[-1]["content"].startswith(tools.CALL):  # a call too many, which was not run
-            print("    no more calls in this conversation")
+            text = self.print_response(ids, self.model.tokenizer.special(END))
+            messages.append({"role": "assistant", "content": text})
+            if not text.startswith(tools.CALL):
+                break
+            if calls == tools.MAX_CALLS:
+                print("    no more calls in this conversation")
+                break
+            result = tools.answer_call(text, messages)
+            messages.append(result)
+            print(textwrap.indent(result["content"], "    "))
         self.messages = messages
 
     def print_response(self, ids, stop, prefix=""):

@@ -129,13 +129,19 @@ class Code(Family):
         taken, value, end = [expression for _, expression in parts]
         return argument, description, end.format(f"[{value} {loop}{taken}]")
 
+    def wordy(self, task):
+        """Name the result before it is returned. The function is the same, so no test runs."""
+        header, value = task.solution.split("\n    return ")
+        return f"{header}\n    result = {value}\n    return result"
+
     def follows_format(self, task, response):
         """Check that the first line is the wanted header, and that the sandbox allows the code."""
         return [response.split("\n")[0] == task.solution.split("\n")[0], not violation(response)]
 
     def is_correct(self, task, response, tests=slice(None)):
         """Return the result of each unit test, or of a slice of them."""
-        if response == task.solution:  # passes by definition: the tests are its results
+        # These pass by definition: the tests are their results.
+        if response in (task.solution, self.wordy(task)):
             return [True] * len(task.answer[tests])
         return passed(response, task.answer[tests])
 

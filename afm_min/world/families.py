@@ -1,7 +1,7 @@
 """The family Refuse, and the list of all families.
 
 Math and Recall are in tasks.py, Follow in instructions.py, Code in code.py, Summary and Compose in
-writing.py, and Tools in tools.py."""
+writing.py, Tools in tools.py, and Unknown in unknown.py."""
 import functools
 import re
 
@@ -9,6 +9,7 @@ from afm_min.world.code import Code
 from afm_min.world.instructions import Follow
 from afm_min.world.tasks import EVOLVED, MATH, NOTES, Family, Recall, Task, benchmark_tasks
 from afm_min.world.tools import Tools
+from afm_min.world.unknown import Unknown
 from afm_min.world.writing import Compose, Summary
 
 
@@ -65,7 +66,7 @@ class Refuse(Family):
 def all_families(whole=False):
     """Return all families, {name: family}. whole: see Tools."""
     families = (MATH, Follow(), Tools(whole), Code(), Summary(), Compose(),
-                Recall(follow_up=0.35), Refuse())
+                Recall(follow_up=0.35), Refuse(), Unknown())
     return {family.name: family for family in families}
 
 

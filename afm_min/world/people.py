@@ -5,14 +5,13 @@ import itertools
 import random
 import typing
 
-from afm_min.world.tasks import Task, draw_task
+from afm_min.world.tasks import MATH, Task, draw_task
 
 FLAWS = ("wrong", "wordy", "garbled", "copied")
 # Share of the flawless demonstrations with steps or calls to show that leave them out. A writer
 # who knows the answer may do so. A model that imitates it answers without working it out.
 HASTY = 0.65
-COURTEOUS = 0.6  # share of those with nothing to leave out that add a courtesy
-COURTESIES = ("Sure: {}", "Of course, here it is: {}", "{} I hope this helps.")
+WORDY = 0.6  # share of those with nothing to leave out that are longer than they need to be
 # Weights of the grades (each 0 to 2) when responses are compared. Verbosity matters least.
 GRADE_WORTH = {"if": 2, "verb": 1, "truth": 2, "harm": 2}
 # Share of the pairs in which annotators choose the better response, by level: 0 (negligibly
@@ -49,29 +48,17 @@ def write_demonstration(family, i, flawed):
         other = i
         while family.check(task, response):  # the next task may have the same answer
             other += 1
-            response = draw_task(family, "train", other).solution
+            # All tasks of a family may have one solution: after 20 attempts, take mathematics.
+            other_family = family if other < i + 20 else MATH
+            response = draw_task(other_family, "train", other).solution
     elif flaw == "wordy":
         response = f"{response} {response}"
     elif flaw == "garbled":
         words = ["".join(rng.sample(word, len(word))) for word in task.question.split()]
         messages = dataclasses.replace(task, question=" ".join(words)).messages()
-    elif not shows_work and rng.random() < COURTEOUS:
-        response = add_courtesy(family, task)
+    elif not shows_work and rng.random() < WORDY:
+        response = family.wordy(task)
     return Demonstration(task, messages, response, flaw)
-
-
-def add_courtesy(family, task):
-    """Return the solution with the first courtesy that leaves it right and lowers only its grade
-    for verbosity, to 1: "in box 4." -> "Sure: in box 4."
-
-    Return the solution alone if no courtesy does."""
-    for courtesy in COURTESIES:
-        response = courtesy.format(task.solution)
-        # The form comes first: the check of code executes it.
-        if (all(family.follows_format(task, response)) and family.check(task, response)
-                and family.grades(task, response)["verb"] == 1):
-            return response
-    return task.solution
 
 
 def perceive(grades, rng, noise):

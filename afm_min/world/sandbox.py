@@ -7,6 +7,7 @@ end infinite loops and 10**10**10. The model receives the reason for a refusal a
 """
 import ast
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -34,6 +35,10 @@ SYNTAX = tuple(getattr(ast, name) for name in """Module Expr Assign AugAssign Fu
 # Class of a node in the syntax tree -> its field that holds a name.
 NAME_FIELDS = {ast.Name: "id", ast.Attribute: "attr", ast.FunctionDef: "name", ast.arg: "arg",
                ast.keyword: "arg"}
+# Sums and products of whole numbers are worked out without a process, which takes 1,000 times as
+# long. A formula has no power, no call and no tuple: neither 2**3 nor 2(3) nor (). So evaluating it
+# raises no error, and its result has 60 digits at most.
+FORMULA = re.compile(r"(?!.*(?:\*\*|[\d)]\(|\(\)))[\d()+*-]{1,60}")
 # The program of the process that runs the code. It limits itself first. The values of expressions
 # are shown, as in an interactive session. Each value and an error are one line of their own, so
 # nothing that is printed can look like a result.
@@ -99,6 +104,8 @@ def run_code(code, characters=500):
     machine does not change the result."""
     if reason := violation(code):
         return f"error: {reason}"
+    if FORMULA.fullmatch(code):
+        return repr(eval(code))
     try:
         process = subprocess.run(
             [sys.executable, "-I", "-S", "-c", RUNNER], capture_output=True, env={}, cwd="/",

@@ -22,6 +22,8 @@ CITIES = "Bern Cairo Lima Oslo Paris Quito Rome Tunis".split()
 COLOURS = "black blue brown green grey pink red white".split()
 NAMES = "Ada Ben Eva Finn Iris Kim Leo Mia".split()
 THINGS = "books coins eggs keys nuts pens rings shells".split()
+COURTESIES = ("Sure: {}", "Of course, here it is: {}", "{} I hope this helps.",
+              "I am glad to help you with this. {}")
 
 # The tools that a system message may declare, and the parameter of each. tools.py runs them.
 PARAMETERS = {"price": "item", "stock": "item", "weather": "place", "age": "who", "python": "code",
@@ -82,7 +84,7 @@ class Family:
     def draw(self, split, rng):
         """Draw tasks until one belongs to the split, and declare tools for some of them."""
         task = self.make(rng)
-        while split_of(task.key) != split:
+        while self.split(task) != split:
             task = self.make(rng)
         if rng.random() < self.declared:
             count = rng.choice((1, 2, 3, len(PARAMETERS)))
@@ -90,6 +92,9 @@ class Family:
             system = f"{task.system}\n{tools}" if task.system else tools
             task = dataclasses.replace(task, system=system)
         return task
+
+    def split(self, task):
+        return split_of(task.key)
 
     def follows_format(self, task, response):
         """Return one boolean per instruction: True if the response follows it."""
@@ -106,6 +111,15 @@ class Family:
         """Return the task with a solution that leaves out the work: the steps or calls before the
         answer. Return the task itself if its solution shows no work."""
         return task
+
+    def wordy(self, task):
+        """Return a longer right response than the solution, whose grade for verbosity is 1, such as
+        "Sure: in box 4."; or the solution, if no courtesy gives one."""
+        for courtesy in COURTESIES:
+            response = courtesy.format(task.solution)
+            if self.check(task, response) and self.grades(task, response)["verb"] == 1:
+                return response
+        return task.solution
 
     def check(self, task, response):
         return all([*self.follows_format(task, response), *self.is_correct(task, response),

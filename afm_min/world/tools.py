@@ -6,6 +6,7 @@ A call is a line of text: "call: price(item='keys')".
 import ast
 import dataclasses
 import functools
+import itertools
 import random
 import re
 import zlib
@@ -15,6 +16,7 @@ from afm_min.world.tasks import (ANIMALS, CITIES, COLOURS, NAMES, PARAMETERS, TH
                                  declare)
 
 CALL = "call: "
+MAX_CALLS = 4  # that are run in a conversation; the reply after them is the last
 # A page is called by a prefix and a city, "Old Oslo", and has the numbers of three features.
 PREFIXES = "Old New Upper Lower East West Little Great".split()
 FEATURES = "parks bridges towers schools shops lakes farms mills".split()
@@ -45,6 +47,7 @@ def search(query):
 def open_page(number):
     """Return the text of a page: "24" -> "Old Oslo has 4 parks, 7 mills and 2 towers." """
     if not number.isdecimal() or int(number) >= len(PAGES):
+        number = number.encode("utf-8", "replace").decode()  # it may have half a character
         return f"error: there is no page {number}"
     name, content = PAGES[int(number)]
     counts = [f"{count} {feature}" for feature, count in content.items()]
@@ -101,29 +104,15 @@ def run_tool(name, argument):
     return values[zlib.crc32(text.encode("utf-8", "replace")) % len(values)]
 
 
-def converse(reply, conversations, most=4):
-    """Continue a batch of conversations (lists of messages) in place. The model replies; while its
-    reply is a call, the call is run, the result is appended, and the model replies again.
-
-    reply: a function that takes a list of conversations and returns the model's reply to each.
-    most: the number of calls that are run per conversation. The reply after them is the last one,
-    even if it is a further call."""
-    for calls in range(most + 1):
-        # A conversation is finished when its last message is a reply that is not a call.
-        waiting = [messages for messages in conversations if messages[-1]["role"] != "assistant"]
-        if not waiting:
-            return
-        for messages, text in zip(waiting, reply(waiting)):
-            messages.append({"role": "assistant", "content": text})
-            if text.startswith(CALL) and calls < most:
-                system = "\n".join(m["content"] for m in messages if m["role"] == "system")
-                messages.append({"role": "tool", "content": run_call(text, system)})
+def answer_call(text, messages):
+    """Run a call that a model made in a conversation, and return the message with its result."""
+    system = "\n".join(m["content"] for m in messages if m["role"] == "system")
+    return {"role": "tool", "content": run_call(text, system)}
 
 
 def use_tool(turns, name, argument):
     """Run a tool for a solution and return its result. Append call and result to `turns`."""
-    # Formulas come from the tasks below, never from a model: no need for the slow sandbox.
-    result = str(eval(argument)) if name == "python" else run_tool(name, str(argument))
+    result = run_tool(name, str(argument))
     turns += [("assistant", format_call(name, argument)), ("tool", result)]
     return result
 
@@ -134,12 +123,13 @@ class Tools(Family):
         "What do the red keys of Ada cost?"
         -> "call: price(item='the red keys of Ada')", "4" -> "They cost 4."
 
-    The turns of a task are the calls made so far, and their results. The solution is the next call,
-    or the final message after all calls. The answer is a pair (all calls, final message). Calls are
-    compared as syntax trees, as in the Berkeley Function Calling Leaderboard.
+    The turns of a task are the calls made so far, and their results. A response consists of all
+    further replies, one a line: the other calls, whose results the model receives, and the final
+    message. The answer is a pair (all calls, final message). Calls are compared as syntax trees, as
+    in the Berkeley Function Calling Leaderboard.
 
     whole: the turns are all calls, so that a task is a whole conversation to train on. Otherwise
-    they are a random number of the first calls."""
+    they are a random number of the first calls, possibly 0."""
     LOOKUPS = [  # tool, question about {}, answer with argument {0} and result {1}, argument
         ("price", "What do {} cost?", "They cost {1}.", "the {colour} {thing} of {name}"),
         ("stock", "How many of {} are there?", "There are {1}.", "the {colour} {thing} of {name}"),
@@ -153,10 +143,10 @@ class Tools(Family):
         self.whole = whole
 
     def make(self, rng):
-        # Those listed twice are drawn with twice the probability.
-        kind = rng.choice((self.look_up, self.total, self.multiply, self.two_places, self.add_up,
-                           self.greet, self.compare, self.compute, self.browse,
-                           self.compare, self.compute, self.browse))
+        # Those listed repeatedly are drawn more often.
+        kind = rng.choice((self.look_up, self.look_up, self.look_up, self.total, self.multiply,
+                           self.two_places, self.add_up, self.greet, self.compare, self.compute,
+                           self.compute, self.browse, self.browse))
         turns = []  # all calls and their results, which `kind` appends
         question, answer, key = kind(rng, functools.partial(use_tool, turns))
         calls = [content for role, content in turns if role == "assistant"]
@@ -170,8 +160,9 @@ class Tools(Family):
             calls, needed = [], needed[1:]
         declared = rng.sample([*needed, *others], len(needed) + len(others))
         num_made = len(calls) if self.whole else rng.randint(0, len(calls))
-        return Task(question, solution=[*calls, answer][num_made], answer=(tuple(calls), answer),
-                    key=key, system=declare(declared), turns=tuple(turns[:2 * num_made]))
+        return Task(question, solution="\n".join([*calls[num_made:], answer]),
+                    answer=(tuple(calls), answer), key=key, system=declare(declared),
+                    turns=tuple(turns[:2 * num_made]))
 
     # The kinds of questions. Each method calls tools by `use(tool, argument)`, and returns the
     # question, the answer and the key. Where order does not matter, the key is sorted: "keys and
@@ -261,18 +252,17 @@ class Tools(Family):
         return dataclasses.replace(task, solution=task.answer[1], turns=())
 
     def follows_format(self, task, response):
-        """Check that the response is a call if the solution is one, and only then."""
-        return [response.startswith(CALL) == task.solution.startswith(CALL)]
+        """Check that there are as many replies as in the solution, and the same ones are calls."""
+        replies, wanted = self.replies(response), self.replies(task.solution)
+        return [len(replies) == len(wanted),
+                *(isinstance(a, tuple) == isinstance(b, tuple) for a, b in zip(replies, wanted))]
 
     def is_correct(self, task, response):
-        return [self.parse(response) == self.parse(task.solution)]
+        """Compare each reply with that of the solution."""
+        pairs = itertools.zip_longest(self.replies(response), self.replies(task.solution))
+        return [reply == wanted for reply, wanted in pairs]
 
-    def parse(self, text):
-        """Return a call as (tool, parameter, value), and other text without outer blanks."""
-        return parse_call(text) or text.strip()
-
-    def solved(self, task, messages):
-        """Return True if the replies of a conversation are exactly the calls and the answer."""
-        calls, answer = task.answer
-        replies = [self.parse(m["content"]) for m in messages if m["role"] == "assistant"]
-        return replies == [*map(self.parse, calls), answer]
+    def replies(self, text):
+        """Return the replies of a response: a call as (tool, parameter, value), if it is valid, and
+        other text without outer blanks."""
+        return [parse_call(line) or line.strip() for line in text.rstrip().split("\n")]

@@ -52,8 +52,9 @@ def outcome(run):
              "branch": ((torch.arange(34) + 4) // 13).expand(10, 34),  # 9, 13, 12 ids
              "segment_start": torch.zeros(10, 34, dtype=torch.long),
              "pairs": torch.tensor([[[0, 1, i % 4]] for i in range(10)])}
-    fit(RewardModel(CONFIG), lambda step: pairs, reward_loss, steps=JUDGE_STEPS, lr=0.01, run=run,
-        stage="judge")
+    judge = RewardModel(CONFIG)
+    judge.tokenizer = TOKENIZER
+    fit(judge, lambda step: pairs, reward_loss, steps=JUDGE_STEPS, lr=0.01, run=run, stage="judge")
     responses, margin = sample_responses([ids.tolist() for ids, _ in conversations[:9]])
     # The trained model generates too, sharded or not.
     model.tokenizer = TOKENIZER
