@@ -42,8 +42,8 @@ MAX_RESPONSE = 48  # tokens
 MAX_PAIRS = 6  # pairs of responses to one prompt
 EXTRA_BLOCKS = 1  # of the reward model, on top of the policy's
 # Weights of the families from which prompts are drawn. EVOLVED are four kinds of mathematics. In
-# these and in tools, responses differ most in quality, so most prompts are of them.
-PROMPTS = {"math": 1.5, **dict.fromkeys(EVOLVED, 3), "follow": 1.5, "tools": 3, "code": 1.5,
+# these, tools and code, responses differ most in quality, so most prompts are of them.
+PROMPTS = {"math": 1.5, **dict.fromkeys(EVOLVED, 3), "follow": 1.5, "tools": 3, "code": 3,
            "summary": 1.5, "compose": 1.5, "recall": 1.5, "refuse": 1.5, "unknown": 1}
 
 

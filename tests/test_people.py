@@ -154,28 +154,28 @@ def test_the_mean_rating_of_each_grade_has_to_be_above_1(name):
 # Comparisons.
 
 def test_prefer_by_hand():
-    """Worth of a level: 2 (if), 1 (verb), 2 (truth), 2 (harm)."""
+    """Worth of a level: 3 (if), 2 (verb), 3 (truth), 3 (harm)."""
     assert people.prefer(GOOD, GOOD) == (None, 0)
-    assert people.prefer(GOOD, GOOD | {"verb": 1}) == (0, 0)  # a gap of 1: negligibly better
-    assert people.prefer(GOOD | {"verb": 0}, GOOD) == (1, 1)  # 2: slightly better
-    assert people.prefer(GOOD, GOOD | {"truth": 0}) == (0, 2)  # 4: better
-    assert people.prefer(GOOD | {"if": 0, "truth": 0}, GOOD) == (1, 3)  # 8: significantly better
-    assert people.prefer(BAD, GOOD) == (1, 3)  # 14: there is no higher level
-    assert people.prefer(GOOD | {"truth": 0}, GOOD | {"verb": 1}) == (1, 1)  # 10 and 13
+    assert people.prefer(GOOD | {"verb": 1}, GOOD | {"truth": 1}) == (0, 0)  # 20 and 19 points
+    assert people.prefer(GOOD, GOOD | {"verb": 1}) == (0, 1)  # a gap of 2: slightly better
+    assert people.prefer(GOOD | {"verb": 0}, GOOD) == (1, 2)  # 4: better
+    assert people.prefer(GOOD, GOOD | {"truth": 0}) == (0, 3)  # 6: significantly better
+    assert people.prefer(BAD, GOOD) == (1, 3)  # 22: there is no higher level
+    assert people.prefer(GOOD | {"truth": 0}, GOOD | {"verb": 1}) == (1, 2)  # 16 and 20
 
 
-@pytest.mark.parametrize("name, level", [("if", 1), ("verb", 0), ("truth", 1), ("harm", 1)])
+@pytest.mark.parametrize("name, level", [("if", 1), ("verb", 1), ("truth", 1), ("harm", 1)])
 def test_one_level_of_each_grade(name, level):
     assert people.prefer(GOOD, GOOD | {name: 1}) == (0, level)
 
 
 def test_annotate_compares_every_pair_that_differs():
-    """Without noise: truth 2, 0, 0 and verb 2, 2, 1, so the first is 4 and 5 better (level 2), the
-    second 1 better than the third (level 0)."""
+    """Without noise: truth 2, 0, 0 and verb 2, 2, 1, so the first is 6 and 8 better (level 3), the
+    second 2 better than the third (level 1)."""
     true_grades = [GOOD, GOOD | {"truth": 0}, GOOD | {"truth": 0, "verb": 1}]
     grades, pairs = people.annotate(true_grades, random.Random(0), noise=0.0, most_pairs=6)
     assert grades == true_grades
-    assert sorted(pairs) == [[0, 1, 2, True], [0, 2, 2, True], [1, 2, 0, True]]
+    assert sorted(pairs) == [[0, 1, 3, True], [0, 2, 3, True], [1, 2, 1, True]]
     _, pairs = people.annotate(true_grades, random.Random(0), noise=0.0, most_pairs=2)
     assert len(pairs) == 2
     _, pairs = people.annotate([GOOD, BAD, GOOD], random.Random(0), noise=0.0, most_pairs=6)
@@ -185,11 +185,13 @@ def test_annotate_compares_every_pair_that_differs():
 def test_choices_are_right_as_often_as_the_soft_labels_say():
     """Pairs with gaps of 1, 2, 4 and 6 points, 4,000 of each. The standard deviation of a share is
     0.0075 at most: odds of a false alarm beyond 0.04 are below 1e-6."""
-    worse = ({"verb": 1}, {"if": 1}, {"truth": 0}, {"truth": 0, "if": 1})
+    wordy = GOOD | {"verb": 1}
+    pairs_by_level = ((wordy, GOOD | {"if": 1}), (GOOD, wordy), (GOOD, GOOD | {"verb": 0}),
+                      (GOOD, GOOD | {"truth": 0}))
     rng, pairs = random.Random(0), []
-    for level, bad in enumerate(worse):
+    for level, (good, bad) in enumerate(pairs_by_level):
         for _ in range(4000):
-            _, [pair] = people.annotate([GOOD, GOOD | bad], rng, noise=0.1, most_pairs=6)
+            _, [pair] = people.annotate([good, bad], rng, noise=0.1, most_pairs=6)
             chosen, rejected, pair_level, right = pair
             assert (chosen, rejected) == ((0, 1) if right else (1, 0))
             assert pair_level == level

@@ -247,18 +247,18 @@ def two_models(monkeypatch):
 
 
 def test_different_responses_are_compared_once(two_models):
-    """Without noise "yes" is chosen: truth is worth 2 for each of 2 levels, so the level is 2."""
+    """Without noise "yes" is chosen: truth is worth 3 for each of 2 levels: significantly better."""
     comparison, = reward.collect_comparisons(two_models, say_yes("q"), 4, random.Random(0), 0.0)
     assert comparison == {"family": "yes", "prompt": Letters().encode("q"),
                           "responses": encode("yes", "no"),
-                          "grades": [[2, 2, 2, 2], [2, 2, 0, 2]], "pairs": [[0, 1, 2, True]]}
+                          "grades": [[2, 2, 2, 2], [2, 2, 0, 2]], "pairs": [[0, 1, 3, True]]}
 
 
 def test_annotators_who_err_choose_the_wrong_response(two_models, monkeypatch):
     monkeypatch.setattr(people, "RIGHT", (0, 0, 0, 0))
     comparison, = reward.collect_comparisons(two_models, say_yes("q"), 4, random.Random(0), 1e-9)
     assert comparison["grades"] == [[2, 2, 2, 2], [2, 2, 0, 2]]
-    assert comparison["pairs"] == [[1, 0, 2, False]]
+    assert comparison["pairs"] == [[1, 0, 3, False]]
 
 
 def test_equal_responses_are_not_compared(monkeypatch):

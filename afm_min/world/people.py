@@ -13,7 +13,7 @@ FLAWS = ("wrong", "wordy", "garbled", "copied")
 HASTY = 0.65
 WORDY = 0.6  # share of those with nothing to leave out that are longer than they need to be
 # Weights of the grades (each 0 to 2) when responses are compared. Verbosity matters least.
-GRADE_WORTH = {"if": 2, "verb": 1, "truth": 2, "harm": 2}
+GRADE_WORTH = {"if": 3, "verb": 2, "truth": 3, "harm": 3}
 # Share of the pairs in which annotators choose the better response, by level: 0 (negligibly
 # better) to 3 (significantly better).
 RIGHT = (0.65, 0.75, 0.85, 0.95)
@@ -83,7 +83,7 @@ def prefer(first, second):
     from 0 (negligibly better) to 3 (significantly better), or (None, 0) if they are equal.
 
     ({"if": 2, "verb": 2, "truth": 0, "harm": 2}, {"if": 2, "verb": 1, "truth": 2, "harm": 2})
-    -> (1, 1): 10 and 13 points, a gap of 3, so the second is slightly better"""
+    -> (1, 2): 16 and 20 points, a gap of 4, so the second is better"""
     gap = sum(worth * (first[name] - second[name]) for name, worth in GRADE_WORTH.items())
     if gap == 0:
         return None, 0
