@@ -247,7 +247,7 @@ def two_models(monkeypatch):
 
 
 def test_different_responses_are_compared_once(two_models):
-    """Without noise "yes" is chosen: truth is worth 3 for each of 2 levels: significantly better."""
+    """Without noise "yes" is chosen: truth is worth 3 for each of 2 levels, so the level is 3."""
     comparison, = reward.collect_comparisons(two_models, say_yes("q"), 4, random.Random(0), 0.0)
     assert comparison == {"family": "yes", "prompt": Letters().encode("q"),
                           "responses": encode("yes", "no"),

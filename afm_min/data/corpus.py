@@ -14,6 +14,7 @@ import re
 import torch
 
 from afm_min.data import safety
+from afm_min.data.filters import is_code
 from afm_min.data.funnel import Funnel
 from afm_min.data.sources import SOURCES
 from afm_min.progress import track
@@ -39,9 +40,12 @@ ANSWER_WEIGHT = 30.0  # weight in the loss of answers in recall rows; other toke
 
 # Documents
 
-def user_files(folder):
-    """Yield a document per file below a folder, except hidden ones. A file of more than 64 K
-    characters becomes several documents, so that part of it can be held out."""
+def user_files(folder, filtered=False):
+    """Yield a document per file below a folder, except hidden ones. Its kind, by the file's suffix,
+    decides its filters: "user page", "user code" or "user text".
+
+    A file of more than 64 K characters becomes several documents, so that part of it can be held
+    out. Only pages stay whole if they are `filtered`, since their main content is shorter."""
     if not folder.is_dir():
         raise UserError(f"--data {folder}: there is no such folder")
     for path in sorted(folder.rglob("*")):
@@ -55,35 +59,46 @@ def user_files(folder):
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not UTF-8 (see byte {error.start}): convert it, or take it "
                             "out of the folder") from None
-        for start in range(0, len(text), 2**16):
-            yield {"name": f"{name} {start}", "text": text[start:start + 2**16]}
+        if name.lower().endswith((".html", ".htm", ".xhtml")):
+            kind = "user page"
+        else:
+            kind = "user code" if is_code(name) else "user text"
+        size = len(text) if filtered and kind == "user page" else 2**16
+        for start in range(0, len(text), size):
+            yield {"name": f"{name} {start}", "text": text[start:start + size], "kind": kind}
 
 
-def collect(folder, common, share=1.0, lexicon=""):
-    """Return (documents, funnel).
+def collect(folder, common, share=1.0, lexicon="", filtered=False):
+    """Return (documents, funnel). funnel is None if no document is filtered.
 
-    With a folder, the documents are its files, unfiltered, as source "user"; funnel is None.
-    Without one, SOURCES are read, on this share of their topics, and filtered by the funnel.
-    common, lexicon: see `data`."""
-    if folder and lexicon:
-        raise UserError(f"data.lexicon={lexicon}: with --data, text passes no filter")
+    With a folder, the documents are its files, as source "user", and the funnel filters them only
+    if `filtered`. Without one, SOURCES are read, on this share of their topics,
+    and always filtered. common, lexicon: see `data`."""
+    if folder and lexicon and not filtered:
+        raise UserError(f"data.lexicon={lexicon}: with --data, text passes no filter unless "
+                        "data.filtered=True")
     if not 0 < share <= 1:
         raise UserError(f"data.share={share}: it is a share of all topics, above 0 and at most 1")
     if folder:
-        documents = read_sources({"user": lambda: user_files(pathlib.Path(folder))})
-        funnel = None
+        documents = read_sources({"user": lambda: user_files(pathlib.Path(folder), filtered)})
     else:
+        # Digests are uniform from 0 to 1, so `digest < s` selects a share s of the topics.
+        documents = (d for d in read_sources(SOURCES)
+                     if digest(d["topic"]) < share * SHARES.get(d["source"], 1))
+    funnel = None
+    if filtered or not folder:
         swearwords = safety.read_lexicon(lexicon) if lexicon else safety.SWEARWORDS
         funnel = Funnel(pydoc_data.topics.topics.values(), common, swearwords)
-        # Digests are uniform from 0 to 1, so `digest < s` selects a share s of the topics.
-        documents = funnel.run(d for d in read_sources(SOURCES)
-                               if digest(d["topic"]) < share * SHARES.get(d["source"], 1))
+        documents = funnel.run(documents)
     documents = [{key: d[key] for key in ("source", "name", "text", "topic")} for d in documents]
     hold_out(documents)
     documents = remove_known_lines(documents)
     if len({d["held_out"] for d in documents}) < 2:
-        remedy = (f"give --data {folder} two UTF-8 files, or one over {2**16:,} characters"
-                  if folder else f"raise data.share={share}")
+        remedy = f"raise data.share={share}"
+        if folder:
+            remedy = f"give --data {folder} two UTF-8 files, or one over {2**16:,} characters"
+        if filtered:
+            remedy += ", that pass the filters"
         raise UserError(f"there must be text to train on and other text to hold out: {remedy}")
     return documents, funnel
 
@@ -137,13 +152,14 @@ def remove_known_lines(documents, length=40):
 
 # Stages
 
-def data(run, *, folder="", common=5, share=1.0, lexicon=""):
+def data(run, *, folder="", common=5, share=1.0, lexicon="", filtered=False):
     """Collect the documents: the files in `folder`, or those of SOURCES that pass the funnel.
 
     common: documents from which an n-gram is common usage (see funnel.Decontamination).
     share: of the topics; a small one is enough for a trial.
-    lexicon: file of more words that no web page may contain, one a line."""
-    documents, funnel = collect(folder, common, share, lexicon)
+    lexicon: file of more words that no web page may contain, one a line.
+    filtered: send the files in `folder` through the funnel, too, as pages, code or other text."""
+    documents, funnel = collect(folder, common, share, lexicon, filtered)
     run.write_lines("documents", documents)
     sizes = collections.Counter()
     for d in documents:

@@ -223,7 +223,12 @@ ORDER = {
     "public": ["licence", "personal data", "benchmarks"],
     "questions": ["licence", "personal data", "benchmarks"],
     "math": ["robots.txt", "math tags", "questions and answers", "symbols", "fluency", "domain",
-             "near-duplicates", "benchmarks"]}
+             "near-duplicates", "benchmarks"],
+    # Kinds of a user's files: there is no URL and no licence to check.
+    "user page": ["main content", "safety", "personal data", "near-duplicates", "quality",
+                  "benchmarks"],
+    "user code": ["near-duplicates", "personal data", "code quality", "benchmarks"],
+    "user text": ["safety", "personal data", "near-duplicates", "quality", "benchmarks"]}
 MAX_UNSAFE, MAX_JUNK = 0.74, 0.5  # probabilities
 MIN_SYMBOLS = 0.05  # share of mathematical symbols in a text
 MAX_BITS = 3  # per character, of a fluent text on mathematics
@@ -232,7 +237,8 @@ MAX_BITS = 3  # per character, of a fluent text on mathematics
 class Funnel:
     """Apply the filters to documents, and count what each filter lets through.
 
-    A document is a dict with source, name, text and, if its filters need them, url or licence.
+    A document is a dict with source, name, text and, if its filters need them, url or licence. Its
+    filters are those of its kind, in ORDER, or of its source if it has no kind.
     Some documents are planted to test the filters: "planted" is their kind, such as "junk". Such a
     document gets through if it passes all filters; but if it has a "canary", only if the filters
     leave this text in it.
@@ -294,7 +300,7 @@ class Funnel:
         except ValueError as error:
             sources.warn(f"{document['name']} is left out: {name} cannot read it ({error})")
             rule = "unreadable"
-        row = self.rows.setdefault((document["source"], name), [0, 0, 0.0])  # see __init__
+        row = self.rows.setdefault((kind_of(document), name), [0, 0, 0.0])  # see __init__
         row[0] += 1
         if not rule:
             row[1] += 1
@@ -310,7 +316,7 @@ class Funnel:
             planted = self.planted.setdefault(document.get("planted"), [0, 0])  # of None, "": good
             planted[0] += 1
             # `all` stops at the first filter that drops the document.
-            if all(self.passes(name, document) for name in ORDER[document["source"]][:-1]):
+            if all(self.passes(name, document) for name in ORDER[kind_of(document)][:-1]):
                 self.benchmarks.count(document["text"])
                 remaining.append(document)
         for document in remaining:
@@ -326,6 +332,10 @@ class Funnel:
         """Return the tables of report.json: counts per filter, and per kind of planted document."""
         return {"funnel": [[source, name, *row] for (source, name), row in self.rows.items()],
                 "planted": [[kind, *row] for kind, row in self.planted.items() if kind]}
+
+
+def kind_of(document):
+    return document.get("kind", document["source"])
 
 
 def allowed(url):
