@@ -1,22 +1,23 @@
 """Alignment (the report's section 4.3, iTeC): rejection sampling, DPO, IPO, MDLOO, the committee.
 
 Each method is a loss, a pure function of log-probabilities, and a source of batches. A response is
-one action: its log-probability is the sum over its tokens, the end token included. pi is the model
-in training, pi_ref the model that the stage starts from, pi_k the model that sampled the responses.
+one action, even if it is a conversation with tools: its log-probability is the sum over the tokens
+that the model wrote, end tokens included, but not over the results of calls. pi is the model in
+training, pi_ref the model that the stage starts from, pi_k the model that sampled the responses.
 
 Shapes: N prompts, S samples of each; B pairs; R rows of a batch, each with one or more prompts and
 at most K responses to them.
 
 A round, as in the report:
     preferences  annotators compare responses of the committee: the latest fine-tuned, RS, DPO, IPO
-                 and MDLOO models, and the best model of the rounds before
+                 and MDLOO models, and the best of the rounds before; in round 1, of draft and sft
     reward       the reward model is trained on all preferences so far
     mdloo, rs, dpo, ipo    each trains a copy of the model that the round starts from
-    committee    for each prompt, the reward model chooses among responses of all these models; a
-                 model is fine-tuned on the chosen ones. In the next round, it is the latest
+    committee    the reward model picks the best response to each prompt from all these models; a
+                 model is fine-tuned on these responses. In the next round, it is the latest
                  fine-tuned model
-    best         the best of all these models, by greedy responses to validation tasks and by those
-                 that the reward model prefers. The next round starts from it
+    best         the best of the round's models and the one it started from, by greedy responses to
+                 validation tasks and by best of N. The next round starts from it
 
 In every stage, `count` is the number of validation tasks of each family.
 """
@@ -55,8 +56,8 @@ def leave_one_out(rewards):
 
 
 def kl_penalised(rewards, logp, ref_logp, beta):
-    """R = r - beta log(pi_k / pi_ref). Over samples of pi_k its mean is the mean reward -
-    beta KL(pi_k || pi_ref), which MDLOO maximises."""
+    """R = r - beta log(pi_k / pi_ref). Over samples of pi_k, E[R] = E[r] - beta KL(pi_k || pi_ref),
+    which MDLOO maximises."""
     return rewards - beta * (logp - ref_logp)
 
 
@@ -113,8 +114,9 @@ def imitate(round_number, run, method, stages, *, prompts, samples, choice, epoc
     `epochs` passes over these responses: more prompts mean more steps.
 
     Each model of `stages` samples `samples` responses to a prompt, and the reward model chooses the
-    best of all. It drops those that it finds more likely wrong than true, as the best of many bad
-    responses is not a good example. If all are dropped, the model stays as it was."""
+    best of all. If it gives the best grade for truth a probability of at most 0.5, the response is
+    dropped, as the best of many bad ones is no good example. If all are dropped, the model stays as
+    it was."""
     stage = f"{method}{round_number}"
     seed_step(run.seed, stage, 0)
     tasks = reward.draw_prompts(prompts, random.Random(f"{run.seed} {stage}"))
@@ -153,7 +155,7 @@ def rs(round_number, run, *, prompts=2000, samples=8, choice="best", epochs=2.0,
                    count=count)
 
 
-def trained_in(round_number):
+def policy_stages(round_number):
     """Return the stages that train a policy in a round, before its committee."""
     return [f"{method}{round_number}" for method in ("rs", "dpo", "ipo", "mdloo")]
 
@@ -161,10 +163,11 @@ def trained_in(round_number):
 def committee(round_number, run, *, prompts=2000, samples=2, only="", choice="best", epochs=2.0,
               batch_size=24, lr=0.001, count=50):
     """Distil a committee into one model: imitate the best of its members' responses to each prompt.
-    The members are the round's models, the latest fine-tuned one, and the best one before.
+    The members are the round's four policies, the model of the last committee, and the model that
+    the round starts from.
 
     only: the one stage to sample from, for comparison."""
-    members = trained_in(round_number)
+    members = policy_stages(round_number)
     if round_number > 1:
         members.append(f"committee{round_number - 1}")  # the latest fine-tuned model
     members.append(reward.starting_stage(round_number))  # the best one; in round 1 both are sft
@@ -181,13 +184,13 @@ def best(round_number, run, *, samples=4, count=50):
     reward_model = load_model(run, f"reward{round_number}", reward.RewardModel)
     tasks, table = evaluate.validation_tasks(count), []
     start = reward.starting_stage(round_number)
-    for stage in [start, *trained_in(round_number), f"committee{round_number}"]:
+    for stage in [start, *policy_stages(round_number), f"committee{round_number}"]:
         model = load_model(run, stage)
         greedy = evaluate.validation(model, count)["mean %"]
         seed_step(run.seed, f"best{round_number}", 0)  # the same for every model
         responses = [by_model[0] for by_model in reward.sample_responses([model], tasks, samples)]
         preferred, _ = best_of_n(reward_model, responses)
-        table.append([stage, greedy, evaluate.mean_by_family(tasks, preferred)])
+        table.append([stage, greedy, evaluate.mean_over_families(tasks, preferred)])
     chosen, greedy, _ = max(table, key=lambda row: row[1] + row[2])
     save_model(run, f"best{round_number}", load_model(run, chosen))
     return {"best": chosen, "mean %": greedy, "mean % before": table[0][1], "candidates": table}
@@ -195,7 +198,7 @@ def best(round_number, run, *, samples=4, count=50):
 
 # Preferences: DPO and IPO.
 
-def optimize_preferences(round_number, run, method, loss, steps, prompts, lr, count):
+def train_on_pairs(round_number, run, method, loss, steps, prompts, lr, count):
     """Train the model that the round starts from on the round's pairs. A batch has all pairs of
     `prompts` random prompts.
 
@@ -227,7 +230,7 @@ def optimize_preferences(round_number, run, method, loss, steps, prompts, lr, co
 def dpo(round_number, run, *, beta=0.5, steps=160, prompts=32, lr=0.0006, count=50):
     """Direct preference optimization, on the pairs that annotators compared in this round."""
     loss = functools.partial(dpo_loss, beta=beta)
-    return optimize_preferences(round_number, run, "dpo", loss, steps, prompts, lr, count)
+    return train_on_pairs(round_number, run, "dpo", loss, steps, prompts, lr, count)
 
 
 def ipo(round_number, run, *, beta=0.1, steps=160, prompts=32, lr=0.0006, count=50):
@@ -237,7 +240,7 @@ def ipo(round_number, run, *, beta=0.1, steps=160, prompts=32, lr=0.0006, count=
     gradients are so large that the optimizer skips each step."""
     def loss(*logps):
         return beta ** 2 * ipo_loss(*logps, beta)
-    return optimize_preferences(round_number, run, "ipo", loss, steps, prompts, lr, count)
+    return train_on_pairs(round_number, run, "ipo", loss, steps, prompts, lr, count)
 
 
 # Reinforcement learning: MDLOO.
@@ -251,7 +254,7 @@ def sample_rollouts(model, reference, tasks, samples, reward_model=None):
         old_logp, ref_logp  its log-probability under pi_k and pi_ref
         truth               1.0 if it is right, else 0.0
         reward              from the reward model; without one, the truth
-        length              in tokens"""
+        length              in tokens, with results of calls"""
     # One model, so its responses are the only entry for each prompt: (N, 1, S) -> (N, S).
     sampled = [by_model[0] for by_model in reward.sample_responses([model], tasks, samples)]
     groups = [(responses[0].prompt, [r.ids for r in responses]) for responses in sampled]
@@ -263,7 +266,7 @@ def sample_rollouts(model, reference, tasks, samples, reward_model=None):
     ref_logp = torch.stack(chat.map_responses(chat.response_logp, reference, groups))
     if model.dtype == torch.float32:
         old_logp = torch.tensor([[r.logp for r in responses] for responses in sampled])
-    else:  # decoding rounds differently than training, and rho must start at exactly 1
+    else:  # in bfloat16, decoding and training round differently, but rho must start at exactly 1
         old_logp = torch.stack(chat.map_responses(chat.response_logp, model, groups))
     distinct_groups, which = [], []
     for prompt, responses in groups:
@@ -292,7 +295,8 @@ def minibatch(groups, values, i, num_minibatches):
 
 
 def policy_loss(policy, batch, loss):
-    """Return sums over a minibatch for `trainer.backward`: the loss and metrics of the rollout.
+    """Return sums over a minibatch for `trainer.backward`: the loss and metrics of the rollout. KL
+    and entropy are estimates from one sample for each response.
 
     loss: a function of logp, old_logp and advantages, such as `reinforce_loss`."""
     logp = chat.response_logp(policy, batch["ids"], batch["branch"], batch["segment_start"])
@@ -310,10 +314,10 @@ def mdloo(round_number, run, *, rewarded="model", iterations=40, prompts=64, sam
           baseline="leave one out", count=50):
     """Mirror descent with leave-one-out estimation: online reinforcement learning.
 
-    An iteration samples responses to new prompts and takes `epochs` passes over them. beta: see
-    `kl_penalised`. gamma: see `mdpo_loss`. rewarded: the source of rewards, the reward "model" or
-    the "checker" (1.0 if right, else 0.0). For comparison, loss may be "ppo", with its `clip`, or
-    "reinforce", and baseline "mean", of all rewards, or "none"."""
+    Each of `iterations` samples `samples` responses to each of `prompts` new prompts, and takes
+    `epochs` passes over them. beta: see `kl_penalised`. gamma: see `mdpo_loss`. rewarded: the
+    source of rewards, the reward "model" or the "checker" (1.0 if right, else 0.0). For comparison:
+    loss="ppo", with its `clip`, or "reinforce"; baseline="mean", of all rewards, or "none"."""
     stage, start = f"mdloo{round_number}", reward.starting_stage(round_number)
     if baseline == "leave one out" and samples < 2:
         raise UserError(f"{stage}.samples={samples}: leaving one out needs 2 or more")

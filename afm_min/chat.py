@@ -1,7 +1,7 @@
 """Conversations: render them as tokens, pack them into batches, sample responses, score them.
 
-Shapes: R rows of a batch, T tokens of a row, K responses in a row, C model dim, V vocabulary; N is
-the number of selected tokens in a batch, or of items in a list, as the docstring defines it.
+Shapes: R rows of a batch, T tokens of a row, K responses in a row, C model dim, V vocabulary. N is
+the number of items of a list, or of tokens selected from a batch.
 """
 import typing
 
@@ -16,8 +16,8 @@ from afm_min.tokenizer import ASSISTANT, END
 from afm_min.trainer import token_losses
 from afm_min.world import tools
 
-# Row lengths and numbers of selected tokens are rounded up to multiples of this, so that shapes
-# repeat: on a CPU in bfloat16, PyTorch compiles a kernel for each new shape.
+# Round row lengths and numbers of selected tokens up to a multiple of this, so that shapes repeat:
+# on a CPU in bfloat16, PyTorch compiles a kernel for each new shape.
 ROUND = 64
 
 
@@ -44,8 +44,9 @@ def render(messages, tokenizer):
 
 
 def model_writes_next(ids, tokenizer):
-    """Return a bool mask, (..., T): True where the model writes the next id of a response, False
-    where it is given. After <|end|> all is given, until the next <|assistant|>:
+    """Return a bool mask, (..., T): True where the next id comes from the model. Ids after <|end|>,
+    up to and including the next <|assistant|>, come from a user or a tool. Before the first of both
+    all are True.
 
     ids   <|assistant|> c a l l <|end|> <|tool|> 4 <|end|> <|assistant|> 4 . <|end|>
     mask        1       1 1 1 1    0       0     0    0         1        1 1    0"""
@@ -75,9 +76,8 @@ def render_examples(examples, model):
 
 
 def read_examples(run, model, synthetic=True):
-    """Return {source: list of (ids, loss_mask)} of the run's demonstrations.
-
-    synthetic: add the examples that the stage synthetic wrote."""
+    """Return the run's training examples, {source: list of (ids, loss_mask)}: the demonstrations
+    and, if `synthetic`, what the stage synthetic generated."""
     examples = run.read_lines("demonstrations")
     if synthetic:
         examples += run.read_lines("synthetic")
@@ -92,9 +92,8 @@ def round_up(length):
 
 
 def round_mask(mask):
-    """Set the first unset entries of a bool mask, (R, T), until a multiple of ROUND, or all, are
-    set. Such a mask selects tokens, and tensors are as long as the number selected. Callers ignore
-    the added tokens.
+    """Return a copy of a bool mask, (R, T), with so many more entries set that their number is a
+    multiple of ROUND, or that all are set. Callers must ignore the tokens that these select.
 
     With ROUND = 4: 0 1 0 1 0 1 -> 1 1 0 1 0 1"""
     missing = round_up(int(mask.sum())) - int(mask.sum())
@@ -103,7 +102,8 @@ def round_mask(mask):
 
 
 def pack_rows(items, width):
-    """Pack items, tuples of 1-D tensors of equal length, into rows of `width` tokens.
+    """Pack items into rows of `width` tokens. An item is a tuple of 1-D tensors of one length; the
+    length differs between items.
 
     The longest items come first, each in the first row with room (first-fit decreasing). Returns
         packed         a list: for each entry of the tuples a tensor (R, width), padded with zeros
@@ -140,14 +140,15 @@ def pack(conversations):
 def batches(sources, mixture, batch_size):
     """Return a function from step to a packed batch of `batch_size` random conversations.
 
-    sources: name -> list of (ids, loss_mask). mixture: name -> share of the conversations."""
+    sources: name -> list of (ids, loss_mask). mixture: name -> weight; conversations are drawn in
+    proportion to the weights."""
     names = [name for name in sources if mixture.get(name, 0) > 0]
     if not names:
         raise UserError(f"the mixture {mixture} has no weight for any of the sources "
                         f"{', '.join(sources)}: give one of them a positive weight")
     shares = torch.tensor([float(mixture[name]) for name in names])
 
-    def batch(step):  # `fit` seeds the random numbers by the step, so it is not used here
+    def batch(step):  # the step is unused: `fit` has already seeded the generator with it
         indices = torch.multinomial(shares, batch_size, replacement=True)
         chosen = [sources[names[i]] for i in indices]
         return pack([source[torch.randint(len(source), ())] for source in chosen])
@@ -214,8 +215,8 @@ def unique_responses(responses):
 # Losses and log-probabilities.
 
 def response_logits(model, batch):
-    """Return logits (N, V), and `wanted`, a bool mask (R, T) of their N positions: those whose next
-    token is in the loss mask, and a few that `round_mask` adds.
+    """Return the logits (N, V) of N positions, and a bool mask (R, T) that selects these: the next
+    token of each is in the loss mask, but for a few positions that `round_mask` adds.
 
     batch: as from `pack`."""
     wanted = round_mask(batch["loss_mask"][:, 1:] > 0)
@@ -225,8 +226,8 @@ def response_logits(model, batch):
 
 
 def response_loss(model, batch):
-    """Return the sum of the cross-entropy and z-loss of the tokens in the loss mask, and their
-    count, for `trainer.backward`. batch: as from `pack`."""
+    """Return the summed cross-entropy and z-loss of the tokens in the loss mask, and the number of
+    these tokens, for `trainer.backward`. batch: as from `pack`."""
     logits, wanted = response_logits(model, batch)
     mask, targets = batch["loss_mask"][:, 1:][wanted], batch["ids"][:, 1:][wanted]  # (N,)
     cross_entropy, z_loss = token_losses(logits, targets)
@@ -235,8 +236,9 @@ def response_loss(model, batch):
 
 def score_responses(model, ids, branch, segment_start):
     """Return each response's log pi(y|x), (R, K), and its last token's hidden state, (R, K, C).
+    log pi(y|x) is the sum over the tokens that the model wrote: results of calls do not count.
 
-    ids, branch, segment_start: (R, T), as from `share_prompts`."""
+    ids, branch, segment_start: (R, T), as from `share_prompts`. Prompts end with <|assistant|>."""
     R, C = len(branch), model.config.dim
     K = int(branch.max()) if R else 0  # R is 0 on a rank without rows
     wanted = round_mask(branch > 0)
@@ -266,10 +268,11 @@ def response_logp(model, ids, branch, segment_start):
 # The same for lists of any length: in batches, split among all ranks.
 
 def map_by_length(function, lengths, max_rows):
-    """Return a list with one result for each of N items, in their order. Items of similar length
-    are computed together, and each rank computes a part of them. lengths: of the items.
+    """Apply a function to N items, in batches of similar length, split among all ranks. Return the
+    N results in the order of the items.
 
-    function: from a list of up to `max_rows` indices of items to a list of their results."""
+    function: takes a list of up to `max_rows` indices of items, and returns a list of results.
+    lengths: the length of each item."""
     by_length = sorted(range(len(lengths)), key=lambda i: lengths[i])
 
     def compute(indices):
@@ -336,14 +339,14 @@ def conversation_losses(model, conversations):
 
 class Response(typing.NamedTuple):
     prompt: list  # ids
-    ids: list  # ids of the model's replies, their end tokens included, and of the calls' results
-    text: str  # the replies decoded, without end tokens, joined by line breaks; a call is one line
-    logp: float = 0.0  # of the model's ids, under the distribution that they were drawn from
+    ids: list  # the ids that the model generated, with end tokens, and those of results of calls
+    text: str  # the model's replies without end tokens, joined by line breaks; a call is one line
+    logp: float = 0.0  # sum over the generated ids, under the distribution they were drawn from
 
 
 def generate_replies(decoder, prompts, end, max_rows, temperature, uniforms):
-    """Return pairs (ids, log-probability), one for each of N prompts: what the model generates up
-    to the id `end`, which may be missing.
+    """Generate one reply to each of N prompts, up to the id `end`. Returns pairs (ids,
+    log-probability). A reply that is cut off lacks `end`.
 
     uniforms: (N, most tokens of a reply), the random numbers that choose the ids."""
     def compute(indices):
@@ -356,9 +359,9 @@ def generate_replies(decoder, prompts, end, max_rows, temperature, uniforms):
 def generate_responses(model, conversations, max_new_tokens=64, max_rows=512, temperature=0.0):
     """Return the model's Response to each conversation. temperature 0 is greedy.
 
-    While the reply is a call, the tool is run, and the model replies to the result, MAX_CALLS times
-    at most. max_new_tokens: of one reply. A prompt that does not fit the context gets no reply, and
-    a call whose result does not fit is the last reply."""
+    If a reply is a call, run the tool, append the result, and generate another reply, MAX_CALLS
+    times at most. A prompt that does not fit the context gets no reply, and a call whose result
+    does not fit is the last reply. max_new_tokens: the limit for each reply."""
     tokenizer, end = model.tokenizer, model.tokenizer.special(END)
     decoder = Decoder(model)
     responses = [Response(tokenizer.encode_chat(messages, reply=True), [], "")
@@ -367,8 +370,8 @@ def generate_responses(model, conversations, max_new_tokens=64, max_rows=512, te
     waiting = [i for i, response in enumerate(responses)
                if len(response.prompt) < model.config.context]
     for calls in range(tools.MAX_CALLS + 1):
-        # Draw random numbers for all responses at once: those of one must depend neither on the
-        # batches nor on the other responses.
+        # Draw random numbers for all responses, also finished ones: those of one response must
+        # depend neither on the batches nor on the other responses.
         uniforms = torch.zeros(len(responses), max_new_tokens)
         if temperature:
             uniforms.uniform_()
@@ -385,7 +388,7 @@ def generate_responses(model, conversations, max_new_tokens=64, max_rows=512, te
                 if len(context) + len(ids) + len(result_ids) < model.config.context:
                     ids = ids + result_ids
                     called.append(i)
-            if is_call:  # what follows a line break in a call does not count as another reply
+            if is_call:  # one line, so that what follows a line break is not read as another reply
                 text = text.replace("\n", " ")
             texts = [response.text, text] if response.ids else [text]
             responses[i] = Response(response.prompt, response.ids + ids, "\n".join(texts),

@@ -1,12 +1,13 @@
 """Benchmarks of a run's models, each figure with its 95% interval and its count.
 
-They follow the report's evaluation: instructions followed (IFEval), tool use by syntax tree and by
+They follow the report's evaluation: instruction following (IFEval), tool use by syntax tree and by
 execution (Berkeley Function Calling), code (pass@k), mathematics, summaries, messages to given
 facts, recall among notes, refusals, and two models side by side, of one run or of two. Responses
-are greedy unless stated otherwise. The base model is asked in plain text: see evaluate_base.py.
+are greedy, but for pass@k. The base model is asked in plain text (see evaluate_base.py), but for
+pass@k and side by side with another run.
 
-`results` is a list with a value for each response: whether it is right, a bool, or the probability
-that it is. A row of a table is a list [name, percent, interval, count].
+`results` is a list with a number for each response: True if it is right, or the probability that it
+is. A row of a table is a list [name, percent, interval, count].
 """
 import math
 
@@ -48,7 +49,7 @@ def pass_at_k(n, right, k):
 
 
 def row(name, results):
-    """Return a row of a table. The interval is that of bools: too wide for probabilities."""
+    """Return a row of a table. The interval is Wilson's; for probabilities, it is too wide."""
     results = [float(result) for result in results]
     low, high = wilson(sum(results), len(results))
     return [name, percent(results), f"{100 * low:.1f} to {100 * high:.1f}", len(results)]
@@ -84,7 +85,7 @@ def validation(model, count=50):
             "all math %": sum(math_metrics) / len(math_metrics)}
 
 
-def mean_by_family(tasks, responses):
+def mean_over_families(tasks, responses):
     """Return the percentage of tasks solved, averaged over the families.
 
     tasks: pairs (family, task). responses: a chat.Response to each."""
@@ -99,7 +100,7 @@ def mean_by_family(tasks, responses):
 
 def loose_readings(response):
     """Return IFEval's looser readings of a response: itself, without its first line, its last, or
-    both, and each without asterisks. Empty ones are left out, as they avoid every word."""
+    both, and each without asterisks. An empty text would avoid every word, so none is returned."""
     lines = response.splitlines()
     texts = [response, "\n".join(lines[1:]), "\n".join(lines[:-1]), "\n".join(lines[1:-1])]
     texts += [text.replace("*", "") for text in texts]
@@ -107,8 +108,8 @@ def loose_readings(response):
 
 
 def instruction_following(family, tasks, texts):
-    """Return four rows: the share of prompts with all instructions followed, and the share of
-    single instructions followed, each strict (the response itself) and loose (any reading)."""
+    """Return four rows: the accuracy by prompt (all instructions followed) and by instruction, each
+    strict (of the response itself) and loose (of any reading)."""
     strict, loose = [], []  # for each task a list of bools, one for each instruction
     for task, text in zip(tasks, texts):
         strict.append(family.follows_format(task, text))
@@ -124,14 +125,15 @@ def instruction_following(family, tasks, texts):
 
 def tool_use(family, tasks, texts):
     """Return three rows:
-        calls by syntax tree               first reply right, if the solution's first is a call
-        executed                           all replies right, if the solution has calls
-        none called where none is needed   no call, if the solution has none"""
+        calls by syntax tree               the first reply is right, where it should be a call
+        executed                           the last reply is right, after the calls are run
+        none called where none is needed   no call, where the solution has none"""
     first, executed, no_calls = [], [], []
     for task, text in zip(tasks, texts):
         if task.solution.startswith(tools.CALL):
-            first.append(family.replies(text)[0] == family.replies(task.solution)[0])
-            executed.append(family.check(task, text))
+            replies, wanted = family.replies(text), family.replies(task.solution)
+            first.append(replies[0] == wanted[0])
+            executed.append(replies[-1] == wanted[-1] and text.startswith(tools.CALL))
         else:
             no_calls.append(not text.startswith(tools.CALL))
     return [row("tools: calls by syntax tree", first), row("tools: executed", executed),
@@ -212,12 +214,12 @@ def rate_at_equal_length(wins, longer):
 
 
 def side_by_side(tasks, ours, theirs):
-    """Compare two models' responses to the same pairs (family, task). The right one wins. If both
-    are right or both wrong, the one with the better grades wins.
+    """Compare two models' responses to the same pairs (family, task). A right response beats a
+    wrong one. Otherwise, the higher sum of grades wins; equal sums are a tie.
 
     Returns rows of our wins, ties and losses, of our win rate at equal length, and of the tasks
-    that only one of us solves. At equal length, a difference of 50 characters, the length of an
-    answer here, counts as tanh(1)."""
+    that only one of us solves. For the rate at equal length, a difference of 50 characters, about
+    the length of an answer, counts as tanh(1)."""
     def qualities(texts):
         return [(family.check(task, text), sum(family.grades(task, text).values()))
                 for (family, task), text in zip(tasks, texts)]

@@ -113,7 +113,8 @@ def sensitivity(model, batch):
 def new_tasks(run, name, count, family_names=None, whole=False):
     """Return `count` random training tasks of the families named, or of all, in equal shares.
 
-    whole: see Tools. The random numbers depend on the run's seed and on `name` only."""
+    whole: tasks of Tools have all their calls, to train on. The random numbers depend on the run's
+    seed, `name` and `count`."""
     families = all_families(whole) | EVOLVED
     mixture = dict.fromkeys(family_names or families, 1)
     rng = random.Random(f"{run.seed} {name}")
@@ -130,7 +131,8 @@ def own_responses(run, model, prompts):
 
 def training_data(run, model):
     """Return pairs (ids, loss_mask) for the recipe "text": all demonstrations and synthetic
-    examples, and a row of pre-training text, as long as about eight examples, for every eight."""
+    examples, and one row of pre-training text, as long as about eight examples, for eight of
+    these."""
     examples = sum(chat.read_examples(run, model).values(), [])
     text = pretrain.text_batches(run, model, corpus.CONTINUED, len(examples) // 8)(0)["ids"]
     return examples + [(ids, torch.ones(len(ids))) for ids in text]

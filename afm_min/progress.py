@@ -1,6 +1,6 @@
 """The line that shows how far a stage is: redrawn on a terminal, printed every 5 seconds in a log.
 
-    [16/33] mdloo1 ====>---- 92/160  reward 0.981  truth 71%  KL 0.312  0:12 left (all 3:40)
+    [16/35] mdloo1 ====>---- 92/160  reward 0.981  truth 71%  KL 0.312  0:12 left (all 3:40)
 """
 import shutil
 import sys
@@ -8,7 +8,7 @@ import time
 
 # Set by lab/runner.py:
 plain = False  # True: print plain lines, even on a terminal
-place = ""  # the current stage's position in the run, such as "[16/33] "
+place = ""  # the current stage's position in the run, such as "[16/35] "
 rest = 0.0  # expected seconds of all later stages
 
 # The line shows the first group that a step reports in full: rewards before the loss, as a policy's

@@ -33,12 +33,12 @@ from afm_min.world import people
 from afm_min.world.families import all_families
 from afm_min.world.tasks import EVOLVED, draw_mixture
 
-GRADES = list(people.GRADE_WORTH)
+GRADES = list(people.GRADE_WEIGHTS)
 TRUTH = GRADES.index("truth")
 # Probability that the chosen response is better, by level: negligibly to significantly better.
 TARGETS = people.RIGHT
-LANGUAGE_WEIGHT = 0.1  # of the language-model loss of a token; the ranking loss of a pair has 1
-MAX_RESPONSE = 48  # tokens
+LANGUAGE_WEIGHT = 0.1  # of the language-model loss per token, relative to the ranking loss per pair
+MAX_REPLY = 48  # tokens of one reply
 MAX_PAIRS = 6  # pairs of responses to one prompt
 EXTRA_BLOCKS = 1  # of the reward model, on top of the policy's
 # Weights of the families from which prompts are drawn. EVOLVED are four kinds of mathematics. In
@@ -125,17 +125,17 @@ def grade_loss(logits, grades):
 
 
 def chosen_and_rejected(values, pairs):
-    """Return the values of the chosen and of the rejected response of each pair: values
-    (R, K, ...), pairs (R, P, 3) as from `collate` -> (N, ...), (N, ...)."""
+    """Return the values of the chosen and of the rejected response of each of N pairs, two tensors
+    (N, ...). values: (R, K, ...). pairs: (R, P, 3), as from `collate`."""
     row, column = (pairs[..., 2] >= 0).nonzero(as_tuple=True)  # the level is -1 in padding
     chosen, rejected, _ = pairs[row, column].unbind(-1)  # (N,), indices among the K responses
     return values[row, chosen], values[row, rejected]
 
 
 def reward_loss(model, batch, labels="soft", grade_weight=0.25):
-    """Return the sum over pairs of ranking loss + grade_weight * grade loss + LANGUAGE_WEIGHT *
-    cross-entropy of the responses with the best grade for truth. A response in m pairs counts m
-    times.
+    """Return the number of pairs, of those ranked rightly, and the loss, summed over pairs: ranking
+    loss + grade_weight * grade loss + LANGUAGE_WEIGHT * cross-entropy of the responses with the
+    best grade for truth. A response in m pairs counts m times.
 
     batch: as from `collate`. labels: "soft" (p from TARGETS), "hard" (p = 1), or "margin"."""
     rewards, grade_logits, logp = model(batch["ids"], batch["branch"], batch["segment_start"])
@@ -179,7 +179,7 @@ def sample_responses(models, tasks, samples):
     """Sample responses at temperature 1 to each pair (family, task) from each model. Returns nested
     lists of Response: (tasks, models, samples). models: may be a generator."""
     prompts = [task.messages() for _, task in tasks for _ in range(samples)]
-    by_model = [chat.generate_responses(model, prompts, MAX_RESPONSE, temperature=1.0)
+    by_model = [chat.generate_responses(model, prompts, MAX_REPLY, temperature=1.0)
                 for model in models]
     return [[responses[i:i + samples] for responses in by_model]
             for i in range(0, len(prompts), samples)]
@@ -194,9 +194,9 @@ def truths(tasks, responses):
 def collect_comparisons(models, tasks, samples, rng, noise):
     """Have annotators compare the models' responses to each pair (family, task).
 
-    At least `samples` responses are sampled for a task, equally many from each model. Returns
-    comparisons, a dict for each task with a preferred response. Beside family and prompt, it has
-        responses  the ids of each response that is in a pair
+    At least `samples` responses are sampled for a task, equally many from each model. Returns one
+    dict, a comparison, for each task with a pair. Besides family and prompt, it has
+        responses  the ids of each response that is in a pair, as in chat.Response
         grades     the four grades that an annotator gave each of them
         pairs      [chosen, rejected, level, right]: two indices of `responses`; how much better
                    the chosen one was found, 0 to 3; and whether the true grades agree"""
@@ -253,7 +253,8 @@ def ranking_metrics(model, policy, comparisons):
     """Return how well a reward model ranks pairs that it has not seen, and a row for each family.
 
     The log loss is the mean of -log sigmoid(margin). policy: the model that the policies start
-    from. For comparison, the pairs are also ranked by its log-likelihoods of the responses."""
+    from; for comparison, its log-likelihoods of the responses rank the pairs, too. All mathematics
+    is one family here, so it counts once in "mean %"."""
     groups = groups_of(comparisons)
     by_reward = margins(comparisons, [score[:, 0] for score in scores(model, groups)])
     by_logp = margins(comparisons, chat.map_responses(chat.response_logp, policy, groups))
@@ -270,7 +271,9 @@ def ranking_metrics(model, policy, comparisons):
 # The stages.
 
 def preferences(round_number, run, *, prompts=6000, samples=4, noise=0.1):
-    """Collect annotators' preferences among the responses of `committee_members`. noise: the
+    """Collect annotators' preferences among the responses of `committee_members`.
+
+    samples: the least number of responses to a prompt; each member gives equally many. noise: the
     probability that a grade is random."""
     stage = f"preferences{round_number}"
     models = [load_model(run, name) for name in committee_members(round_number)]

@@ -1,6 +1,7 @@
 """Supervised fine-tuning (the report's sections 4.1 and 4.2): from a base model to an assistant.
 
-    demonstrations  conversations that people write, and the guards that drop careless ones
+    demonstrations  conversations that simulated people write; guards drop flawed ones, but not
+                    hasty and wordy ones, which alignment corrects
     draft           a first model, trained on the demonstrations alone
     (synthetic      examples that the draft generates: see synthetic.py)
     mixture         a search for the sources' weights
@@ -11,8 +12,8 @@ accuracy, a constant learning rate, dropout 0.1 in sft, and a checkpoint chosen 
 
 Departures: the draft has no dropout, and its learning rate is lower in the last steps, since
 arithmetic is learned only then. The search varies all weights at once, by a two-level factorial
-design, and one of its sources is the demonstrations that the guards dropped. Its score is the mean
-probability of sampling the solution of a validation task. The report also chooses checkpoints by
+design, and one of its sources is the demonstrations that the guards dropped. A trial's score is the
+mean probability of the solutions of validation tasks. The report also chooses checkpoints by
 best of N with the reward model; here that model comes later, and `align.best` uses it.
 """
 import collections
@@ -29,7 +30,8 @@ from afm_min.world import people
 from afm_min.world.families import all_families
 from afm_min.world.tasks import EVOLVED
 
-# The draft's mixture. Families that take longer to learn have larger weights.
+# The draft's mixture. Families that take longer to learn have larger weights. "math" includes the
+# evolved demonstrations.
 MIXTURE = {"math": 8.0, "follow": 2.4, "tools": 3.0, "code": 2.8, "summary": 3.0, "compose": 2.4,
            "recall": 0.6, "refuse": 1.6, "unknown": 1.2}
 
@@ -40,9 +42,9 @@ def demonstrations(run, *, count=2000, evolved=1000, flawed=0.15, unlikely=2.4, 
     """Write demonstrations, then filter them by the quality guards, whose model is the base model.
     Those that a guard drops become examples of a source "rejected".
 
-    There are `count` of each family, `evolved` of each kind of evolved mathematics. flawed: share
-    of them that are written with a flaw. unlikely, similar: see `guards.first_guards`. The table
-    "guards" has a row for each flaw."""
+    There are `count` of each family, `evolved` of each kind of evolved mathematics. flawed: the
+    share of demonstrations with a flaw. unlikely, similar: see `guards.first_guards`. The table
+    "guards" has a row for those without a flaw, and one for each flaw."""
     model = load_model(run, "lengthening")
     kept, rejected, texts = [], [], set()
     by_flaw = collections.defaultdict(list)  # flaw -> outcomes of the demonstrations that have it
@@ -56,7 +58,7 @@ def demonstrations(run, *, count=2000, evolved=1000, flawed=0.15, unlikely=2.4, 
         outcomes = guards.first_guards(examples, well_rated, model, unlikely, similar)
         for d, example, outcome in zip(written, examples, outcomes):
             text = f"{d.messages} {d.response}"
-            # A demonstration that repeats an earlier one by chance counts as copied, too.
+            # One that repeats an earlier one by chance counts as copied, too.
             by_flaw["copied" if text in texts else d.flaw].append(outcome)
             texts.add(text)
             if outcome == "kept":
@@ -92,9 +94,9 @@ def read_sources(run, model, synthetic=True):
 
 
 def solution_probabilities(model, conversations):
-    """Return, for each conversation, the probability that the model at temperature 1 samples
-    exactly its responses: (N,). For reference solutions, the mean is the expected share of tasks
-    that one sample answers with the solution. It is computed without sampling."""
+    """Return, for each conversation, the probability that the model at temperature 1 samples all
+    its assistant turns, each after the turns before it: (N,). The mean over solved tasks is a
+    smooth measure of accuracy, computed without sampling."""
     counts = torch.stack([loss_mask.sum() for _, loss_mask in conversations])  # (N,)
     return torch.exp(-counts * chat.conversation_losses(model, conversations))
 

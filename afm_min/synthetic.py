@@ -1,9 +1,9 @@
 """The stage synthetic (the report's section 4.1): examples that the draft generates, and the
 selection of right ones.
 
-    mathematics  evolved problems: a response with the known answer, or with that of the majority
-    code         of several responses, one that passes unit tests
-    tools        conversations whose calls are executed, and that end with the right answer
+    mathematics  evolved problems: keep a response with the known answer, or with the majority's
+    code         keep a response that passes unit tests
+    tools        the calls are executed: keep a conversation with the right calls and answer
 
 Departure: the questions come from the toy world, as a model of this size invents none.
 """
@@ -19,7 +19,7 @@ from afm_min.world.tasks import EVOLVED, Math, draw_task
 
 
 def majority_vote(answers):
-    """Return the answer that at least two answers, and three quarters of all, agree on, or None.
+    """Return the answer that is given at least twice and by at least three quarters, or None.
 
     ["7", "7", "9", "7"] -> "7"; ["7", "7", "9"] -> None; ["7"] -> None"""
     if not answers:
@@ -29,12 +29,12 @@ def majority_vote(answers):
 
 
 def select_by_answer(family, question, responses, truth=None):
-    """Return the first response with the right answer, or None.
+    """Return the first response whose verified answer is right, or None.
 
-    truth: the right answer; if None, the majority of the verified answers (self-consistency).
-    Without steps, a response is accepted only if the truth is known, as short wrong answers agree
-    by chance."""
-    # A response has the verified answer None if a step of it is wrong, or if its form is.
+    truth: the right answer; if None, the majority of the verified answers (self-consistency). If it
+    is given, a response without steps is accepted, too. Short wrong answers agree by chance, so
+    without it none is."""
+    # The verified answer is None if a step is wrong, or if the form is.
     answers = [family.verified_answer(question, response) for response in responses]
     right = truth or majority_vote([answer for answer in answers if answer])
     without_steps = family.solution([], truth)
@@ -51,7 +51,7 @@ def select_by_score(responses, scores, threshold):
 
 
 def new_tasks(family, count):
-    """Return training tasks that no other stage draws."""
+    """Return training tasks, drawn with seeds that no other stage uses."""
     return [draw_task(family, "train", f"synthetic {i}") for i in range(count)]
 
 

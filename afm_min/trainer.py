@@ -148,7 +148,8 @@ def backward(model, batch, loss, micro_batch_size=None):
     loss(model, batch) returns sums over its rows: {"loss": tensor, "count": divisor, ...}. They are
     added over all micro-batches and ranks, and divided by the total count last. micro_batch_size:
     the most rows that a rank computes at a time. It and the number of ranks change the result by
-    rounding only, except that with more micro-batches dropout draws other numbers.
+    rounding only, except that with more micro-batches dropout draws other numbers. The batch's
+    first tensor has `rows` rows. Others may have more or fewer: each is divided evenly.
 
     Raises UserError if the total count is 0, as it is for an empty batch."""
     rows = len(next(iter(batch.values()), ()))
@@ -157,10 +158,11 @@ def backward(model, batch, loss, micro_batch_size=None):
     sums = collections.Counter()  # its update() adds
     model.zero_grad(set_to_none=True)
     for i in range(micro_batches):
-        start, end = i * rows // micro_batches, (i + 1) * rows // micro_batches
-        distributed.total_rows = end - start  # dropout needs it: see distributed.all_rows
-        metrics = loss(model, {name: distributed.own_rows(x[start:end])
-                               for name, x in batch.items()})
+        part = {name: x[i * len(x) // micro_batches:(i + 1) * len(x) // micro_batches]
+                for name, x in batch.items()}
+        # Dropout needs the number of rows on all ranks: see distributed.all_rows.
+        distributed.total_rows = (i + 1) * rows // micro_batches - i * rows // micro_batches
+        metrics = loss(model, {name: distributed.own_rows(x) for name, x in part.items()})
         metrics["loss"].backward()
         sums.update({name: torch.as_tensor(x).item() for name, x in metrics.items()})
     gradients = [p.grad for p in model.parameters() if p.grad is not None]

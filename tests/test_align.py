@@ -384,7 +384,7 @@ def test_the_best_model_has_the_highest_sum_of_two_accuracies(monkeypatch):
                         lambda model, count: {"mean %": greedy[model]})
     monkeypatch.setattr(reward, "sample_responses", lambda models, tasks, samples: [models])
     monkeypatch.setattr(align, "best_of_n", lambda reward_model, responses: (responses[0], None))
-    monkeypatch.setattr(align.evaluate, "mean_by_family",
+    monkeypatch.setattr(align.evaluate, "mean_over_families",
                         lambda tasks, responses: preferred[responses])
     metrics = align.best(1, RUN)
     assert saved == [("best1", "mdloo1")]

@@ -343,7 +343,7 @@ def test_mean_by_family():
     first, second = draw_tasks(MATH, "validation", 2)
     other, = draw_tasks(RECALL, "validation", 1)
     responses = [Response([], [], text) for text in (first.solution, "", "")]
-    assert evaluate.mean_by_family([(MATH, first), (MATH, second), (RECALL, other)],
+    assert evaluate.mean_over_families([(MATH, first), (MATH, second), (RECALL, other)],
                                    responses) == 25
 
 

@@ -34,7 +34,7 @@ def test_each_flaw_of_demonstrations():
     for d in by_flaw["wrong"]:
         assert d.messages == d.task.messages()
         assert not family.check(d.task, d.response)
-    for d in by_flaw["wordy"]:
+    for d in by_flaw["repeated"]:
         assert d.response == f"{d.task.solution} {d.task.solution}"
     for d in by_flaw["garbled"]:
         question = next(m["content"] for m in d.messages if m["role"] == "user")

@@ -131,7 +131,7 @@ def test_tool_calls_are_run_and_shown(new_session, capsys):
 def test_tool_calls_end_after_four(new_session, capsys):
     new_session(*["call: python(code='6*7')"] * 5, tools="python").respond("What is 6*7?")
     assert capsys.readouterr().out == "call: python(code='6*7')\n    42\n" * 4 + (
-        "call: python(code='6*7')\n    no more calls in this conversation\n")
+        "call: python(code='6*7')\n    no more calls for this response\n")
 
 
 @pytest.mark.parametrize("chosen, declared", [

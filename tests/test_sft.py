@@ -21,7 +21,7 @@ def test_demonstrations_are_counted_by_flaw_and_outcome(monkeypatch, tmp_path):
     Two repeat an earlier text, one of them by chance; a guard drops the other."""
     run = Run(tmp_path)
     written = [people.Demonstration(response, [], response, flaw) for response, flaw in (
-        ("a", ""), ("b", "wrong"), ("c", ""), ("d", "wordy"), ("a", "copied"), ("c", ""),
+        ("a", ""), ("b", "wrong"), ("c", ""), ("d", "repeated"), ("a", "copied"), ("c", ""),
         ("e", "garbled"), ("f", "wrong"))]
     family = SimpleNamespace(name="math", grades=lambda task, response: (task, response))
     monkeypatch.setattr(sft, "load_model", lambda run, name: name)
@@ -40,7 +40,7 @@ def test_demonstrations_are_counted_by_flaw_and_outcome(monkeypatch, tmp_path):
     assert metrics["examples"] == 5
     # flaw, all, dropped by rating, by the model, as a copy, and kept
     assert metrics["guards"] == [["none", 2, 0, 0, 0, 2], ["wrong", 2, 2, 0, 0, 0],
-                                 ["wordy", 1, 0, 0, 0, 1], ["garbled", 1, 0, 0, 0, 1],
+                                 ["repeated", 1, 0, 0, 0, 1], ["garbled", 1, 0, 0, 0, 1],
                                  ["copied", 2, 0, 0, 1, 1]]
     for name, source, responses in (("demonstrations", "math", "acdce"),
                                     ("rejected", "rejected", "baf")):

@@ -5,6 +5,7 @@ mdloo1 and mdloo2. In its words, N is the number of the round.
 """
 import re
 
+from afm_min import align
 from afm_min.data import corpus
 from afm_min.ondevice import FEATURES
 from afm_min.world.tasks import MAX_BENCHMARK
@@ -20,8 +21,8 @@ WORDS = {  # setting -> the words that it may be
     "rs.choice": ["best", "random"],
     "committee.choice": ["best", "random"],
     "mdloo.rewarded": ["model", "checker"],
-    "mdloo.loss": ["mdpo", "ppo", "reinforce"],
-    "mdloo.baseline": ["leave one out", "mean", "none"],
+    "mdloo.loss": [*align.LOSSES],
+    "mdloo.baseline": [*align.BASELINES],
     "committee.only": ["", "sft", "best1", "rsN", "dpoN", "ipoN", "mdlooN"],
     "quantize.choice": ["sensitivity", "random"],
     "recovery.recipe": ["imitate", "text"],

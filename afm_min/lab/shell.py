@@ -1,4 +1,4 @@
-"""A session with a trained model: its last conversation, its commands, and its responses."""
+"""An interactive session with a trained model: its last conversation, commands and responses."""
 import codecs
 import random
 import textwrap
@@ -61,16 +61,18 @@ class Session:
     def do_and(self, question):
         """Continue the last conversation: /and Then 2 more come. How many now?"""
         self.require_chat()
+        if not self.messages:
+            raise UserError("/and: there is no conversation yet; ask without /and")
         self.converse([*self.messages, {"role": "user", "content": question}])
 
     def do_system(self, text):
-        """Begin the next conversations with a system message, or with none: /system Be brief."""
+        """Set the system message of new conversations, or remove it: /system Be brief; /system"""
         self.system = text
 
     def do_tools(self, text):
-        """Declare tools in the next conversations: /tools price,age; /tools on (all); /tools off"""
+        """Declare tools in new conversations: /tools price,age; /tools on (all); /tools off"""
         groups = {"on": list(PARAMETERS), "off": []}
-        names = groups.get(text, text.split(","))
+        names = groups.get(text, text.replace(" ", "").split(","))
         for name in names:
             if name not in PARAMETERS:
                 raise UserError(f"tools {name}: give on, off or some of {','.join(PARAMETERS)}")
@@ -103,7 +105,7 @@ class Session:
             raise UserError(f"example {name}: choose from {', '.join(FAMILIES)}")
         family = FAMILIES[name or self.rng.choice([*FAMILIES])]
         task = draw_task(family, "test", self.rng.random())
-        while family.name == "tools" and task.turns:  # some calls are made: draw another one
+        while family.name == "tools" and task.turns:  # it begins in the middle of a conversation
             task = draw_task(family, "test", self.rng.random())
         messages = task.messages()
         for message in messages:
@@ -140,12 +142,12 @@ class Session:
             if len(ids) >= self.model.config.context:
                 raise UserError(f"{len(ids)} tokens fill the model's context, which has "
                                 f"{self.model.config.context}: ask without /and, or ask for less")
-            text = self.print_response(ids, self.model.tokenizer.special(END))
+            text, is_complete = self.print_response(ids, self.model.tokenizer.special(END))
             messages.append({"role": "assistant", "content": text})
-            if not text.startswith(tools.CALL):
+            if not (text.startswith(tools.CALL) and is_complete):
                 break
             if calls == tools.MAX_CALLS:
-                print("    no more calls in this conversation")
+                print("    no more calls for this response")
                 break
             result = tools.answer_call(text, messages)
             messages.append(result)
@@ -155,14 +157,15 @@ class Session:
     def print_response(self, ids, stop, prefix=""):
         """Sample tokens after ids until the token `stop`. Print prefix, and each token as it comes.
 
-        Returns the text without prefix. A character of several tokens is printed once complete."""
+        Returns the text without prefix, and True if `stop` ended it. A character of several tokens
+        is printed once complete."""
         arguments = self.arguments
         temperature = arguments.temperature
         if temperature is None:
             temperature = 0.0 if self.chats else 0.8
         torch.manual_seed(arguments.seed)
         utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        text = ""
+        text, token = "", None
         # `stream` yields the tokens of a batch, here of one row, and their log-probabilities.
         for (token,), _ in stream(self.model, [ids], arguments.max_new_tokens, stop=stop,
                                   temperature=temperature, top_p=arguments.top_p):
@@ -171,4 +174,4 @@ class Session:
             prefix = ""  # not printed before the first token, as too long a prompt raises an error
             text += piece
         print(utf8.decode(b"", final=True))
-        return text
+        return text, token == stop

@@ -130,7 +130,8 @@ class Code(Family):
         return argument, description, end.format(f"[{value} {loop}{taken}]")
 
     def wordy(self, task):
-        """Name the result before it is returned. The function is the same, so no test runs."""
+        """Assign the result to a variable before it is returned. (The grade for verbosity stays 2
+        if the solution is long.) It is right by construction, so no test is run."""
         header, value = task.solution.split("\n    return ")
         return f"{header}\n    result = {value}\n    return result"
 
@@ -140,7 +141,7 @@ class Code(Family):
 
     def is_correct(self, task, response, tests=slice(None)):
         """Return the result of each unit test, or of a slice of them."""
-        # These pass by definition: the tests are their results.
+        # These are right by construction: the tests are their results.
         if response in (task.solution, self.wordy(task)):
             return [True] * len(task.answer[tests])
         return passed(response, task.answer[tests])

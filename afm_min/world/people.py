@@ -7,13 +7,14 @@ import typing
 
 from afm_min.world.tasks import MATH, Task, draw_task
 
-FLAWS = ("wrong", "wordy", "garbled", "copied")
-# Share of the flawless demonstrations with steps or calls to show that leave them out. A writer
-# who knows the answer may do so. A model that imitates it answers without working it out.
+FLAWS = ("wrong", "repeated", "garbled", "copied")
+# Habits of the writers of flawless demonstrations. If a solution shows steps or calls, this share
+# of them gives only the final answer. A model that imitates it answers without working it out.
 HASTY = 0.65
-WORDY = 0.6  # share of those with nothing to leave out that are longer than they need to be
+# If there is nothing to leave out, this share writes more than is needed, where a task allows it.
+WORDY = 0.6
 # Weights of the grades (each 0 to 2) when responses are compared. Verbosity matters least.
-GRADE_WORTH = {"if": 3, "verb": 2, "truth": 3, "harm": 3}
+GRADE_WEIGHTS = {"if": 3, "verb": 2, "truth": 3, "harm": 3}
 # Share of the pairs in which annotators choose the better response, by level: 0 (negligibly
 # better) to 3 (significantly better).
 RIGHT = (0.65, 0.75, 0.85, 0.95)
@@ -27,12 +28,14 @@ class Demonstration(typing.NamedTuple):
 
 
 def write_demonstration(family, i, flawed):
-    """Return demonstration i of a family. It has a flaw with probability `flawed`:
+    """Return demonstration i of a family. All but the first have a flaw with probability `flawed`:
 
     wrong     the response answers another task
-    wordy     the response is repeated
+    repeated  the response is given twice
     garbled   the letters of each word of the question are shuffled
-    copied    one of the previous 50 demonstrations again, possibly with a flaw of its own"""
+    copied    one of the previous 50 demonstrations again, possibly with a flaw of its own
+
+    Those without a flaw show the writers' habits, HASTY and WORDY."""
     rng = random.Random(f"{family.name} {i}")
     task = draw_task(family, "train", i)
     flaw = rng.choice(FLAWS) if i > 0 and rng.random() < flawed else ""
@@ -48,10 +51,10 @@ def write_demonstration(family, i, flawed):
         other = i
         while family.check(task, response):  # the next task may have the same answer
             other += 1
-            # All tasks of a family may have one solution: after 20 attempts, take mathematics.
+            # In Unknown, all tasks have one solution: after 20 attempts, take one of mathematics.
             other_family = family if other < i + 20 else MATH
             response = draw_task(other_family, "train", other).solution
-    elif flaw == "wordy":
+    elif flaw == "repeated":
         response = f"{response} {response}"
     elif flaw == "garbled":
         words = ["".join(rng.sample(word, len(word))) for word in task.question.split()]
@@ -62,14 +65,14 @@ def write_demonstration(family, i, flawed):
 
 
 def perceive(grades, rng, noise):
-    """Return a person's version of the true grades: each is random with probability `noise`."""
+    """Return noisy grades: each is replaced by a random one with probability `noise`."""
     return {name: rng.randint(0, 2) if rng.random() < noise else grade
             for name, grade in grades.items()}
 
 
 def well_rated(grades, rng, raters=3, noise=0.1):
-    """Have several people rate each grade. Return True if all mean ratings are above 1. Exactly 1
-    is enough for verbosity: raters accept a courtesy, but no response of twice the length."""
+    """Have several people rate each grade. Return True if all mean ratings are above 1. For
+    verbosity 1 is enough, so a courtesy passes, and a response that is given twice does not."""
     for name, grade in grades.items():
         ratings = [perceive({name: grade}, rng, noise)[name] for _ in range(raters)]
         mean = sum(ratings) / raters
@@ -80,11 +83,12 @@ def well_rated(grades, rng, raters=3, noise=0.1):
 
 def prefer(first, second):
     """Compare the grades of two responses. Return the index of the better one, 0 or 1, and a level
-    from 0 (negligibly better) to 3 (significantly better), or (None, 0) if they are equal.
+    from 0 (negligibly better) to 3 (significantly better), or (None, 0) if they are equal. The
+    level is half of the gap between the weighted sums of grades, rounded down, at most 3.
 
     ({"if": 2, "verb": 2, "truth": 0, "harm": 2}, {"if": 2, "verb": 1, "truth": 2, "harm": 2})
     -> (1, 2): 16 and 20 points, a gap of 4, so the second is better"""
-    gap = sum(worth * (first[name] - second[name]) for name, worth in GRADE_WORTH.items())
+    gap = sum(worth * (first[name] - second[name]) for name, worth in GRADE_WEIGHTS.items())
     if gap == 0:
         return None, 0
     better = 0 if gap > 0 else 1
@@ -94,10 +98,10 @@ def prefer(first, second):
 def annotate(true_grades, rng, noise, most_pairs):
     """Have an annotator grade several responses to one prompt and compare pairs of them.
 
-    Return the annotator's grades, and pairs [chosen, rejected, level, right]: the indices of two
-    responses, the level from `prefer`, and a boolean. A grade is random with probability `noise`.
-    A choice is right with probability RIGHT[level], or always if noise is 0. At most `most_pairs`
-    are compared, and those of equally good responses are left out."""
+    Return noisy grades, and pairs [chosen, rejected, level, right]: two indices of responses, the
+    level, which `prefer` gives by the true grades, and False if the worse response was chosen. A
+    choice is right with probability RIGHT[level], or always if noise is 0. At most `most_pairs` are
+    compared, and those of equally good responses are left out."""
     grades = [perceive(true, rng, noise) for true in true_grades]
     candidates = list(itertools.combinations(range(len(grades)), 2))
     pairs = []

@@ -4,8 +4,8 @@ A family draws tasks at random, and checks the form and the facts of a response 
 of a task contains everything that its solution depends on. A hash of the key decides the task's
 split, so a test task is never trained on, not even in other words.
 
-This file has `Task`, `Family`, the splits, and the two families that pre-training data contain:
-mathematics and recall. families.py lists where the others are.
+This file has `Task`, `Family`, the splits, and the families of mathematics and recall. families.py
+lists where the others are.
 """
 import dataclasses
 import functools
@@ -22,6 +22,7 @@ CITIES = "Bern Cairo Lima Oslo Paris Quito Rome Tunis".split()
 COLOURS = "black blue brown green grey pink red white".split()
 NAMES = "Ada Ben Eva Finn Iris Kim Leo Mia".split()
 THINGS = "books coins eggs keys nuts pens rings shells".split()
+# Added to solutions that are longer than needed: see Family.wordy, which tries them in this order.
 COURTESIES = ("Sure: {}", "Of course, here it is: {}", "{} I hope this helps.",
               "I am glad to help you with this. {}")
 
@@ -43,7 +44,7 @@ class Task:
     key: str  # tasks with equal keys are one task in different words
     system: str = ""  # the system message
     fact: str = ""  # the sentence in the context that answers the question (Recall)
-    turns: tuple = ()  # the messages between question and solution: (role, content), ...
+    turns: tuple = ()  # messages after the question that are given: (role, content), ...
 
     def text(self):
         """Return 'Question: ...\\nAnswer: ...\\n' for all turns, without the system message."""
@@ -74,7 +75,7 @@ class Family:
     """A kind of task. A subclass implements `make(rng)`, which draws a Task, and overrides those
     checks below whose defaults do not fit. By default, only the solution is a correct response."""
 
-    # Share of the tasks that declare tools which they do not need: a model learns not to call them.
+    # Share of the tasks that declare unneeded tools, so that a model learns to ignore them.
     declared = 0.3
 
     @property
@@ -94,6 +95,7 @@ class Family:
         return task
 
     def split(self, task):
+        """Return the split of a task: "test", "validation" or "train"."""
         return split_of(task.key)
 
     def follows_format(self, task, response):
@@ -113,8 +115,8 @@ class Family:
         return task
 
     def wordy(self, task):
-        """Return a longer right response than the solution, whose grade for verbosity is 1, such as
-        "Sure: in box 4."; or the solution, if no courtesy gives one."""
+        """Return a right response whose grade for verbosity is 1, such as "Sure: in box 4."; or the
+        solution, if there is none."""
         for courtesy in COURTESIES:
             response = courtesy.format(task.solution)
             if self.check(task, response) and self.grades(task, response)["verb"] == 1:
@@ -260,7 +262,7 @@ class Recall(Conversation):
 
         "Where are Ada's keys?" -> "in box 4." Some continue: "And Eva's pens?" -> "in box 7."
 
-    The box is one digit, hence one token: a model can copy it before it can spell. The system
+    The box is one digit, so the answer is a single token, which is easy to copy. The system
     message has one to `max_facts` facts in random order, and one more for each further question.
     The key is the fact asked for, so no two splits ask for the same fact. The other facts may
     be of any split."""

@@ -1,5 +1,5 @@
-"""The family Tools, and the tools that a model may call: look-ups such as prices, pages to search
-and open, and a code interpreter, which runs in the sandbox.
+"""The family Tools, and the tools that a model may call: look-ups (price, stock, weather, age),
+search and open for pages, and python, a code interpreter that runs in the sandbox.
 
 A call is a line of text: "call: price(item='keys')".
 """
@@ -16,8 +16,8 @@ from afm_min.world.tasks import (ANIMALS, CITIES, COLOURS, NAMES, PARAMETERS, TH
                                  declare)
 
 CALL = "call: "
-MAX_CALLS = 4  # that are run in a conversation; the reply after them is the last
-# A page is called by a prefix and a city, "Old Oslo", and has the numbers of three features.
+MAX_CALLS = 4  # calls that are run for one response; the reply after them is the last
+# The name of a page is a prefix and a city, "Old Oslo". It has the numbers of three features.
 PREFIXES = "Old New Upper Lower East West Little Great".split()
 FEATURES = "parks bridges towers schools shops lakes farms mills".split()
 
@@ -70,7 +70,7 @@ def parse_call(text):
         call = ast.parse(source, mode="eval").body
         argument, = call.keywords  # ValueError unless there is exactly one
         value = ast.literal_eval(argument.value)
-        # The source may be longer than the call, as with a comment behind it: that is not valid.
+        # Refuse anything besides the call, such as a comment behind it.
         valid = (argument.arg and not call.args and type(value) in (str, int, float)
                  and ast.get_source_segment(source, call) == source)
         return (call.func.id, argument.arg, value) if valid else None
@@ -93,8 +93,8 @@ def run_call(text, system):
 def run_tool(name, argument):
     """Run a tool and return its result: "price", "keys" -> "2"
 
-    A hash of the argument decides the result of a look-up: any text has a price, a stock and an
-    age from 2 to 9, and a weather."""
+    The result of a look-up is a hash of the argument: any text has a price, a stock and an age
+    from 2 to 9, and a weather."""
     functions = {"python": run_code, "search": search, "open": open_page}
     if name in functions:
         return functions[name](argument)
@@ -123,13 +123,13 @@ class Tools(Family):
         "What do the red keys of Ada cost?"
         -> "call: price(item='the red keys of Ada')", "4" -> "They cost 4."
 
-    The turns of a task are the calls made so far, and their results. A response consists of all
-    further replies, one a line: the other calls, whose results the model receives, and the final
-    message. The answer is a pair (all calls, final message). Calls are compared as syntax trees, as
-    in the Berkeley Function Calling Leaderboard.
+    The turns of a task are the calls already made, and their results. A response has one reply a
+    line: the remaining calls, whose results the model receives, and the final message. The answer
+    is a pair (all calls, final message). Calls are compared in order, as syntax trees, as in the
+    Berkeley Function Calling Leaderboard.
 
-    whole: the turns are all calls, so that a task is a whole conversation to train on. Otherwise
-    they are a random number of the first calls, possibly 0."""
+    whole: if true, all calls are made, so that a task is a whole conversation to train on. If not,
+    the first n calls, n random."""
     LOOKUPS = [  # tool, question about {}, answer with argument {0} and result {1}, argument
         ("price", "What do {} cost?", "They cost {1}.", "the {colour} {thing} of {name}"),
         ("stock", "How many of {} are there?", "There are {1}.", "the {colour} {thing} of {name}"),
@@ -248,11 +248,11 @@ class Tools(Family):
         return question, f"Hello, {names}!", question
 
     def brief(self, task):
-        """Leave out the calls: the writer of "They cost 4." has looked it up elsewhere."""
+        """Return the task without calls, as if the writer had looked up the answer elsewhere."""
         return dataclasses.replace(task, solution=task.answer[1], turns=())
 
     def follows_format(self, task, response):
-        """Check that there are as many replies as in the solution, and the same ones are calls."""
+        """Check the number of replies, and that those are calls that are calls in the solution."""
         replies, wanted = self.replies(response), self.replies(task.solution)
         return [len(replies) == len(wanted),
                 *(isinstance(a, tuple) == isinstance(b, tuple) for a, b in zip(replies, wanted))]

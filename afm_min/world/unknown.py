@@ -3,9 +3,10 @@ import re
 
 from afm_min.world.tasks import CITIES, COLOURS, NAMES, THINGS, Family, Task, split_of
 
-# Forms of questions. Those of one split are not seen in another: test questions have new forms.
+# Forms of questions, separated by | or a line break. Each belongs to one split, so test questions
+# have forms that no training question has.
 QUESTIONS = """Who is {person}?|Who was {person}?|When was {person} born?|Where does {person} live?
-What did {person} say about {topic}?|Why is {person} famous?|How old is {person}?|Call {person}.
+What did {person} say about {topic}?|Why is {person} famous?|Call {person}.
 Is {person} taller than {person}?|Did {person} like {dish}?|Tell me about {person}.
 What is the capital of {country}?|Where is {country}?|How large is {country}?
 Is {country} near {country}?|How do I get from {city} to {country}?
@@ -47,7 +48,7 @@ I want to {chore}. Where do I begin?|Is it hard to {chore}?|Who can {chore}?
 Write a {text} about {topic}.|Write a {text} for {person}.|Begin a {text} with the word {quality}.
 Correct my {text}.|Read me a {text}.|How long should a {text} be?|Send a {text} to {person}.
 Will it {weather} in {country} tomorrow?|Does it often {weather} in {country}?
-When will it {weather}?|What is the weather in {country}?|How cold is it in {country} in winter?
+When will it {weather}?|How cold is it in {country} in winter?
 Why does it {weather}?|What is the {function} of {n}?|Is {n} a prime number?
 Solve x + {n} = 20 for x.|Count to {n}.|Name a number larger than {n}.
 What do you get if you divide {n} by zero?|Plot the {function} of x.|Why do {animal}s {act}?
@@ -99,14 +100,15 @@ WORDS = {slot: words.split(", ") for slot, words in {
 
 
 class Unknown(Family):
-    """A question that the toy world has no answer to: "Who won the marathon?"
+    """A question to decline: "Who won the marathon?" -> "Sorry, I do not know that."
 
-    Some look like questions of other families, but there are no notes to look in and no story:
-    "Where are Ada's keys?" """
+    Some resemble questions of other families, but the facts are missing, such as notes that contain
+    the box: "Where are Ada's keys now?" """
+
     def make(self, rng):
         form = rng.choice(FORMS)
-        question = re.sub(r"{(\w+)}", lambda slot: rng.choice(WORDS[slot[1]]), form)
+        question = re.sub(r"{(\w+)}", lambda match: rng.choice(WORDS[match[1]]), form)
         return Task(question, "Sorry, I do not know that.", answer=form, key=question)
 
     def split(self, task):
-        return split_of(task.answer)  # all questions of one form belong to one split
+        return split_of(task.answer)  # the form; nothing else needs the answer
