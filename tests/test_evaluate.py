@@ -270,17 +270,20 @@ def test_code_passes_by_hand(monkeypatch):
 
 
 def test_tool_use_by_hand():
-    """Four solutions have a call. Three of the responses begin with it, and two have the right
-    answer, too. Three solutions have none, but one response calls a tool."""
+    """Eight solutions have a call. Five of the responses begin with it. Four call a tool and end
+    with the right answer, two of them after a wrong first call. One has the answer without a call.
+    Three solutions have no call, but one response calls a tool."""
     call, other = tools.format_call("price", "keys"), tools.format_call("stock", "keys")
     called = Task("?", f"{call}\nThey cost 4.", ((call,), "They cost 4."), "")
     uncalled = Task("?", "Hello, Ada!", ((), "Hello, Ada!"), "")
     pairs = [(called, f"{call}\nThey cost 4."), (called, f"{call}\nThey cost 5."),
              (called, 'call: price(item="keys")\nThey cost 4.'), (called, f"{other}\nThey cost 4."),
+             (called, f"{other}\n{call}\nThey cost 4."), (called, "They cost 4."), (called, call),
+             (called, f"{call}\nThey cost 4.\nBye."),
              (uncalled, "Hello, Ada!"), (uncalled, "Hello!"), (uncalled, f"{call}\nHello, Ada!")]
     rows = evaluate.tool_use(families.Tools(), *zip(*pairs))
     assert [(name, percent, count) for name, percent, _, count in rows] == [
-        ("tools: calls by syntax tree", 75, 4), ("tools: executed", 50, 4),
+        ("tools: calls by syntax tree", 62.5, 8), ("tools: executed", 50, 8),
         ("tools: none called where none is needed", pytest.approx(200 / 3), 3)]
 
 
@@ -338,13 +341,13 @@ def test_validation_by_family_and_on_average(monkeypatch):
     assert asked == [(12, 0.0)]
 
 
-def test_mean_by_family():
+def test_mean_over_families():
     """Half of one family's two tasks, and none of the other's one: 25%."""
     first, second = draw_tasks(MATH, "validation", 2)
     other, = draw_tasks(RECALL, "validation", 1)
     responses = [Response([], [], text) for text in (first.solution, "", "")]
     assert evaluate.mean_over_families([(MATH, first), (MATH, second), (RECALL, other)],
-                                   responses) == 25
+                                       responses) == 25
 
 
 # All benchmarks.

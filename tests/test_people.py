@@ -25,6 +25,8 @@ def test_each_flaw_of_demonstrations():
         text = (demonstration.messages, demonstration.response)
         if demonstration.flaw == "copied":
             assert text in earlier[-50:]
+        elif demonstration.flaw:  # the writers' habits are those of flawless ones
+            assert demonstration.task == draw_task(family, "train", i)
         earlier.append(text)
         by_flaw.setdefault(demonstration.flaw, []).append(demonstration)
     assert set(by_flaw) == {"", *people.FLAWS}
@@ -64,10 +66,12 @@ def test_share_of_flawed_demonstrations():
 
 
 @pytest.mark.parametrize("family, share", [
-    (MATH, 0), (RECALL, people.WORDY), (Follow(), 0), (Code(), people.WORDY), (Unknown(), 0)])
+    (MATH, 0), (RECALL, people.WORDY), (Follow(), 0), (Code(), people.WORDY), (Unknown(), 0),
+    (Refuse(), 3 / 8 * people.WORDY)])
 def test_some_right_demonstrations_are_longer_than_they_need_to_be(family, share):
     """Of 600, the standard deviation is 12: odds of a false alarm beyond 60 are 1e-6. A long
-    function is hardly longer with its result named."""
+    function is hardly longer with its result named. A refusal has to stand alone, and 3/8 of the
+    requests are harmless: half of one part, and a quarter of two."""
     written = [people.write_demonstration(family, i, flawed=0.0) for i in range(600)]
     longer = [d for d in written if d.response != d.task.solution]
     assert len(longer) == pytest.approx(600 * share, abs=60 if share else 0)

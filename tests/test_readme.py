@@ -6,7 +6,10 @@ import re
 import pytest
 import torch
 
-from afm_min import pretrain
+from afm_min import align, pretrain
+from afm_min.lab import stages
+from afm_min.model import PRESETS
+from afm_min.run import UserError
 from afm_min.world import tasks
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -76,3 +79,19 @@ def test_the_loss_of_the_example(extensions):
     logp = torch.tensor([1.0], requires_grad=True)
     extensions["capped_loss"](logp, torch.zeros(1), torch.tensor([3.0]), clip=2.0).sum().backward()
     assert logp.grad.tolist() == [-6]
+
+
+def test_the_loss_of_the_example_can_be_chosen(extensions, monkeypatch):
+    """Once its entry is in LOSSES, the two settings of README choose it."""
+    readme = (ROOT / "README.md").read_text()
+    name, entry = re.search(r'LOSSES: "(\w+)": (\(.*\))\n', readme).groups()
+    texts = re.findall(rf"--set (mdloo1\.(?:loss={name}|clip=[\d.]+))", readme)
+    model = vars(PRESETS["tiny"])
+    with pytest.raises(UserError, match="takes one of 'mdpo', 'ppo', 'reinforce'"):
+        stages.parse_setting(texts[0], model)
+    monkeypatch.setitem(align.LOSSES, name, eval(entry, extensions))
+    assert [stages.parse_setting(text, model) for text in texts] == [
+        ("mdloo1.loss", name), ("mdloo1.clip", 2.0)]
+    function, settings = align.LOSSES[name]
+    assert function is extensions["capped_loss"]
+    assert set(settings) <= stages.settings_of("mdloo1").keys()

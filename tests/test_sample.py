@@ -53,8 +53,8 @@ def asked(question):
 
 
 class ScriptedModel:
-    """Stands in for a model: responds with the given texts, one after the other. At INTERRUPT it is
-    interrupted after a token."""
+    """Stands in for a model: responds with the given texts, one after the other, each cut off after
+    max_new_tokens. At INTERRUPT it is interrupted after a token."""
 
     def __init__(self, tokenizer, *texts):
         self.tokenizer, self.texts, self.prompts = tokenizer, list(texts), []
@@ -66,7 +66,8 @@ class ScriptedModel:
         if text is INTERRUPT:
             yield torch.tensor(self.tokenizer.encode("x")), torch.zeros(1)
             raise text
-        for token in [*self.tokenizer.encode(text), self.tokenizer.special(END)]:
+        tokens = [*self.tokenizer.encode(text), self.tokenizer.special(END)]
+        for token in tokens[:max_new_tokens]:
             yield torch.tensor([token]), torch.zeros(1)
 
 
@@ -95,7 +96,7 @@ def new_session(monkeypatch):
         monkeypatch.setattr(shell, "load_model", lambda run, stage: model)
         monkeypatch.setattr(shell, "choose_model", lambda run, stage: stage or "sft")
         monkeypatch.setattr(shell, "warn_if_stale", lambda run, *stages: None)
-        arguments = {"seed": 0, "max_new_tokens": 9, "temperature": 0, "top_p": 1, "system": None,
+        arguments = {"seed": 0, "max_new_tokens": 99, "temperature": 0, "top_p": 1, "system": None,
                      "tools": "off", "stage": None, "quantized": False, "adapter": None}
         return shell.Session(Run("toy"), argparse.Namespace(**arguments | changes))
     return new_session
@@ -134,9 +135,35 @@ def test_tool_calls_end_after_four(new_session, capsys):
         "call: python(code='6*7')\n    no more calls for this response\n")
 
 
+def test_a_call_that_is_cut_off_is_not_run(new_session, type_lines):
+    """Even if it lacks nothing but its end token. It is the last reply of the conversation."""
+    call = "call: price(item='nuts')"
+    length = len(new_session().model.tokenizer.encode(call))
+    result = run_tool("price", "nuts")
+    for limit, output in ((length, f"{call}\n4\n"), (length + 1, f"{call}\n    {result}\n4\n")):
+        session = new_session(call, "4", tools="price", max_new_tokens=limit)
+        prompts, printed, errors = type_lines(session, QUESTION, *[FOLLOW_UP] * (limit == length))
+        assert (printed, errors) == (output, "")
+        assert len(prompts) == 2 and ("<|tool|>" in prompts[1]) == (limit > length)
+        assert prompts[1].startswith(f"{prompts[0]}{call}<|end|>")
+
+
+@pytest.mark.parametrize("limit, expected", [
+    (0, ("", False)), (2, ("12", False)), (3, ("123", False)), (4, ("123", True)),
+    (9, ("123", True))])
+def test_a_response_is_complete_if_the_stop_token_ended_it(limit, expected, new_session, capsys):
+    session = new_session("123", max_new_tokens=limit)
+    tokenizer = session.model.tokenizer
+    assert len(tokenizer.encode("123")) == 3
+    ids = tokenizer.encode("Hi")
+    assert session.print_response(ids, tokenizer.special(END)) == expected
+    assert capsys.readouterr().out == f"{expected[0]}\n"
+
+
 @pytest.mark.parametrize("chosen, declared", [
     ("on", "price(item), stock(item), weather(place), age(who), python(code), search(query), "
-           "open(page)"), ("age,price", "age(who), price(item)"), ("off", None)])
+           "open(page)"), ("age,price", "age(who), price(item)"),
+    ("price, age", "price(item), age(who)"), ("off", None)])
 def test_tools_are_declared(chosen, declared, new_session, type_lines):
     """By the option --tools, and by the command."""
     system = f"<|system|>Tools: {declared}<|end|>" if declared else ""
@@ -159,6 +186,15 @@ def test_and_continues_the_last_conversation(new_session, type_lines):
     assert first == second == f"<|system|>Be brief.\nTools: price(item)<|end|>{asked(QUESTION)}"
     assert last == (f"{first}call: price(item='nuts')<|end|><|tool|>{result}<|end|><|assistant|>"
                     f"4<|end|>{asked(FOLLOW_UP.removeprefix('/and '))}")
+
+
+def test_and_needs_a_conversation(new_session, type_lines):
+    """One whose answer was interrupted is none."""
+    session = new_session(INTERRUPT, "7", "9")
+    prompts, output, errors = type_lines(session, FOLLOW_UP, QUESTION, FOLLOW_UP)
+    refusal = "error: /and: there is no conversation yet; ask without /and\n"
+    assert (prompts, output, errors) == ([asked(QUESTION)], "x\n", 2 * refusal)
+    assert type_lines(session, QUESTION, FOLLOW_UP)[1:] == ("7\n9\n", "")
 
 
 def test_a_full_context_gets_one_line(new_session, type_lines):

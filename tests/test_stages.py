@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from afm_min import ondevice
+from afm_min import align, ondevice
 from afm_min.lab import claims, runner, source, stages
 from afm_min.lab.settings import PRESET_SETTINGS, TINY_SETTINGS, WORDS
 from afm_min.model import AFM, PRESETS, Config, save_model
@@ -147,6 +147,15 @@ def test_a_bad_value_is_refused_or_has_the_type_and_range_of_the_default(value):
             assert type(parsed) is type(default)
             assert type(default) is str or 0 <= parsed <= 1
             assert type(default) is not str or name in PATHS or value == ""
+
+
+@pytest.mark.parametrize("text, choices", [
+    ("mdloo2.loss=new", align.LOSSES), ("mdloo1.baseline=new", align.BASELINES)])
+def test_a_new_loss_or_baseline_may_be_chosen(text, choices, monkeypatch):
+    monkeypatch.setitem(choices, "new", None)
+    assert stages.parse_setting(text, vars(PRESETS["tiny"]))[1] == "new"
+    with pytest.raises(UserError, match="takes one of .*, 'new'"):
+        stages.parse_setting(f"{text}er", vars(PRESETS["tiny"]))
 
 
 def test_every_setting_that_is_a_word_lists_its_words():

@@ -194,6 +194,29 @@ def test_micro_batches_have_at_most_so_many_rows(micro_batch_size, sizes):
     assert sum(batches, []) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("micro_batch_size, sizes", [
+    (None, [(4, 6)]), (2, [(2, 3), (2, 3)]), (1, [(1, 1), (1, 2), (1, 1), (1, 2)])])
+def test_tensors_of_a_batch_may_differ_in_their_rows(micro_batch_size, sizes):
+    """4 rows and 6: each is divided evenly, with every row in one micro-batch. The sum of the loss,
+    0 + 1 + 2 + 3 + 10 + ... + 15 = 81 times a weight, divided by the count 10, has the gradient
+    8.1."""
+    model, batches = AFM(SMALL), []
+
+    def loss(model, batch):
+        x, y = batch["x"], batch["y"]
+        batches.append((x.tolist(), y.tolist()))
+        assert distributed.total_rows == len(x)
+        return {"loss": (x.sum() + y.sum()) * model.norm.weight[0], "count": len(x) + len(y),
+                "y": y.sum()}
+    batch = {"x": torch.arange(4.0), "y": torch.arange(10.0, 16.0)}
+    assert backward(model, batch, loss, micro_batch_size) == pytest.approx(
+        {"loss": 8.1, "y": 7.5, "count": 10})
+    assert model.norm.weight.grad[0].item() == pytest.approx(8.1)
+    assert [(len(x), len(y)) for x, y in batches] == sizes
+    assert sum((x for x, _ in batches), []) == batch["x"].tolist()
+    assert sum((y for _, y in batches), []) == batch["y"].tolist()
+
+
 @pytest.mark.parametrize("batch, rows", [
     ({"x": torch.zeros(3)}, 3), ({"x": torch.zeros(0)}, 0), ({}, 0)])
 @pytest.mark.parametrize("micro_batch_size", [None, 2])

@@ -13,7 +13,7 @@ from afm_min.world.tasks import MAX_BENCHMARK
 ROUNDS = 2  # of alignment
 CHAT_MODELS = ["draft", "sft", *(f"{method}{n}" for n in range(1, ROUNDS + 1)
                                  for method in ("rs", "dpo", "ipo", "mdloo", "committee", "best"))]
-WORDS = {  # setting -> the words that it may be
+WORDS = {  # setting -> the words that it may be: a list, or a dict with these keys
     "prune.method": ["learned", "magnitude", "random"],
     "core.start": ["prune", "parent", "scratch"],
     "reward.labels": ["soft", "hard", "margin"],
@@ -21,8 +21,8 @@ WORDS = {  # setting -> the words that it may be
     "rs.choice": ["best", "random"],
     "committee.choice": ["best", "random"],
     "mdloo.rewarded": ["model", "checker"],
-    "mdloo.loss": [*align.LOSSES],
-    "mdloo.baseline": [*align.BASELINES],
+    "mdloo.loss": align.LOSSES,
+    "mdloo.baseline": align.BASELINES,
     "committee.only": ["", "sft", "best1", "rsN", "dpoN", "ipoN", "mdlooN"],
     "quantize.choice": ["sensitivity", "random"],
     "recovery.recipe": ["imitate", "text"],
