@@ -144,12 +144,12 @@ def text_batches(run, model, mixture, batch_size):
     return corpus.mixture_batches(streams, mixture, batch_size, model.config.context)
 
 
-def train(run, stage, model, batches, *, steps, lr, warmup, floor, weight_decay, compile=False,
-          on_step=None):
+def train(run, stage, model, batches, *, steps, lr, warmup, floor, weight_decay,
+          optimizer="adastar", compile=False, on_step=None):
     """Train with `next_token_loss` and a cosine schedule, as all stages of this file do."""
     loss = torch.compile(next_token_loss) if compile else next_token_loss
     fit(model, batches, loss, steps=steps, lr=lr, schedule=cosine(steps, warmup, floor),
-        weight_decay=weight_decay, run=run, stage=stage, on_step=on_step)
+        weight_decay=weight_decay, optimizer=optimizer, run=run, stage=stage, on_step=on_step)
 
 
 def finish(run, stage, model):
@@ -229,16 +229,18 @@ def prune(run, *, method="learned", steps=100, soft=0.8, batch_size=8, mixture=c
 
 
 def core(run, *, start="prune", distill=0.9, steps=800, batch_size=8, mixture=corpus.CORE,
-         lr=0.005, warmup=20, floor=0.005, weight_decay=3.16e-4, compile=False):
+         lr=0.005, warmup=20, floor=0.005, weight_decay=3.16e-4, optimizer="adastar",
+         compile=False):
     """Train the model of the stage `start` on the core mixture, or a new one if it is "scratch".
 
-    distill: weight of the teacher's top-1 prediction in each token's target."""
+    distill: weight of the teacher's top-1 prediction in each token's target. optimizer: "adastar",
+    or, for comparison, "adamw"."""
     model = untrained_model(run, "core") if start == "scratch" else load_model(run, start)
     batches = text_batches(run, model, mixture, batch_size)
     if distill:
         batches = distilled(batches, load_model(run, "teacher"), distill)
     train(run, "core", model, batches, steps=steps, lr=lr, warmup=warmup, floor=floor,
-          weight_decay=weight_decay, compile=compile)
+          weight_decay=weight_decay, optimizer=optimizer, compile=compile)
     return finish(run, "core", model)
 
 

@@ -38,13 +38,15 @@ MIXTURE = {"math": 8.0, "follow": 2.4, "tools": 3.0, "code": 2.8, "summary": 3.0
 
 # Demonstrations.
 
-def demonstrations(run, *, count=2000, evolved=1000, flawed=0.15, unlikely=2.4, similar=0.9999):
+def demonstrations(run, *, count=2000, evolved=1000, flawed=0.15, guarded=True, unlikely=2.4,
+                   similar=0.9999):
     """Write demonstrations, then filter them by the quality guards, whose model is the base model.
     Those that a guard drops become examples of a source "rejected".
 
     There are `count` of each family, `evolved` of each kind of evolved mathematics. flawed: the
-    share of demonstrations with a flaw. unlikely, similar: see `guards.first_guards`. The table
-    "guards" has a row for those without a flaw, and one for each flaw."""
+    share of demonstrations with a flaw. guarded: if False, none is dropped, for comparison.
+    unlikely, similar: see `guards.first_guards`. The table "guards" has a row for those without a
+    flaw, and one for each flaw."""
     model = load_model(run, "lengthening")
     kept, rejected, texts = [], [], set()
     by_flaw = collections.defaultdict(list)  # flaw -> outcomes of the demonstrations that have it
@@ -55,7 +57,9 @@ def demonstrations(run, *, count=2000, evolved=1000, flawed=0.15, unlikely=2.4, 
         examples = [chat.example(family.name, d.messages, d.response) for d in written]
         rng = random.Random(f"raters {family.name}")
         well_rated = [people.well_rated(family.grades(d.task, d.response), rng) for d in written]
-        outcomes = guards.first_guards(examples, well_rated, model, unlikely, similar)
+        outcomes = ["kept"] * len(examples)
+        if guarded:
+            outcomes = guards.first_guards(examples, well_rated, model, unlikely, similar)
         for d, example, outcome in zip(written, examples, outcomes):
             text = f"{d.messages} {d.response}"
             # One that repeats an earlier one by chance counts as copied, too.

@@ -85,16 +85,38 @@ class AdaStar(torch.optim.Optimizer):
             return norm
         clip = self.CLIP_NORM / max(norm, self.CLIP_NORM)
         for p, group in trained:
-            state = self.state[p]
-            state["t"] += 1
-            g, v, m = p.grad * clip, state["v"], state["m"]
-            v.lerp_(g.square().add_(1e-30), 1 - self.DECAY)
-            u = g / (v / (1 - self.DECAY ** state["t"].item())).sqrt_()
-            u /= (torch.linalg.vector_norm(u) / math.sqrt(u.numel())).clamp(min=1.0)
-            m.lerp_(u, 1 - self.DECAY)
-            p.mul_(1 - factor * group["weight_decay"])
-            p.add_(m, alpha=-factor * group["lr"] * group["scale"])
+            self.update(p, p.grad * clip, factor, group)
         return norm
+
+    def update(self, p, g, factor, group):
+        """Update a parameter by its clipped gradient."""
+        state = self.state[p]
+        state["t"] += 1
+        v, m = state["v"], state["m"]
+        v.lerp_(g.square().add_(1e-30), 1 - self.DECAY)
+        u = g / (v / (1 - self.DECAY ** state["t"].item())).sqrt_()
+        u /= (torch.linalg.vector_norm(u) / math.sqrt(u.numel())).clamp(min=1.0)
+        m.lerp_(u, 1 - self.DECAY)
+        p.mul_(1 - factor * group["weight_decay"])
+        p.add_(m, alpha=-factor * group["lr"] * group["scale"])
+
+
+class AdamW(AdaStar):
+    """The report's baseline, with betas of 0.9 and 0.95. All but `update` is as in AdaStar, so the
+    two are clipped alike. Weight decay is multiplied by the learning rate."""
+
+    def update(self, p, g, factor, group):
+        state, lr = self.state[p], factor * group["lr"]
+        state["t"] += 1
+        t, v, m = state["t"].item(), state["v"], state["m"]
+        m.lerp_(g, 1 - 0.9)
+        v.lerp_(g.square(), 1 - 0.95)
+        p.mul_(1 - lr * group["weight_decay"])
+        p.addcdiv_(m / (1 - 0.9 ** t), (v / (1 - 0.95 ** t)).sqrt_() + 1e-8,
+                   value=-lr * group["scale"])
+
+
+OPTIMIZERS = {"adastar": AdaStar, "adamw": AdamW}
 
 
 def parameter_groups(model):
@@ -187,14 +209,14 @@ class Trainer:
     of an uninterrupted one."""
 
     def __init__(self, model, loss, *, steps, lr, schedule=lambda step: 1.0, weight_decay=0.0,
-                 micro_batch_size=None, run=None, stage="fit", save_every=50, quiet=False,
-                 unit="tokens"):
+                 optimizer="adastar", micro_batch_size=None, run=None, stage="fit", save_every=50,
+                 quiet=False, unit="tokens"):
         self.model, self.loss, self.steps, self.lr, self.schedule = model, loss, steps, lr, schedule
         self.micro_batch_size, self.run, self.stage = micro_batch_size, run, stage
         self.save_every, self.quiet, self.step, self.skipped = save_every, quiet, 0, 0
         if run and run.shard:
             distributed.shard(model)
-        self.optimizer = AdaStar(parameter_groups(model), lr, weight_decay)
+        self.optimizer = OPTIMIZERS[optimizer](parameter_groups(model), lr, weight_decay)
         if run:
             self.step = resume(run, stage, model, self.optimizer)
             run.truncate_log(stage, after=self.step)

@@ -47,6 +47,8 @@ def test_demonstrations_are_counted_by_flaw_and_outcome(monkeypatch, tmp_path):
         examples = run.read_lines(name)
         assert [example["source"] for example in examples] == [source] * len(responses)
         assert [example["messages"][-1]["content"] for example in examples] == list(responses)
+    assert sft.demonstrations(run, count=8, evolved=0, guarded=False)["examples"] == 8
+    assert run.read_lines("rejected") == []
 
 
 # The mixture.

@@ -10,8 +10,8 @@ from afm_min import distributed
 from afm_min.model import AFM, Config
 from afm_min.pretrain import next_token_loss
 from afm_min.run import Run, UserError
-from afm_min.trainer import (AdaStar, Trainer, backward, cosine, fit, linear, parameter_groups,
-                             seed_step, token_losses)
+from afm_min.trainer import (AdamW, AdaStar, Trainer, backward, cosine, fit, linear,
+                             parameter_groups, seed_step, token_losses)
 
 SMALL = Config(dim=12, layers=1, heads=2, kv_heads=1, head_dim=4, hidden=20, vocab_size=50,
                context=16)
@@ -49,6 +49,33 @@ def test_adastar_three_steps_by_hand():
     p.grad = torch.tensor([59.0, 80.0])  # norm 99.4
     optimizer.step(factor=1.0)
     assert optimizer.state[p]["t"] == 3
+
+
+def test_adamw_is_that_of_pytorch():
+    """Gradients below the norm at which they are clipped, and a schedule, for five steps."""
+    ours, theirs = (torch.nn.Parameter(torch.tensor([1.0, -2.0, 3.0])) for _ in range(2))
+    optimizer = AdamW([{"params": [ours], "scale": 0.5}], lr=0.2, weight_decay=0.02)
+    # `scale` multiplies the learning rate, but not the weight decay.
+    reference = torch.optim.AdamW([theirs], lr=0.1, betas=(0.9, 0.95), weight_decay=0.04)
+    generator = torch.Generator().manual_seed(0)
+    for factor in (0.5, 1.0, 1.0, 0.3, 0.1):
+        gradient = 0.3 * torch.rand(3, generator=generator)
+        ours.grad, theirs.grad = gradient, gradient.clone()
+        optimizer.step(factor)
+        reference.param_groups[0]["lr"] = 0.1 * factor
+        reference.step()
+        assert ours.tolist() == pytest.approx(theirs.tolist(), rel=1e-5)
+
+
+def test_adamw_clips_and_skips_as_adastar_does():
+    p = torch.nn.Parameter(torch.zeros(2))
+    optimizer = AdamW([{"params": [p]}], lr=0.1)
+    p.grad = torch.tensor([60.0, 80.0])
+    assert optimizer.step() == pytest.approx(100)
+    assert p.tolist() == [0, 0]
+    p.grad = torch.tensor([3.0, 4.0])  # norm 5, clipped to (0.6, 0.8)
+    optimizer.step()
+    assert optimizer.state[p]["m"].tolist() == pytest.approx([0.06, 0.08])
 
 
 def test_adastar_clips_by_the_norm_of_all_gradients():

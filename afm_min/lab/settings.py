@@ -5,7 +5,7 @@ mdloo1 and mdloo2. In its words, N is the number of the round.
 """
 import re
 
-from afm_min import align
+from afm_min import align, trainer
 from afm_min.data import corpus
 from afm_min.ondevice import FEATURES
 from afm_min.world.tasks import MAX_BENCHMARK
@@ -16,6 +16,7 @@ CHAT_MODELS = ["draft", "sft", *(f"{method}{n}" for n in range(1, ROUNDS + 1)
 WORDS = {  # setting -> the words that it may be: a list, or a dict with these keys
     "prune.method": ["learned", "magnitude", "random"],
     "core.start": ["prune", "parent", "scratch"],
+    "core.optimizer": trainer.OPTIMIZERS,
     "reward.labels": ["soft", "hard", "margin"],
     "reward.reads": ["likelihood", "state"],
     "rs.choice": ["best", "random"],
