@@ -42,14 +42,12 @@ def check_arguments(arguments, stage):
 
 def print_banner(session):
     """Print which model responds, and an unseen question of each family."""
-    print(f"{session.run.path}, {session.name}. /help lists the commands.")
+    print(f"{session.run.path}, {session.state()}. /help lists the commands.")
     if session.chats:
         print("It answers questions such as these, and few others. /example NAME asks one in full:")
         for name, family in all_families().items():
             question = draw_task(family, "test", session.rng.random()).question
             print(f"    {name:9}{textwrap.shorten(question, 80)}")
-    else:
-        print("It continues what you write.")
 
 
 def talk(session, terminal):
@@ -58,6 +56,8 @@ def talk(session, terminal):
         try:
             # In a terminal, typing \n gives a line break.
             line = input("> ").replace(r"\n", "\n") if terminal else input()
+            if not terminal:
+                print(f"> {line}")  # so that the output shows which answer belongs to which line
             if line.startswith("/"):
                 session.command(line)
             elif line.strip() or not terminal:  # an empty line of a file is a prompt, too

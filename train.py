@@ -11,6 +11,7 @@
 import argparse
 import dataclasses
 import functools
+import math
 import signal
 import sys
 
@@ -24,7 +25,6 @@ from afm_min.lab.runner import forget, run_stages
 from afm_min.lab.stages import (STAGES, expected_seconds, explain, parse_setting, reasons_to_run,
                                 up_to_date, with_needs)
 from afm_min.model import PRESETS, Config
-from afm_min.progress import clock
 from afm_min.run import Run, UserError, choose_device, run_command
 from afm_min.tokenizer import check_vocab_size
 
@@ -51,7 +51,7 @@ def open_run(arguments):
     settings = settings | dict(parse_setting(text, model) for text in arguments.set)
     if arguments.data is not None:
         settings["data.folder"] = arguments.data
-    if previous and not continues and not arguments.dry_run:
+    if previous and not continues:
         raise UserError(f"{run.path} has a run: add --resume, or choose another --out")
     run.config = Config(**{field: settings.get(f"model.{field}", value)
                            for field, value in model.items()})
@@ -77,6 +77,9 @@ def train(arguments):
         print("\n".join(explain(stage, whole=len(arguments.list) == 1) for stage in arguments.list))
         return
     run, contents = open_run(arguments)
+    opponent = contents["set"].get("evaluation.opponent")
+    if opponent and not Run(opponent).read_json("report.json"):
+        raise UserError(f"evaluation.opponent={opponent}: there is no finished run in this folder")
     settings = with_needs(arguments.again + arguments.until, contents["set"])
     if arguments.dry_run:
         print_plan(run, settings, arguments.again)
@@ -97,8 +100,12 @@ def print_plan(run, settings, again):
     reasons = reasons_to_run(report, settings)
     for stage, reason in reasons.items():
         print(f"{stage}: {'--again' if stage in again else reason}")
-    print(f"{len(reasons)} of {len(settings)} stages would run, which takes about "
-          f"{clock(expected_seconds(report, reasons))} minutes with default settings")
+    if not reasons:
+        print(f"all {len(settings)} stages are up to date")
+        return
+    minutes = math.ceil(expected_seconds(report, reasons) / 60)
+    print(f"{len(reasons)} of {len(settings)} stages would run, in about {minutes} min if settings "
+          "are the defaults")
 
 
 def train_stages(run, contents, settings, arguments):

@@ -10,8 +10,8 @@
 From the report: loss on responses only, quality guards, the mixture search by w +- dw scored on
 accuracy, a constant learning rate, dropout 0.1 in sft, and a checkpoint chosen by benchmarks.
 
-Departures: the draft has no dropout, and its learning rate is lower in the last steps, since
-arithmetic is learned only then. The search varies all weights at once, by a two-level factorial
+Departures: the draft has no dropout, and its learning rate falls from step to step, since formats
+and copying need a high rate, and arithmetic a low one. The search varies all weights at once, by a two-level factorial
 design, and one of its sources is the demonstrations that the guards dropped. A trial's score is the
 mean probability of the solutions of validation tasks. The report also chooses checkpoints by
 best of N with the reward model; here that model comes later, and `align.best` uses it.
@@ -77,14 +77,12 @@ def demonstrations(run, *, count=2000, evolved=1000, flawed=0.15, guarded=True, 
 
 # The draft.
 
-def draft(run, *, steps=1600, fast=1280, batch_size=40, lr=0.005, slow=0.25, mixture=MIXTURE):
-    """Fine-tune the base model on the demonstrations.
-
-    The learning rate warms up over 20 steps, and is multiplied by `slow` after `fast` steps."""
+def draft(run, *, steps=2400, batch_size=40, lr=0.005, mixture=MIXTURE):
+    """Fine-tune the base model on the demonstrations, with a learning rate that falls to 0."""
     model = load_model(run, "lengthening")
     batches = chat.batches(chat.read_examples(run, model, synthetic=False), mixture, batch_size)
-    fit(model, batches, chat.response_loss, steps=steps, lr=lr, run=run, stage="draft",
-        schedule=lambda step: min((step + 1) / 20, slow if step >= fast else 1.0))
+    fit(model, batches, chat.response_loss, steps=steps, lr=lr, schedule=linear(steps, warmup=20),
+        run=run, stage="draft")
     save_model(run, "draft", model)
     return evaluate.validation(model)
 

@@ -47,6 +47,15 @@ class Session:
         if method is None:
             raise UserError(f"there is no command /{name}: /help lists them")
         method(text.strip())
+        if name in ("stage", "adapter", "system", "tools"):
+            print(f"({self.state()})")
+
+    def state(self):
+        """Return the model and the messages of a new conversation: "best2; Tools: price(item)"."""
+        if not self.chats:
+            return f"{self.name}, which continues what you write"
+        parts = [self.name, self.system, self.tools or "no tools"]
+        return "; ".join(filter(None, parts))
 
     def do_help(self, _):
         """List the commands."""
@@ -55,14 +64,16 @@ class Session:
                 print(f"/{name[3:]:9}{getattr(self, name).__doc__}")
 
     def do_quit(self, _):
-        """Leave, as Ctrl-D does. Ctrl-C ends only the answer, or the line you type."""
+        """Leave, as /exit and Ctrl-D do. Ctrl-C ends only the answer, or the line you type."""
         raise EOFError
+
+    do_exit = do_quit
 
     def do_and(self, question):
         """Continue the last conversation: /and Then 2 more come. How many now?"""
         self.require_chat()
-        if not self.messages:
-            raise UserError("/and: there is no conversation yet; ask without /and")
+        if not self.messages or not question:
+            raise UserError("/and takes a question that continues the last conversation")
         self.converse([*self.messages, {"role": "user", "content": question}])
 
     def do_system(self, text):
@@ -70,8 +81,8 @@ class Session:
         self.system = text
 
     def do_tools(self, text):
-        """Declare tools in new conversations: /tools price,age; /tools on (all); /tools off"""
-        groups = {"on": list(PARAMETERS), "off": []}
+        """Declare tools in new conversations: /tools price,age; /tools (all); /tools off"""
+        groups = {"": list(PARAMETERS), "on": list(PARAMETERS), "off": []}
         names = groups.get(text, text.replace(" ", "").split(","))
         for name in names:
             if name not in PARAMETERS:
