@@ -19,8 +19,8 @@ From the report: AdaStar and its constants, cosines that end at 0.005 (core) and
 of the peak, the weight decays, z-loss, sources mixed by weight, and distillation in core only.
 
 Departures: the teacher is the parent, trained further; the report does not name its own. Two
-sources are added to core's mixture (corpus.CORE): "questions" about the toy world, 22% of the rows,
-which the report does not have, and "recall", 16%, which it has in lengthening only.
+sources are added to core's mixture (corpus.CORE): "questions" about the toy world, 36% of the rows,
+which the report does not have, and "recall", 13%, which it has in lengthening only.
 """
 import dataclasses
 

@@ -31,7 +31,7 @@ SHARES = {"code": 0.3, "public": 0.7}
 # The mixture of each stage: source -> weight. Rows are drawn in proportion to the weights. "user"
 # is the text of --data. "recall" is no source: `recall_rows` makes its rows. (The report has such
 # rows in context lengthening only.)
-CORE = {"web": 0.5, "code": 0.2, "public": 0.25, "math": 0.05, "questions": 0.35, "user": 1,
+CORE = {"web": 0.5, "code": 0.2, "public": 0.25, "math": 0.05, "questions": 0.7, "user": 1,
         "recall": 0.25}
 CONTINUED = CORE | {"web": 0.2, "code": 0.3, "public": 0.1, "math": 0.2, "licensed": 0.2}
 LENGTHENING = CONTINUED | {"recall": 1}
