@@ -51,7 +51,7 @@ def print_banner(session):
 
 
 def talk(session, terminal):
-    """Respond to each line of the input, until it ends or a line is /quit."""
+    """Respond to each line of the input, until it ends or a line is /quit or /exit."""
     while True:
         try:
             # In a terminal, typing \n gives a line break.

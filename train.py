@@ -77,10 +77,9 @@ def train(arguments):
         print("\n".join(explain(stage, whole=len(arguments.list) == 1) for stage in arguments.list))
         return
     run, contents = open_run(arguments)
-    opponent = contents["set"].get("evaluation.opponent")
-    if opponent and not Run(opponent).read_json("report.json"):
-        raise UserError(f"evaluation.opponent={opponent}: there is no finished run in this folder")
     settings = with_needs(arguments.again + arguments.until, contents["set"])
+    if "evaluation" in settings:
+        check_opponent(**settings["evaluation"])
     if arguments.dry_run:
         print_plan(run, settings, arguments.again)
         return
@@ -91,6 +90,13 @@ def train(arguments):
     except KeyboardInterrupt:
         print(f"\nstopped: python train.py --out {run.path} --resume continues", file=sys.stderr)
         sys.exit(130)
+
+
+def check_opponent(opponent, aligned, **_):
+    """Raise UserError if the run that evaluation compares with lacks a model that it needs."""
+    stages = ("lengthening", "sft", aligned)
+    if opponent and not all(Run(opponent).checkpoint(stage).exists() for stage in stages):
+        raise UserError(f"evaluation.opponent={opponent}: there is no finished run in this folder")
 
 
 def print_plan(run, settings, again):

@@ -11,10 +11,11 @@ From the report: loss on responses only, quality guards, the mixture search by w
 accuracy, a constant learning rate, dropout 0.1 in sft, and a checkpoint chosen by benchmarks.
 
 Departures: the draft has no dropout, and its learning rate falls from step to step, since formats
-and copying need a high rate, and arithmetic a low one. The search varies all weights at once, by a two-level factorial
-design, and one of its sources is the demonstrations that the guards dropped. A trial's score is the
-mean probability of the solutions of validation tasks. The report also chooses checkpoints by
-best of N with the reward model; here that model comes later, and `align.best` uses it.
+and copying need a high rate, and arithmetic a low one. The search varies all weights at once, by a
+two-level factorial design, and one of its sources is the demonstrations that the guards dropped. A
+trial's score is the mean probability of the solutions of validation tasks. The report also chooses
+checkpoints by best of N with the reward model; here that model comes later, and `align.best` uses
+it.
 """
 import collections
 import copy

@@ -37,8 +37,8 @@ def test_each_line_of_the_input_is_a_prompt(pretrained, capsys):
     code, output, errors = run_shell("sample.py", *arguments,
                                      lines=f"Text number\n{'fox ' * 999}\nfox\n")
     assert code == 0
-    assert output.startswith(first)
-    assert "\nfox" in output  # after the second line, which is too long
+    assert output.startswith(f"> Text number\n{first}")
+    assert "> fox\nfox" in output  # after the second line, which is too long
     assert "it must have 1 to 255" in errors
 
 
@@ -160,15 +160,18 @@ def test_a_response_is_complete_if_the_stop_token_ended_it(limit, expected, new_
     assert capsys.readouterr().out == f"{expected[0]}\n"
 
 
+ALL = ("price(item), stock(item), weather(place), age(who), python(code), search(query), "
+       "open(page)")
+
+
 @pytest.mark.parametrize("chosen, declared", [
-    ("on", "price(item), stock(item), weather(place), age(who), python(code), search(query), "
-           "open(page)"), ("age,price", "age(who), price(item)"),
+    ("on", ALL), ("", ALL), ("age,price", "age(who), price(item)"),
     ("price, age", "price(item), age(who)"), ("off", None)])
 def test_tools_are_declared(chosen, declared, new_session, type_lines):
     """By the option --tools, and by the command."""
     system = f"<|system|>Tools: {declared}<|end|>" if declared else ""
     for session, command in ((new_session("7", tools=chosen), []),
-                             (new_session("7", tools="weather"), [f"/tools {chosen}"])):
+                             (new_session("7", tools="weather"), [f"/tools {chosen}".strip()])):
         prompts, _, errors = type_lines(session, *command, QUESTION)
         assert (prompts, errors) == ([f"{system}{asked(QUESTION)}"], "")
 
@@ -181,20 +184,24 @@ def test_and_continues_the_last_conversation(new_session, type_lines):
     prompts, output, _ = type_lines(session, "/system Be brief.", QUESTION, "", "  ", QUESTION,
                                     "/system", "/tools off", FOLLOW_UP)
     result = run_tool("price", "nuts")
-    assert output == f"7\ncall: price(item='nuts')\n    {result}\n4\n6\n"
+    assert output == (
+        "(sft; Be brief.; Tools: price(item))\n"
+        f"7\ncall: price(item='nuts')\n    {result}\n4\n"
+        "(sft; Tools: price(item))\n(sft; no tools)\n6\n")
     first, second, _, last = prompts
     assert first == second == f"<|system|>Be brief.\nTools: price(item)<|end|>{asked(QUESTION)}"
     assert last == (f"{first}call: price(item='nuts')<|end|><|tool|>{result}<|end|><|assistant|>"
                     f"4<|end|>{asked(FOLLOW_UP.removeprefix('/and '))}")
 
 
-def test_and_needs_a_conversation(new_session, type_lines):
-    """One whose answer was interrupted is none."""
+def test_and_needs_a_conversation_and_a_question(new_session, type_lines):
+    """A conversation whose answer was interrupted is none."""
     session = new_session(INTERRUPT, "7", "9")
     prompts, output, errors = type_lines(session, FOLLOW_UP, QUESTION, FOLLOW_UP)
-    refusal = "error: /and: there is no conversation yet; ask without /and\n"
+    refusal = "error: /and takes a question that continues the last conversation\n"
     assert (prompts, output, errors) == ([asked(QUESTION)], "x\n", 2 * refusal)
-    assert type_lines(session, QUESTION, FOLLOW_UP)[1:] == ("7\n9\n", "")
+    assert type_lines(session, QUESTION, "/and", "/and ", FOLLOW_UP)[1:] == (
+        "7\n9\n", 2 * refusal)
 
 
 def test_a_full_context_gets_one_line(new_session, type_lines):
@@ -233,12 +240,16 @@ def test_ctrl_c_ends_a_command_with_other_input(new_session, monkeypatch, capsys
         sample.talk(new_session(INTERRUPT), terminal=False)
 
 
-def test_other_input_has_prompts_and_commands(new_session, monkeypatch, capsys):
+@pytest.mark.parametrize("leave", ["/quit", "/exit"])
+def test_other_input_has_prompts_and_commands(leave, new_session, monkeypatch, capsys):
+    """Each line is printed before its answer."""
     session = new_session("7", "9", "8")
-    lines = [QUESTION, FOLLOW_UP, "", "/quit", "Hi"]
+    lines = [QUESTION, FOLLOW_UP, "", "/tools price", leave, "Hi"]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
     sample.talk(session, terminal=False)
-    assert capsys.readouterr().out == "7\n9\n8\n"
+    assert capsys.readouterr().out == (
+        f"> {QUESTION}\n7\n> {FOLLOW_UP}\n9\n> \n8\n"
+        f"> /tools price\n(sft; Tools: price(item))\n> {leave}\n")
     assert session.model.prompts[0] == asked(QUESTION)
     assert session.model.prompts[2] == asked("")
 
@@ -255,6 +266,18 @@ def test_wrong_commands_get_one_line(new_session, type_lines):
         assert line.startswith(f"error: {message}")
 
 
+def test_commands_that_change_what_is_asked_print_the_state(new_session, type_lines):
+    """The model, the system message and the tools. A command that fails prints none."""
+    states = {"/tools price,age": "sft; Tools: price(item), age(who)",
+              "/system Be brief.": "sft; Be brief.; Tools: price(item), age(who)",
+              "/tools fax": "", "/fox": "", "/and": "",
+              "/tools off": "sft; Be brief.; no tools", "/system": "sft; no tools",
+              "/tools": f"sft; Tools: {ALL}", "/stage core": "core, which continues what you write",
+              "/stage draft": f"draft; Tools: {ALL}"}
+    _, output, _ = type_lines(new_session(), *states)
+    assert output.splitlines() == [f"({state})" for state in states.values() if state]
+
+
 def test_a_base_model_answers_no_questions(new_session, type_lines):
     _, output, errors = type_lines(new_session(stage="core"), "/example", FOLLOW_UP)
     assert output == "" and errors.count("error: core answers no questions") == 2
@@ -262,20 +285,22 @@ def test_a_base_model_answers_no_questions(new_session, type_lines):
 
 def test_help_lists_the_commands(new_session, type_lines):
     _, output, _ = type_lines(new_session(), "/help")
-    names = [line.split()[0] for line in output.splitlines()]
-    assert names == "/adapter /and /example /help /quit /stage /system /tools".split()
+    names, explained = zip(*(line.split(maxsplit=1) for line in output.splitlines()))
+    assert " ".join(names) == "/adapter /and /example /exit /help /quit /stage /system /tools"
+    assert explained[3] == explained[5]
 
 
 def test_the_banner_has_a_question_of_each_family(new_session, capsys):
     session = new_session()
     sample.print_banner(session)
     first, _, *lines = capsys.readouterr().out.splitlines()
-    assert first == "toy, sft. /help lists the commands."
+    assert first == "toy, sft; no tools. /help lists the commands."
     assert [line.split()[0] for line in lines] == [*all_families()]
     assert max(map(len, lines)) <= 100
     session.do_stage("core")
     sample.print_banner(session)
-    assert "It continues what you write." in capsys.readouterr().out
+    assert capsys.readouterr().out == (
+        "toy, core, which continues what you write. /help lists the commands.\n")
 
 
 # Examples.
@@ -407,8 +432,8 @@ def test_adapters_are_switched_between_prompts(post_trained, capsys, monkeypatch
                                 "--max-new-tokens", "5")
     assert code == 0
     assert errors == "error: adapter fax: choose from recovery, math, tools, summary, none\n"
-    lines = output.split("\n")
-    assert lines[0] == lines[-2]  # recovery, the default, and recovery again
+    _, first, _, last = output.split("> Hi\n")
+    assert first.partition("> /adapter")[0] == last  # recovery, the default, and recovery again
 
 
 def test_an_adapter_that_is_not_trained_is_refused(post_trained, tmp_path, capsys):
@@ -424,8 +449,11 @@ def test_models_are_switched_in_a_session(post_trained, capsys, monkeypatch):
                                                "/adapter math", "/stage", "Hi"))
     code, output, errors = call(capsys, sample, "--run", post_trained[0], "--max-new-tokens", 5)
     assert code == 0 and errors.count("\n") == 1 and "--stage fox" in errors
-    assert output.startswith(f"{post_trained[0]}, best2. /help")
+    assert output.startswith(f"{post_trained[0]}, best2; Tools: {ALL}. /help")
     answers = output.partition("> ")[2].split("> ")
+    assert [answers[i] for i in (1, 2, 4, 5)] == [
+        "", "(core, which continues what you write)\n",
+        f"(quantize with adapter math; Tools: {ALL})\n", f"(best2; Tools: {ALL})\n"]
     assert answers[0] == answers[-2].removesuffix("\n") + "\n"  # best2, the last one
     assert answers[3].startswith("Hi")  # core continues the prompt
 
@@ -436,5 +464,6 @@ def test_an_adapter_loads_the_quantized_model(post_trained, capsys, monkeypatch)
     _, switched, errors = call(capsys, sample, *arguments)
     assert errors == ""
     assert switched == "".join(
-        call(capsys, sample, *arguments, "--quantized", "--adapter", name, "--prompt", "Hi")[1]
+        f"> /adapter {name}\n(quantize with adapter {name}; Tools: {ALL})\n> Hi\n"
+        + call(capsys, sample, *arguments, "--quantized", "--adapter", name, "--prompt", "Hi")[1]
         for name in ("math", "none"))

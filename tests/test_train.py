@@ -1,4 +1,5 @@
 """train.py as a user meets it: output, resuming after kills at any moment, and bad input."""
+import math
 import os
 import re
 import resource
@@ -10,7 +11,7 @@ import pytest
 import train
 from afm_min import align, evaluate
 from afm_min.lab.claims import CLAIMS
-from afm_min.files import read_json
+from afm_min.files import read_json, write_json
 from afm_min.lab import stages
 from afm_min.lab.settings import TINY_SETTINGS
 from afm_min.lab.stages import STAGES
@@ -217,12 +218,18 @@ def test_a_dry_run_prints_what_would_run_and_why_and_writes_nothing(pretrained, 
     *lines, total = output.splitlines()
     assert lines == ["teacher: --again", "core: settings changed", "continued: needs core",
                      "lengthening: needs continued"]
-    assert re.match(r"4 of 8 stages would run, which takes about \d+:\d\d minutes", total)
+    assert re.fullmatch(
+        r"4 of 8 stages would run, in about \d+ min if settings are the defaults", total)
     output = call(capsys, train, "--out", folder, "--resume", "--dry-run", *PRETRAIN)[1]
-    assert output.startswith("0 of 8 stages would run")
+    assert output == "all 8 stages are up to date\n"
+    assert_refused(call(capsys, train, "--out", folder, "--dry-run", *PRETRAIN),
+                   "has a run: add --resume")  # as without --dry-run
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    seconds = STAGES["data"].seconds + STAGES["tokenizer"].seconds
     output = call(capsys, train, "--out", tmp_path / "new", "--dry-run", "--until", "tokenizer")[1]
-    assert output.startswith("data: no result yet\ntokenizer: no result yet\n2 of 2 ")
+    assert output == (
+        "data: no result yet\ntokenizer: no result yet\n2 of 2 stages would run, in about "
+        f"{math.ceil(seconds / 60)} min if settings are the defaults\n")
     assert not (tmp_path / "new").exists()
 
 
@@ -299,6 +306,29 @@ def test_bad_input_gets_one_line_and_exit_code_2(message, pretrained, texts, tmp
     else:
         assert_refused(call(capsys, train, *arguments), message)
     assert {path: path.read_bytes() for path in run.iterdir()} == before
+
+
+@pytest.mark.parametrize("trained", [None, [], ["lengthening"], ["lengthening", "draft", "sft"]])
+def test_an_opponent_without_a_finished_run_is_refused_before_any_stage(trained, texts, tmp_path,
+                                                                        capsys):
+    """It needs the models that evaluation compares with, unless evaluation is not to run."""
+    folder, opponent = tmp_path / "new", tmp_path / "opponent"
+    if trained is not None:
+        opponent.mkdir()
+        write_json(opponent / "report.json", dict.fromkeys(trained, {}))
+        for stage in trained:
+            (opponent / f"{stage}.pt").touch()
+    arguments = ["--out", folder, "--data", texts, "--set", f"evaluation.opponent={opponent}"]
+    message = f"evaluation.opponent={opponent}: there is no finished run in this folder"
+    assert_refused(call(capsys, train, *arguments), message)
+    assert_refused(call(capsys, train, *arguments, "--dry-run"), message)
+    assert not folder.exists()
+    assert call(capsys, train, *arguments, "--dry-run", "--until", "math")[0] == 0
+    if trained and "sft" in trained:
+        aligned = ["--set", "evaluation.aligned=draft"]
+        assert call(capsys, train, *arguments, "--dry-run", *aligned)[0] == 0
+        (opponent / "best2.pt").touch()
+        assert call(capsys, train, *arguments, "--dry-run")[0] == 0
 
 
 def train_with_file_limit(size, *arguments):

@@ -64,7 +64,7 @@ class Session:
                 print(f"/{name[3:]:9}{getattr(self, name).__doc__}")
 
     def do_quit(self, _):
-        """Leave, as /exit and Ctrl-D do. Ctrl-C ends only the answer, or the line you type."""
+        """Leave, as Ctrl-D does. Ctrl-C ends only the answer, or the line you type."""
         raise EOFError
 
     do_exit = do_quit
