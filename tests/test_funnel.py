@@ -113,9 +113,9 @@ def test_every_filter_counts_what_the_one_before_lets_through(collected):
     _, funnel = collected
     rows = {(source, name): (before, after)
             for source, name, before, after, _ in funnel.report()["funnel"]}
-    assert set(rows) == {(source, name) for source in ORDER for name in ORDER[source]}
-    for source, names in ORDER.items():
-        for name, following in zip(names, names[1:]):
+    assert set(rows) == {(source, name) for source in sources.SOURCES for name in ORDER[source]}
+    for source in sources.SOURCES:
+        for name, following in zip(ORDER[source], ORDER[source][1:]):
             assert rows[source, name][1] == rows[source, following][0]
 
 
