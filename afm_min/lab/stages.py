@@ -43,7 +43,7 @@ STAGES = {
         ["core", "teacher"] if settings["distill"] else ["core"]), 6),
     "lengthening": Stage(pretrain.lengthening, ["continued"], 7),
     "demonstrations": Stage(sft.demonstrations, ["lengthening"], 14),
-    "draft": Stage(sft.draft, ["demonstrations"], 77),
+    "draft": Stage(sft.draft, ["demonstrations"], 115),
     "synthetic": Stage(synthetic.synthetic, ["draft"], 25),
     "mixture": Stage(sft.mixture, ["synthetic"], 32),
     "sft": Stage(sft.sft, ["mixture"], 38)}
