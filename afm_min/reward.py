@@ -125,8 +125,8 @@ def grade_loss(logits, grades):
 
 
 def chosen_and_rejected(values, pairs):
-    """Return the values of the chosen and of the rejected response of each of N pairs, two tensors
-    (N, ...). values: (R, K, ...). pairs: (R, P, 3), as from `collate`."""
+    """Return two tensors (N, ...), with a row for each pair: the values of the chosen responses,
+    and those of the rejected ones. values: (R, K, ...). pairs: (R, P, 3), as from `collate`."""
     row, column = (pairs[..., 2] >= 0).nonzero(as_tuple=True)  # the level is -1 in padding
     chosen, rejected, _ = pairs[row, column].unbind(-1)  # (N,), indices among the K responses
     return values[row, chosen], values[row, rejected]
@@ -195,7 +195,7 @@ def collect_comparisons(models, tasks, samples, rng, noise):
     """Have annotators compare the models' responses to each pair (family, task).
 
     At least `samples` responses are sampled for a task, equally many from each model. Returns one
-    dict, a comparison, for each task with a pair. Besides family and prompt, it has
+    dict, a comparison, for each task with a pair. It has the family, the prompt, and
         responses  the ids of each response that is in a pair, as in chat.Response
         grades     the four grades that an annotator gave each of them
         pairs      [chosen, rejected, level, right]: two indices of `responses`; how much better

@@ -1,9 +1,12 @@
-"""Rules for pages of mathematics: formulas, questions and answers, share of symbols, and domains.
+"""Filters for pages of mathematics: formulas, questions and answers, share of symbols, fluency by a
+language model, and domains.
 
 The report finds formulas by 40 strings of the markup that programs write for them, but does not
 list these. The patterns here are ours.
 """
+import collections
 import html
+import math
 import re
 
 from afm_min.data.blocks import BLOCK_TAGS, main_content, markup, names_of
@@ -124,3 +127,36 @@ def math_domain(url):
     """Return True for a host in MATH_DOMAINS or a subdomain: 'https://forum.math.example/t/1'"""
     host, _ = host_and_path(url)
     return f".{host}".endswith(tuple(f".{domain}" for domain in MATH_DOMAINS))
+
+
+class CharacterModel:
+    """A 4-gram language model of UTF-8 bytes, smoothed as by MacKay and Peto (1995):
+
+    P(byte | context) = (n(context + byte) + 2 P(byte | shorter context)) / (n(context) + 2)
+
+    n counts occurrences in the training texts. The recursion ends below the empty context, with
+    P = 1 / 256."""
+
+    def __init__(self, texts):
+        suffixes = [ngram[start:] for text in texts for ngram in self.ngrams(text)
+                    for start in range(4)]  # of 4, 3, 2 and 1 bytes
+        self.counts = collections.Counter(suffixes)  # 1 to 4 bytes -> occurrences
+        self.contexts = collections.Counter(s[:-1] for s in suffixes)  # 0 to 3 bytes -> occurrences
+
+    @staticmethod
+    def ngrams(text):
+        """'ab' -> [b'\\n\\n\\na', b'\\n\\nab']: every byte after its context of 3 bytes."""
+        data = b"\n\n\n" + text.encode(errors="replace")
+        return [data[i:i + 4] for i in range(len(data) - 3)]
+
+    def probability(self, ngram):
+        """Return P(last byte | the 3 bytes before it)."""
+        p = 1 / 256
+        for start in (3, 2, 1, 0):  # the context grows from 0 to 3 bytes
+            p = (self.counts[ngram[start:]] + 2 * p) / (self.contexts[ngram[start:-1]] + 2)
+        return p
+
+    def bits(self, text):
+        """Return the cross-entropy in bits per character: low for texts like the training texts."""
+        total = sum(math.log2(self.probability(ngram)) for ngram in self.ngrams(text))
+        return -total / max(1, len(text))

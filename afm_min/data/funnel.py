@@ -1,20 +1,19 @@
 """The funnel: each source's filters in the report's order, and the n-gram methods that some of them
-use: near-duplicates, decontamination, a text classifier and a language model.
+use: near-duplicates, decontamination and a text classifier.
 
 For n-grams, a text is the sequence of its lower-case words. A word is hashed to 64 bits, and an
 n-gram to a hash of its word hashes, so numpy processes a whole text at once. Hashes are the same in
-every process. (CharacterModel alone counts bytes.) Shapes: W words and N n-grams of a text.
+every process. Shapes: W words and N n-grams of a text.
 """
-import collections
 import functools
 import hashlib
-import math
 import random
 import re
 
 import numpy
 
 from afm_min.data import blocks, filters, formulas, safety, sources
+from afm_min.data.formulas import CharacterModel
 from afm_min.data.safety import unsafe_page
 from afm_min.world import families
 from afm_min.world.tasks import MATH, draw_task
@@ -176,39 +175,6 @@ class Classifier:
 
 def sigmoid(logits):
     return 1 / (1 + numpy.exp(-logits))
-
-
-class CharacterModel:
-    """A 4-gram language model of UTF-8 bytes, smoothed as by MacKay and Peto (1995):
-
-    P(byte | context) = (n(context + byte) + 2 P(byte | shorter context)) / (n(context) + 2)
-
-    n counts occurrences in the training texts. The recursion ends below the empty context, with
-    P = 1 / 256."""
-
-    def __init__(self, texts):
-        suffixes = [ngram[start:] for text in texts for ngram in self.ngrams(text)
-                    for start in range(4)]  # of 4, 3, 2 and 1 bytes
-        self.counts = collections.Counter(suffixes)  # 1 to 4 bytes -> occurrences
-        self.contexts = collections.Counter(s[:-1] for s in suffixes)  # 0 to 3 bytes -> occurrences
-
-    @staticmethod
-    def ngrams(text):
-        """'ab' -> [b'\\n\\n\\na', b'\\n\\nab']: every byte after its context of 3 bytes."""
-        data = b"\n\n\n" + text.encode(errors="replace")
-        return [data[i:i + 4] for i in range(len(data) - 3)]
-
-    def probability(self, ngram):
-        """Return P(last byte | the 3 bytes before it)."""
-        p = 1 / 256
-        for start in (3, 2, 1, 0):  # the context grows from 0 to 3 bytes
-            p = (self.counts[ngram[start:]] + 2 * p) / (self.contexts[ngram[start:-1]] + 2)
-        return p
-
-    def bits(self, text):
-        """Return the cross-entropy in bits per character: low for texts like the training texts."""
-        total = sum(math.log2(self.probability(ngram)) for ngram in self.ngrams(text))
-        return -total / max(1, len(text))
 
 
 # The funnel

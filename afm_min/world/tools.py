@@ -70,7 +70,7 @@ def parse_call(text):
         call = ast.parse(source, mode="eval").body
         argument, = call.keywords  # ValueError unless there is exactly one
         value = ast.literal_eval(argument.value)
-        # Refuse anything besides the call, such as a comment behind it.
+        # Nothing may follow the call, such as a comment.
         valid = (argument.arg and not call.args and type(value) in (str, int, float)
                  and ast.get_source_segment(source, call) == source)
         return (call.func.id, argument.arg, value) if valid else None
