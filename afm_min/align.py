@@ -22,7 +22,9 @@ A round, as in the report:
 In every stage, `count` is the number of validation tasks of each family.
 """
 import functools
+import math
 import random
+from statistics import fmean
 
 import torch
 
@@ -309,6 +311,12 @@ def policy_loss(policy, batch, loss):
             "entropy": -batch["old_logp"].sum(), "length": batch["length"].sum()}
 
 
+def rise(values):
+    """Return the mean of the last tenth of values minus that of the first: [1, 2, 3, 5] -> 4"""
+    tenth = math.ceil(len(values) / 10)
+    return fmean(values[-tenth:]) - fmean(values[:tenth])
+
+
 def mdloo(round_number, run, *, rewarded="model", iterations=40, prompts=64, samples=4, epochs=2,
           num_minibatches=2, lr=0.0006, beta=0.05, gamma=1.0, clip=0.2, loss="mdpo",
           baseline="leave one out", count=50):
@@ -317,7 +325,9 @@ def mdloo(round_number, run, *, rewarded="model", iterations=40, prompts=64, sam
     Each of `iterations` samples `samples` responses to each of `prompts` new prompts, and takes
     `epochs` passes over them. beta: see `kl_penalised`. gamma: see `mdpo_loss`. rewarded: the
     source of rewards, the reward "model" or the "checker" (1.0 if right, else 0.0). For comparison:
-    loss="ppo", with its `clip`, or "reinforce"; baseline="mean", of all rewards, or "none"."""
+    loss="ppo", with its `clip`, or "reinforce"; baseline="mean", of all rewards, or "none".
+
+    The metric "truth gain" is the `rise` of the percentage of right samples."""
     stage, start = f"mdloo{round_number}", reward.starting_stage(round_number)
     if baseline == "leave one out" and samples < 2:
         raise UserError(f"{stage}.samples={samples}: leaving one out needs 2 or more")
@@ -347,4 +357,5 @@ def mdloo(round_number, run, *, rewarded="model", iterations=40, prompts=64, sam
             for i in range(num_minibatches):
                 trainer.update(minibatch(groups, values, i, num_minibatches))
     save_model(run, stage, model.eval())
-    return evaluate.validation(model, count)
+    gain = rise([row["truth %"] for row in run.read_log(stage)])
+    return evaluate.validation(model, count) | {"truth gain": gain}

@@ -211,7 +211,8 @@ def test_leave_one_out_has_no_bias_and_less_variance_than_no_baseline():
 
 # Stages with fakes.
 
-RUN = SimpleNamespace(seed=0, file=lambda name: name, read_log=lambda stage: [])
+RUN = SimpleNamespace(seed=0, file=lambda name: name,
+                      read_log=lambda stage: [{"truth %": 50.0}])
 
 
 class Echo:
@@ -521,6 +522,13 @@ def test_minibatch_pads_rows_with_fewer_samples(monkeypatch):
 
 
 # MDLOO.
+
+def test_rise_by_hand():
+    """Of 11 values, a tenth is rounded up to 2: (20 + 31) / 2 - (1 + 4) / 2 = 23."""
+    assert align.rise([1.0, 4.0, *[9.0] * 7, 20.0, 31.0]) == 23
+    assert align.rise([1.0, 2.0, 3.0, 5.0]) == 4
+    assert align.rise([7.0]) == 0
+
 
 class FakeTrainer:
     """Records what MDLOO does, and trains nothing. start: the step from which it resumes."""

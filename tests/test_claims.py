@@ -8,8 +8,9 @@ import pytest
 from afm_min.files import read_json, write_json
 from afm_min.lab import claims
 from afm_min.lab.arms import arm_names, run_arm, run_seed
-from afm_min.lab.claims import (CLAIMS, HIGHER, LOWER, T_QUANTILES, Claim, arms_of, claim_row,
-                                claims_text, half_width, null_claims)
+from afm_min.lab.claims import CLAIMS, MAIN_LINE, Claim, arms_of, compare_claims, null_claims
+from afm_min.lab.evidence import (HIGHER, LOWER, T_QUANTILES, claim_row, compare,
+                                  family_table, half_width, main_line_table)
 from afm_min.lab.settings import TINY_SETTINGS
 from afm_min.lab.stages import STAGES, Stage, parse_setting, settings_of, with_needs
 from afm_min.model import PRESETS
@@ -54,29 +55,30 @@ def test_intervals_contain_the_mean_of_19_in_20_experiments():
     (HIGHER, [1.0, 2.0, 6.0], "not shown")])
 def test_verdict(better, differences, verdict):
     zeros = [0.0] * len(differences)
-    assert claim_row(Claim("", "x", "core", "m", better), differences, zeros)[-1] == verdict
+    claim = Claim("", "x", "core", "m", better)
+    assert claim_row(claim, compare(differences, zeros))[-1] == verdict
 
 
 def test_a_row_by_hand():
     """Differences 1, 2, 3: 2 +- 4.303 / sqrt(3) = 2 +- 2.484."""
     claim = Claim("section", "x", "core", "accuracy %", HIGHER, main=True)
-    assert claim_row(claim, [2.0, 4.0, 6.0], [1.0, 2.0, 3.0]) == [
+    assert claim_row(claim, compare([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])) == [
         "**x**", "core", "accuracy %", "higher", 4, 2, 2, "-0.4843 to 4.484", "3 of 3",
         "not shown"]
 
 
 def test_same_sign_counts_the_seeds_that_agree_with_the_mean():
     claim = Claim("", "x", "core", "m", LOWER)
-    assert claim_row(claim, [-3.0, -4.0, 1.0, 0.0], [0.0] * 4)[-2] == "2 of 4"
+    assert claim_row(claim, compare([-3.0, -4.0, 1.0, 0.0], [0.0] * 4))[-2] == "2 of 4"
 
 
 @pytest.mark.parametrize("effect, note", [(2.0, True), (3.0, False), (math.inf, False)])
 def test_cannot_tell_where_the_interval_is_wider_than_the_effect(effect, note):
     """The half width is 2.484: see above."""
     claim = Claim("", "x", "core", "m", HIGHER, effect=effect)
-    verdict = claim_row(claim, [1.0, 2.0, 3.0], [0.0, 0.0, 0.0])[-1]
+    verdict = claim_row(claim, compare([1.0, 2.0, 3.0], [0.0, 0.0, 0.0]))[-1]
     assert verdict.startswith("not shown") and ("cannot tell" in verdict) == note
-    assert claim_row(claim, [9.0, 9.1, 9.2], [0.0, 0.0, 0.0])[-1] == "shown"
+    assert claim_row(claim, compare([9.0, 9.1, 9.2], [0.0, 0.0, 0.0]))[-1] == "shown"
 
 
 # The table of claims.
@@ -161,7 +163,7 @@ def stub(monkeypatch):
 
     monkeypatch.setattr("afm_min.lab.arms.source_hash", lambda module: "code")
     monkeypatch.setattr("afm_min.lab.stages.source_hash", lambda module: "code")
-    monkeypatch.setattr("afm_min.lab.arms.compute_dtype", lambda device: "float32")
+    monkeypatch.setattr("afm_min.lab.arms.machine", lambda: "processor with AVX2")
     stages = {"first": Stage(first, []), "left": Stage(left, ["first"]),
               "right": Stage(right, ["first"]), "last": Stage(last, ["left", "right"]),
               "evaluation": STAGES["evaluation"]}
@@ -270,9 +272,10 @@ def test_the_command_writes_a_table_and_merges_seeds(two_claims, tmp_path, capsy
     text = (tmp_path / "a" / "claims.md").read_text()
     assert "| more | last | m | higher | 7 | 4 | 3 | 3 to 3 | 3 of 3 | shown |" in text
     assert text.index("## Up") < text.index("## Down")
-    assert "Of 2 rows, 1 are shown and 0 reversed" in text
+    assert "1 of 2 claims shown, 0 reversed" in text
     assert "0.1 would be shown by chance alone" in text  # 2 rows of 2.5%
-    assert "seed0, seed1, seed2; computed in float32" in text
+    assert "From seed0, seed1, seed2; trained from 20" in text
+    assert "Machines: processor with AVX2.\n" in text
 
 
 def test_results_of_older_code_are_ignored(two_claims, tmp_path, capsys, monkeypatch):
@@ -280,24 +283,44 @@ def test_results_of_older_code_are_ignored(two_claims, tmp_path, capsys, monkeyp
     assert call(capsys, claims, *arguments)[0] == 0
     monkeypatch.setattr("afm_min.lab.arms.source_hash", lambda module: "edited")
     assert call(capsys, claims, *arguments, "--merge")[0] == 0
-    assert "Of 0 rows" in (tmp_path / "claims.md").read_text()
+    assert "0 of 0 claims shown" in (tmp_path / "claims.md").read_text()
 
 
 def test_a_row_counts_the_seeds_that_have_both_arms():
     claim = Claim("s", "x", "core", "m", HIGHER, control={"core.steps": 1})
     (treatment, *_), (control, *_) = arms_of(claim, TINY, {})
-    row = {"computes in": "float32"}
-    results = {f"seed{i}": {treatment: row | {"m": 2.0 + i}, control: row | {"m": 1.0}}
-               for i in range(2)}
-    results["seed2"] = {treatment: row | {"m": 99.0}}
-    assert "| 2.5 | 1 | 1.5 |" in claims_text([claim], TINY, {}, results)
+    results = {f"seed{i}": {treatment: {"m": 2.0 + i}, control: {"m": 1.0}} for i in range(2)}
+    results["seed2"] = {treatment: {"m": 99.0}}
+    (_, result), = compare_claims([claim], TINY, {}, results)
+    assert (result.treatment, result.control, result.difference, result.seeds) == (2.5, 1, 1.5, 2)
+
+
+def test_the_family_table_by_hand():
+    """Differences 1, 2, 3: 2 +- 2.484. Differences 9.0, 9.1, 9.2: 9.1 +- 0.2484."""
+    results = {f"seed{i}": {"sft": {"math %": 50.0, "x": 1},
+                            "rs1": {"math %": 51.0 + i}, "dpo1": {"math %": 59.0 + 0.1 * i}}
+               for i in range(3)}
+    text = family_table(results, {"rs1": "rs1", "dpo1": "dpo1"}, "sft")
+    assert text.splitlines()[0] == "| family | before | rs1 | dpo1 |"
+    assert text.splitlines()[2:] == ["| math % | 50 | +2.0 ± 2.5 | **+9.1 ± 0.2** |", ""]
+
+
+def test_the_main_line_by_hand():
+    results = {"seed0": {"a": {"m": 1.0}, "b": {"n": 5}}, "seed1": {"a": {"m": 4.0}}}
+    arms = [["core", "m", "a"], ["sft", "n", "b"], ["x", "m", "absent"]]
+    assert main_line_table(results, arms).splitlines()[2:] == [
+        "| core | m | 2.5 | 1 | 4 | 2 |", "| sft | n | 5 | 5 | 5 | 1 |", ""]
+
+
+def test_the_main_line_names_existing_stages():
+    assert {stage for stage, _ in MAIN_LINE} <= STAGES.keys()
 
 
 def test_null_experiment_in_one_command(two_claims, tmp_path, capsys):
     arguments = ["--out", tmp_path, "--preset", "tiny", "--seeds", "0,1,2", "--null", "4"]
     assert call(capsys, claims, *arguments)[0] == 0
     text = (tmp_path / "null.md").read_text()
-    assert text.count("| null ") == 4 and "Of 4 rows" in text
+    assert text.count("| null ") == 4 and " of 4 claims shown" in text
     assert not (tmp_path / "claims.md").exists()
 
 
@@ -332,7 +355,7 @@ def test_seeds_run_side_by_side_from_raw_text_on(texts, tmp_path, capsys, monkey
     """With the real stages and processes of their own."""
     monkeypatch.setattr(claims, "SETTINGS", claims.SETTINGS | {"data.folder": str(texts)})
     code, _, errors = call(capsys, claims, "--out", tmp_path, "--preset", "tiny", "--jobs", 2,
-                           "--seeds", "0,1", "--only", "beats random pruning")
+                           "--seeds", "0,1", "--only", "pruning by magnitude")
     assert (code, errors) == (0, "")
     for seed in (0, 1):
         names = sorted(path.name.partition("-")[0] for path in (tmp_path / f"seed{seed}").iterdir())

@@ -8,6 +8,7 @@ progress continues. The metrics of a seed's arms are in seed0.json.
 import concurrent.futures
 import contextlib
 import dataclasses
+import datetime
 import hashlib
 import json
 import multiprocessing
@@ -15,10 +16,11 @@ import os
 import signal
 from concurrent.futures.process import BrokenProcessPool
 
+from afm_min.lab.report import environment
 from afm_min.lab.runner import run_stage, start_worker
 from afm_min.lab.source import source_hash
 from afm_min.lab.stages import function_of, needs_of, with_needs
-from afm_min.run import Run, UserError, compute_dtype
+from afm_min.run import Run, UserError
 
 
 def arm_names(config, stage, values):
@@ -64,6 +66,14 @@ def run_arm(path, config, seed, stage, values):
     return run.read_json("report.json")[stage]["metrics"]
 
 
+def machine():
+    """Return a line about the processor and the software, such as "processor with AVX2, computes in
+    float32, torch 2.13.0, Python 3.11.2"."""
+    of = environment(Run("."))
+    return (f"processor with {of['processor has']}, computes in {of['computes in']}, torch "
+            f"{of['torch']}, Python {of['Python']}")
+
+
 def run_seed(base, config, seed, arms):
     """Run the arms without results in the seed's file. Returns the errors of those that failed."""
     results, errors = base.read_json(f"seed{seed}.json"), []
@@ -75,7 +85,7 @@ def run_seed(base, config, seed, arms):
                 errors.append(f"seed {seed}, {name}: {error}")
                 continue
             numbers = {key: x for key, x in metrics.items() if isinstance(x, (int, float))}
-            results[name] = numbers | {"computes in": str(compute_dtype("cpu"))}
+            results[name] = numbers | {"machine": machine(), "date": str(datetime.date.today())}
             base.write_json(f"seed{seed}.json", results)
     return errors
 

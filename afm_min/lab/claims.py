@@ -14,24 +14,20 @@ Call it again after a kill: finished stages are kept (see arms.py). The metrics 
 file such as seed0.json. To use several machines, give each its own --seeds, then copy all
 seed*.json into one folder and call --merge.
 """
-import argparse
 import itertools
 import math
 import re
 import typing
 
-import numpy
-
-from afm_min import distributed
+from afm_min import align, distributed
 from afm_min.data import corpus
+from afm_min.lab import evidence
 from afm_min.lab.arms import arm_names, run_seeds
-from afm_min.lab.report import table
+from afm_min.lab.evidence import HIGHER, LOWER
+from afm_min.lab.pictures import write_pictures
 from afm_min.lab.settings import PRESET_SETTINGS
-from afm_min.lab.stages import format_value
 from afm_min.model import PRESETS
-from afm_min.run import Run, UserError, run_command, write_text
-
-HIGHER, LOWER = 1, -1  # which values of a metric are better
+from afm_min.run import Parser, Run, UserError, run_command, write_text
 
 
 class Claim(typing.NamedTuple):
@@ -49,11 +45,15 @@ class Claim(typing.NamedTuple):
     effect: float = math.inf  # the report's own figure, in points of its benchmarks, if it has one
 
 
-# Settings of every arm: more validation tasks than by default, and no packing for evaluation.
-SETTINGS = {"evaluation.packed": False} | {f"{stage}.count": 400 for stage in (
-    "sft", "rs1", "dpo1", "ipo1", "mdloo1", "committee1", "quantize", "recovery", "math")}
+# Settings of every arm: more validation tasks and facts than by default, and no packing for
+# evaluation.
+SETTINGS = {"evaluation.packed": False, "lengthening.facts": 512} | {
+    f"{stage}.count": 400 for stage in ("sft", "rs1", "dpo1", "ipo1", "mdloo1", "committee1",
+                                        "quantize", "recovery", "math")}
 NO_TEACHER, SCRATCH = {"core.distill": 0.0}, {"core.start": "scratch"}
-PRUNING, MIXTURES = "Pruning and distillation", "Mixtures and longer context"
+TWO_BITS = {"quantize.average": 2.0}
+ADAMW_LR = 0.003  # the best of .001, .002, .003, .005 and .008 with a seed that is not used here
+PRUNING, MIXTURES = "Pre-training, pruning and distillation", "Mixtures and longer context"
 TUNING, POLICIES = "Fine-tuning and the reward model", "Policies of the first round"
 COMMITTEE, DEVICE = "Committee and rounds", "On the device"
 CLAIMS = [
@@ -65,8 +65,10 @@ CLAIMS = [
           "accuracy %", HIGHER, {"continued.distill": 0.9}),
     Claim(PRUNING, "a pruned start beats random weights", "continued", "accuracy %", HIGHER,
           NO_TEACHER, SCRATCH | NO_TEACHER, effect=2.0),
-    *[Claim(PRUNING, f"learned pruning beats {method} pruning", "core", "accuracy %", HIGHER,
-            control={"prune.method": method}) for method in ("magnitude", "random")],
+    Claim(PRUNING, "learned pruning beats pruning by magnitude", "core", "accuracy %", HIGHER,
+          control={"prune.method": "magnitude"}),
+    Claim(PRUNING, "AdaStar beats AdamW", "core", "accuracy %", HIGHER,
+          control={"core.optimizer": "adamw", "core.lr": ADAMW_LR}),
     Claim(MIXTURES, "continued's mixture helps mathematics", "continued", "math bits/byte", LOWER,
           control={"continued.mixture": corpus.CORE}),
     Claim(MIXTURES, "training on longer text helps recall", "lengthening", "recall at 4x %", HIGHER,
@@ -75,15 +77,18 @@ CLAIMS = [
           control={"lengthening.rope_base": 500_000.0}),
     Claim(TUNING, "synthetic data helps mathematics", "sft", "all math %", HIGHER,
           control={"sft.synthetic": False}, main=True),
+    Claim(TUNING, "synthetic data helps code", "sft", "code %", HIGHER,
+          control={"sft.synthetic": False}),
+    Claim(TUNING, "guards of demonstrations help", "draft", "mean %", HIGHER,
+          control={"demonstrations.guarded": False}),
     Claim(TUNING, "soft labels beat hard ones", "reward1", "log loss", LOWER,
           control={"reward1.labels": "hard"}),
     Claim(TUNING, "the loss on grades helps", "reward1", "all pairs %", HIGHER,
           control={"reward1.grade_weight": 0.0}),
     Claim(TUNING, "reading the likelihood helps (not in the report)", "reward1", "all pairs %",
           HIGHER, control={"reward1.reads": "state"}),
-    *[Claim(POLICIES, f"{method.upper()} beats sft, where it starts", f"{method}1", "all math %",
-            HIGHER, control_stage="sft", main=method == "mdloo")
-      for method in ("mdloo", "rs", "dpo", "ipo")],
+    Claim(POLICIES, "MDLOO beats sft, where it starts", "mdloo1", "all math %", HIGHER,
+          control_stage="sft", main=True),
     Claim(POLICIES, "MDLOO beats PPO", "mdloo1", "all math %", HIGHER,
           control={"mdloo1.loss": "ppo"}),
     *[Claim(POLICIES, f"leave one out beats the baseline: {baseline}", "mdloo1", "all math %",
@@ -101,7 +106,12 @@ CLAIMS = [
           {"math.start": "best2"}, {"math.start": "lengthening"}, main=True),
     *[Claim(DEVICE, f"recovery helps at {bits} bits", "recovery", "mean %", HIGHER,
             {"quantize.average": bits}, {"quantize.average": bits}, "quantize")
-      for bits in (4.0, 3.7, 3.5, 2.0)],
+      for bits in (3.7, 2.0)],
+    *[Claim(DEVICE, f"at 2 bits, rank {more} recovers more than {less}", "recovery", "mean %",
+            HIGHER, TWO_BITS | {"recovery.rank": more}, TWO_BITS | {"recovery.rank": less})
+      for more, less in ((16, 8), (32, 16))],
+    Claim(DEVICE, "the mathematics adapter helps mathematics", "math", "all math %", HIGHER,
+          control_stage="recovery"),
     Claim(DEVICE, "2 bits by sensitivity beat 2 bits at random", "quantize", "mean %", HIGHER,
           {"quantize.average": 3.0}, {"quantize.average": 3.0, "quantize.choice": "random"})]
 
@@ -118,78 +128,51 @@ def null_claims(claims, count):
     return null
 
 
-# Comparisons.
-
-# The 97.5% quantiles of Student's t with 1, 2, ... degrees of freedom. With more, the last is used,
-# which is a little too large.
-T_QUANTILES = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179]
-COLUMNS = ("claim, after, metric, better, treatment, control, difference, 95% interval, same sign, "
-           "verdict")
-HEAD = """# Claims of the AFM report, tested on the toy
-
-A difference is the mean over seeds of treatment - control, with a 95% interval by Student's t.
-"Same sign" counts the seeds whose difference has the sign of the mean. Shown: the interval is on
-the better side of 0; reversed: on the other side. Bold: the main claim of a section. Held-out text
-and validation tasks are the same for all seeds, so an interval does not cover their choice.
-
-"""
+# The stages of a run without special settings, and the metrics that claims.md lists of them.
+MAIN_LINE = [
+    ("teacher", "accuracy %"), ("core", "accuracy %"), ("continued", "accuracy %"),
+    ("lengthening", "recall at 4x %"),
+    *[(stage, metric) for stage in ("draft", "sft", *align.policy_stages(1), "committee1", "best1",
+                                    "mdloo2", "committee2", "best2", "quantize", "recovery")
+      for metric in ("mean %", "all math %")],
+    ("math", "all math %"), ("tools", "tools %"), ("summary", "summary %"),
+    ("reward1", "all pairs %"), ("reward1", "all pairs by likelihood %"), ("reward1", "log loss"),
+    ("mdloo1", "truth gain"), ("evaluation", "wins %"), ("evaluation", "losses %"),
+    *[("evaluation", f"{name} mean %") for name in ("base", "draft", "sft", "aligned")]]
 
 
-def half_width(differences):
-    """Return half the width of the 95% interval of a mean: [1, 2, 3] -> 4.303 / sqrt(3)."""
-    n = len(differences)
-    if n == 1:
-        return math.inf
-    quantile = T_QUANTILES[min(n - 1, len(T_QUANTILES)) - 1]
-    return quantile * numpy.std(differences, ddof=1).item() / math.sqrt(n)
-
-
-def claim_row(claim, treatments, controls):
-    """Return a claim's row of the table. treatments, controls: the metric with each seed."""
-    differences = numpy.subtract(treatments, controls)
-    mean, half = differences.mean().item(), half_width(differences)
-    verdict = "not shown"
-    if claim.better * mean > half:
-        verdict = "shown"
-    elif -claim.better * mean > half:
-        verdict = "reversed"
-    elif half > claim.effect:  # the interval is wider than what it should find
-        verdict += f": cannot tell at this size (the report's effect: {claim.effect:g})"
-    same_sign = (numpy.sign(differences) == numpy.sign(mean)).sum()
-    return [f"**{claim.claim}**" if claim.main else claim.claim, claim.stage, claim.metric,
-            "higher" if claim.better == HIGHER else "lower", numpy.mean(treatments).item(),
-            numpy.mean(controls).item(), mean,
-            f"{format_value(mean - half)} to {format_value(mean + half)}",
-            f"{same_sign} of {len(differences)}", verdict]
+def arm(config, stage, settings):
+    """Return an arm: (its name, stage, settings)."""
+    return arm_names(config, stage, settings)[stage][0], stage, settings
 
 
 def arms_of(claim, config, settings):
-    """Return two arms of a claim: (name, stage, {"stage.setting": value})."""
-    sides = [(claim.stage, settings | claim.treatment),
-             (claim.control_stage or claim.stage, settings | claim.control)]
-    return [(arm_names(config, stage, values)[stage][0], stage, values) for stage, values in sides]
+    """Return the two arms of a claim."""
+    return [arm(config, claim.stage, settings | claim.treatment),
+            arm(config, claim.control_stage or claim.stage, settings | claim.control)]
 
 
-def claims_text(claims, config, settings, results):
-    """Return the tables of the claims for which a seed has both arms. results: {"seed0": {name of
-    an arm: its metrics}}. Results of other settings or of older code have other names."""
-    sections, dtypes = {}, set()  # sections: {title: rows}
+def compare_claims(claims, config, settings, results):
+    """Return pairs (claim, Comparison) of the claims for which a seed has both arms.
+
+    Results of other settings or of older code have other names, so they are left out."""
+    compared = []
     for claim in claims:
-        treatment, control = (name for name, *_ in arms_of(claim, config, settings))
-        pairs = [(of_seed[treatment], of_seed[control]) for of_seed in results.values()
-                 if treatment in of_seed and control in of_seed]
-        if pairs:
-            dtypes |= {metrics["computes in"] for pair in pairs for metrics in pair}
-            values = [[metrics[claim.metric] for metrics in side] for side in zip(*pairs)]
-            sections.setdefault(claim.section, []).append(claim_row(claim, *values))
-    rows = sum(sections.values(), [])
-    verdicts = [row[-1] for row in rows]
-    return (HEAD + "".join(f"## {title}\n\n{table(COLUMNS, of_section)}"
-                           for title, of_section in sections.items())
-            + f"Of {len(rows)} rows, {verdicts.count('shown')} are shown and "
-            f"{verdicts.count('reversed')} reversed. If nothing had an effect, "
-            f"{0.025 * len(rows):.1f} would be shown by chance alone, and as many reversed. Files: "
-            f"{', '.join(results)}; computed in {', '.join(sorted(dtypes))}.\n")
+        (treatment, *_), (control, *_) = arms_of(claim, config, settings)
+        values = evidence.values_of(results, treatment, control, claim.metric)
+        if values[0]:
+            compared.append((claim, evidence.compare(*values)))
+    return compared
+
+
+def further_tables(config, settings, results):
+    """Return the policies by family, and the main line, as text."""
+    names = {stage: arm(config, stage, settings)[0] for stage, _ in MAIN_LINE}
+    policies = {stage: names[stage] for stage in align.policy_stages(1)}
+    rows = [[stage, metric, names[stage]] for stage, metric in MAIN_LINE]
+    return ("## Policies of the first round, by family\n\n"
+            + evidence.family_table(results, policies, names["sft"])
+            + "## The run without special settings\n\n" + evidence.main_line_table(results, rows))
 
 
 def run_claims(arguments):
@@ -206,21 +189,29 @@ def run_claims(arguments):
         raise UserError(f"--only {arguments.only}: no claim or section with this text to test")
     config, base, errors = PRESETS[arguments.preset], Run(arguments.out), []
     settings = SETTINGS | PRESET_SETTINGS.get(arguments.preset, {})
-    arms = [arm for claim in claims for arm in arms_of(claim, config, settings)]
+    arms = [each for claim in claims for each in arms_of(claim, config, settings)]
+    if claims == CLAIMS:
+        arms += [arm(config, stage, settings) for stage, _ in MAIN_LINE]
     base.create()
     with base.reserved():  # no other process may train the same arms
         if not arguments.merge:
             seeds = list(dict.fromkeys(map(int, arguments.seeds.split(","))))
             errors = run_seeds(base, config, seeds, arms, arguments.jobs)
-        results = {file.stem: base.read_json(file.name) for file in base.path.glob("seed*.json")}
-        write_text(base.file("null.md" if arguments.null else "claims.md"),
-                   claims_text(claims, config, settings, dict(sorted(results.items()))))
+        files = sorted(base.path.glob("seed*.json"))
+        results = {file.stem: base.read_json(file.name) for file in files}
+        compared = compare_claims(claims, config, settings, results)
+        further = further_tables(config, settings, results) if claims == CLAIMS else ""
+        name = "null" if arguments.null else "claims"
+        title = evidence.summary(compared)
+        pictures = write_pictures(base, {name: (compared, title)}) if compared else ""
+        write_text(base.file(f"{name}.md"),
+                   evidence.claims_text(compared, results, pictures or "", further))
     if errors:
         raise UserError(f"{len(errors)} arms failed, so rows lack seeds: {'; '.join(errors)}")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(__doc__.splitlines()[0])
     add = parser.add_argument
     add("--out", metavar="DIR", default="runs/claims", help="folder (default: %(default)s)")
     add("--seeds", metavar="LIST", default="0,1,2,3,4,5", help="(default: %(default)s)")

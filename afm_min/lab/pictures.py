@@ -1,4 +1,5 @@
 """The pictures of report.md: accuracy from stage to stage, MDLOO's curve, losses, bits per weight.
+And that of claims.md: the claims with their intervals.
 
 They need matplotlib, an optional dependency. They are SVG files that can be read on white and on
 black: transparent, with grey text. Each title states what the run found. The same run gives the
@@ -279,8 +280,39 @@ def draw_bits(figure, models, bits):
     axes.grid(axis="y")
 
 
+# Claims.
+
+VERDICT_COLOURS = {"shown": GREEN, "reversed": ORANGE, "not shown": GREY}
+
+
+def draw_claims(figure, compared, title):
+    """Draw the difference of each claim with its interval: what is better is on the right.
+
+    compared: pairs (claim, Comparison). Percentages are in points, other metrics in hundredths. The
+    axis is linear up to 1, and logarithmic from there on."""
+    axes = figure.subplots()
+    for y, (claim, result) in enumerate(compared):
+        scale = claim.better * (1 if "%" in claim.metric else 100)
+        verdict = result.verdict(claim.better)
+        colour, middle, half = (VERDICT_COLOURS[verdict], scale * result.difference,
+                                abs(scale) * result.half)
+        if half < math.inf:  # it is infinite with one seed
+            axes.plot([middle - half, middle + half], [y, y], color=colour, linewidth=1.5)
+        axes.plot(middle, y, color=colour, marker="D" if claim.main else "o", markersize=5)
+        axes.annotate(f"{middle:+.1f} {verdict}", (1, y), (6, 0), color=colour, va="center",
+                      xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=8)
+    axes.axvline(0, color=GREY, linewidth=1)
+    axes.set_yticks(range(len(compared)), [claim.claim for claim, _ in compared], fontsize=8)
+    axes.set(title=title, ylim=(len(compared) - 0.5, -0.5),
+             xlabel="better by, in points (bits per byte and log loss: in hundredths), with 95% "
+                    "intervals;\na diamond is the main claim of a section")
+    axes.set_xscale("symlog", linthresh=1)
+    axes.grid(axis="x")
+
+
 PICTURES = {"staircase": (draw_staircase, (9, 3.4)), "mdloo": (draw_mdloo, (9, 3.4)),
-            "losses": (draw_losses, (9, 4.2)), "bits": (draw_bits, (6, 3))}  # inches
+            "losses": (draw_losses, (9, 4.2)), "bits": (draw_bits, (6, 3)),
+            **dict.fromkeys(["claims", "null"], (draw_claims, (9, 6)))}  # inches
 
 
 def write_pictures(run, data):

@@ -1,0 +1,144 @@
+"""Compare arms over seeds: intervals, verdicts, and the tables of claims.md.
+
+`results` are the metrics of all seeds' arms, {"seed0": {name of an arm: {metric: value}}}. A
+comparison is paired: it uses the seeds that have both arms.
+"""
+import math
+import typing
+
+import numpy
+
+from afm_min.lab.report import table
+from afm_min.lab.stages import format_value
+
+HIGHER, LOWER = 1, -1  # which values of a metric are better
+
+# The 97.5% quantiles of Student's t with 1, 2, ... degrees of freedom. With more, the last is used,
+# which is a little too large.
+T_QUANTILES = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179]
+HEAD = """# Claims of the AFM report, tested on the toy
+
+{pictures}A difference is the mean over seeds of treatment - control, with a 95% interval by
+Student's t. "Same sign" counts the seeds whose difference has the sign of the mean. Shown: the
+interval is on the better side of 0; reversed: on the other side. Bold: the main claim of a section.
+Held-out text and validation tasks are the same for all seeds, so an interval does not cover their
+choice.
+
+"""
+
+
+def half_width(differences):
+    """Return half the width of the 95% interval of a mean: [1, 2, 3] -> 4.303 / sqrt(3)."""
+    n = len(differences)
+    if n == 1:
+        return math.inf
+    quantile = T_QUANTILES[min(n - 1, len(T_QUANTILES)) - 1]
+    return quantile * numpy.std(differences, ddof=1).item() / math.sqrt(n)
+
+
+class Comparison(typing.NamedTuple):
+    """A metric of two arms over seeds. `half` is half the width of the difference's interval."""
+    treatment: float  # means over seeds
+    control: float
+    difference: float
+    half: float
+    same_sign: int  # the number of seeds whose difference has the sign of the mean
+    seeds: int
+
+    def verdict(self, better):
+        """Return "shown", "reversed" or "not shown". better: HIGHER or LOWER."""
+        if better * self.difference > self.half:
+            return "shown"
+        return "reversed" if -better * self.difference > self.half else "not shown"
+
+
+def compare(treatments, controls):
+    """Compare a metric of two arms. treatments, controls: its value with each seed."""
+    differences = numpy.subtract(treatments, controls)
+    mean = differences.mean().item()
+    return Comparison(numpy.mean(treatments).item(), numpy.mean(controls).item(), mean,
+                      half_width(differences),
+                      int((numpy.sign(differences) == numpy.sign(mean)).sum()), len(differences))
+
+
+def values_of(results, treatment, control, metric, control_metric=None):
+    """Return the metric of two arms, ([with each seed], [with each seed])."""
+    pairs = [(of_seed[treatment][metric], of_seed[control][control_metric or metric])
+             for of_seed in results.values() if treatment in of_seed and control in of_seed]
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+# The tables.
+
+COLUMNS = ("claim, after, metric, better, treatment, control, difference, 95% interval, same sign, "
+           "verdict")
+
+
+def claim_row(claim, result):
+    """Return a claim's row of its section's table. result: its Comparison."""
+    verdict = result.verdict(claim.better)
+    if verdict == "not shown" and result.half > claim.effect:
+        # The interval is wider than what it should find.
+        verdict += f": cannot tell at this size (the report's effect: {claim.effect:g})"
+    low, high = result.difference - result.half, result.difference + result.half
+    return [f"**{claim.claim}**" if claim.main else claim.claim, claim.stage, claim.metric,
+            "higher" if claim.better == HIGHER else "lower", result.treatment, result.control,
+            result.difference, f"{format_value(low)} to {format_value(high)}",
+            f"{result.same_sign} of {result.seeds}", verdict]
+
+
+def family_table(results, arms, before):
+    """Return a table of the accuracy by family: the model that the policies start from, and the
+    change by each policy. Bold: the interval does not include 0.
+
+    arms: {method: name of its arm}. before: the name of the arm that they start from."""
+    first = next(of_seed[before] for of_seed in results.values() if before in of_seed)
+    rows = []
+    for metric in (name for name in first if name.endswith(" %")):
+        row = [metric]
+        for arm in arms.values():
+            result = compare(*values_of(results, arm, before, metric))
+            if len(row) == 1:
+                row.append(result.control)
+            change = f"{result.difference:+.1f} ± {result.half:.1f}"
+            row.append(f"**{change}**" if abs(result.difference) > result.half else change)
+        rows.append(row)
+    return table(", ".join(["family", "before", *arms]), rows)
+
+
+def main_line_table(results, arms):
+    """Return a table of metrics of the arms that have no special settings: mean and range.
+
+    arms: rows [stage, metric, name of the arm]."""
+    rows = []
+    for stage, metric, arm in arms:
+        values = [of_seed[arm][metric] for of_seed in results.values() if arm in of_seed]
+        if values:
+            rows.append([stage, metric, numpy.mean(values).item(), min(values), max(values),
+                         len(values)])
+    return table("stage, metric, mean, lowest, highest, seeds", rows)
+
+
+def summary(compared):
+    """Return the number of verdicts, such as "2 of 3 claims shown, 0 reversed".
+
+    compared: pairs (claim, Comparison)."""
+    verdicts = [result.verdict(claim.better) for claim, result in compared]
+    return (f"{verdicts.count('shown')} of {len(verdicts)} claims shown, "
+            f"{verdicts.count('reversed')} reversed")
+
+
+def claims_text(compared, results, pictures="", further=""):
+    """Return claims.md. compared: pairs (claim, Comparison). pictures: links. further: tables."""
+    sections = {}  # title -> rows
+    for claim, result in compared:
+        sections.setdefault(claim.section, []).append(claim_row(claim, result))
+    every = [metrics for of_seed in results.values() for metrics in of_seed.values()]
+    dates, machines = ({metrics[name] for metrics in every} for name in ("date", "machine"))
+    chance = 0.025 * len(compared)
+    return (HEAD.format(pictures=pictures)
+            + "".join(f"## {title}\n\n{table(COLUMNS, rows)}" for title, rows in sections.items())
+            + f"{further}{summary(compared)}. If nothing had an effect, {chance:.1f} would be "
+            "shown by chance alone, and as many reversed.\n\n"
+            f"From {', '.join(results)}; trained from {min(dates, default='-')} to "
+            f"{max(dates, default='-')}. Machines: {'; '.join(sorted(machines))}.\n")
