@@ -10,15 +10,18 @@ Each line of the input is a prompt, or a command if it begins with "/": /help li
 starts a new conversation. /and QUESTION continues the last one: the training data has follow-up
 questions of mathematics, instructions and recall.
 """
-import argparse
 import contextlib
 import importlib
+import signal
 import sys
 import textwrap
 
+if __name__ == "__main__":  # the imports take seconds: until they end, Ctrl-C prints no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from afm_min.lab.shell import ADAPTERS, CHAT_STAGES, Session
 from afm_min.lab.stages import choose_model
-from afm_min.run import Run, UserError, choose_device, run_command
+from afm_min.run import Parser, Run, UserError, choose_device, run_command
 from afm_min.world.families import all_families
 from afm_min.world.tasks import PARAMETERS, draw_task
 
@@ -87,8 +90,8 @@ def sample(arguments):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # raises KeyboardInterrupt
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--run", metavar="DIR", default="runs/toy", help="run directory (default: %(default)s)")
     add("--stage", metavar="NAME", help="stage whose model to load (default: the last one trained)")

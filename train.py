@@ -8,7 +8,6 @@
     python train.py --list core                         explain a stage and its settings
     torchrun --standalone --nproc-per-node 2 train.py --out runs/toy      two processes
 """
-import argparse
 import dataclasses
 import functools
 import math
@@ -25,7 +24,7 @@ from afm_min.lab.runner import forget, run_stages
 from afm_min.lab.stages import (STAGES, expected_seconds, explain, parse_setting, reasons_to_run,
                                 up_to_date, with_needs)
 from afm_min.model import PRESETS, Config
-from afm_min.run import Run, UserError, choose_device, run_command
+from afm_min.run import Parser, Run, UserError, choose_device, run_command
 from afm_min.tokenizer import check_vocab_size
 
 
@@ -152,8 +151,7 @@ def print_outcome(run, report, missing):
 
 def main():
     signal.signal(signal.SIGINT, signal.default_int_handler)  # raises KeyboardInterrupt
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     names = functools.partial(str.split, sep=",")  # "core,sft" -> ["core", "sft"]
     add("--out", metavar="DIR", default="runs/toy", help="run directory (default: %(default)s)")

@@ -23,6 +23,7 @@ ranks call a function that writes a file: rank 0 writes, and the others wait unt
 Each file that the program reads again contains a checksum of its name and content. So a file that
 was damaged, edited, or copied to the place of another one is refused: it would give wrong results.
 """
+import argparse
 import contextlib
 import ctypes
 import fcntl
@@ -48,6 +49,18 @@ __all__ = ["UserError", "atomic_write", "load", "save", "write_text"]  # importe
 with contextlib.suppress(AttributeError):  # other C libraries have no mallopt
     ctypes.CDLL(None).mallopt(-3, 2 ** 25)  # M_MMAP_THRESHOLD
     ctypes.CDLL(None).mallopt(-1, 2 ** 29)  # M_TRIM_THRESHOLD
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line, as in `run_command`."""
+
+    def __init__(self, description):
+        raw = argparse.RawDescriptionHelpFormatter  # keep the lines of the description
+        super().__init__(description=description, formatter_class=raw)
+
+    def error(self, message):
+        print(f"error: {message}; --help lists the options", file=sys.stderr)
+        sys.exit(2)
 
 
 def run_command(command, arguments):

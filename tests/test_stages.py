@@ -12,7 +12,8 @@ import torch
 
 from afm_min import align, ondevice
 from afm_min.lab import claims, runner, source, stages
-from afm_min.lab.settings import PRESET_SETTINGS, TINY_SETTINGS, WORDS
+from afm_min.lab.settings import (MEANINGS, PRESET_SETTINGS, TINY_SETTINGS, WORDS,
+                                    meaning)
 from afm_min.model import AFM, PRESETS, Config, save_model
 from afm_min.run import Run, UserError, save
 from afm_min.tokenizer import Tokenizer
@@ -158,6 +159,22 @@ def test_a_new_loss_or_baseline_may_be_chosen(text, choices, monkeypatch):
         stages.parse_setting(f"{text}er", vars(PRESETS["tiny"]))
 
 
+def test_each_meaning_is_of_a_setting():
+    """That every setting has a meaning is tested with `explain`."""
+    names = {re.sub(r"\d\.", ".", name) for name in all_settings()}
+    names |= {name.partition(".")[2] for name in names}
+    assert MEANINGS.keys() <= names
+
+
+@pytest.mark.parametrize("name, text", [
+    ("mdloo2.iterations", "rounds of sampling and training"),
+    ("core.steps", "optimizer steps"), ("mixture.steps", "optimizer steps of one trial"),
+    ("rs1.choice", "which response to imitate: best, random"),
+    ("recovery.start", "the float model to imitate")])
+def test_meaning_by_hand(name, text):
+    assert meaning(name) == text
+
+
 def test_every_setting_that_is_a_word_lists_its_words():
     words = {re.sub(r"\d\.", ".", name) for name, default in all_settings().items()
              if isinstance(default, str)}
@@ -237,9 +254,12 @@ def test_why_a_stage_has_to_run(tmp_path):
 def test_a_stage_is_explained(stage):
     """One sentence, then every setting. The whole docstring if only this stage is asked for."""
     lines = stages.explain(stage, whole=False).splitlines()
-    assert re.match(rf"{stage}: [A-Z].*\.$", " ".join(line for line in lines if "=" not in line))
-    assert all(f"    {stage}.{name}={value}" in lines
-               for name, value in stages.settings_of(stage).items())
+    assert re.match(rf"{stage}: [A-Z].*\.$", lines[0])
+    settings = stages.settings_of(stage)
+    assert len(lines) == 1 + len(settings)
+    for line, (name, value) in zip(lines[1:], settings.items()):
+        start = f"    {stage}.{name}={value} "
+        assert line.startswith(start) and len(line) > len(start) + 5  # the meaning of the setting
     assert len(stages.explain(stage, whole=True).splitlines()) > len(lines)
 
 

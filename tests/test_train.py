@@ -8,11 +8,12 @@ import signal
 
 import pytest
 
+import sample
 import train
 from afm_min import align, evaluate
 from afm_min.lab.claims import CLAIMS
 from afm_min.files import read_json, write_json
-from afm_min.lab import stages
+from afm_min.lab import claims, stages
 from afm_min.lab.settings import TINY_SETTINGS
 from afm_min.lab.stages import STAGES
 from afm_min.run import Run
@@ -238,11 +239,20 @@ def test_list_explains_stages_and_their_settings(capsys):
     code, output, _ = call(capsys, train, "--list")
     assert code == 0
     assert output.count("prune: Prune feed-forward units by Soft-Top-K, on the core mixture.") == 1
-    assert "\n    sft.dropout=0.1\n" in output and "soft: share of the steps" not in output
+    assert "\n    sft.dropout=0.1  " in output and "soft: share of the steps" not in output
     code, output, _ = call(capsys, train, "--list", "prune")
     assert code == 0
-    assert "soft: share of the steps" in output and "    prune.soft=0.8\n" in output
+    assert "soft: share of the steps" in output and "    prune.soft=0.8   " in output
     assert "sft" not in output
+
+
+@pytest.mark.parametrize("command, arguments, message", [
+    (train, ["--seed", "x"], "argument --seed: invalid int value: 'x'"),
+    (train, ["--sets"], "unrecognized arguments: --sets"),
+    (sample, ["--top-p"], "argument --top-p: expected one argument"),
+    (claims, ["--jobs", "two"], "argument --jobs: invalid int value: 'two'")])
+def test_a_wrong_option_gives_one_line(command, arguments, message, capsys):
+    assert_refused(call(capsys, command, *arguments), message)
 
 
 def test_a_second_process_on_a_run_is_refused(pretrained, tmp_path, capsys):

@@ -22,7 +22,6 @@ How the exported tokenizer's calls correspond to ours:
 
 The chat template refuses a message that contains a special token, which could forge a turn.
 """
-import argparse
 import json
 import os
 import pathlib
@@ -35,7 +34,7 @@ from afm_min import lora
 from afm_min.lab.stages import choose_model, warn_if_stale
 from afm_min.model import Linear, RMSNorm, load_model
 from afm_min.quantize import QuantizedAFM
-from afm_min.run import Run, UserError, run_command
+from afm_min.run import Parser, Run, UserError, run_command
 from afm_min.tokenizer import BYTES, DOCUMENT, END, SPECIALS, Tokenizer
 
 try:
@@ -200,8 +199,7 @@ def export(arguments):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--run", metavar="DIR", default="runs/toy", help="run directory (default: %(default)s)")
     add("--out", metavar="DIR", default="runs/exported", help="a new folder (default: %(default)s)")

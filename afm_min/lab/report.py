@@ -5,7 +5,6 @@
 Pictures need matplotlib, an optional dependency: see pictures.py. All numbers are in the tables,
 too.
 """
-import argparse
 import collections
 import platform
 import resource
@@ -18,7 +17,7 @@ from afm_min.lab import pictures
 from afm_min.lab.settings import ROUNDS
 from afm_min.lab.stages import format_value, main_metric
 from afm_min.ondevice import FEATURES
-from afm_min.run import Run, UserError, compute_dtype, run_command, write_text
+from afm_min.run import Parser, Run, UserError, compute_dtype, run_command, write_text
 
 PACKED = ("aligned", "quantized", "recovered")
 MODELS = ["base", "draft", "sft", *PACKED]  # that evaluation compares
@@ -245,7 +244,7 @@ def rewrite(arguments):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--run", metavar="DIR", default="runs/toy",
                         help="run directory (default: %(default)s)")
     run_command(rewrite, parser.parse_args())

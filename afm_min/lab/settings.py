@@ -54,6 +54,93 @@ NUMBERS = {
 }
 
 
+# The meaning of each setting, by its name or by stage and name; stages without their round.
+MEANINGS = {
+    "folder": "your own UTF-8 text, as --data",
+    "data.common": "an n-gram seen this often is no sign of a benchmark",
+    "share": "part of the built-in sources to use",
+    "lexicon": "a file of offensive words instead of the built-in one",
+    "filtered": "send files of --data through the filters, too",
+    "coverage": "share of the characters that get a token of their own",
+    "mixture": "weights of the sources or task families",
+    "steps": "optimizer steps",
+    "mixture.steps": "optimizer steps of one trial",
+    "batch_size": "sequences or examples in a batch",
+    "lr": "peak of the learning rate",
+    "warmup": "steps in which the learning rate rises to its peak",
+    "floor": "learning rate at the end, as a share of the peak",
+    "weight_decay": "weights shrink by this share a step, at the peak",
+    "compile": "compile the training step with torch.compile",
+    "widen": "feed-forward width, as a multiple of the pruned model's",
+    "method": "how to choose the units to keep",
+    "soft": "share of the steps with a soft mask",
+    "first_eps": "softness of the mask at the start",
+    "last_eps": "softness of the mask before it becomes 0 or 1",
+    "core.start": "the model to start from",
+    "quantize.start": "the model to quantize",
+    "recovery.start": "the float model to imitate",
+    "start": "the model to adapt",
+    "distill": "weight of the teacher's prediction in the target",
+    "optimizer": "the optimizer",
+    "times": "sequence length, as a multiple of core's",
+    "rope_base": "base of the rotary embedding",
+    "facts": "held-out facts to recall",
+    "count": "validation tasks of each family",
+    "demonstrations.count": "demonstrations of each family",
+    "mixture.count": "validation tasks of each family, a third to search on",
+    "evaluation.count": "test tasks of each family",
+    "evolved": "demonstrations of each kind of evolved mathematics",
+    "flawed": "share of the demonstrations with a flaw",
+    "guarded": "drop flawed demonstrations",
+    "unlikely": "drop texts whose loss exceeds the mean by so many deviations",
+    "similar": "drop texts whose embeddings have a higher cosine than this",
+    "math": "seed problems of mathematics",
+    "code_questions": "questions about code",
+    "tool_questions": "questions that need tools",
+    "samples": "responses to a prompt",
+    "committee.samples": "responses of each member to a prompt",
+    "threshold": "share of the unit tests that selected code must pass",
+    "seen_tests": "unit tests to select by, of 20; the others check the selection",
+    "rounds": "rounds of the search, each with smaller changes",
+    "dw": "change of a weight in the first round, as a share of it",
+    "seeds": "trainings that compare the result with equal weights",
+    "longer": "steps of these trainings, as a multiple",
+    "dropout": "share of activations set to 0",
+    "synthetic": "use synthetic examples, too",
+    "checkpoints": "checkpoints to choose from",
+    "prompts": "prompts",
+    "reward.prompts": "prompts in a batch, each with all its pairs",
+    "dpo.prompts": "prompts in a batch, each with all its pairs",
+    "ipo.prompts": "prompts in a batch, each with all its pairs",
+    "mdloo.prompts": "prompts of an iteration",
+    "noise": "probability that a grade is random",
+    "labels": "the targets of pairs",
+    "reads": "what the reward depends on",
+    "grade_weight": "weight of the loss on grades",
+    "examples": "training examples",
+    "reward.examples": "demonstrations in a batch",
+    "held_out": "validation prompts of each family",
+    "rewarded": "the source of rewards",
+    "iterations": "rounds of sampling and training",
+    "epochs": "passes over the samples",
+    "num_minibatches": "optimizer steps in a pass",
+    "beta": "weight of the KL to the reference model",
+    "gamma": "weight of the KL to the model that sampled",
+    "clip": "range of the probability ratio, for loss=ppo",
+    "loss": "the loss",
+    "baseline": "what is subtracted from the rewards",
+    "choice": "which response to imitate",
+    "quantize.choice": "how to choose the columns that take 4 bits",
+    "only": "the one member to sample from, or all if empty",
+    "average": "average bits of a weight",
+    "calibration": "prompts to measure sensitivity with",
+    "recipe": "what the recovery adapter learns from",
+    "rank": "rank of the adapter",
+    "aligned": "the aligned model",
+    "packed": "evaluate the quantized models, too",
+    "opponent": "folder of another run to compare with, or empty",
+}
+
 # Settings of the preset "tiny", a trial of every stage: {"parent.steps": 10, ...}. Each key below
 # lists stages that share settings.
 TINY_SETTINGS = {}
@@ -83,6 +170,14 @@ for names, settings in {
 SERVER_SETTINGS = {"core.start": "scratch", "core.distill": 0.0, "evaluation.packed": False}
 PRESET_SETTINGS = {"tiny": TINY_SETTINGS, "toy-server": SERVER_SETTINGS,
                    "afm-server": SERVER_SETTINGS}
+
+
+def meaning(name):
+    """Return the meaning of a setting: "mdloo1.iterations" -> "rounds of sampling and training"."""
+    key = re.sub(r"\d\.", ".", name)  # "mdloo1.loss" -> "mdloo.loss"
+    text = MEANINGS.get(key) or MEANINGS[name.partition(".")[2]]
+    words = WORDS.get(key, [])
+    return f"{text}: {', '.join(words)}" if 0 < len(words) < 5 else text
 
 
 def are_weights(values, sources):

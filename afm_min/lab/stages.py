@@ -17,7 +17,7 @@ from functools import partial
 
 from afm_min import align, evaluate, ondevice, pretrain, reward, sft, synthetic
 from afm_min.data import corpus
-from afm_min.lab.settings import LARGEST, ROUNDS, problem
+from afm_min.lab.settings import LARGEST, ROUNDS, meaning, problem
 from afm_min.lab.source import source_hash
 from afm_min.run import UserError
 
@@ -125,10 +125,12 @@ def parse_setting(text, model):
 
 
 def explain(stage, whole):
-    """Return a stage's docstring or only its first sentence, then a line for each setting."""
+    """Return a stage's docstring or only its first sentence, then a line for each setting: its
+    default and its meaning."""
     doc = inspect.getdoc(function_of(stage))
-    text = f"{stage}: {doc}\n" if whole else f"{stage}: {doc.partition('.')[0]}."
-    lines = [f"    {stage}.{name}={value}" for name, value in settings_of(stage).items()]
+    text = f"{stage}: {doc}\n" if whole else f"{stage}: {' '.join(doc.partition('.')[0].split())}."
+    lines = [f"    {f'{stage}.{name}={value}':36} {meaning(f'{stage}.{name}')}"
+             for name, value in settings_of(stage).items()]
     return "\n".join([text, *lines])
 
 
