@@ -4,6 +4,8 @@ import warnings
 import pytest
 
 from afm_min.lab import pictures
+from afm_min.lab.claims import Claim
+from afm_min.lab.evidence import HIGHER, LOWER, compare
 from afm_min.run import Run
 
 STAIRCASE = [["base", "", "", 10.0, "8.0 to 12.0", 7.0, "5.0 to 9.0"],
@@ -192,11 +194,38 @@ def test_bits_and_accuracy(figure):
     assert axes.collections[1].get_segments()[0].tolist() == [[3.7, 66.7], [3.7, 70.7]]
 
 
+# A claim: a better one has a lower log loss by 0.02; one that costs 3 points; one of one seed.
+CLAIMS = [(Claim("s", "a", "reward1", "log loss", LOWER, main=True), compare([.4, .5], [.42, .52])),
+          (Claim("s", "b", "sft", "mean %", HIGHER), compare([1.0, 2.0], [4.0, 5.0])),
+          (Claim("s", "c", "sft", "mean %", HIGHER), compare([1.0], [0.5]))]
+
+
+def test_claims_and_their_intervals(figure):
+    pictures.draw_claims(figure, CLAIMS, "one shown")
+    (axes,) = figure.axes
+    assert axes.get_title(loc="left") == "one shown"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
+    assert texts(axes) == ["+2.0 shown", "-3.0 reversed", "+0.5 not shown"]
+    assert [text.get_color() for text in axes.texts] == [pictures.GREEN, pictures.ORANGE,
+                                                         pictures.GREY]
+    ends = [line.get_xydata().round(6).tolist() for line in axes.lines]
+    assert ends == [[[2, 0], [2, 0]], [[2, 0]], [[-3, 1], [-3, 1]], [[-3, 1]],
+                    [[0.5, 2]],  # with one seed, there is no interval
+                    [[0, 0], [0, 1]]]
+
+
+def test_an_interval_is_scaled_like_its_middle(figure):
+    """Differences .01 and .03: .02 +- 12.706 x .01, in hundredths 2 +- 12.706."""
+    claim = Claim("s", "a", "core", "math bits/byte", HIGHER)
+    pictures.draw_claims(figure, [(claim, compare([.01, .03], [0.0, 0.0]))], "")
+    assert figure.axes[0].lines[0].get_xdata() == pytest.approx([-10.706, 14.706])
+
+
 def test_pictures_are_small_text_stays_text_and_bytes_are_the_same_every_time(tmp_path):
     pytest.importorskip("matplotlib")
     data = {"staircase": (STAIRCASE, {"float": 2485.0, "packed": 443.0}), "bits": (PACKED, 3.7),
             "mdloo": ({"mdloo1": rollouts(*[(i, i) for i in range(160)])}, {"mdloo1": 40}),
-            "losses": (LOSSES, SPANS)}
+            "losses": (LOSSES, SPANS), "claims": (CLAIMS, "1 shown")}
     contents = []
     for name in ("one", "two"):
         run = Run(tmp_path / name)
@@ -206,7 +235,8 @@ def test_pictures_are_small_text_stays_text_and_bytes_are_the_same_every_time(tm
             links = pictures.write_pictures(run, data)
         contents.append({path.name: path.read_text() for path in run.path.iterdir()})
     assert contents[0] == contents[1]
-    assert contents[0].keys() == {"staircase.svg", "bits.svg", "mdloo.svg", "losses.svg"}
+    assert contents[0].keys() == {"staircase.svg", "bits.svg", "mdloo.svg", "losses.svg",
+                                  "claims.svg"}
     assert links.startswith("![Alignment lifts mathematics from 46 to 60%](staircase.svg)\n\n![In")
     for text in contents[0].values():
         assert len(text) < 60_000
