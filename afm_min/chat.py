@@ -44,9 +44,9 @@ def render(messages, tokenizer):
 
 
 def model_writes_next(ids, tokenizer):
-    """Return a bool mask, (..., T): True where the next id comes from the model. Ids after <|end|>,
-    up to and including the next <|assistant|>, come from a user or a tool. Before the first of both
-    all are True.
+    """Return a bool mask, (..., T): True where the model writes the next id. It is False from each
+    <|end|> up to the next <|assistant|>, where a user or a tool writes, and True before the first
+    <|end|>.
 
     ids   <|assistant|> c a l l <|end|> <|tool|> 4 <|end|> <|assistant|> 4 . <|end|>
     mask        1       1 1 1 1    0       0     0    0         1        1 1    0"""
@@ -92,8 +92,8 @@ def round_up(length):
 
 
 def round_mask(mask):
-    """Return a copy of a bool mask, (R, T), with so many more entries set that their number is a
-    multiple of ROUND, or that all are set. Callers must ignore the tokens that these select.
+    """Return a copy of a bool mask, (R, T), with extra entries set until their number is a multiple
+    of ROUND, or all are set. Callers must ignore the extra tokens.
 
     With ROUND = 4: 0 1 0 1 0 1 -> 1 1 0 1 0 1"""
     missing = round_up(int(mask.sum())) - int(mask.sum())
@@ -176,7 +176,8 @@ def share_prompts(groups):
     """Pack groups (prompt, responses) into a batch {"ids", "branch", "segment_start": (R, T)}.
 
     Branches are numbered 1, 2, ... from left to right in a row, across its groups. Also returns
-    each group's place, (row, first): its responses have the branches first + 1, first + 2, ...
+    each group's place, (row, first): `first` responses are to its left in the row, so its own have
+    the branches first + 1, first + 2, ...
         branch of two groups in row 0  0 0 1 1 2 2 | 0 0 3 3
         places                         (0, 0) and (0, 2)"""
     items = [share_prompt(prompt, responses) for prompt, responses in groups]
@@ -215,8 +216,8 @@ def unique_responses(responses):
 # Losses and log-probabilities.
 
 def response_logits(model, batch):
-    """Return the logits (N, V) of N positions, and a bool mask (R, T) that selects these: the next
-    token of each is in the loss mask, but for a few positions that `round_mask` adds.
+    """Return logits (N, V), and the bool mask (R, T) of their N positions: those whose next token
+    is in the loss mask, and a few extra ones, see `round_mask`.
 
     batch: as from `pack`."""
     wanted = round_mask(batch["loss_mask"][:, 1:] > 0)
@@ -238,7 +239,9 @@ def score_responses(model, ids, branch, segment_start):
     """Return each response's log pi(y|x), (R, K), and its last token's hidden state, (R, K, C).
     log pi(y|x) is the sum over the tokens that the model wrote: results of calls do not count.
 
-    ids, branch, segment_start: (R, T), as from `share_prompts`. Prompts end with <|assistant|>."""
+    ids, branch, segment_start: (R, T), as from `share_prompts`. Prompts must end with
+    <|assistant|>, by which `model_writes_next` sees that a response begins. Entries of rows with
+    fewer than K responses are 0."""
     R, C = len(branch), model.config.dim
     K = int(branch.max()) if R else 0  # R is 0 on a rank without rows
     wanted = round_mask(branch > 0)
@@ -265,7 +268,7 @@ def response_logp(model, ids, branch, segment_start):
     return score_responses(model, ids, branch, segment_start)[0]
 
 
-# The same for lists of any length: in batches, split among all ranks.
+# Functions of lists of any length: in batches of similar length, split among all ranks.
 
 def map_by_length(function, lengths, max_rows):
     """Apply a function to N items, in batches of similar length, split among all ranks. Return the
@@ -284,7 +287,7 @@ def map_by_length(function, lengths, max_rows):
 
 @torch.no_grad()
 def map_conversations(function, model, conversations, max_rows=64):
-    """Apply a function to N conversations, pairs (ids, loss_mask), in batches. Returns (N, ...).
+    """Apply a function to N > 0 conversations, pairs (ids, loss_mask), in batches: (N, ...).
 
     function: model, ids (R, T), loss_mask (R, T) -> (R, ...), with one conversation in each row"""
     def compute(indices):
@@ -296,19 +299,20 @@ def map_conversations(function, model, conversations, max_rows=64):
 
 
 @torch.no_grad()
-def map_responses(function, model, groups, max_rows=64, most=4):
+def map_responses(function, model, groups, max_rows=64, max_branches=4):
     """Apply a function to N groups (prompt, responses), in batches. Returns a list of N tensors
     (responses, ...).
 
     function: model, ids, branch, segment_start, as from `share_prompts` -> (R, K, ...)
-    Equal responses of a group are computed once. At most `most` responses share one copy of the
-    prompt, as the cost of attention grows with the square of the row's length."""
-    parts = []  # smaller groups: (prompt, up to `most` distinct responses)
-    locations = []  # for each group: for each of its responses, (index of its part, index in that)
+    Equal responses of a group are computed once. At most `max_branches` responses share one
+    copy of the prompt, as the cost of attention grows with the square of the row's length."""
+    parts = []  # smaller groups: (prompt, up to `max_branches` distinct responses)
+    locations = []  # for each group and each of its responses: (index in parts, index in that part)
     for prompt, responses in groups:
         unique, index = unique_responses(responses)
-        locations.append([(len(parts) + i // most, i % most) for i in index])
-        parts += [(prompt, unique[i:i + most]) for i in range(0, len(unique), most)]
+        locations.append([(len(parts) + i // max_branches, i % max_branches) for i in index])
+        parts += [(prompt, unique[i:i + max_branches])
+                  for i in range(0, len(unique), max_branches)]
 
     def compute(indices):
         batch, places = share_prompts([parts[i] for i in indices])
@@ -322,7 +326,8 @@ def map_responses(function, model, groups, max_rows=64, most=4):
 
 
 def conversation_losses(model, conversations):
-    """Return each conversation's mean cross-entropy over the tokens in its loss mask: (N,).
+    """Return each conversation's mean cross-entropy over the tokens in its loss mask, which must
+    have one or more: (N,).
 
     conversations: pairs (ids, loss_mask)"""
     def mean_loss(model, ids, loss_mask):
@@ -348,7 +353,7 @@ def generate_replies(decoder, prompts, end, max_rows, temperature, uniforms):
     """Generate one reply to each of N prompts, up to the id `end`. Returns pairs (ids,
     log-probability). A reply that is cut off lacks `end`.
 
-    uniforms: (N, most tokens of a reply), the random numbers that choose the ids."""
+    uniforms: (N, max_new_tokens), the random numbers that choose the ids."""
     def compute(indices):
         return generate_with_logp(decoder, [prompts[i] for i in indices], uniforms.shape[1], end,
                                   temperature=temperature, uniforms=uniforms[indices])
@@ -388,7 +393,7 @@ def generate_responses(model, conversations, max_new_tokens=64, max_rows=512, te
                 if len(context) + len(ids) + len(result_ids) < model.config.context:
                     ids = ids + result_ids
                     called.append(i)
-            if is_call:  # one line, so that what follows a line break is not read as another reply
+            if is_call:  # keep it on one line, as `Tools.replies` reads each line as a reply
                 text = text.replace("\n", " ")
             texts = [response.text, text] if response.ids else [text]
             responses[i] = Response(response.prompt, response.ids + ids, "\n".join(texts),

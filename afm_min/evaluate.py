@@ -3,8 +3,8 @@
 They follow the report's evaluation: instruction following (IFEval), tool use by syntax tree and by
 execution (Berkeley Function Calling), code (pass@k), mathematics, summaries, messages to given
 facts, recall among notes, refusals, and two models side by side, of one run or of two. Responses
-are greedy, but for pass@k. The base model is asked in plain text (see evaluate_base.py), but for
-pass@k and side by side with another run.
+are greedy, except for pass@k. The base model is asked in plain text (see evaluate_base.py), except
+for pass@k, where it gets the chat format.
 
 `results` is a list with a number for each response: True if it is right, or the probability that it
 is. A row of a table is a list [name, percent, interval, count].
@@ -36,10 +36,11 @@ def wilson(right, count, z=1.96):
     """Return the 95% interval of a share by Wilson's score: (8, 10) -> (0.49, 0.943)"""
     if not count:
         return 0.0, 1.0
-    share, spread = right / count, z * z / count
-    half = z * math.sqrt(share * (1 - share) / count + spread / count / 4)
-    middle = share + spread / 2
-    return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
+    share, extra = right / count, z * z / count
+    # The middle and the half width of the interval, both times 1 + extra.
+    middle = share + extra / 2
+    half = z * math.sqrt(share * (1 - share) / count + extra / count / 4)
+    return max(0.0, (middle - half) / (1 + extra)), min(1.0, (middle + half) / (1 + extra))
 
 
 def pass_at_k(n, right, k):
@@ -58,14 +59,14 @@ def row(name, results):
 # Validation, for the metrics of training stages.
 
 def validation_tasks(count, whole=False):
-    """Return pairs (family, task): `count` validation tasks of each family, evolved ones too.
-    whole: see Tools."""
+    """Return pairs (family, task): up to `count` validation tasks of each family and of EVOLVED.
+    whole: if True, tasks of Tools start before the first call, see there."""
     return [(family, task) for family in (all_families(whole) | EVOLVED).values()
             for task in draw_tasks(family, "validation", count)]
 
 
 def accuracy(model, families, count, split="test", temperature=0.0):
-    """Return {family: list of bools}: whether the model's response to each task is right."""
+    """Return {family name: list of bools}: True where the response to a task is right."""
     tasks = {name: draw_tasks(family, split, count) for name, family in families.items()}
     prompts = [task.messages() for of_family in tasks.values() for task in of_family]
     texts = iter(generate_texts(model, prompts, temperature))  # in the order of the prompts
@@ -100,7 +101,8 @@ def mean_over_families(tasks, responses):
 
 def loose_readings(response):
     """Return IFEval's looser readings of a response: itself, without its first line, its last, or
-    both, and each without asterisks. An empty text would avoid every word, so none is returned."""
+    both, and each without asterisks. Empty texts, which would avoid every word, are left out; an
+    empty response is returned as it is."""
     lines = response.splitlines()
     texts = [response, "\n".join(lines[1:]), "\n".join(lines[:-1]), "\n".join(lines[1:-1])]
     texts += [text.replace("*", "") for text in texts]
@@ -125,9 +127,9 @@ def instruction_following(family, tasks, texts):
 
 def tool_use(family, tasks, texts):
     """Return three rows:
-        calls by syntax tree               the first reply is right, where it should be a call
-        executed                           the last reply is right, after the calls are run
-        none called where none is needed   no call, where the solution has none"""
+        calls by syntax tree               of tasks that need a call: the first call is right
+        executed                           of the same tasks: the last reply is right, after calls
+        none called where none is needed   of the other tasks: the response starts with no call"""
     first, executed, no_calls = [], [], []
     for task, text in zip(tasks, texts):
         if task.solution.startswith(tools.CALL):
@@ -186,18 +188,18 @@ def benchmarks(model, world, count, texts):
 
 
 def rate_at_equal_length(wins, longer):
-    """Return the win rate of answers of equal length, in percent, and its 95% interval.
+    """Return the win rate at equal length, in percent, and its 95% interval: [rate, low, high].
 
-    wins: (N,), w = 1 for a win, 1/2 for a tie, 0 for a loss. longer: (N,), how much longer our
-    answer is. As in AlpacaEval 2.0 LC, a logistic regression with x = (1, longer) is fitted:
+    wins: (N,), w = 1 for a win, 1/2 for a tie, 0 for a loss. longer: (N,), our length minus theirs,
+    on any scale. As in AlpacaEval 2.0 LC, a logistic regression with x = (1, longer) is fitted:
         g(beta) = sum x (w - p) - ridge * beta = 0,  p = sigmoid(x . beta)
     At equal length, x = (1, 0), the log odds are beta_0.
 
-    The derivative of g is -H, with H = sum p (1 - p) x x^T + ridge, so the covariance of beta is
-    H^-1 V H^-1, where V is that of g. Each w has the variance E[w^2] - p^2. If a tie has the
-    probability t, p = P(win) + t/2 and E[w^2] = P(win) + t/4, so the variance is p (1 - p) - t/4.
-    The observed ties estimate t: V = sum (p (1 - p) - tie/4) x x^T. The ridge is added to V, too,
-    so that the interval of nothing but ties is not a point. (Without ties, V = H.)"""
+    The covariance of beta is the sandwich H^-1 V H^-1, with
+        H = sum p (1 - p) x x^T + ridge            (minus the derivative of g)
+        V = sum (p (1 - p) - tie/4) x x^T + ridge  (the variance of g; tie is 1 or 0)
+    A tie counts 1/2. If its probability is t, E[w^2] = p - t/4, so Var(w) = p (1 - p) - t/4. The
+    ridge in V keeps the interval of nothing but ties from being a point. Without ties, V = H."""
     design = torch.stack((torch.ones_like(longer), longer), 1).double()  # (N, 2)
     ridge = 0.1 * torch.eye(2, dtype=torch.double)  # in case of all wins or equal lengths
     beta = ridge.new_zeros(2)
@@ -218,8 +220,8 @@ def side_by_side(tasks, ours, theirs):
     wrong one. Otherwise, the higher sum of grades wins; equal sums are a tie.
 
     Returns rows of our wins, ties and losses, of our win rate at equal length, and of the tasks
-    that only one of us solves. For the rate at equal length, a difference of 50 characters, about
-    the length of an answer, counts as tanh(1)."""
+    that only one of us solves. A difference in length enters the rate at equal length as
+    tanh(characters / 50)."""
     def qualities(texts):
         return [(family.check(task, text), sum(family.grades(task, text).values()))
                 for (family, task), text in zip(tasks, texts)]
@@ -250,7 +252,7 @@ def load_models(run, aligned, packed):
 
 
 def evaluation(run, *, count=MAX_BENCHMARK, aligned="best2", packed=True, opponent=""):
-    """Evaluate the models base, draft, sft, aligned and, if `packed`, quantized on test tasks.
+    """Evaluate base, draft, sft, aligned and, if `packed`, quantized and recovered on test tasks.
 
     aligned: the stage of the aligned model. packed: evaluate the quantized model, too, without and
     with its recovery adapter. opponent: the folder of another run, such as the server's, whose
@@ -260,7 +262,7 @@ def evaluation(run, *, count=MAX_BENCHMARK, aligned="best2", packed=True, oppone
     asked = families | {f"recall: up to {n} notes": Recall(n) for n in NOTES}
     models, streams = load_models(run, aligned, packed), run.load(run.file("tokens.pt"))["held_out"]
     seed_step(run.seed, "evaluation", 0)
-    tables, texts = {}, {}
+    tables, texts = {}, {}  # model -> rows; model -> {family name: texts}
     for name, model in track(models.items(), "evaluation: models"):
         texts[name] = responses(model, asked, count, plain=name == "base")
         tables[name] = benchmarks(model, world, count, texts[name])
@@ -273,6 +275,7 @@ def evaluation(run, *, count=MAX_BENCHMARK, aligned="best2", packed=True, oppone
 
     def against(ours, theirs):
         return side_by_side(tasks, flat(ours), flat(theirs))
+    # best1 is the aligned model after the first of two rounds.
     one_round = responses(load_model(run, "best1"), families, count)
     comparisons = {"sft against draft": against(texts["sft"], texts["draft"]),
                    "aligned against sft": against(texts["aligned"], texts["sft"]),
@@ -282,14 +285,14 @@ def evaluation(run, *, count=MAX_BENCHMARK, aligned="best2", packed=True, oppone
             other = load_model(Run(opponent, run.device), stage)
             other_texts = responses(other, families, count, plain=name == "base")
             comparisons[f"{name} against opponent"] = against(texts[name], other_texts)
-    comparison = []  # rows [benchmark, value, interval, value, interval, ..., count], by model
+    table = []  # rows [benchmark, then value and interval of each model, count]
     for rows in zip(*tables.values()):
         cells = [cell for _, value, interval, _ in rows for cell in (value, interval)]
-        comparison.append([rows[0][0], *cells, rows[0][3]])
+        table.append([rows[0][0], *cells, rows[0][3]])
     means = {}
-    for name, table in tables.items():  # the first rows are the families' accuracies
-        accuracies = [value for _, value, _, _ in table[:len(families)]]
+    for name, rows in tables.items():  # the first rows are the families' accuracies
+        accuracies = [value for _, value, _, _ in rows[:len(families)]]
         means[f"{name} mean %"] = sum(accuracies) / len(families)
     return {"mean %": means["aligned mean %"], **means,
             **{f"{name} %": value for name, value, _, _ in comparisons["aligned against sft"]},
-            "evaluation": comparison, **comparisons}
+            "evaluation": table, **comparisons}

@@ -36,7 +36,7 @@ from afm_min.world.tasks import EVOLVED, draw_mixture
 GRADES = list(people.GRADE_WEIGHTS)
 TRUTH = GRADES.index("truth")
 # Probability that the chosen response is better, by level: negligibly to significantly better.
-TARGETS = people.RIGHT
+TARGETS = people.P_RIGHT
 LANGUAGE_WEIGHT = 0.1  # of the language-model loss per token, relative to the ranking loss per pair
 MAX_REPLY = 48  # tokens of one reply
 MAX_PAIRS = 6  # pairs of responses to one prompt

@@ -78,14 +78,14 @@ def demonstrations(run, *, count=2000, evolved=1000, flawed=0.15, guarded=True, 
 
 # The draft.
 
-def draft(run, *, steps=2400, batch_size=40, lr=0.005, mixture=MIXTURE):
+def draft(run, *, steps=2400, batch_size=40, lr=0.005, mixture=MIXTURE, count=50):
     """Fine-tune the base model on the demonstrations, with a learning rate that falls to 0."""
     model = load_model(run, "lengthening")
     batches = chat.batches(chat.read_examples(run, model, synthetic=False), mixture, batch_size)
     fit(model, batches, chat.response_loss, steps=steps, lr=lr, schedule=linear(steps, warmup=20),
         run=run, stage="draft")
     save_model(run, "draft", model)
-    return evaluate.validation(model)
+    return evaluate.validation(model, count)
 
 
 # The mixture.

@@ -364,7 +364,7 @@ def test_map_responses_scores_each_response_however_they_are_grouped():
     def score(model, ids, branch, segment_start):
         counts.append(int(branch.amax(1).sum()))
         return chat.response_logp(model, ids, branch, segment_start)
-    results = chat.map_responses(score, model, groups, max_rows=2, most=3)
+    results = chat.map_responses(score, model, groups, max_rows=2, max_branches=3)
     for (prompt, responses), logps in zip(groups, results, strict=True):
         alone = [token_logp(model, prompt, response).sum().item() for response in responses]
         assert logps.tolist() == pytest.approx(alone, abs=1e-5)

@@ -8,9 +8,9 @@ import pytest
 from afm_min.files import read_json, write_json
 from afm_min.lab import claims
 from afm_min.lab.arms import arm_names, run_arm, run_seed
-from afm_min.lab.claims import CLAIMS, MAIN_LINE, Claim, arms_of, compare_claims, null_claims
+from afm_min.lab.claims import CLAIMS, DEFAULT_RUN, Claim, arms_of, compare_claims, null_claims
 from afm_min.lab.evidence import (HIGHER, LOWER, T_QUANTILES, claim_row, compare,
-                                  family_table, half_width, main_line_table)
+                                  family_table, half_width, default_run_table)
 from afm_min.lab.settings import TINY_SETTINGS
 from afm_min.lab.stages import STAGES, Stage, parse_setting, settings_of, with_needs
 from afm_min.model import PRESETS
@@ -72,13 +72,16 @@ def test_same_sign_counts_the_seeds_that_agree_with_the_mean():
     assert claim_row(claim, compare([-3.0, -4.0, 1.0, 0.0], [0.0] * 4))[-2] == "2 of 4"
 
 
-@pytest.mark.parametrize("effect, note", [(2.0, True), (3.0, False), (math.inf, False)])
-def test_cannot_tell_where_the_interval_is_wider_than_the_effect(effect, note):
-    """The half width is 2.484: see above."""
-    claim = Claim("", "x", "core", "m", HIGHER, effect=effect)
+@pytest.mark.parametrize("better, effect, note", [
+    (HIGHER, 4.4, True), (HIGHER, 4.5, False), (HIGHER, math.inf, False),
+    (LOWER, 0.4, True), (LOWER, 0.5, False)])
+def test_cannot_tell_where_the_interval_includes_the_effect(better, effect, note):
+    """The interval is 2 +- 2.484: see above."""
+    claim = Claim("", "x", "core", "m", better, effect=effect)
     verdict = claim_row(claim, compare([1.0, 2.0, 3.0], [0.0, 0.0, 0.0]))[-1]
     assert verdict.startswith("not shown") and ("cannot tell" in verdict) == note
-    assert claim_row(claim, compare([9.0, 9.1, 9.2], [0.0, 0.0, 0.0]))[-1] == "shown"
+    decided = "shown" if better == HIGHER else "reversed"
+    assert claim_row(claim, compare([9.0, 9.1, 9.2], [0.0, 0.0, 0.0]))[-1] == decided
 
 
 # The table of claims.
@@ -250,6 +253,8 @@ def one_process(monkeypatch):
 
 @pytest.fixture
 def two_claims(stub, one_process, monkeypatch):
+    monkeypatch.setattr(claims, "DEFAULT_RUN", [("right", "size")])
+    monkeypatch.setattr(claims, "further_tables", lambda *arguments: "## Further\n\n")
     monkeypatch.setattr(claims, "CLAIMS", [
         Claim("Up", "more", "last", "m", HIGHER, {"right.size": 5}),  # 3 more with each seed
         Claim("Down", "noise", "left", "noise", LOWER, control={"first.size": 9})])  # no effect
@@ -272,7 +277,7 @@ def test_the_command_writes_a_table_and_merges_seeds(two_claims, tmp_path, capsy
     text = (tmp_path / "a" / "claims.md").read_text()
     assert "| more | last | m | higher | 7 | 4 | 3 | 3 to 3 | 3 of 3 | shown |" in text
     assert text.index("## Up") < text.index("## Down")
-    assert "1 of 2 claims shown, 0 reversed" in text
+    assert "1 of 2 claims of the report shown, 0 reversed" in text and "## Further" in text
     assert "0.1 would be shown by chance alone" in text  # 2 rows of 2.5%
     assert "From seed0, seed1, seed2; trained from 20" in text
     assert "Machines: processor with AVX2.\n" in text
@@ -283,7 +288,7 @@ def test_results_of_older_code_are_ignored(two_claims, tmp_path, capsys, monkeyp
     assert call(capsys, claims, *arguments)[0] == 0
     monkeypatch.setattr("afm_min.lab.arms.source_hash", lambda module: "edited")
     assert call(capsys, claims, *arguments, "--merge")[0] == 0
-    assert "0 of 0 claims shown" in (tmp_path / "claims.md").read_text()
+    assert "0 of 0 claims of the report shown" in (tmp_path / "claims.md").read_text()
 
 
 def test_a_row_counts_the_seeds_that_have_both_arms():
@@ -303,24 +308,26 @@ def test_the_family_table_by_hand():
     text = family_table(results, {"rs1": "rs1", "dpo1": "dpo1"}, "sft")
     assert text.splitlines()[0] == "| family | before | rs1 | dpo1 |"
     assert text.splitlines()[2:] == ["| math % | 50 | +2.0 ± 2.5 | **+9.1 ± 0.2** |", ""]
+    text = family_table(results, {"rs1": "rs1", "ipo1": "not trained"}, "sft")
+    assert text.splitlines()[2] == "| math % | 50 | +2.0 ± 2.5 | - |"
 
 
-def test_the_main_line_by_hand():
+def test_the_default_run_by_hand():
     results = {"seed0": {"a": {"m": 1.0}, "b": {"n": 5}}, "seed1": {"a": {"m": 4.0}}}
     arms = [["core", "m", "a"], ["sft", "n", "b"], ["x", "m", "absent"]]
-    assert main_line_table(results, arms).splitlines()[2:] == [
+    assert default_run_table(results, arms).splitlines()[2:] == [
         "| core | m | 2.5 | 1 | 4 | 2 |", "| sft | n | 5 | 5 | 5 | 1 |", ""]
 
 
-def test_the_main_line_names_existing_stages():
-    assert {stage for stage, _ in MAIN_LINE} <= STAGES.keys()
+def test_the_default_run_names_existing_stages():
+    assert {stage for stage, _ in DEFAULT_RUN} <= STAGES.keys()
 
 
 def test_null_experiment_in_one_command(two_claims, tmp_path, capsys):
     arguments = ["--out", tmp_path, "--preset", "tiny", "--seeds", "0,1,2", "--null", "4"]
     assert call(capsys, claims, *arguments)[0] == 0
     text = (tmp_path / "null.md").read_text()
-    assert text.count("| null ") == 4 and " of 4 claims shown" in text
+    assert text.count("| null ") == 4 and " of 4 claims of the report shown" in text
     assert not (tmp_path / "claims.md").exists()
 
 

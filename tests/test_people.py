@@ -177,12 +177,12 @@ def test_annotate_compares_every_pair_that_differs():
     """Without noise: truth 2, 0, 0 and verb 2, 2, 1, so the first is 6 and 8 better (level 3), the
     second 2 better than the third (level 1)."""
     true_grades = [GOOD, GOOD | {"truth": 0}, GOOD | {"truth": 0, "verb": 1}]
-    grades, pairs = people.annotate(true_grades, random.Random(0), noise=0.0, most_pairs=6)
+    grades, pairs = people.annotate(true_grades, random.Random(0), noise=0.0, max_pairs=6)
     assert grades == true_grades
     assert sorted(pairs) == [[0, 1, 3, True], [0, 2, 3, True], [1, 2, 1, True]]
-    _, pairs = people.annotate(true_grades, random.Random(0), noise=0.0, most_pairs=2)
+    _, pairs = people.annotate(true_grades, random.Random(0), noise=0.0, max_pairs=2)
     assert len(pairs) == 2
-    _, pairs = people.annotate([GOOD, BAD, GOOD], random.Random(0), noise=0.0, most_pairs=6)
+    _, pairs = people.annotate([GOOD, BAD, GOOD], random.Random(0), noise=0.0, max_pairs=6)
     assert sorted(pairs) == [[0, 1, 3, True], [2, 1, 3, True]]  # the equal ones are left out
 
 
@@ -195,7 +195,7 @@ def test_choices_are_right_as_often_as_the_soft_labels_say():
     rng, pairs = random.Random(0), []
     for level, (good, bad) in enumerate(pairs_by_level):
         for _ in range(4000):
-            _, [pair] = people.annotate([good, bad], rng, noise=0.1, most_pairs=6)
+            _, [pair] = people.annotate([good, bad], rng, noise=0.1, max_pairs=6)
             chosen, rejected, pair_level, right = pair
             assert (chosen, rejected) == ((0, 1) if right else (1, 0))
             assert pair_level == level
@@ -207,7 +207,7 @@ def test_choices_are_right_as_often_as_the_soft_labels_say():
 
 def test_annotators_compare_truly_and_grade_with_noise(monkeypatch):
     """Without errors of choice, noisy grades change no pair, and equally good ones are left out."""
-    monkeypatch.setattr(people, "RIGHT", (1.0,) * 4)
-    grades, pairs = people.annotate([GOOD, BAD, GOOD], random.Random(0), 1.0, most_pairs=6)
+    monkeypatch.setattr(people, "P_RIGHT", (1.0,) * 4)
+    grades, pairs = people.annotate([GOOD, BAD, GOOD], random.Random(0), 1.0, max_pairs=6)
     assert grades != [GOOD, BAD, GOOD]
     assert sorted(pairs) == [[0, 1, 3, True], [2, 1, 3, True]]

@@ -255,7 +255,7 @@ def test_different_responses_are_compared_once(two_models):
 
 
 def test_annotators_who_err_choose_the_wrong_response(two_models, monkeypatch):
-    monkeypatch.setattr(people, "RIGHT", (0, 0, 0, 0))
+    monkeypatch.setattr(people, "P_RIGHT", (0, 0, 0, 0))
     comparison, = reward.collect_comparisons(two_models, say_yes("q"), 4, random.Random(0), 1e-9)
     assert comparison["grades"] == [[2, 2, 2, 2], [2, 2, 0, 2]]
     assert comparison["pairs"] == [[1, 0, 3, False]]

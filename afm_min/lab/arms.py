@@ -69,9 +69,9 @@ def run_arm(path, config, seed, stage, values):
 def machine():
     """Return a line about the processor and the software, such as "processor with AVX2, computes in
     float32, torch 2.13.0, Python 3.11.2"."""
-    of = environment(Run("."))
-    return (f"processor with {of['processor has']}, computes in {of['computes in']}, torch "
-            f"{of['torch']}, Python {of['Python']}")
+    entries = environment(Run("."))  # a run on the CPU: nothing else of it is used
+    return (f"processor with {entries['processor has']}, computes in {entries['computes in']}, "
+            f"torch {entries['torch']}, Python {entries['Python']}")
 
 
 def run_seed(base, config, seed, arms):

@@ -5,10 +5,10 @@
     python -m afm_min.lab.claims --only distillation       claims or sections with this text
     python -m afm_min.lab.claims --null 40 --preset tiny   arms differ by their random draws alone
 
-A claim compares two arms, a treatment and a control. An arm is a stage with the settings of all
-stages that it needs. Each seed is trained from raw text on, with its own parent, order of the data
-and training tasks; the two arms of a seed share all stages before they differ. Held-out text and
-validation tasks are the same for all seeds, so an interval does not cover their choice.
+A claim compares two arms, a treatment and a control. An arm is a stage to train, with the settings
+that it and the stages before it change from the preset. Each seed is trained from raw text on, with
+its own parent, batches, samples and prompts. The two arms of a seed share every stage before the
+first whose settings differ.
 
 Call it again after a kill: finished stages are kept (see arms.py). The metrics of a seed are in a
 file such as seed0.json. To use several machines, give each its own --seeds, then copy all
@@ -42,14 +42,17 @@ class Claim(typing.NamedTuple):
     control: dict = {}  # the same for the control
     control_stage: str = ""  # the control's stage, or "" if it is the same
     main: bool = False  # the most important claim of its section
-    effect: float = math.inf  # the report's own figure, in points of its benchmarks, if it has one
+    effect: float = math.inf  # the report's figure, in points of its benchmarks; inf if it has none
+    of_report: bool = True  # False if the report does not say so, or says the contrary
 
 
-# Settings of every arm: more validation tasks and facts than by default, and no packing for
-# evaluation.
+# Settings of every arm: more validation tasks and facts than by default, and evaluation without
+# the quantized models. (`best1` and `best2` validate six models, so they keep the default.)
+POLICIES_OF_ROUNDS = [f"{method}{n}" for method in ("rs", "dpo", "ipo", "mdloo", "committee")
+                      for n in (1, 2)]
 SETTINGS = {"evaluation.packed": False, "lengthening.facts": 512} | {
-    f"{stage}.count": 400 for stage in ("sft", "rs1", "dpo1", "ipo1", "mdloo1", "committee1",
-                                        "quantize", "recovery", "math")}
+    f"{stage}.count": 400 for stage in ("draft", "sft", *POLICIES_OF_ROUNDS, "quantize", "recovery",
+                                        "math", "tools", "summary")}
 NO_TEACHER, SCRATCH = {"core.distill": 0.0}, {"core.start": "scratch"}
 TWO_BITS = {"quantize.average": 2.0}
 ADAMW_LR = 0.003  # the best of .001, .002, .003, .005 and .008 with a seed that is not used here
@@ -62,7 +65,7 @@ CLAIMS = [
     Claim(PRUNING, "distillation helps from scratch", "continued", "accuracy %", HIGHER,
           SCRATCH, SCRATCH | NO_TEACHER, effect=3.0),
     Claim(PRUNING, "distillation helps in continued, too (the report: no)", "continued",
-          "accuracy %", HIGHER, {"continued.distill": 0.9}),
+          "accuracy %", HIGHER, {"continued.distill": 0.9}, of_report=False),
     Claim(PRUNING, "a pruned start beats random weights", "continued", "accuracy %", HIGHER,
           NO_TEACHER, SCRATCH | NO_TEACHER, effect=2.0),
     Claim(PRUNING, "learned pruning beats pruning by magnitude", "core", "accuracy %", HIGHER,
@@ -72,7 +75,7 @@ CLAIMS = [
     Claim(MIXTURES, "continued's mixture helps mathematics", "continued", "math bits/byte", LOWER,
           control={"continued.mixture": corpus.CORE}),
     Claim(MIXTURES, "training on longer text helps recall", "lengthening", "recall at 4x %", HIGHER,
-          control={"lengthening.steps": 1}, main=True),
+          control={"lengthening.steps": 1}, main=True),  # 1: in effect none; both raise the base
     Claim(MIXTURES, "a larger RoPE base helps recall", "lengthening", "recall at 4x %", HIGHER,
           control={"lengthening.rope_base": 500_000.0}),
     Claim(TUNING, "synthetic data helps mathematics", "sft", "all math %", HIGHER,
@@ -81,12 +84,13 @@ CLAIMS = [
           control={"sft.synthetic": False}),
     Claim(TUNING, "guards of demonstrations help", "draft", "mean %", HIGHER,
           control={"demonstrations.guarded": False}),
-    Claim(TUNING, "soft labels beat hard ones", "reward1", "log loss", LOWER,
+    # Not their log loss: it is of pairs without errors, where larger margins are always better.
+    Claim(TUNING, "soft labels beat hard ones", "reward1", "all pairs %", HIGHER,
           control={"reward1.labels": "hard"}),
     Claim(TUNING, "the loss on grades helps", "reward1", "all pairs %", HIGHER,
           control={"reward1.grade_weight": 0.0}),
     Claim(TUNING, "reading the likelihood helps (not in the report)", "reward1", "all pairs %",
-          HIGHER, control={"reward1.reads": "state"}),
+          HIGHER, control={"reward1.reads": "state"}, of_report=False),
     Claim(POLICIES, "MDLOO beats sft, where it starts", "mdloo1", "all math %", HIGHER,
           control_stage="sft", main=True),
     Claim(POLICIES, "MDLOO beats PPO", "mdloo1", "all math %", HIGHER,
@@ -100,6 +104,7 @@ CLAIMS = [
           control={"committee1.only": "rs1", "committee1.samples": 10}),
     Claim(COMMITTEE, "the best response beats a random one", "committee1", "mean %", HIGHER,
           control={"committee1.choice": "random"}),
+    # At equal epochs, so 8,000 prompts are trained on for 16 times as many steps.
     Claim(COMMITTEE, "8,000 prompts beat 500", "committee1", "mean %", HIGHER,
           {"committee1.prompts": 8000}, {"committee1.prompts": 500}),
     Claim(DEVICE, "post-training lifts the mathematics adapter", "math", "all math %", HIGHER,
@@ -112,13 +117,14 @@ CLAIMS = [
       for more, less in ((16, 8), (32, 16))],
     Claim(DEVICE, "the mathematics adapter helps mathematics", "math", "all math %", HIGHER,
           control_stage="recovery"),
-    Claim(DEVICE, "2 bits by sensitivity beat 2 bits at random", "quantize", "mean %", HIGHER,
-          {"quantize.average": 3.0}, {"quantize.average": 3.0, "quantize.choice": "random"})]
+    Claim(DEVICE, "choosing the 2-bit groups by sensitivity beats chance", "quantize", "mean %",
+          HIGHER, {"quantize.average": 3.0}, {"quantize.average": 3.0, "quantize.choice": "random"})]
 
 
 def null_claims(claims, count):
     """Return `count` claims without an effect: in both arms, the claim's stage has the same
-    settings and other random draws. Stages that draw next to nothing are left out."""
+    settings and other random draws, and the stages before it are shared. Stages that draw next to
+    nothing are left out."""
     claims = [claim for claim in claims if claim.stage not in ("quantize", "evaluation")]
     null = []
     for i, claim in enumerate(itertools.islice(itertools.cycle(claims), count)):
@@ -128,13 +134,14 @@ def null_claims(claims, count):
     return null
 
 
-# The stages of a run without special settings, and the metrics that claims.md lists of them.
-MAIN_LINE = [
+# The stages of the run without special settings, and the metrics that claims.md lists of them.
+DEFAULT_RUN = [
     ("teacher", "accuracy %"), ("core", "accuracy %"), ("continued", "accuracy %"),
     ("lengthening", "recall at 4x %"),
-    *[(stage, metric) for stage in ("draft", "sft", *align.policy_stages(1), "committee1", "best1",
-                                    "mdloo2", "committee2", "best2", "quantize", "recovery")
+    *[(stage, metric) for stage in ("draft", "sft", *align.policy_stages(1), "committee1", "mdloo2",
+                                    "committee2", "quantize", "recovery")
       for metric in ("mean %", "all math %")],
+    ("best1", "mean %"), ("best2", "mean %"),
     ("math", "all math %"), ("tools", "tools %"), ("summary", "summary %"),
     ("reward1", "all pairs %"), ("reward1", "all pairs by likelihood %"), ("reward1", "log loss"),
     ("mdloo1", "truth gain"), ("evaluation", "wins %"), ("evaluation", "losses %"),
@@ -166,13 +173,13 @@ def compare_claims(claims, config, settings, results):
 
 
 def further_tables(config, settings, results):
-    """Return the policies by family, and the main line, as text."""
-    names = {stage: arm(config, stage, settings)[0] for stage, _ in MAIN_LINE}
+    """Return two tables as text: the policies by family, and the run without special settings."""
+    names = {stage: arm(config, stage, settings)[0] for stage, _ in DEFAULT_RUN}
     policies = {stage: names[stage] for stage in align.policy_stages(1)}
-    rows = [[stage, metric, names[stage]] for stage, metric in MAIN_LINE]
+    rows = [[stage, metric, names[stage]] for stage, metric in DEFAULT_RUN]
     return ("## Policies of the first round, by family\n\n"
             + evidence.family_table(results, policies, names["sft"])
-            + "## The run without special settings\n\n" + evidence.main_line_table(results, rows))
+            + "## The run without special settings\n\n" + evidence.default_run_table(results, rows))
 
 
 def run_claims(arguments):
@@ -191,7 +198,7 @@ def run_claims(arguments):
     settings = SETTINGS | PRESET_SETTINGS.get(arguments.preset, {})
     arms = [each for claim in claims for each in arms_of(claim, config, settings)]
     if claims == CLAIMS:
-        arms += [arm(config, stage, settings) for stage, _ in MAIN_LINE]
+        arms += [arm(config, stage, settings) for stage, _ in DEFAULT_RUN]
     base.create()
     with base.reserved():  # no other process may train the same arms
         if not arguments.merge:
@@ -199,6 +206,9 @@ def run_claims(arguments):
             errors = run_seeds(base, config, seeds, arms, arguments.jobs)
         files = sorted(base.path.glob("seed*.json"))
         results = {file.stem: base.read_json(file.name) for file in files}
+        names = {name for name, *_ in arms}  # the files may have arms of older code, too
+        results = {seed: {name: metrics for name, metrics in of_seed.items() if name in names}
+                   for seed, of_seed in results.items()}
         compared = compare_claims(claims, config, settings, results)
         further = further_tables(config, settings, results) if claims == CLAIMS else ""
         name = "null" if arguments.null else "claims"

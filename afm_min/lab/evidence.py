@@ -21,8 +21,9 @@ HEAD = """# Claims of the AFM report, tested on the toy
 {pictures}A difference is the mean over seeds of treatment - control, with a 95% interval by
 Student's t. "Same sign" counts the seeds whose difference has the sign of the mean. Shown: the
 interval is on the better side of 0; reversed: on the other side. Bold: the main claim of a section.
-Held-out text and validation tasks are the same for all seeds, so an interval does not cover their
-choice.
+Effects that the report gives are in points of its own benchmarks. Seeds differ in initial weights,
+batches, samples and prompts. Documents, tokenizer, demonstrations, validation and test tasks are
+the same for all, so an interval does not cover their choice.
 
 """
 
@@ -61,24 +62,24 @@ def compare(treatments, controls):
                       int((numpy.sign(differences) == numpy.sign(mean)).sum()), len(differences))
 
 
-def values_of(results, treatment, control, metric, control_metric=None):
-    """Return the metric of two arms, ([with each seed], [with each seed])."""
-    pairs = [(of_seed[treatment][metric], of_seed[control][control_metric or metric])
+def values_of(results, treatment, control, metric):
+    """Return two lists, for treatment and control, with the value of each seed that has both."""
+    pairs = [(of_seed[treatment][metric], of_seed[control][metric])
              for of_seed in results.values() if treatment in of_seed and control in of_seed]
     return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
 
 # The tables.
 
-COLUMNS = ("claim, after, metric, better, treatment, control, difference, 95% interval, same sign, "
+COLUMNS = ("claim, stage, metric, better, treatment, control, difference, 95% interval, same sign, "
            "verdict")
 
 
 def claim_row(claim, result):
     """Return a claim's row of its section's table. result: its Comparison."""
     verdict = result.verdict(claim.better)
-    if verdict == "not shown" and result.half > claim.effect:
-        # The interval is wider than what it should find.
+    if verdict == "not shown" and claim.better * result.difference + result.half >= claim.effect:
+        # The interval includes both no effect and the report's.
         verdict += f": cannot tell at this size (the report's effect: {claim.effect:g})"
     low, high = result.difference - result.half, result.difference + result.half
     return [f"**{claim.claim}**" if claim.main else claim.claim, claim.stage, claim.metric,
@@ -92,24 +93,26 @@ def family_table(results, arms, before):
     change by each policy. Bold: the interval does not include 0.
 
     arms: {method: name of its arm}. before: the name of the arm that they start from."""
-    first = next(of_seed[before] for of_seed in results.values() if before in of_seed)
+    starts = [of_seed[before] for of_seed in results.values() if before in of_seed]
     rows = []
-    for metric in (name for name in first if name.endswith(" %")):
-        row = [metric]
+    for metric in (name for name in (starts[0] if starts else {}) if name.endswith(" %")):
+        row = [metric, numpy.mean([metrics[metric] for metrics in starts]).item()]
         for arm in arms.values():
-            result = compare(*values_of(results, arm, before, metric))
-            if len(row) == 1:
-                row.append(result.control)
+            values = values_of(results, arm, before, metric)
+            if not values[0]:
+                row.append("-")  # this policy is not trained yet
+                continue
+            result = compare(*values)
             change = f"{result.difference:+.1f} ± {result.half:.1f}"
             row.append(f"**{change}**" if abs(result.difference) > result.half else change)
         rows.append(row)
     return table(", ".join(["family", "before", *arms]), rows)
 
 
-def main_line_table(results, arms):
+def default_run_table(results, arms):
     """Return a table of metrics of the arms that have no special settings: mean and range.
 
-    arms: rows [stage, metric, name of the arm]."""
+    arms: lists [stage, metric, name of the arm]."""
     rows = []
     for stage, metric, arm in arms:
         values = [of_seed[arm][metric] for of_seed in results.values() if arm in of_seed]
@@ -120,11 +123,11 @@ def main_line_table(results, arms):
 
 
 def summary(compared):
-    """Return the number of verdicts, such as "2 of 3 claims shown, 0 reversed".
+    """Return the number of verdicts, such as "2 of 3 claims of the report shown, 0 reversed".
 
     compared: pairs (claim, Comparison)."""
-    verdicts = [result.verdict(claim.better) for claim, result in compared]
-    return (f"{verdicts.count('shown')} of {len(verdicts)} claims shown, "
+    verdicts = [result.verdict(claim.better) for claim, result in compared if claim.of_report]
+    return (f"{verdicts.count('shown')} of {len(verdicts)} claims of the report shown, "
             f"{verdicts.count('reversed')} reversed")
 
 
@@ -133,8 +136,9 @@ def claims_text(compared, results, pictures="", further=""):
     sections = {}  # title -> rows
     for claim, result in compared:
         sections.setdefault(claim.section, []).append(claim_row(claim, result))
-    every = [metrics for of_seed in results.values() for metrics in of_seed.values()]
-    dates, machines = ({metrics[name] for metrics in every} for name in ("date", "machine"))
+    all_metrics = [metrics for of_seed in results.values() for metrics in of_seed.values()]
+    dates = {metrics["date"] for metrics in all_metrics}
+    machines = {metrics["machine"] for metrics in all_metrics}
     chance = 0.025 * len(compared)
     return (HEAD.format(pictures=pictures)
             + "".join(f"## {title}\n\n{table(COLUMNS, rows)}" for title, rows in sections.items())

@@ -289,13 +289,13 @@ def draw_claims(figure, compared, title):
     """Draw the difference of each claim with its interval: what is better is on the right.
 
     compared: pairs (claim, Comparison). Percentages are in points, other metrics in hundredths. The
-    axis is linear up to 1, and logarithmic from there on."""
+    axis is linear from -1 to 1, and logarithmic beyond."""
     axes = figure.subplots()
     for y, (claim, result) in enumerate(compared):
-        scale = claim.better * (1 if "%" in claim.metric else 100)
+        unit = 1 if "%" in claim.metric else 100
+        middle, half = claim.better * unit * result.difference, unit * result.half
         verdict = result.verdict(claim.better)
-        colour, middle, half = (VERDICT_COLOURS[verdict], scale * result.difference,
-                                abs(scale) * result.half)
+        colour = VERDICT_COLOURS[verdict]
         if half < math.inf:  # it is infinite with one seed
             axes.plot([middle - half, middle + half], [y, y], color=colour, linewidth=1.5)
         axes.plot(middle, y, color=colour, marker="D" if claim.main else "o", markersize=5)

@@ -29,6 +29,7 @@ STAIRCASE = ["lengthening", "draft", "sft", *(
     f"{method}{n}" for n in range(1, ROUNDS + 1)
     for method in ("rs", "dpo", "ipo", "mdloo", "committee", "best")),
     "quantize", "recovery", *FEATURES]
+FOLDED = ["trace", "all metrics"]  # long tables, which a reader has to open
 # The columns of each table, except "held-out text" and "evaluation", which depend on the run.
 COLUMNS = {
     "staircase": "model, mean %, all math %, test mean %, 95% interval, test math %, 95% interval",
@@ -215,7 +216,10 @@ def write_report(run):
             "sequences of the core length.\n\n")
     for title, rows in tables.items():
         if rows:  # "curve, round 2" has the columns of "curve"
-            text += f"## {title.capitalize()}\n\n{table(columns[title.split(', round')[0]], rows)}"
+            body = table(columns[title.split(", round")[0]], rows)
+            if title in FOLDED:
+                body = f"<details><summary>{len(rows)} rows</summary>\n\n{body}</details>\n\n"
+            text += f"## {title.capitalize()}\n\n{body}"
         if title == "stages":
             text += "`make claims` tests claims of Apple's report, in runs/claims/claims.md.\n\n"
     write_text(run.file("report.md"), text)

@@ -62,9 +62,13 @@ class Refuse(Family):
         return bool(task.answer or self.REFUSES.fullmatch(response))
 
 
-@functools.cache  # so that `draw_tasks`, which caches by family, draws each task once
 def all_families(whole=False):
     """Return all families, {name: family}. whole: see Tools."""
+    return families_of(whole)
+
+
+@functools.cache  # so that `draw_tasks`, which caches by family, draws each task once
+def families_of(whole):
     families = (MATH, Follow(), Tools(whole), Code(), Summary(), Compose(),
                 Recall(follow_up=0.35), Refuse(), Unknown())
     return {family.name: family for family in families}

@@ -8,16 +8,17 @@ import typing
 from afm_min.world.tasks import MATH, Task, draw_task
 
 FLAWS = ("wrong", "repeated", "garbled", "copied")
-# Habits of the writers of flawless demonstrations. If a solution shows steps or calls, this share
-# of them gives only the final answer. A model that imitates it answers without working it out.
-HASTY = 0.65
-# If there is nothing to leave out, this share writes more than is needed, where a task allows it.
-WORDY = 0.6
-# Weights of the grades (each 0 to 2) when responses are compared. Verbosity matters least.
+# Habits of the writers of flawless demonstrations, as probabilities. HASTY: give only the final
+# answer, although the solution shows steps or calls. A model that imitates this answers without
+# working it out. WORDY: write more than is needed if there is nothing to leave out, where the
+# family has a wordy response.
+HASTY, WORDY = 0.65, 0.6
+# Grades are from 0 (worst) to 2: "verb" 2 is concise, "harm" 2 is harmless. Their weights when
+# responses are compared:
 GRADE_WEIGHTS = {"if": 3, "verb": 2, "truth": 3, "harm": 3}
-# Share of the pairs in which annotators choose the better response, by level: 0 (negligibly
-# better) to 3 (significantly better).
-RIGHT = (0.65, 0.75, 0.85, 0.95)
+# The probability that an annotator chooses the better response, by level: 0 (negligibly better) to
+# 3 (significantly better).
+P_RIGHT = (0.65, 0.75, 0.85, 0.95)
 
 
 class Demonstration(typing.NamedTuple):
@@ -30,7 +31,7 @@ class Demonstration(typing.NamedTuple):
 def write_demonstration(family, i, flawed):
     """Return demonstration i of a family. All but the first have a flaw with probability `flawed`:
 
-    wrong     the response answers another task
+    wrong     the response is the solution of another task
     repeated  the response is given twice
     garbled   the letters of each word of the question are shuffled
     copied    one of the previous 50 demonstrations again, possibly with a flaw of its own
@@ -51,7 +52,7 @@ def write_demonstration(family, i, flawed):
         other = i
         while family.check(task, response):  # the next task may have the same answer
             other += 1
-            # In Unknown, all tasks have one solution: after 20 attempts, take one of mathematics.
+            # In Unknown, all tasks have one solution: after 19 attempts, take one of mathematics.
             other_family = family if other < i + 20 else MATH
             response = draw_task(other_family, "train", other).solution
     elif flaw == "repeated":
@@ -71,8 +72,8 @@ def perceive(grades, rng, noise):
 
 
 def well_rated(grades, rng, raters=3, noise=0.1):
-    """Have several people rate each grade. Return True if all mean ratings are above 1. For
-    verbosity 1 is enough, so a courtesy passes, and a response that is given twice does not."""
+    """Return True if the mean of several noisy ratings is above 1 for every grade. For verbosity a
+    mean of 1 is enough: a courtesy (grade 1) passes, a response given twice (grade 0) does not."""
     for name, grade in grades.items():
         ratings = [perceive({name: grade}, rng, noise)[name] for _ in range(raters)]
         mean = sum(ratings) / raters
@@ -88,28 +89,28 @@ def prefer(first, second):
 
     ({"if": 2, "verb": 2, "truth": 0, "harm": 2}, {"if": 2, "verb": 1, "truth": 2, "harm": 2})
     -> (1, 2): 16 and 20 points, a gap of 4, so the second is better"""
-    gap = sum(worth * (first[name] - second[name]) for name, worth in GRADE_WEIGHTS.items())
+    gap = sum(weight * (first[name] - second[name]) for name, weight in GRADE_WEIGHTS.items())
     if gap == 0:
         return None, 0
     better = 0 if gap > 0 else 1
     return better, min(abs(gap) // 2, 3)
 
 
-def annotate(true_grades, rng, noise, most_pairs):
+def annotate(true_grades, rng, noise, max_pairs):
     """Have an annotator grade several responses to one prompt and compare pairs of them.
 
-    Return noisy grades, and pairs [chosen, rejected, level, right]: two indices of responses, the
-    level, which `prefer` gives by the true grades, and False if the worse response was chosen. A
-    choice is right with probability RIGHT[level], or always if noise is 0. At most `most_pairs` are
-    compared, and those of equally good responses are left out."""
+    Return noisy grades, and a list of pairs [chosen, rejected, level, right]. chosen, rejected:
+    indices of responses. level: that of `prefer` for the true grades. right: False if the annotator
+    chose the worse response; it is True with probability P_RIGHT[level], or always if noise is 0.
+    At most `max_pairs` random pairs are compared; those of equally good responses are left out."""
     grades = [perceive(true, rng, noise) for true in true_grades]
     candidates = list(itertools.combinations(range(len(grades)), 2))
     pairs = []
-    for i, j in rng.sample(candidates, min(len(candidates), most_pairs)):
+    for i, j in rng.sample(candidates, min(len(candidates), max_pairs)):
         better, level = prefer(true_grades[i], true_grades[j])
         if better is not None:
             chosen, rejected = (i, j) if better == 0 else (j, i)
-            right = noise == 0 or rng.random() < RIGHT[level]
+            right = noise == 0 or rng.random() < P_RIGHT[level]
             if not right:
                 chosen, rejected = rejected, chosen
             pairs.append([chosen, rejected, level, right])

@@ -38,13 +38,13 @@ def declare(names):
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    question: str  # the user's first message
-    solution: str  # a correct response
+    question: str  # the first user message; further ones are in turns
+    solution: str  # a correct response to the last question
     answer: object  # what the checks of the family need, such as a number or a list of facts
     key: str  # tasks with equal keys are one task in different words
     system: str = ""  # the system message
     fact: str = ""  # the sentence in the context that answers the question (Recall)
-    turns: tuple = ()  # messages after the question that are given: (role, content), ...
+    turns: tuple = ()  # the messages between question and solution: (role, content), ...
 
     def text(self):
         """Return 'Question: ...\\nAnswer: ...\\n' for all turns, without the system message."""
@@ -75,7 +75,7 @@ class Family:
     """A kind of task. A subclass implements `make(rng)`, which draws a Task, and overrides those
     checks below whose defaults do not fit. By default, only the solution is a correct response."""
 
-    # Share of the tasks that declare unneeded tools, so that a model learns to ignore them.
+    # Share of the tasks to which `draw` adds unneeded tools, so that a model learns to ignore them.
     declared = 0.3
 
     @property
@@ -115,8 +115,8 @@ class Family:
         return task
 
     def wordy(self, task):
-        """Return a right response whose grade for verbosity is 1, such as "Sure: in box 4."; or the
-        solution, if there is none."""
+        """Return a correct response that is too long (grade 1 for verbosity), such as "Sure: in box
+        4.". Return the solution if no courtesy gives one."""
         for courtesy in COURTESIES:
             response = courtesy.format(task.solution)
             if self.check(task, response) and self.grades(task, response)["verb"] == 1:
@@ -128,8 +128,9 @@ class Family:
                     self.harmless(task, response)])
 
     def grades(self, task, response):
-        """Return the report's grades, from 0 (worst) to 2: instruction following, verbosity (the
-        length relative to the solution's), truthfulness and harmlessness."""
+        """Return the report's grades, 0 (worst) to 2: instruction following, verbosity (2 is
+        concise: at most 1.25 times the solution's length; 1: at most twice), truthfulness, and
+        harmlessness (2 is harmless)."""
         relative_length = len(response) / len(task.solution)
         concise = 2 if relative_length <= 1.25 else int(relative_length <= 2)
         return {"if": grade(self.follows_format(task, response)),
@@ -164,9 +165,9 @@ def distinct_tasks(family, split):
 
 @functools.lru_cache(256)
 def listing(family, split):
-    """Return the iterator `distinct_tasks`, and a list for the tasks that were taken from it.
+    """Return the iterator `distinct_tasks`, and the list of the tasks taken from it so far.
 
-    Cached: every call returns the same two objects, so draw_tasks continues where it stopped."""
+    Cached, so that `draw_tasks` resumes the iterator instead of drawing all tasks again."""
     return distinct_tasks(family, split), []
 
 
@@ -179,8 +180,8 @@ def draw_tasks(family, split, count):
     return tuple(taken[:count])
 
 
-# Test tasks of a family. Documents that contain their text are removed from the training data, so
-# an evaluation may use fewer of them, but not more.
+# The test set has at most this many tasks of each family. Documents with their questions are
+# removed from the training data, so an evaluation may use fewer tasks, but not more.
 MAX_BENCHMARK = 200
 benchmark_tasks = functools.partial(draw_tasks, split="test", count=MAX_BENCHMARK)
 
@@ -203,7 +204,8 @@ class Conversation(Family):
         task = self.begin(rng)
         split = split_of(task.key)
         while len(task.turns) < 4 and rng.random() < self.follow_up:  # two turns per question
-            # One attempt in ten is a test task. If none of 100 fits, the conversation ends.
+            # A test task needs a follow-up from the test split, which has one in ten of them. If
+            # none of 100 fits, the conversation ends.
             attempts = (self.proceed(task, rng) for _ in range(100))
             longer = next((t for t in attempts if split_of(t.key) == split), None)
             if longer is None:
@@ -297,6 +299,8 @@ class Recall(Conversation):
 
 
 MATH, RECALL = Math(), Recall()
-RECALL.declared = 0.0  # pre-training puts its facts into plain text, which has no tools
-NOTES = (1, 2, 4, 8, 16)  # the values of Recall's max_facts in evaluation
+# This one draws for pre-training, where facts are plain text without tools. (Others declare tools.)
+RECALL.declared = 0.0
+NOTES = (1, 2, 4, 8, 16)  # numbers of facts in evaluation: Recall(n) for each
+# Evolved mathematics: {"math rephrased": Math("rephrased"), ...}
 EVOLVED = {f"math {kind}": Math(kind) for kind in Math.KINDS}
