@@ -118,7 +118,8 @@ CLAIMS = [
     Claim(DEVICE, "the mathematics adapter helps mathematics", "math", "all math %", HIGHER,
           control_stage="recovery"),
     Claim(DEVICE, "choosing the 2-bit groups by sensitivity beats chance", "quantize", "mean %",
-          HIGHER, {"quantize.average": 3.0}, {"quantize.average": 3.0, "quantize.choice": "random"})]
+          HIGHER, {"quantize.average": 3.0},
+          {"quantize.average": 3.0, "quantize.choice": "random"})]
 
 
 def null_claims(claims, count):
