@@ -150,7 +150,7 @@ def imitate(round_number, run, method, stages, *, prompts, samples, choice, epoc
 
 
 def rs(round_number, run, *, prompts=2000, samples=8, choice="best", epochs=2.0, batch_size=24,
-       lr=0.001, count=50):
+       lr=0.0003, count=50):
     """Rejection sampling: imitate the best of the policy's own responses."""
     return imitate(round_number, run, "rs", [reward.starting_stage(round_number)], prompts=prompts,
                    samples=samples, choice=choice, epochs=epochs, batch_size=batch_size, lr=lr,
@@ -163,7 +163,7 @@ def policy_stages(round_number):
 
 
 def committee(round_number, run, *, prompts=2000, samples=2, only="", choice="best", epochs=2.0,
-              batch_size=24, lr=0.001, count=50):
+              batch_size=24, lr=0.0003, count=50):
     """Distil a committee into one model: imitate the best of its members' responses to each prompt.
     The members are the round's four policies, the model of the last committee, and the model that
     the round starts from.
@@ -229,13 +229,13 @@ def train_on_pairs(round_number, run, method, loss, steps, prompts, lr, count):
     return evaluate.validation(model, count)
 
 
-def dpo(round_number, run, *, beta=0.5, steps=160, prompts=32, lr=0.0006, count=50):
+def dpo(round_number, run, *, beta=0.5, steps=160, prompts=32, lr=0.0003, count=50):
     """Direct preference optimization, on the pairs that annotators compared in this round."""
     loss = functools.partial(dpo_loss, beta=beta)
     return train_on_pairs(round_number, run, "dpo", loss, steps, prompts, lr, count)
 
 
-def ipo(round_number, run, *, beta=0.1, steps=160, prompts=32, lr=0.0006, count=50):
+def ipo(round_number, run, *, beta=0.1, steps=160, prompts=32, lr=0.0003, count=50):
     """Identity preference optimization, on the same pairs.
 
     The loss is scaled by beta^2, to (beta h - 1/2)^2, which has the same minimum: unscaled, its
@@ -318,7 +318,7 @@ def rise(values):
 
 
 def mdloo(round_number, run, *, rewarded="model", iterations=40, prompts=64, samples=4, epochs=2,
-          num_minibatches=2, lr=0.0006, beta=0.05, gamma=1.0, clip=0.2, loss="mdpo",
+          num_minibatches=2, lr=0.0003, beta=0.05, gamma=1.0, clip=0.2, loss="mdpo",
           baseline="leave one out", count=50):
     """Mirror descent with leave-one-out estimation: online reinforcement learning.
 

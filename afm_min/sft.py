@@ -191,7 +191,7 @@ def mixture(run, *, rounds=3, dw=0.75, steps=8, batch_size=24, lr=0.002, count=6
 
 # Fine-tuning.
 
-def sft(run, *, steps=600, batch_size=24, lr=0.001, dropout=0.1, synthetic=True, checkpoints=2,
+def sft(run, *, steps=300, batch_size=24, lr=0.0002, dropout=0.1, synthetic=True, checkpoints=2,
         count=50):
     """Fine-tune the draft with the weights that the stage mixture found. Rejected demonstrations
     are left out if their weight is below 1, the mean.

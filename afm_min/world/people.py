@@ -12,7 +12,7 @@ FLAWS = ("wrong", "repeated", "garbled", "copied")
 # answer, although the solution shows steps or calls. A model that imitates this answers without
 # working it out. WORDY: write more than is needed if there is nothing to leave out, where the
 # family has a wordy response.
-HASTY, WORDY = 0.65, 0.6
+HASTY, WORDY = 0.65, 0.75
 # Grades are from 0 (worst) to 2: "verb" 2 is concise, "harm" 2 is harmless. Their weights when
 # responses are compared:
 GRADE_WEIGHTS = {"if": 3, "verb": 2, "truth": 3, "harm": 3}
@@ -37,7 +37,7 @@ def write_demonstration(family, i, flawed):
     copied    one of the previous 50 demonstrations again, possibly with a flaw of its own
 
     Those without a flaw show the writers' habits, HASTY and WORDY."""
-    rng = random.Random(f"{family.name} {i}")
+    rng = random.Random(f"{family.label} {i}")
     task = draw_task(family, "train", i)
     flaw = rng.choice(FLAWS) if i > 0 and rng.random() < flawed else ""
     if flaw == "copied":  # demonstration 0 has no flaw, so this recursion ends

@@ -82,6 +82,11 @@ class Family:
     def name(self):
         return type(self).__name__.lower()
 
+    @property
+    def label(self):
+        """The name, with the kind if a family has several. Random numbers depend on it."""
+        return self.name
+
     def draw(self, split, rng):
         """Draw tasks until one belongs to the split, and declare tools for some of them."""
         task = self.make(rng)
@@ -146,13 +151,13 @@ def split_of(key):
 
 def draw_task(family, split, seed):
     """Draw a task of a split. The same seed gives the same task."""
-    return family.draw(split, random.Random(f"{family.name} {split} {seed}"))
+    return family.draw(split, random.Random(f"{family.label} {split} {seed}"))
 
 
 def distinct_tasks(family, split):
     """Yield tasks of a split with different keys. Stop when 200 draws in a row are repetitions:
     most likely there are no more."""
-    rng = random.Random(f"{family.name} {split} listing")
+    rng = random.Random(f"{family.label} {split} listing")
     keys, repeats = set(), 0
     while repeats < 200:
         task = family.draw(split, rng)
@@ -229,6 +234,10 @@ class Math(Conversation):
     def __init__(self, kind="plain"):
         self.kind = kind
         self.follow_up = 0.15 if kind == "plain" else 0.0
+
+    @property
+    def label(self):
+        return f"math {self.kind}"
 
     def begin(self, rng):
         names, thing = rng.sample(NAMES, 3), rng.choice(THINGS)
