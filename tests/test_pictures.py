@@ -13,6 +13,7 @@ STAIRCASE = [["base", "", "", 10.0, "8.0 to 12.0", 7.0, "5.0 to 9.0"],
              ["aligned (best2)", 70.0, 66.0, 70.2, "68.2 to 72.2", 60.4, "57.4 to 63.4"],
              ["quantized (3.7 bits)", 69.0, 64.0, 68.7, "66.7 to 70.7", 58.0, "55.0 to 61.0"],
              ["recovered", 70.0, 65.0, 70.1, "68.1 to 72.1", 75.0, "72.0 to 78.0"]]
+TITLE = "Test tasks solved: base 10%, sft 62%, aligned 70%"
 PACKED = {row[0].split()[0]: row for row in STAIRCASE[2:]}
 SPANS = [["parent", "tokenizer", 0, 400_000, 2.0], ["prune", "parent", 400_000, 500_000, 2.01],
          ["teacher", "parent", 400_000, 2_400_000, 1.46],
@@ -102,7 +103,7 @@ def test_curve_marks_where_the_reward_rises_alone():
 def test_the_staircase_has_a_tread_and_an_interval_for_each_model(figure):
     pictures.draw_staircase(figure, STAIRCASE, {"float": 2485.0, "packed": 443.0})
     axes, sizes = figure.axes
-    assert axes.get_title(loc="left") == "Alignment lifts mathematics from 46 to 60%"
+    assert axes.get_title(loc="left") == TITLE
     every, mathematics = axes.patches
     assert every.get_data().values.tolist() == [10, 62, 70.2, 68.7, 70.1]
     assert mathematics.get_data().values.tolist() == [7, 46.2, 60.4, 58, 75]
@@ -121,12 +122,8 @@ def test_the_staircase_has_a_tread_and_an_interval_for_each_model(figure):
     assert sizes.get_title(loc="left") == "5.6 times smaller"
 
 
-@pytest.mark.parametrize("before, after, title", [
-    (60.0, 50.0, "Alignment lowers mathematics from 60 to 50%"),
-    (60.0, 60.0, "Alignment leaves mathematics at 60%")])
-def test_the_staircase_admits_a_loss(before, after, title):
-    rows = [["sft", "", "", 0, "", before, ""], ["aligned (rs1)", "", "", 0, "", after, ""]]
-    assert pictures.staircase_title(rows) == title
+def test_the_title_of_the_staircase_without_a_base_model():
+    assert pictures.staircase_title(STAIRCASE[1:3]) == "Test tasks solved: sft 62%, aligned 70%"
 
 
 def test_mdloo_has_iterations_and_shaded_stretches(figure):
@@ -237,9 +234,9 @@ def test_pictures_are_small_text_stays_text_and_bytes_are_the_same_every_time(tm
     assert contents[0] == contents[1]
     assert contents[0].keys() == {"staircase.svg", "bits.svg", "mdloo.svg", "losses.svg",
                                   "claims.svg"}
-    assert links.startswith("![Alignment lifts mathematics from 46 to 60%](staircase.svg)\n\n![In")
+    assert links.startswith(f"![{TITLE}](staircase.svg)\n\n![In")
     for text in contents[0].values():
         assert len(text) < 60_000
         assert "date>" not in text and "Matplotlib" not in text
         assert "#000000" not in text and "#ffffff" not in text  # black and white would vanish
-    assert ">Alignment lifts mathematics from 46 to 60%</text>" in contents[0]["staircase.svg"]
+    assert f">{TITLE}</text>" in contents[0]["staircase.svg"]

@@ -43,6 +43,20 @@ def test_lines_of_stages_are_those_of_the_results():
         assert values == pytest.approx(expected, abs=0.051 if percent else 1e-9), stage
 
 
+def test_figures_are_found_in_the_results():
+    """Each percentage, and each number of bits, that README quotes of a run or of the claims is in
+    .results, rounded in the same way."""
+    section = re.search(r"^Five results.*?\n\n(.*?)\n\n## Reading order",
+                        (ROOT / "README.md").read_text(), re.M | re.S)[1]
+    quoted = re.findall(r"(\d+(?:\.\d+)?)(?= to \d|%| bits)", section)
+    results = "".join((ROOT / ".results" / name).read_text() for name in ("toy.md", "claims.md"))
+    numbers = [float(number) for number in re.findall(r"\d+(?:\.\d+)?", results)]
+    assert len(quoted) >= 12
+    for text in quoted:
+        decimals = len(text.partition(".")[2])
+        assert any(f"{number:.{decimals}f}" == text for number in numbers), text
+
+
 # The examples of "Extend it".
 
 @pytest.fixture

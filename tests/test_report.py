@@ -75,7 +75,10 @@ def no_matplotlib(monkeypatch):
 
 def section(run, title, head=False):
     """Return the rows of a table of report.md, with its head or without."""
-    text = run.file("report.md").read_text().partition(f"## {title}\n\n")[2].partition("\n\n")[0]
+    text = run.file("report.md").read_text().partition(f"## {title}\n\n")[2]
+    if text.startswith("<details>"):
+        text = text.partition("\n\n")[2]
+    text = text.partition("\n\n")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
     return rows[:1] + rows[2:] if head else rows[2:]
 
@@ -154,6 +157,9 @@ def test_other_tables(run, no_matplotlib):
     assert ["best1", "best", "mdloo1"] in metrics
     assert ["lengthening", "recall at 4x %", "25"] in metrics
     assert len(metrics) == 32
+    text = run.file("report.md").read_text()
+    assert "## All metrics\n\n<details><summary>32 rows</summary>\n\n| stage" in text
+    assert text.count("<details>") == 1 and text.endswith(" |\n\n</details>\n\n")
     assert section(run, "Funnel") == [["user", "body", "4", "3", "0.5"]]
     assert len(section(run, "Evaluation")) == 3
     assert section(run, "Environment") == [["preset", "tiny"], ["seed", "3"]]
@@ -286,14 +292,14 @@ def test_pictures_are_drawn_and_linked(run):
     for path in pictures:
         assert path.stat().st_size < 60_000
         assert text.count(f"]({path.name})") == 1
-    assert "![Alignment lifts mathematics from 20 to 30%](staircase.svg)" in text
+    assert "![Test tasks solved: base 0%, sft 20%, aligned 30%](staircase.svg)" in text
     # In the order of the fixture: models with 30, 40 and 50%.
     assert "![In 3.7 bits accuracy goes from 30 to 40%, with recovery to 50.0%](bits.svg)" in text
     assert "![mdloo1: reward +36.00, right responses +0.0 points](mdloo.svg)" in text
     assert "![Held-out text: from 3.50 to 2.25 bits per byte](losses.svg)" in text
     # The numbers are text in the pictures, too, and stand beside the sizes of the files.
     staircase = run.file("staircase.svg").read_text()
-    for number in ("Alignment lifts mathematics from 20 to 30%", ">50</text>", "2 KB", "0 KB",
+    for number in ("Test tasks solved: base 0%, sft 20%, aligned 30%", ">50</text>", "2 KB", "0 KB",
                    "8.0 times smaller"):
         assert number in staircase
 
@@ -331,7 +337,7 @@ def test_a_model_that_is_not_packed_has_no_picture_of_bits(run):
     report.write_report(run)
     assert not run.file("bits.svg").exists()
     staircase = run.file("staircase.svg").read_text()
-    assert "from 20 to 30%" in staircase and "KB" not in staircase
+    assert "sft 20%, aligned 30%" in staircase and "KB" not in staircase
 
 
 def test_the_command_writes_the_report_again(run, capsys):

@@ -103,14 +103,10 @@ def draw_intervals(axes, positions, intervals, colour):
 
 
 def staircase_title(rows):
-    """Return what alignment did to mathematics. rows: see `draw_staircase`."""
-    mathematics = {row[0].split(" ")[0]: row[5] for row in rows}  # "aligned (best2)" -> "aligned"
-    after = mathematics["aligned"]
-    before = mathematics.get("sft", after)  # the aligned model may be sft itself
-    if after == before:
-        return f"Alignment leaves mathematics at {after:.0f}%"
-    verb = "lifts" if after > before else "lowers"
-    return f"Alignment {verb} mathematics {changed(before, after)}"
+    """Return what three models solve. rows: see `draw_staircase`."""
+    means = {row[0].split(" ")[0]: row[3] for row in rows}  # "aligned (best2)" -> "aligned"
+    solved = [f"{name} {means[name]:.0f}%" for name in ("base", "sft", "aligned") if name in means]
+    return f"Test tasks solved: {', '.join(solved)}"
 
 
 def draw_steps(axes, values, intervals, colour, label, above):
