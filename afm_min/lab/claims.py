@@ -15,7 +15,6 @@ file such as seed0.json. To use several machines, give each its own --seeds, the
 seed*.json into one folder and call --merge.
 """
 import itertools
-import math
 import re
 import typing
 
@@ -42,7 +41,7 @@ class Claim(typing.NamedTuple):
     control: dict = {}  # the same for the control
     control_stage: str = ""  # the control's stage, or "" if it is the same
     main: bool = False  # the most important claim of its section
-    effect: float = math.inf  # the report's figure, in points of its benchmarks; inf if it has none
+    effect: float | None = None  # the report's figure, in points of its benchmarks, if it has one
     of_report: bool = True  # False if the report does not say so, or says the contrary
 
 

@@ -78,7 +78,8 @@ COLUMNS = ("claim, stage, metric, better, treatment, control, difference, 95% in
 def claim_row(claim, result):
     """Return a claim's row of its section's table. result: its Comparison."""
     verdict = result.verdict(claim.better)
-    if verdict == "not shown" and claim.better * result.difference + result.half >= claim.effect:
+    best_case = claim.better * result.difference + result.half
+    if verdict == "not shown" and claim.effect is not None and best_case >= claim.effect:
         # The interval includes both no effect and the report's.
         verdict += f": cannot tell at this size (the report's effect: {claim.effect:g})"
     low, high = result.difference - result.half, result.difference + result.half
