@@ -112,14 +112,17 @@ def test_plain_questions_come_after_worked_examples(monkeypatch):
     texts = plain_texts(Model(), MATH, [task.messages() for task in tasks], examples=2)
     assert texts == ["It is 7."] * 3
     examples = [draw_task(MATH, "train", f"example {i}") for i in range(2)]
-    worked = {f"{example.question}\n{example.solution}" for example in examples}
+
+    def text_of(task, *solution):  # some declare tools, in a system message
+        return "\n".join([*filter(None, [task.system]), task.question, *solution])
+    worked = {text_of(example, example.solution) for example in examples}
     questions = set()
     for prompt in seen:
         text = "".join("|" if i == document else tokenizer.decode([i]) for i in prompt)
         nothing, *documents = text.split("|")
         assert nothing == "" and set(documents[:2]) == worked
         questions.add(documents[2])
-    assert questions == {f"{task.question}\n" for task in tasks}
+    assert questions == {f"{text_of(task)}\n" for task in tasks}
 
 
 def test_examples_that_do_not_fit_are_left_out(monkeypatch):

@@ -45,7 +45,7 @@ def test_initial_weights_have_standard_deviation_one_over_sqrt_fan_in():
     model = AFM(dataclasses.replace(PRESETS["toy"], dim=256))
     assert model.embedding.std().item() == pytest.approx(256 ** -0.5, rel=0.02)
     assert model.blocks[0].feed_forward.down.weight.std().item() == pytest.approx(
-        336 ** -0.5, rel=0.02)
+        288 ** -0.5, rel=0.02)
 
 
 def reference(model, ids):
