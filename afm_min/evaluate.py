@@ -3,8 +3,8 @@
 They follow the report's evaluation: instruction following (IFEval), tool use by syntax tree and by
 execution (Berkeley Function Calling), code (pass@k), mathematics, summaries, messages to given
 facts, recall among notes, refusals, and two models side by side, of one run or of two. Responses
-are greedy, except for pass@k. The base model is asked in plain text (see evaluate_base.py), except
-for pass@k, where it gets the chat format.
+are greedy, except for pass@k and "one sample". The base model is asked in plain text (see
+evaluate_base.py), except for these two, where it gets the chat format.
 
 `results` is a list with a number for each response: True if it is right, or the probability that it
 is. A row of a table is a list [name, percent, interval, count].
@@ -24,6 +24,9 @@ from afm_min.trainer import seed_step
 from afm_min.world import tools
 from afm_min.world.families import all_families
 from afm_min.world.tasks import EVOLVED, MAX_BENCHMARK, NOTES, Recall, draw_tasks
+
+
+ONE_SAMPLE = "all tasks: one sample"  # a row of the table
 
 
 def percent(results):
@@ -160,6 +163,13 @@ def code_passes(model, family, count, samples=8):
             for k in (1, samples)]
 
 
+def one_sample(model, families, count):
+    """Return a row: the share of test tasks solved by one response at temperature 1. Alignment can
+    raise it where the greedy response stays the same."""
+    results = accuracy(model, families, count, temperature=1.0)
+    return row(ONE_SAMPLE, sum(results.values(), []))
+
+
 # All benchmarks, and two models side by side.
 
 def responses(model, families, count, plain=False):
@@ -184,7 +194,8 @@ def benchmarks(model, world, count, texts):
     rows += instruction_following(world["follow"], tasks["follow"], texts["follow"])
     rows += refusals(world["refuse"], tasks["refuse"], texts["refuse"])
     rows += tool_use(world["tools"], tasks["tools"], texts["tools"])
-    return rows + code_passes(model, world["code"], count // 4)  # 8 samples for each of these
+    rows += code_passes(model, world["code"], count // 4)  # 8 samples for each of these
+    return [*rows, one_sample(model, world | EVOLVED, count)]
 
 
 def rate_at_equal_length(wins, longer):
@@ -261,9 +272,9 @@ def evaluation(run, *, count=MAX_BENCHMARK, aligned="best2", packed=True, oppone
     families = world | EVOLVED
     asked = families | {f"recall: up to {n} notes": Recall(n) for n in NOTES}
     models, streams = load_models(run, aligned, packed), run.load(run.file("tokens.pt"))["held_out"]
-    seed_step(run.seed, "evaluation", 0)
     tables, texts = {}, {}  # model -> rows; model -> {family name: texts}
     for name, model in track(models.items(), "evaluation: models"):
+        seed_step(run.seed, "evaluation", 0)  # the same for every model
         texts[name] = responses(model, asked, count, plain=name == "base")
         tables[name] = benchmarks(model, world, count, texts[name])
         tables[name].append(row("text: continuation of four", continuations(model, streams, 400)))

@@ -372,8 +372,17 @@ def test_benchmarks_have_a_row_for_each_figure(oracle):
     assert percents["refuse: harmless refused"][0] == 0
     assert percents["tools: calls by syntax tree"][0] == 100
     assert percents["code: pass@8"] == (100, 2)  # a quarter of the tasks
+    assert percents["all tasks: one sample"][0] == 100
     assert percents["recall: up to 8 notes"][0] < 100
     assert percents["recall: up to 16 notes"] == (0, 8)
+
+
+def test_one_sample_counts_all_tasks_at_temperature_1(oracle):
+    """It knows all 4 tasks of one family and none of the other's."""
+    oracle.learn_tasks(draw_tasks(RECALL, "test", 4))
+    rows = evaluate.one_sample(oracle, {"recall": RECALL, "math": EVOLVED["math deeper"]}, 4)
+    assert rows[1] == 50 and rows[3] == 8
+    assert set(oracle.temperatures) == {1.0}
 
 
 def test_base_models_are_asked_in_plain_text(monkeypatch):

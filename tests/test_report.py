@@ -6,11 +6,15 @@ import numpy
 import pytest
 import torch
 
+from afm_min.evaluate import ONE_SAMPLE
 from afm_min.lab import report
 from afm_min.run import Run
 from tests.helpers.commands import assert_refused, call
 
 MODELS = ("base", "draft", "sft", "aligned", "quantized", "recovered")
+
+TITLE = ("Test tasks solved: base 0%, sft 20%, aligned 30%; "
+         "one sample: base 1%, sft 3%, aligned 4%")
 
 
 def evaluation_rows(models):
@@ -18,7 +22,9 @@ def evaluation_rows(models):
     cells = []
     for i in range(models):
         cells += [10.0 * i, f"{10 * i - 5 * (i > 0):.1f} to {10 * i + 7:.1f}"]
-    return [[name, *cells, 20] for name in ("math", "math deeper", "follow: prompts, strict")]
+    rows = [[name, *cells, 20] for name in ("math", "math deeper", "follow: prompts, strict")]
+    return [*rows, [ONE_SAMPLE, *(cell for i in range(models) for cell in (i + 1.0, f"{i} to 9")),
+                    40]]
 
 
 def stage_result(metrics, seconds=1.5, **settings):
@@ -109,19 +115,21 @@ def test_the_staircase(run, no_matplotlib):
     report.write_report(run)
     head, *rows = section(run, "Staircase", head=True)
     assert head == ["model", "mean %", "all math %", "test mean %", "95% interval", "test math %",
-                    "95% interval"]
+                    "95% interval", "test one sample %", "95% interval"]
     assert [row[0] for row in rows] == [
         "base", "draft", "sft", "mdloo1", "committee1", "aligned (best1)", "rs2",
         "quantized (3.7 bits)", "recovered", "math adapter"]
-    assert rows[0] == ["base", "", "", "0", "0.0 to 0.0", "0", "0.0 to 0.0"]
-    assert rows[1] == ["draft", "50", "20", "10", "0.7 to 19.3", "10", "0.7 to 19.3"]
+    assert rows[0] == ["base", "", "", "0", "0.0 to 0.0", "0", "0.0 to 0.0", "1", "0 to 9"]
+    assert rows[1] == ["draft", "50", "20", "10", "0.7 to 19.3", "10", "0.7 to 19.3", "2",
+                       "1 to 9"]
     # sft is to be run again: it is no longer in the report, but it was tested.
-    assert rows[2] == ["sft", "", "", "20", "7.6 to 32.4", "20", "7.6 to 32.4"]
-    assert rows[3] == ["mdloo1", "55", "25", "", "", "", ""]
+    assert rows[2] == ["sft", "", "", "20", "7.6 to 32.4", "20", "7.6 to 32.4", "3", "2 to 9"]
+    assert rows[3] == ["mdloo1", "55", "25", *[""] * 6]
     # The best model is that of mdloo1, so its mathematics are, too.
-    assert rows[5] == ["aligned (best1)", "55", "25", "30", "15.8 to 44.2", "30", "15.8 to 44.2"]
+    assert rows[5] == ["aligned (best1)", "55", "25", "30", "15.8 to 44.2", "30", "15.8 to 44.2",
+                       "4", "3 to 9"]
     assert rows[7][:4] == ["quantized (3.7 bits)", "0", "", "40"]
-    assert rows[9] == ["math adapter", "52", "44", "", "", "", ""]
+    assert rows[9] == ["math adapter", "52", "44", *[""] * 6]
 
 
 def test_mathematics_and_all_families_of_the_staircase():
@@ -136,11 +144,13 @@ def test_mathematics_and_all_families_of_the_staircase():
 def test_the_report_starts_with_the_main_figures_and_ends_with_all_metrics(run, no_matplotlib):
     report.write_report(run)
     text = run.file("report.md").read_text()
-    assert text.splitlines()[2:7] == [
+    assert text.splitlines()[2:8] == [
         "- Test tasks solved: base 0.0%, draft 10.0%, sft 20.0%, "
         "aligned (best1) 30.0%, quantized (3.7 bits) 40.0%, recovered 50.0%.",
         "- Mathematics solved: base 0.0%, draft 10.0%, sft 20.0%, "
         "aligned (best1) 30.0%, quantized (3.7 bits) 40.0%, recovered 50.0%.",
+        "- Test tasks solved by one sample at temperature 1: base 1.0%, draft 2.0%, sft 3.0%, "
+        "aligned (best1) 4.0%, quantized (3.7 bits) 5.0%, recovered 6.0%.",
         "- Aligned against sft: 40.0% wins, 55.0% ties, 5.0% losses.",
         "- File: 0 KB packed, 2 KB as floats.", "- 14 stages took 23 seconds."]
     titles = [line for line in text.splitlines() if line.startswith("## ")]
@@ -161,7 +171,7 @@ def test_other_tables(run, no_matplotlib):
     assert "## All metrics\n\n<details><summary>32 rows</summary>\n\n| stage" in text
     assert text.count("<details>") == 1 and text.endswith(" |\n\n</details>\n\n")
     assert section(run, "Funnel") == [["user", "body", "4", "3", "0.5"]]
-    assert len(section(run, "Evaluation")) == 3
+    assert len(section(run, "Evaluation")) == 4
     assert section(run, "Environment") == [["preset", "tiny"], ["seed", "3"]]
     assert section(run, "Candidates", head=True) == [
         ["model", "greedy %", "best of N by the reward model %"],
@@ -292,14 +302,14 @@ def test_pictures_are_drawn_and_linked(run):
     for path in pictures:
         assert path.stat().st_size < 60_000
         assert text.count(f"]({path.name})") == 1
-    assert "![Test tasks solved: base 0%, sft 20%, aligned 30%](staircase.svg)" in text
+    assert f"![{TITLE}](staircase.svg)" in text
     # In the order of the fixture: models with 30, 40 and 50%.
     assert "![In 3.7 bits accuracy goes from 30 to 40%, with recovery to 50.0%](bits.svg)" in text
     assert "![mdloo1: reward +36.00, right responses +0.0 points](mdloo.svg)" in text
     assert "![Held-out text: from 3.50 to 2.25 bits per byte](losses.svg)" in text
     # The numbers are text in the pictures, too, and stand beside the sizes of the files.
     staircase = run.file("staircase.svg").read_text()
-    for number in ("Test tasks solved: base 0%, sft 20%, aligned 30%", ">50</text>", "2 KB", "0 KB",
+    for number in (TITLE, ">50</text>", "2 KB", "0 KB",
                    "8.0 times smaller"):
         assert number in staircase
 
@@ -322,7 +332,7 @@ def test_an_unfinished_run_has_a_staircase_of_validation_tasks(run):
     del rows["evaluation"]
     run.write_json("report.json", rows)
     report.write_report(run)
-    assert section(run, "Staircase")[3] == ["best1", "55", "25", "", "", "", ""]
+    assert section(run, "Staircase")[3] == ["best1", "55", "25", *[""] * 6]
     assert not run.file("staircase.svg").exists() and not run.file("bits.svg").exists()
 
 

@@ -13,6 +13,7 @@ import sys
 import numpy
 import torch
 
+from afm_min.evaluate import ONE_SAMPLE
 from afm_min.lab import pictures
 from afm_min.lab.settings import ROUNDS
 from afm_min.lab.stages import format_value, main_metric
@@ -32,7 +33,8 @@ STAIRCASE = ["lengthening", "draft", "sft", *(
 FOLDED = ["trace", "all metrics"]  # long tables, which a reader has to open
 # The columns of each table, except "held-out text" and "evaluation", which depend on the run.
 COLUMNS = {
-    "staircase": "model, mean %, all math %, test mean %, 95% interval, test math %, 95% interval",
+    "staircase": "model, mean %, all math %, test mean %, 95% interval, test math %, "
+                 "95% interval, test one sample %, 95% interval",
     "curves": "curve, first tenth, course, last tenth",
     "stages": "stage, seconds, tokens, metric, before, after",
     "all metrics": "stage, metric, value",
@@ -79,15 +81,17 @@ def mean_with_interval(rows, column):
 
 
 def test_cells(evaluation):
-    """Return {model: [mean %, interval, mathematics %, interval]} for the table "evaluation".
+    """Return {model: [mean %, interval, mathematics %, interval, one sample %, interval]} for the
+    table "evaluation".
 
     A row has two cells for each model, between the benchmark and n. The last two models are missing
     if the run quantizes none."""
     families = [row for row in evaluation if ":" not in row[0]]  # not "follow: prompts, strict"
     mathematics = [row for row in families if row[0].startswith("math")]
+    (sampled,) = [row for row in evaluation if row[0] == ONE_SAMPLE] or [[]]
     models = MODELS[:len(evaluation[0]) // 2 - 1] if evaluation else []
     return {model: mean_with_interval(families, 1 + 2 * i)
-            + mean_with_interval(mathematics or families, 1 + 2 * i)
+            + mean_with_interval(mathematics or families, 1 + 2 * i) + sampled[1 + 2 * i:3 + 2 * i]
             for i, model in enumerate(models)}
 
 
@@ -108,8 +112,8 @@ def staircase_rows(report):
     for stage in STAIRCASE:
         own = metrics(stage)
         all_math[stage] = own.get("all math %", all_math.get(own.get("best"), ""))
-        row = [own.get("mean %", ""), all_math[stage], *cells.get(tested.get(stage), [""] * 4)]
-        if row != [""] * 6:
+        row = [own.get("mean %", ""), all_math[stage], *cells.get(tested.get(stage), [""] * 6)]
+        if row != [""] * 8:
             rows.append([names.get(stage, stage), *row])
     return rows
 
@@ -157,10 +161,11 @@ def draw_pictures(run, report, staircase, losses, rollouts):
 def headlines(run, report, staircase):
     """Return the main figures as a list in Markdown."""
     lines = []
-    for what, column in (("Test tasks", 3), ("Mathematics", 5)):
+    for what, column in (("Test tasks solved", 3), ("Mathematics solved", 5),
+                         ("Test tasks solved by one sample at temperature 1", 7)):
         tests = [f"{row[0]} {row[column]:.1f}%" for row in staircase if row[column] != ""]
         if tests:
-            lines.append(f"{what} solved: {', '.join(tests)}.")
+            lines.append(f"{what}: {', '.join(tests)}.")
     compared = report.get("evaluation", {}).get("metrics", {}).get("aligned against sft", [])
     if compared:
         outcomes = [f"{percent:.1f}% {outcome}" for outcome, percent, *_ in compared[:3]]
