@@ -33,6 +33,8 @@ def check_arguments(arguments, stage):
     """Raise UserError if an argument has a bad value, or does not fit the stage."""
     if arguments.temperature not in (None, 0) and not 0.01 <= arguments.temperature <= 100:
         raise UserError(f"--temperature {arguments.temperature}: give 0, or 0.01 to 100")
+    if arguments.prompt is not None and not arguments.prompt.strip():
+        raise UserError("--prompt is empty: write a question, or leave it out to ask several")
     if not 0 < arguments.top_p <= 1 or arguments.max_new_tokens < 1:
         raise UserError("--top-p must be above 0 and at most 1, --max-new-tokens 1 or more")
     if arguments.stage and (arguments.quantized or arguments.adapter):
@@ -49,7 +51,11 @@ def print_banner(session):
     if session.chats:
         print("It answers questions such as these, and few others. /example NAME asks one in full:")
         for name, family in all_families().items():
-            question = draw_task(family, "test", session.rng.random()).question
+            task = draw_task(family, "test", session.rng.random())
+            question = task.question.replace("\n", r"\n")  # in a terminal, \n is a line break
+            if name == "recall":  # the notes are in the system message
+                notes = task.system.split("\n")[0]  # without the tools that some tasks declare
+                question = f"{textwrap.shorten(f'/system {notes}', 45)} then: {question}"
             print(f"    {name:9}{textwrap.shorten(question, 80)}")
 
 
@@ -59,11 +65,13 @@ def talk(session, terminal):
         try:
             # In a terminal, typing \n gives a line break.
             line = input("> ").replace(r"\n", "\n") if terminal else input()
+            if not line.strip():
+                continue
             if not terminal:
                 print(f"> {line}")  # so that the output shows which answer belongs to which line
             if line.startswith("/"):
                 session.command(line)
-            elif line.strip() or not terminal:  # an empty line of a file is a prompt, too
+            else:
                 session.respond(line)
         except EOFError:
             return

@@ -8,16 +8,12 @@ from afm_min.lab.claims import Claim
 from afm_min.lab.evidence import HIGHER, LOWER, compare
 from afm_min.run import Run
 
-STAIRCASE = [["base", "", "", 10.0, "8.0 to 12.0", 7.0, "5.0 to 9.0", 2.0, "1.0 to 3.0"],
-             ["sft", 66.0, 60.0, 62.0, "60.0 to 64.0", 46.2, "43.2 to 49.2", 55.0, "53.0 to 57.0"],
-             ["aligned (best2)", 70.0, 66.0, 70.2, "68.2 to 72.2", 60.4, "57.4 to 63.4", 68.0,
-              "66.0 to 70.0"],
-             ["quantized (3.7 bits)", 69.0, 64.0, 68.7, "66.7 to 70.7", 58.0, "55.0 to 61.0", 65.0,
-              "63.0 to 67.0"],
-             ["recovered", 70.0, 65.0, 70.1, "68.1 to 72.1", 75.0, "72.0 to 78.0", 71.0,
-              "69.0 to 73.0"]]
-TITLE = ("Test tasks solved: base 10%, sft 62%, aligned 70%; "
-         "one sample: base 2%, sft 55%, aligned 68%")
+STAIRCASE = [["base", "", "", 10.0, "8.0 to 12.0", 7.0, "5.0 to 9.0"],
+             ["sft", 66.0, 60.0, 62.0, "60.0 to 64.0", 46.2, "43.2 to 49.2"],
+             ["aligned (best2)", 70.0, 66.0, 70.2, "68.2 to 72.2", 60.4, "57.4 to 63.4"],
+             ["quantized (3.7 bits)", 69.0, 64.0, 68.7, "66.7 to 70.7", 58.0, "55.0 to 61.0"],
+             ["recovered", 70.0, 65.0, 70.1, "68.1 to 72.1", 75.0, "72.0 to 78.0"]]
+TITLE = "Test tasks solved: base 10%, sft 62%, aligned 70%"
 PACKED = {row[0].split()[0]: row for row in STAIRCASE[2:]}
 SPANS = [["parent", "tokenizer", 0, 400_000, 2.0], ["prune", "parent", 400_000, 500_000, 2.01],
          ["teacher", "parent", 400_000, 2_400_000, 1.46],
@@ -108,17 +104,17 @@ def test_the_staircase_has_a_tread_and_an_interval_for_each_model(figure):
     pictures.draw_staircase(figure, STAIRCASE, {"float": 2485.0, "packed": 443.0})
     axes, sizes = figure.axes
     assert axes.get_title(loc="left") == TITLE
-    greedy, sampled = axes.patches
-    assert greedy.get_data().values.tolist() == [10, 62, 70.2, 68.7, 70.1]
-    assert sampled.get_data().values.tolist() == [2, 55, 68, 65, 71]
+    every, mathematics = axes.patches
+    assert every.get_data().values.tolist() == [10, 62, 70.2, 68.7, 70.1]
+    assert mathematics.get_data().values.tolist() == [7, 46.2, 60.4, 58, 75]
     ends = axes.collections[1].get_segments()[1]
-    assert ends.tolist() == [[1, 53], [1, 57]]
-    assert texts(axes) == ["10", "62", "70", "69", "70", "greedy",
-                           "2", "55", "68", "65", "71", "one sample"]
+    assert ends.tolist() == [[1, 43.2], [1, 49.2]]
+    assert texts(axes) == ["10", "62", "70", "69", "70", "all tasks",
+                           "7", "46", "60", "58", "75", "mathematics"]
     # A value stands above the higher of two treads and below the lower one.
     heights = [text.get_position()[1] for text in axes.texts]
-    assert heights[1] == 65 and heights[7] == 52
-    assert heights[4] == 67.1 and heights[10] == 74  # recovered: samples are higher
+    assert heights[1] == 65 and heights[7] == 42.2
+    assert heights[4] == 67.1 and heights[10] == 79  # recovered: mathematics are higher
     assert [label.get_text() for label in axes.get_xticklabels()][2:4] == [
         "aligned\n(best2)", "quantized\n(3.7 bits)"]
     assert [bar.get_height() for bar in sizes.patches] == [2485, 443]
@@ -127,8 +123,7 @@ def test_the_staircase_has_a_tread_and_an_interval_for_each_model(figure):
 
 
 def test_the_title_of_the_staircase_without_a_base_model():
-    assert pictures.staircase_title(STAIRCASE[1:3]) == (
-        "Test tasks solved: sft 62%, aligned 70%; one sample: sft 55%, aligned 68%")
+    assert pictures.staircase_title(STAIRCASE[1:3]) == "Test tasks solved: sft 62%, aligned 70%"
 
 
 def test_mdloo_has_iterations_and_shaded_stretches(figure):

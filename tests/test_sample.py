@@ -2,6 +2,7 @@
 import argparse
 import io
 import random
+import re
 import shutil
 import sys
 import types
@@ -242,16 +243,15 @@ def test_ctrl_c_ends_a_command_with_other_input(new_session, monkeypatch, capsys
 
 @pytest.mark.parametrize("leave", ["/quit", "/exit"])
 def test_other_input_has_prompts_and_commands(leave, new_session, monkeypatch, capsys):
-    """Each line is printed before its answer."""
+    """Each line is printed before its answer. An empty one is skipped."""
     session = new_session("7", "9", "8")
     lines = [QUESTION, FOLLOW_UP, "", "/tools price", leave, "Hi"]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
     sample.talk(session, terminal=False)
     assert capsys.readouterr().out == (
-        f"> {QUESTION}\n7\n> {FOLLOW_UP}\n9\n> \n8\n"
+        f"> {QUESTION}\n7\n> {FOLLOW_UP}\n9\n"
         f"> /tools price\n(sft; Tools: price(item))\n> {leave}\n")
     assert session.model.prompts[0] == asked(QUESTION)
-    assert session.model.prompts[2] == asked("")
 
 
 def test_wrong_commands_get_one_line(new_session, type_lines):
@@ -297,6 +297,10 @@ def test_the_banner_has_a_question_of_each_family(new_session, capsys):
     assert first == "toy, sft; no tools. /help lists the commands."
     assert [line.split()[0] for line in lines] == [*all_families()]
     assert max(map(len, lines)) <= 100
+    (summary,) = [line for line in lines if line.startswith("    summary")]
+    assert r"\n" in summary  # one message a line
+    (recall,) = [line for line in lines if line.startswith("    recall")]
+    assert re.match(r"    recall   /system .* then: .*\?$", recall)
     session.do_stage("core")
     sample.print_banner(session)
     assert capsys.readouterr().out == (
@@ -345,6 +349,7 @@ def test_examples_are_of_random_families(new_session, type_lines):
 BAD_INPUT = {  # message: arguments
     "give 0, or 0.01 to 100": ["--temperature", "nan"],
     "--top-p must be above 0": ["--top-p", "0"],
+    "--prompt is empty": ["--prompt", " "],
     "device 'meta' is not available here": ["--device", "meta"],
     "has no model: python train.py": ["--run", "none"],
     "it must have 1 to 255": ["--prompt", "fox " * 999],

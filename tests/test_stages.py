@@ -93,7 +93,7 @@ def test_a_bad_setting_is_refused(text):
 
 
 @pytest.mark.parametrize("text, message", [
-    ("core.step=3", "with a NAME such as core.steps, "), ("help", "--list shows those"),
+    ("core.step=3", "similar names are core.steps, "), ("help", "--list shows those"),
     ("mdloo1.rewarded=modle", "takes one of 'model', 'checker'"),
     ("mdloo2.loss=x", "takes one of 'mdpo', 'ppo', 'reinforce'"),
     ("mdloo1.baseline=median", "takes one of 'leave one out', 'mean', 'none'"),

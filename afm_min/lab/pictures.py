@@ -103,16 +103,10 @@ def draw_intervals(axes, positions, intervals, colour):
 
 
 def staircase_title(rows):
-    """Return what three models solve: "Test tasks solved: base 5%, ...; one sample: base 1%, ..."
-
-    rows: see `draw_staircase`."""
-    parts = []
-    for what, column in (("Test tasks solved", 3), ("one sample", 7)):
-        values = {row[0].split(" ")[0]: row[column] for row in rows}  # "aligned (best2)": "aligned"
-        solved = [f"{name} {values[name]:.0f}%" for name in ("base", "sft", "aligned")
-                  if name in values]
-        parts.append(f"{what}: {', '.join(solved)}")
-    return "; ".join(parts)
+    """Return what three models solve. rows: see `draw_staircase`."""
+    means = {row[0].split(" ")[0]: row[3] for row in rows}  # "aligned (best2)" -> "aligned"
+    solved = [f"{name} {means[name]:.0f}%" for name in ("base", "sft", "aligned") if name in means]
+    return f"Test tasks solved: {', '.join(solved)}"
 
 
 def draw_steps(axes, values, intervals, colour, label, above):
@@ -129,16 +123,15 @@ def draw_steps(axes, values, intervals, colour, label, above):
 
 
 def draw_staircase(figure, rows, sizes):
-    """Draw accuracy from model to model, of greedy responses and of samples at temperature 1, and
-    beside it the sizes of their files.
+    """Draw accuracy from model to model, and beside it the sizes of their files.
 
     rows: those of the table "staircase" that were tested. sizes: {name: KB}, or empty."""
     widths = [4, 1] if sizes else [1]
     axes, *others = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
-    names, _, _, means, ends, _, _, sampled, sampled_ends = zip(*rows)
-    higher = [a >= b for a, b in zip(means, sampled)]
-    draw_steps(axes, means, ends, BLUE, "greedy", higher)
-    draw_steps(axes, sampled, sampled_ends, ORANGE, "one sample", [not up for up in higher])
+    names, _, _, means, ends, mathematics, math_ends, *_ = zip(*rows)
+    higher = [a >= b for a, b in zip(means, mathematics)]
+    draw_steps(axes, means, ends, BLUE, "all tasks", higher)
+    draw_steps(axes, mathematics, math_ends, ORANGE, "mathematics", [not up for up in higher])
     axes.set_xticks(range(len(names)), [name.replace(" (", "\n(") for name in names])
     axes.set(title=staircase_title(rows), ylim=(-8, 100), xlim=(-0.6, len(names) + 0.6),
              ylabel="right, % of test tasks")

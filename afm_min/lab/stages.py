@@ -108,10 +108,12 @@ def parse_setting(text, model):
     for stage in STAGES:
         defaults |= {f"{stage}.{key}": value for key, value in settings_of(stage).items()}
     name, equals, value = text.partition("=")
-    if not equals or name not in defaults:
+    if name not in defaults:
         similar = difflib.get_close_matches(name, defaults, cutoff=0)  # always three names
-        raise UserError(f"--set {text}: expected NAME=VALUE, with a NAME such as "
+        raise UserError(f"--set {text}: there is no setting {name!r}; similar names are "
                         f"{', '.join(similar)}; --list shows those of stages")
+    if not equals:
+        raise UserError(f"--set {text}: expected a value, such as {name}={defaults[name]}")
     default = defaults[name]
     if not isinstance(default, str):
         # What is not a Python literal stays a string, which `problem` refuses below.
