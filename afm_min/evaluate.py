@@ -63,7 +63,7 @@ def row(name, results):
 
 def validation_tasks(count, whole=False):
     """Return pairs (family, task): up to `count` validation tasks of each family and of EVOLVED.
-    whole: if True, tasks of Tools start before the first call, see there."""
+    whole: if True, all calls of a task of Tools are already made, see there."""
     return [(family, task) for family in (all_families(whole) | EVOLVED).values()
             for task in draw_tasks(family, "validation", count)]
 

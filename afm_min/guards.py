@@ -13,7 +13,7 @@ OUTCOMES = ("rating", "model", "copy", "kept")
 
 
 def embeddings(model, conversations):
-    """Return the mean hidden state of each of N pairs (ids, loss_mask), scaled to length 1: (N, C).
+    """Return the mean hidden states of N pairs (ids, loss_mask), scaled to length 1: (N, C).
     The mean is over the tokens whose next token is in the loss mask."""
     def embed(model, ids, loss_mask):
         states = model.hidden_states(ids[:, :-1]) * loss_mask[:, 1:, None]  # (B, T, C)

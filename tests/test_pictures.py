@@ -3,7 +3,7 @@ import warnings
 
 import pytest
 
-from afm_min.lab import pictures
+from afm_min.lab import curves, pictures
 from afm_min.lab.claims import Claim
 from afm_min.lab.evidence import HIGHER, LOWER, compare
 from afm_min.run import Run
@@ -57,17 +57,17 @@ def test_colours_stand_out_from_white_and_from_black(colour, background):
 
 
 def test_stretches_by_hand():
-    assert pictures.stretches([1, 2, 3, 4, 5, 6, 7], 3) == [[1, 2, 3], [4, 5, 6], [7]]
-    assert pictures.stretches([1, 2], 3) == [[1], [2]]
-    assert pictures.stretches([], 3) == []
+    assert curves.stretches([1, 2, 3, 4, 5, 6, 7], 3) == [[1, 2, 3], [4, 5, 6], [7]]
+    assert curves.stretches([1, 2], 3) == [[1], [2]]
+    assert curves.stretches([], 3) == []
 
 
 def test_sparkline_by_hand():
-    assert pictures.sparkline([1, 2, 3]) == "▁▅█"  # 1, 2 and 3 are blocks 0, 3.5 and 7 of 0 to 7
-    assert pictures.sparkline([3, 1]) == "█▁"
-    assert pictures.sparkline([5.0, 5.0]) == "▁▁"
-    assert pictures.sparkline([0, 2, 6, 8], width=2) == "▁█"  # means 1 and 7
-    assert len(pictures.sparkline(range(1000))) <= 24
+    assert curves.sparkline([1, 2, 3]) == "▁▅█"  # 1, 2 and 3 are blocks 0, 3.5 and 7 of 0 to 7
+    assert curves.sparkline([3, 1]) == "█▁"
+    assert curves.sparkline([5.0, 5.0]) == "▁▁"
+    assert curves.sparkline([0, 2, 6, 8], width=2) == "▁█"  # means 1 and 7
+    assert len(curves.sparkline(range(1000))) <= 24
 
 
 def test_changes_in_words():
@@ -84,8 +84,8 @@ def test_settings_of_older_runs_have_the_defaults_of_new_settings():
 
 def test_curve_averages_stretches_of_the_training():
     rows = rollouts((1, 10), (2, 20), (3, 15), (2, 30), (4, 30), (5, 31))
-    assert pictures.learning_curve(rows, points=6)[0] == [1, 1, 10, 0.1, 1, 5, ""]
-    curve = pictures.learning_curve(rows, points=3)
+    assert curves.learning_curve(rows, points=6)[0] == [1, 1, 10, 0.1, 1, 5, ""]
+    curve = curves.learning_curve(rows, points=3)
     assert [row[0] for row in curve] == [2, 4, 6]
     assert curve[0][1:3] == [1.5, 15]
 
@@ -93,10 +93,10 @@ def test_curve_averages_stretches_of_the_training():
 def test_curve_marks_where_the_reward_rises_alone():
     """A new highest reward without a new highest truth."""
     rows = rollouts((1, 10), (2, 20), (3, 15), (2, 30), (4, 30), (5, 31))
-    assert [row[-1] for row in pictures.learning_curve(rows, points=6)] == [
+    assert [row[-1] for row in curves.learning_curve(rows, points=6)] == [
         "", "", "reward alone", "", "reward alone", ""]
     rows = rollouts((1, 10), (5, 20), (2, 15), (3, 12), (6, 18))  # 3 is higher than 2 only
-    assert [row[-1] for row in pictures.learning_curve(rows, points=5)] == [
+    assert [row[-1] for row in curves.learning_curve(rows, points=5)] == [
         "", "", "", "", "reward alone"]
 
 

@@ -14,7 +14,7 @@ import numpy
 import torch
 
 from afm_min.evaluate import ONE_SAMPLE
-from afm_min.lab import pictures
+from afm_min.lab import curves, pictures
 from afm_min.lab.settings import ROUNDS
 from afm_min.lab.stages import format_value, main_metric
 from afm_min.ondevice import FEATURES
@@ -153,7 +153,7 @@ def draw_pictures(run, report, staircase, losses, rollouts):
     links = pictures.write_pictures(run, data)
     if links is not None:
         return links
-    rows = pictures.curve_rows(losses, rollouts)
+    rows = curves.curve_rows(losses, rollouts)
     return ("Pictures: pip install matplotlib, then python -m afm_min.lab.report --run DIR, with "
             "the path of this folder.\n\n") + (table(COLUMNS["curves"], rows) if rows else "")
 
@@ -207,7 +207,7 @@ def write_report(run):
         "stages": [stage_row(stage, report) for stage in report],
         "held-out text": [[stage, *map(metrics[stage].get, shared)] for stage in pretrained],
         **tables_of_stages(report),
-        **{stage.replace("mdloo", "curve, round "): pictures.learning_curve(rows)
+        **{stage.replace("mdloo", "curve, round "): curves.learning_curve(rows)
            for stage, rows in rollouts.items()},
         "environment": [["preset", options.get("preset", "")], ["seed", options.get("seed", "")],
                         *run.read_json("environment.json").items()],

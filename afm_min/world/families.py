@@ -64,11 +64,12 @@ class Refuse(Family):
 
 def all_families(whole=False):
     """Return all families, {name: family}. whole: see Tools."""
-    return families_of(whole)
+    return families_of(whole)  # all_families() and all_families(False) give the same objects
 
 
 @functools.cache  # so that `draw_tasks`, which caches by family, draws each task once
 def families_of(whole):
+    """The same, without a default: a cache would keep a default and its value apart."""
     families = (MATH, Follow(), Tools(whole), Code(), Summary(), Compose(),
                 Recall(follow_up=0.35), Refuse(), Unknown())
     return {family.name: family for family in families}
