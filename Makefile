@@ -10,6 +10,7 @@ PY = $(ENV)/bin/python
 INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check torch==2.13.0
 
 help:
+	@echo "make install      create .venv, as the other targets do when they need it"
 	@echo "make train        run all stages, from raw text on, in RUN (default: runs/toy); resumes"
 	@echo "make report       write RUN's report again; make plots: the same with pictures"
 	@echo "make export       export RUN in the Hugging Face layout to OUT (default: runs/exported)"
@@ -26,6 +27,8 @@ $(ENV)/installed: pyproject.toml
 	$(INSTALL)
 	$(INSTALL) --editable ".[test]"
 	@touch $@
+
+install: $(ENV)/installed
 
 train: $(ENV)/installed
 	$(PY) train.py --out $(RUN) --resume
@@ -81,4 +84,4 @@ bench: $(ENV)/installed
 clean:
 	rm -rf $(ENV) *.egg-info
 
-.PHONY: help train report plots results export claims smoke test test-export lint bench clean
+.PHONY: help install train report plots results export claims smoke test test-export lint bench clean

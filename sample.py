@@ -18,6 +18,8 @@ import textwrap
 
 if __name__ == "__main__":  # the imports take seconds: until they end, Ctrl-C prints no traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from afm_min.lab.packages import check_packages
+    check_packages()
 
 from afm_min.lab.shell import ADAPTERS, CHAT_STAGES, Session
 from afm_min.lab.stages import choose_model

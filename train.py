@@ -17,6 +17,8 @@ import sys
 if __name__ == "__main__":  # the imports take seconds: until they end, Ctrl-C prints no traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+    from afm_min.lab.packages import check_packages
+    check_packages()
 from afm_min import distributed
 from afm_min.lab.report import environment, write_report
 from afm_min.lab.settings import PRESET_SETTINGS

@@ -18,7 +18,7 @@ from afm_min.lab.settings import TINY_SETTINGS
 from afm_min.lab.stages import STAGES
 from afm_min.run import Run
 from tests.helpers.commands import (PRETRAIN, SETTINGS, assert_refused, assert_same_weights, call,
-                                    weights)
+                                    shell, weights)
 from tests.helpers.launch import Launched, command
 from tests.helpers.post_training import shorten
 
@@ -244,6 +244,12 @@ def test_list_explains_stages_and_their_settings(capsys):
     assert code == 0
     assert "soft: share of the steps" in output and "    prune.soft=0.8   " in output
     assert "sft" not in output
+
+
+@pytest.mark.parametrize("name", ["train.py", "sample.py"])
+def test_a_missing_package_gives_one_line(name):
+    """Python's option -S hides all installed packages."""
+    assert_refused(shell("-S", name), "has no torch, numpy, regex: call `make install`, then")
 
 
 @pytest.mark.parametrize("command, arguments, message", [
