@@ -6,6 +6,7 @@
     python train.py --out runs/toy --again core --set core.steps=2000     run one stage anew
     python train.py --out runs/wide --set model.dim=192 --until lengthening
     python train.py --list core                         explain a stage and its settings
+    python train.py --list model                        explain the settings of the model's shape
     torchrun --standalone --nproc-per-node 2 train.py --out runs/toy      two processes
 """
 import dataclasses
@@ -16,18 +17,27 @@ import sys
 
 if __name__ == "__main__":  # the imports take seconds: until they end, Ctrl-C prints no traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-
     from afm_min.lab.packages import check_packages
     check_packages()
+
 from afm_min import distributed
+from afm_min.data import corpus
 from afm_min.lab.report import environment, write_report
 from afm_min.lab.settings import PRESET_SETTINGS
 from afm_min.lab.runner import forget, run_stages
 from afm_min.lab.stages import (STAGES, expected_seconds, explain, parse_setting, reasons_to_run,
-                                up_to_date, with_needs)
+                                settings_of, up_to_date, with_needs)
 from afm_min.model import PRESETS, Config
+from afm_min.progress import show
 from afm_min.run import Parser, Run, UserError, choose_device, run_command
 from afm_min.tokenizer import check_vocab_size
+
+
+def model_settings(preset):
+    """Return {field: value} of a preset's model. Raises UserError if there is no such preset."""
+    if preset not in PRESETS:
+        raise UserError(f"--preset {preset}: choose one of {', '.join(PRESETS)}")
+    return dataclasses.asdict(PRESETS[preset])
 
 
 def open_run(arguments):
@@ -45,9 +55,7 @@ def open_run(arguments):
     continues = arguments.resume or arguments.again
     previous = run.read_json("run.json") if started or continues else {}
     preset = arguments.preset or previous.get("preset", "toy")
-    if preset not in PRESETS:
-        raise UserError(f"--preset {preset}: choose one of {', '.join(PRESETS)}")
-    model = dataclasses.asdict(PRESETS[preset])
+    model = model_settings(preset)
     settings = previous.get("set", PRESET_SETTINGS.get(preset, {}))
     settings = settings | dict(parse_setting(text, model) for text in arguments.set)
     if arguments.data is not None:
@@ -72,17 +80,17 @@ def train(arguments):
     if arguments.jobs < 1:
         raise UserError(f"--jobs {arguments.jobs}: give 1 or more")
     for name in arguments.again + arguments.until + arguments.list:
-        if name not in STAGES:
+        if name not in STAGES and not (name == "model" and name in arguments.list):
             raise UserError(f"there is no stage {name}: choose from {', '.join(STAGES)}")
     if arguments.list:
-        print("\n".join(explain(stage, whole=len(arguments.list) == 1) for stage in arguments.list))
+        print_settings(arguments.list, arguments.preset or "toy")
         return
     run, contents = open_run(arguments)
     settings = with_needs(arguments.again + arguments.until, contents["set"])
     if "evaluation" in settings:
         check_opponent(**settings["evaluation"])
     if arguments.dry_run:
-        print_plan(run, settings, arguments.again)
+        print_plan(run, settings, arguments.again, contents["set"])
         return
     run.create()
     try:
@@ -93,6 +101,14 @@ def train(arguments):
         sys.exit(130)
 
 
+def print_settings(names, preset):
+    """Explain stages, or the shape of the model if the name is "model", with a preset's values."""
+    for name in names:
+        settings = (model_settings(preset) if name == "model"
+                    else settings_of(name, PRESET_SETTINGS.get(preset)))
+        print(explain(name, settings, whole=len(names) == 1))
+
+
 def check_opponent(opponent, aligned, **_):
     """Raise UserError if the run that evaluation compares with lacks a model that it needs."""
     stages = ("lengthening", "sft", aligned)
@@ -100,19 +116,40 @@ def check_opponent(opponent, aligned, **_):
         raise UserError(f"evaluation.opponent={opponent}: there is no finished run in this folder")
 
 
-def print_plan(run, settings, again):
-    """Print which stages would run and why, and an estimate of their time."""
+def print_plan(run, settings, again, values):
+    """Print which stages would run and why, an estimate of their time, and which finished stages
+    they would outdate. settings: {stage: its settings}; values: see `settings_of`."""
     report = {stage: row for stage, row in run.read_json("report.json").items()
               if stage not in again}
     reasons = reasons_to_run(report, settings)
-    for stage, reason in reasons.items():
-        print(f"{stage}: {'--again' if stage in again else reason}")
     if not reasons:
         print(f"all {len(settings)} stages are up to date")
         return
-    minutes = math.ceil(expected_seconds(report, reasons) / 60)
-    print(f"{len(reasons)} of {len(settings)} stages would run, in about {minutes} min if settings "
-          "are the defaults")
+    if "data" in reasons and settings["data"]["folder"]:
+        corpus.collect(settings["data"]["folder"], common=1)  # raises UserError, as the stage would
+    for stage, reason in reasons.items():
+        show(f"{stage}: {'--again' if stage in again else reason}")
+    show(f"{len(reasons)} of {len(settings)} stages would run, "
+         + estimate(run, report, {stage: settings[stage] for stage in reasons}))
+    kept = {stage: row for stage, row in report.items() if stage not in reasons}
+    outdated = [stage for stage in reasons_to_run(kept, with_needs([], values)) if stage in kept]
+    if outdated:
+        show(f"out of date then, unless results stay the same: {', '.join(outdated)}; "
+             f"python train.py --out {run.path} --resume trains them again")
+
+
+def estimate(run, report, settings):
+    """Return the expected time of stages, {stage: its settings}, in words.
+
+    `data` and `tokenizer` are not evidence for a model of another shape than the toy: their time
+    hardly depends on the model."""
+    is_toy = run.config == PRESETS["toy"]
+    done = {stage: row for stage, row in report.items()
+            if is_toy or stage not in ("data", "tokenizer")}
+    if not done and not is_toy:
+        return "but their times are known for the preset toy only"
+    minutes = math.ceil(expected_seconds(done, settings) / 60)
+    return f"in about {minutes} min {'at the speed of those done' if done else 'on two CPU cores'}"
 
 
 def train_stages(run, contents, settings, arguments):
@@ -129,7 +166,9 @@ def train_stages(run, contents, settings, arguments):
     if report != before:  # if no stage ran, keep the description of the machine that ran them
         run.write_json("environment.json", environment(run))
     write_report(run)
-    missing = with_needs([], contents["set"]).keys() - report.keys()
+    missing = [stage for stage in with_needs([], contents["set"]) if stage not in report]
+    if outdated := [stage for stage in missing if stage in before]:
+        print(f"\nOut of date now: {', '.join(outdated)}. --resume trains them again.")
     print_outcome(run, report, missing)
 
 
@@ -166,9 +205,10 @@ def main():
         help="run only these stages, such as mdloo1,rs1, and what they need (default: run all)")
     add("--again", metavar="STAGES", type=names, default=[],
         help="run these stages again, even if they are up to date, and what they need")
-    add("--dry-run", action="store_true", help="only print which stages would run, and why")
-    add("--list", metavar="STAGES", type=names, nargs="?", const=[*STAGES], default=[],
-        help="only explain stages and their settings (default: all)")
+    add("--dry-run", action="store_true",
+        help="only print which stages would run, why, and about how long")
+    add("--list", metavar="STAGES", type=names, nargs="?", const=["model", *STAGES], default=[],
+        help="only explain stages, or model, and their settings (default: all)")
     add("--jobs", metavar="N", type=int, default=min(2, distributed.cores()),
         help="stages to run side by side, on a CPU, where possible (default: %(default)s)")
     add("--shard", action="store_true", help="with torchrun: divide models among the processes")

@@ -93,7 +93,7 @@ def test_a_bad_setting_is_refused(text):
 
 
 @pytest.mark.parametrize("text, message", [
-    ("core.step=3", "similar names are core.steps, "), ("help", "--list shows those"),
+    ("core.step=3", "similar names are core.steps, "), ("help", "--list shows all"),
     ("mdloo1.rewarded=modle", "takes one of 'model', 'checker'"),
     ("mdloo2.loss=x", "takes one of 'mdpo', 'ppo', 'reinforce'"),
     ("mdloo1.baseline=median", "takes one of 'leave one out', 'mean', 'none'"),
@@ -228,11 +228,28 @@ def test_the_expected_time_follows_that_of_finished_stages():
     """data took 3 times, tokenizer 2 and parent 100 times as long as in a default run. The median
     is 3, as one stage with other settings must not count."""
     seconds = {stage: stages.STAGES[stage].seconds for stage in stages.STAGES}
-    assert stages.expected_seconds({}, ["core", "draft"]) == seconds["core"] + seconds["draft"]
+    settings = stages.with_needs(["draft"])
+    core = {"core": settings["core"]}
+    assert stages.expected_seconds({}, core | {"draft": settings["draft"]}) == (
+        seconds["core"] + seconds["draft"])
     report = {stage: result(seconds=times * seconds[stage])
               for stage, times in (("data", 3), ("tokenizer", 2), ("parent", 100))}
-    assert stages.expected_seconds(report, ["core"]) == pytest.approx(3 * seconds["core"])
-    assert stages.expected_seconds(report, []) == 0
+    assert stages.expected_seconds(report, core) == pytest.approx(3 * seconds["core"])
+    assert stages.expected_seconds(report, {}) == 0
+
+
+@pytest.mark.parametrize("stage, changes, times", [
+    ("core", {"steps": 1600}, 2), ("core", {"lr": 1.0}, 1), ("mdloo1", {"iterations": 10}, 1 / 4),
+    ("rs2", {"prompts": 6000, "count": 1}, 3), ("recovery", {"prompts": 1, "steps": 600}, 2),
+    ("evaluation", {"count": 100}, 1 / 2), ("tokenizer", {"coverage": 0.5}, 1)])
+def test_the_expected_time_follows_the_settings(stage, changes, times):
+    """Those of stages to run and those of finished stages, such as one with half of the steps."""
+    seconds = stages.STAGES[stage].seconds
+    settings = {stage: stages.settings_of(stage) | changes}
+    assert stages.expected_seconds({}, settings) == pytest.approx(times * seconds)
+    half = {"parent": result({"steps": 200}, seconds=stages.STAGES["parent"].seconds),
+            "mdloo2": result({"iterations": 0}, seconds=1.0)}  # has no speed
+    assert stages.expected_seconds(half, settings) == pytest.approx(2 * times * seconds)
 
 
 def test_why_a_stage_has_to_run(tmp_path):
@@ -250,17 +267,17 @@ def test_why_a_stage_has_to_run(tmp_path):
         "sft": "inputs or code changed", "preferences1": "no result yet", "dpo1": "no result yet"}
 
 
-@pytest.mark.parametrize("stage", stages.STAGES)
+@pytest.mark.parametrize("stage", ["model", *stages.STAGES])
 def test_a_stage_is_explained(stage):
     """One sentence, then every setting. The whole docstring if only this stage is asked for."""
-    lines = stages.explain(stage, whole=False).splitlines()
+    settings = vars(PRESETS["toy"]) if stage == "model" else stages.settings_of(stage)
+    lines = stages.explain(stage, settings, whole=False).splitlines()
     assert re.match(rf"{stage}: [A-Z].*\.$", lines[0])
-    settings = stages.settings_of(stage)
     assert len(lines) == 1 + len(settings)
     for line, (name, value) in zip(lines[1:], settings.items()):
         start = f"    {stage}.{name}={value} "
         assert line.startswith(start) and len(line) > len(start) + 5  # the meaning of the setting
-    assert len(stages.explain(stage, whole=True).splitlines()) > len(lines)
+    assert len(stages.explain(stage, settings, whole=True).splitlines()) > len(lines)
 
 
 def test_stages_that_need_each_other_are_in_different_groups():

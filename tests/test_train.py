@@ -98,6 +98,9 @@ def test_a_named_stage_is_run_again(pretrained, tmp_path, capsys):
     assert (code, errors) == (0, "")
     assert output.count("up to date") == 5
     assert "core 3/3  nll " in output
+    assert ("\nOut of date now: continued, lengthening. --resume trains them again.\n\n"
+            "Test tasks solved: ") in output
+    assert output.endswith(f"    python train.py --out {folder} --resume\n")
 
 
 def train_and_kill(saves, delay, *arguments):
@@ -141,6 +144,7 @@ def test_stages_after_one_that_was_run_again_are_kept_if_it_gave_the_same_result
     folder = shutil.copytree(pretrained[0], tmp_path / "copy")
     output = call(capsys, train, "--out", folder, "--again", "prune")[1]
     assert output.count("up to date") == 3  # its needs
+    assert "Out of date" not in output
     code, output, _ = call(capsys, train, "--out", folder, "--resume", *PRETRAIN)
     assert code == 0
     assert output.count("up to date") == 8
@@ -206,7 +210,7 @@ def test_until_stops_after_a_stage_and_again_goes_as_far(pretrained, tmp_path, c
                            "continued", "--set", "core.steps=3")
     assert code == 0
     assert output.count("is up to date") == 5
-    assert "core 3/3" in output and "continued 10/10" in output and "lengthening" not in output
+    assert "core 3/3" in output and "continued 10/10" in output and "] lengthening" not in output
 
 
 def test_a_dry_run_prints_what_would_run_and_why_and_writes_nothing(pretrained, texts, tmp_path,
@@ -220,18 +224,50 @@ def test_a_dry_run_prints_what_would_run_and_why_and_writes_nothing(pretrained, 
     assert lines == ["teacher: --again", "core: settings changed", "continued: needs core",
                      "lengthening: needs continued"]
     assert re.fullmatch(
-        r"4 of 8 stages would run, in about \d+ min if settings are the defaults", total)
+        r"4 of 8 stages would run, in about \d+ min at the speed of those done", total)
+    *_, outdated = call(capsys, train, "--out", folder, "--dry-run", "--again",
+                        "core")[1].splitlines()
+    assert outdated == (
+        "out of date then, unless results stay the same: continued, lengthening; "
+        f"python train.py --out {folder} --resume trains them again")
     output = call(capsys, train, "--out", folder, "--resume", "--dry-run", *PRETRAIN)[1]
     assert output == "all 8 stages are up to date\n"
     assert_refused(call(capsys, train, "--out", folder, "--dry-run", *PRETRAIN),
                    "has a run: add --resume")  # as without --dry-run
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
-    seconds = STAGES["data"].seconds + STAGES["tokenizer"].seconds
-    output = call(capsys, train, "--out", tmp_path / "new", "--dry-run", "--until", "tokenizer")[1]
-    assert output == (
-        "data: no result yet\ntokenizer: no result yet\n2 of 2 stages would run, in about "
-        f"{math.ceil(seconds / 60)} min if settings are the defaults\n")
+
+
+def test_a_dry_run_estimates_the_time_of_the_toy_only_until_stages_are_done(texts, tmp_path,
+                                                                            capsys):
+    """Of a model of another shape, those of training: a run with text alone has no speed yet."""
+    new = ["--out", tmp_path / "new", "--dry-run", "--until", "prune"]
+    seconds = sum(STAGES[stage].seconds for stage in ("data", "tokenizer", "parent", "prune"))
+    for extra, steps in ((0, 400), (24 * 60, 24_400)):  # of parent: 24 s for 400
+        output = call(capsys, train, *new, "--set", f"parent.steps={steps}")[1]
+        assert output.endswith("prune: no result yet\n4 of 4 stages would run, in about "
+                               f"{math.ceil((seconds + extra) / 60)} min on two CPU cores\n")
+    unknown = "stages would run, but their times are known for the preset toy only\n"
+    for other in (["--preset", "tiny"], ["--set", "model.dim=64"]):
+        assert call(capsys, train, *new, *other)[1].endswith(f"4 of 4 {unknown}")
     assert not (tmp_path / "new").exists()
+    tiny = ["--out", tmp_path / "tiny", "--data", texts, "--preset", "tiny", "--until"]
+    assert call(capsys, train, *tiny, "tokenizer")[0] == 0
+    assert call(capsys, train, *tiny, "prune", "--resume",
+                "--dry-run")[1].endswith(f"2 of 4 {unknown}")
+
+
+def test_a_dry_run_refuses_the_text_that_a_run_refuses(texts, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "none", tmp_path / "empty"):
+        run = tmp_path / f"run on {folder.name}"
+        arguments = ["--out", run, "--data", folder, "--until", "data"]
+        refused = call(capsys, train, *arguments, "--dry-run")
+        assert_refused(refused, f"--data {folder}")
+        assert not run.exists()
+        code, _, errors = call(capsys, train, *arguments)
+        assert (code, errors) == (refused[0], refused[2])
+    code, output, _ = call(capsys, train, "--out", tmp_path / "new", "--data", texts, "--dry-run")
+    assert code == 0 and output.startswith("data: no result yet\n")
 
 
 def test_list_explains_stages_and_their_settings(capsys):
@@ -244,6 +280,13 @@ def test_list_explains_stages_and_their_settings(capsys):
     assert code == 0
     assert "soft: share of the steps" in output and "    prune.soft=0.8   " in output
     assert "sft" not in output
+
+
+def test_list_has_the_values_of_a_preset(capsys):
+    assert "    model.dim=112   " in call(capsys, train, "--list")[1]
+    output = call(capsys, train, "--list", "model,core", "--preset", "tiny")[1]
+    assert "    model.dim=32   " in output and "    core.steps=10   " in output
+    assert_refused(call(capsys, train, "--list", "model", "--preset", "huge"), "--preset huge")
 
 
 @pytest.mark.parametrize("name", ["train.py", "sample.py"])
@@ -285,7 +328,7 @@ BAD_INPUT = {  # message: arguments
     "need 272": ["--out", "{new}", "--data", "{texts}", "--set", "model.vocab_size=271"],
     "there is no stage reward: choose from data, tokenizer": ["--until", "data,reward"],
     "there is no stage rs3: choose from": ["--out", "{run}", "--again", "core,rs3"],
-    "there is no stage model: choose from": ["--list", "model"],
+    "there is no stage model: choose from": ["--until", "model"],
     "--preset huge: choose one of tiny, toy": ["--out", "{new}", "--preset", "huge"],
     "--set core.speed=3: there is no setting 'core.speed'": ["--out", "{new}", "--set",
                                                             "core.speed=3"],

@@ -47,7 +47,7 @@ def run_stage(run, stage, settings, all_settings=None):
     number = list(all_settings).index(stage) + 1  # from 1
     report = run.read_json("report.json")
     reasons = reasons_to_run(report, all_settings)
-    later = [name for name in list(all_settings)[number:] if name in reasons]
+    later = {name: all_settings[name] for name in list(all_settings)[number:] if name in reasons}
     progress.place = f"[{number}/{len(all_settings)}] "
     progress.rest = expected_seconds(report, later)
     if stage not in reasons:

@@ -56,6 +56,16 @@ NUMBERS = {
 
 # The meaning of each setting, by its name or by stage and name; stages without their round.
 MEANINGS = {
+    "dim": "width of the residual stream",
+    "layers": "transformer layers",
+    "heads": "query heads of a layer, a multiple of kv_heads",
+    "kv_heads": "key/value heads of a layer",
+    "head_dim": "width of a head, an even number",
+    "hidden": "feed-forward units of a layer, after pruning",
+    "vocab_size": "tokens of the vocabulary",
+    "context": "length of core's sequences; two later stages lengthen it",
+    "model.rope_base": "base of the rotary embedding, until lengthening",
+    "norm_eps": "added to the mean square in RMSNorm",
     "folder": "your own UTF-8 text, as --data",
     "data.common": "an n-gram in so many documents is common usage, not a copied benchmark",
     "share": "part of the built-in sources to use",

@@ -68,6 +68,9 @@ STAGES |= {"quantize": Stage(ondevice.quantize, [f"best{ROUNDS}"], 8),
 for name in ondevice.FEATURES:
     STAGES[name] = Stage(partial(ondevice.feature, name), ["recovery"], 7)
 
+# A stage's time is about proportional to the first of these settings that it has.
+AMOUNTS = ["steps", "iterations", "prompts", "count", "math", "share"]
+
 # A stage's main metric: its entry in MAIN_OF, else the first name in MAIN that it reports, else the
 # first metric that it reports.
 MAIN_OF = {"math": "all math %", "tools": "tools %", "summary": "summary %"}
@@ -111,7 +114,7 @@ def parse_setting(text, model):
     if name not in defaults:
         similar = difflib.get_close_matches(name, defaults, cutoff=0)  # always three names
         raise UserError(f"--set {text}: there is no setting {name!r}; similar names are "
-                        f"{', '.join(similar)}; --list shows those of stages")
+                        f"{', '.join(similar)}; --list shows all")
     if not equals:
         raise UserError(f"--set {text}: expected a value, such as {name}={defaults[name]}")
     default = defaults[name]
@@ -126,13 +129,14 @@ def parse_setting(text, model):
     return name, value
 
 
-def explain(stage, whole):
+def explain(stage, settings, whole):
     """Return a stage's docstring or only its first sentence, then a line for each setting: its
-    default and its meaning."""
-    doc = inspect.getdoc(function_of(stage))
+    value and its meaning. The stage "model" has the settings of the model's shape."""
+    doc = (inspect.getdoc(function_of(stage)) if stage in STAGES
+           else "Shape of the model, which a run keeps.")
     text = f"{stage}: {doc}\n" if whole else f"{stage}: {' '.join(doc.partition('.')[0].split())}."
     lines = [f"    {f'{stage}.{name}={value}':36} {meaning(f'{stage}.{name}')}"
-             for name, value in settings_of(stage).items()]
+             for name, value in settings.items()]
     return "\n".join([text, *lines])
 
 
@@ -203,12 +207,24 @@ def up_to_date(report):
     return {stage: report[stage] for stage in settings if stage not in reasons}
 
 
-def expected_seconds(report, stages):
-    """Estimate the seconds of stages: their sum in a default run, times the median slowdown of the
-    stages in the report, such as 2.0 if they took twice as long as in a default run."""
-    done = STAGES.keys() & report.keys()
-    slowdowns = [report[stage]["seconds"] / STAGES[stage].seconds for stage in done]
-    return statistics.median(slowdowns or [1.0]) * sum(STAGES[stage].seconds for stage in stages)
+def default_speed_seconds(stage, settings):
+    """Return a stage's seconds at the speed of a default run: twice as many for twice the steps."""
+    defaults = settings_of(stage)
+    for name in AMOUNTS:
+        if name in defaults:
+            return STAGES[stage].seconds * settings.get(name, defaults[name]) / defaults[name]
+    return STAGES[stage].seconds
+
+
+def expected_seconds(report, settings):
+    """Estimate the seconds of stages, {stage: its settings}: their sum at the speed of a default
+    run, times the median slowdown of the stages in the report, such as 2.0 if they took twice as
+    long as they would at that speed."""
+    usual = {stage: default_speed_seconds(stage, report[stage]["settings"])
+             for stage in STAGES if stage in report}
+    slowdowns = [report[stage]["seconds"] / usual[stage] for stage in usual if usual[stage]]
+    return statistics.median(slowdowns or [1.0]) * sum(
+        default_speed_seconds(stage, own) for stage, own in settings.items())
 
 
 def warn_if_stale(run, *stages):
