@@ -6,9 +6,9 @@
     python sample.py --run runs/toy --quantized --adapter summary
     echo "Name 3 colours. Put a dash before each." | python sample.py --run runs/toy
 
-Each line of the input is a prompt, or a command if it begins with "/": /help lists them. A prompt
-starts a new conversation. /and QUESTION continues the last one: the training data has follow-up
-questions of mathematics, instructions and recall.
+Each line of the input is a prompt, or a command if it begins with "/": /help lists them; help, quit
+and exit need no "/". A prompt starts a new conversation. /and QUESTION continues the last one: the
+training data has follow-up questions of mathematics, instructions and recall.
 """
 import contextlib
 import importlib
@@ -22,10 +22,11 @@ if __name__ == "__main__":  # the imports take seconds: until they end, Ctrl-C p
     check_packages()
 
 from afm_min.lab.shell import ADAPTERS, CHAT_STAGES, Session
-from afm_min.lab.stages import choose_model
+from afm_min.lab.stages import STAGES, choose_model, model_option
 from afm_min.run import Parser, Run, UserError, choose_device, run_command
 from afm_min.world.families import all_families
 from afm_min.world.tasks import PARAMETERS, draw_task
+from afm_min.world.tools import parse_call
 
 with contextlib.suppress(ImportError):  # some builds of Python have none
     importlib.import_module("readline")  # so that `input` can edit lines and recall earlier ones
@@ -47,12 +48,29 @@ def check_arguments(arguments, stage):
                         f"{CHAT_STAGES[0]} and later stages")
 
 
+def draw_tool_tasks(rng):
+    """Draw test tasks until each tool is the first that some task calls. Return the first task of
+    each, {tool: task}, except for open, which follows a search."""
+    tasks = dict.fromkeys(name for name in PARAMETERS if name != "open")
+    while not all(tasks.values()):
+        task = draw_task(all_families()["tools"], "test", rng.random())
+        calls, _ = task.answer
+        if calls:
+            tool, _, _ = parse_call(calls[0])
+            tasks[tool] = tasks[tool] or task
+    return tasks
+
+
 def print_banner(session):
-    """Print which model responds, and an unseen question of each family."""
+    """Print which model responds, and an unseen question of each family and of each tool."""
     print(f"{session.run.path}, {session.state()}. /help lists the commands.")
     if session.chats:
         print("It answers questions such as these, and few others. /example NAME asks one in full:")
         for name, family in all_families().items():
+            if name == "tools":
+                for tool, task in draw_tool_tasks(session.rng).items():
+                    print(f"    {'tools':9}{textwrap.shorten(f'{tool}: {task.question}', 80)}")
+                continue
             task = draw_task(family, "test", session.rng.random())
             question = task.question.replace("\n", r"\n")  # in a terminal, \n is a line break
             if name == "recall":  # the notes are in the system message
@@ -71,8 +89,8 @@ def talk(session, terminal):
                 continue
             if not terminal:
                 print(f"> {line}")  # so that the output shows which answer belongs to which line
-            if line.startswith("/"):
-                session.command(line)
+            if line.startswith("/") or line.strip() in ("help", "quit", "exit"):
+                session.command(line.strip())
             else:
                 session.respond(line)
         except EOFError:
@@ -88,6 +106,10 @@ def talk(session, terminal):
 def sample(arguments):
     """Load a model, and respond to --prompt or to each line of the input."""
     run = Run(arguments.run, choose_device(arguments.device))
+    if run.path.is_file():
+        option = f" --{model_option(run.path.stem)}" if run.path.stem in STAGES else ""
+        raise UserError(f"--run {run.path} is a file, but it takes the folder of a run: python "
+                        f"sample.py --run {run.path.parent}{option}")
     check_arguments(arguments, choose_model(run, arguments.stage))
     session = Session(run, arguments)
     if arguments.prompt is not None:

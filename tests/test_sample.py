@@ -96,6 +96,7 @@ def new_session(monkeypatch):
         monkeypatch.setattr(shell, "stream", ScriptedModel.stream)
         monkeypatch.setattr(shell, "load_model", lambda run, stage: model)
         monkeypatch.setattr(shell, "choose_model", lambda run, stage: stage or "sft")
+        monkeypatch.setattr(shell, "models_of", lambda run: ["core", "draft", "sft"])
         monkeypatch.setattr(shell, "warn_if_stale", lambda run, *stages: None)
         arguments = {"seed": 0, "max_new_tokens": 99, "temperature": 0, "top_p": 1, "system": None,
                      "tools": "off", "stage": None, "quantized": False, "adapter": None}
@@ -241,9 +242,10 @@ def test_ctrl_c_ends_a_command_with_other_input(new_session, monkeypatch, capsys
         sample.talk(new_session(INTERRUPT), terminal=False)
 
 
-@pytest.mark.parametrize("leave", ["/quit", "/exit"])
+@pytest.mark.parametrize("leave", ["/quit", "/exit", "quit", "exit "])
 def test_other_input_has_prompts_and_commands(leave, new_session, monkeypatch, capsys):
-    """Each line is printed before its answer. An empty one is skipped."""
+    """Each line is printed before its answer. An empty one is skipped. quit, exit and help need no
+    "/"."""
     session = new_session("7", "9", "8")
     lines = [QUESTION, FOLLOW_UP, "", "/tools price", leave, "Hi"]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
@@ -278,13 +280,30 @@ def test_commands_that_change_what_is_asked_print_the_state(new_session, type_li
     assert output.splitlines() == [f"({state})" for state in states.values() if state]
 
 
+def test_stage_and_adapter_without_a_name_list_and_change_nothing(new_session, type_lines,
+                                                                  tmp_path):
+    session = new_session(stage="draft")
+    model = session.model
+    assert type_lines(session, "/stage", "/adapter", "/stage last")[1].splitlines() == [
+        "core, draft (current), sft", "(draft; no tools)",
+        "this run has none yet", "(draft; no tools)", "(sft; no tools)"]
+    session.run, session.name = Run(tmp_path), "quantize with adapter none"
+    for name in ("quantize", "math", "summary"):
+        session.run.checkpoint(name).touch()
+    assert type_lines(session, "/adapter", "/stage")[1].splitlines() == [
+        "math, summary, none (current)", "(quantize with adapter none; no tools)",
+        "core, draft, sft", "(quantize with adapter none; no tools)"]
+    assert session.model is model
+
+
 def test_a_base_model_answers_no_questions(new_session, type_lines):
     _, output, errors = type_lines(new_session(stage="core"), "/example", FOLLOW_UP)
     assert output == "" and errors.count("error: core answers no questions") == 2
 
 
 def test_help_lists_the_commands(new_session, type_lines):
-    _, output, _ = type_lines(new_session(), "/help")
+    prompts, output, _ = type_lines(new_session(), "/help")
+    assert type_lines(new_session(), "help") == (prompts, output, "")
     names, explained = zip(*(line.split(maxsplit=1) for line in output.splitlines()))
     assert " ".join(names) == "/adapter /and /example /exit /help /quit /stage /system /tools"
     assert explained[3] == explained[5]
@@ -295,7 +314,11 @@ def test_the_banner_has_a_question_of_each_family(new_session, capsys):
     sample.print_banner(session)
     first, _, *lines = capsys.readouterr().out.splitlines()
     assert first == "toy, sft; no tools. /help lists the commands."
-    assert [line.split()[0] for line in lines] == [*all_families()]
+    names = [line.split()[0] for line in lines]
+    assert list(dict.fromkeys(names)) == [*all_families()]
+    tool_lines = [line.split()[1] for line in lines if line.startswith("    tools")]
+    assert tool_lines == ["price:", "stock:", "weather:", "age:", "python:", "search:"]
+    assert len(names) == len(all_families()) + 5
     assert max(map(len, lines)) <= 100
     (summary,) = [line for line in lines if line.startswith("    summary")]
     assert r"\n" in summary  # one message a line
@@ -312,11 +335,12 @@ def test_the_banner_has_a_question_of_each_family(new_session, capsys):
 @pytest.mark.parametrize("family", ["math", "math deeper", "recall"])
 def test_an_example_is_asked_and_checked(family, new_session, type_lines):
     task = draw_task(shell.FAMILIES[family], "test", random.Random(0).random())
-    shown = "".join(f"{m['role']}: {m['content']}\n" for m in task.messages())
-    for response, verdict in ((task.solution, "(right)"),
-                              ("x", f"(wrong, expected: {task.solution})")):
+    labels = {"system": "system", "user": "question", "assistant": "earlier answer"}
+    shown = "".join(f"{labels[m['role']]}: {m['content']}\n" for m in task.messages())
+    for response, verdict in ((task.solution, "right"), ("x", "wrong")):
         _, output, _ = type_lines(new_session(response), f"/example {family}")
-        assert output == f"{shown}{response}\n{verdict}\n"
+        assert output == (f"{shown}model's answer: {response}\nexpected answer: {task.solution}\n"
+                          f"verdict: {verdict}\n")
 
 
 def test_an_example_for_tools_runs_the_calls(new_session, type_lines):
@@ -327,21 +351,21 @@ def test_an_example_for_tools_runs_the_calls(new_session, type_lines):
         task = next(task for task in tasks if not task.turns)
         *calls, answer = task.solution.split("\n")
         assert [*calls, answer] == [*task.answer[0], task.answer[1]]
-        wrong = f"(wrong, expected: {task.solution})"
-        for replies, verdict in (([*calls, answer], "(right)"), ([*calls, "x"], wrong),
-                                 (["x"], wrong), ([*calls, *calls[-1:], answer],
-                                                  wrong if calls else "(right)")):
+        for replies, verdict in (([*calls, answer], "right"), ([*calls, "x"], "wrong"),
+                                 (["x"], "wrong"), ([*calls, *calls[-1:], answer],
+                                                    "wrong" if calls else "right")):
             session = new_session(*replies, seed=seed)
             _, output, _ = type_lines(session, "/example tools")
-            shown = f"system: {task.system}\nuser: {task.question}\n"
+            shown = f"system: {task.system}\nquestion: {task.question}\nmodel's answer: "
             for reply in replies[:-1]:
                 shown += f"{reply}\n    {tools.run_call(reply, task.system)}\n"
-            assert output == f"{shown}{replies[-1]}\n{verdict}\n"
+            assert output == (f"{shown}{replies[-1]}\nexpected answer: {task.solution}\n"
+                              f"verdict: {verdict}\n")
 
 
 def test_examples_are_of_random_families(new_session, type_lines):
     _, output, _ = type_lines(new_session(*"xxxxxxxxxxxx"), *["/example"] * 8)
-    assert len(set(output.split("\nx\n"))) > 5
+    assert len(set(output.split("verdict: wrong\n"))) > 5
 
 
 # Options.
@@ -363,11 +387,25 @@ def test_bad_input_gets_one_line_and_exit_code_2(message, pretrained, capsys):
     assert_refused(call(capsys, sample, "--run", pretrained[0], *BAD_INPUT[message]), message)
 
 
+@pytest.mark.parametrize("name, options", [
+    ("sft.pt", " --stage sft"), ("math.pt", " --adapter math"), ("quantize.pt", " --adapter none"),
+    ("report.md", "")])
+def test_a_file_instead_of_a_run_gets_the_right_command(name, options, tmp_path, capsys):
+    (tmp_path / name).touch()
+    result = call(capsys, sample, "--run", tmp_path / name)
+    assert_refused(result, f"--run {tmp_path / name} is a file, but it takes the folder of a run: ")
+    assert result[2].endswith(f": python sample.py --run {tmp_path}{options}\n")
+
+
 BAD_INPUT_LATER = {  # of a run that has all stages
     "leave out one of the two": ["--adapter", "math", "--stage", "sft"],
     "adapter x: choose from recovery": ["--quantized", "--adapter", "x"],
     "tools fax: give on, off or some of price": ["--tools", "fax"],
     "--stage reward1": ["--stage", "reward1"],  # a reward model does not talk
+    "--stage math: this stage makes an adapter: use --adapter math, or /adapter math in":
+        ["--stage", "math"],
+    "--stage quantize: this stage makes the quantized model: use --adapter none":
+        ["--stage", "quantize"],
 }
 
 
@@ -451,7 +489,7 @@ def test_an_adapter_that_is_not_trained_is_refused(post_trained, tmp_path, capsy
 def test_models_are_switched_in_a_session(post_trained, capsys, monkeypatch):
     """A model that cannot be loaded leaves the one before in place."""
     monkeypatch.setattr(sys, "stdin", Terminal("Hi", "/stage fox", "/stage core", "Hi",
-                                               "/adapter math", "/stage", "Hi"))
+                                               "/adapter math", "/stage last", "Hi"))
     code, output, errors = call(capsys, sample, "--run", post_trained[0], "--max-new-tokens", 5)
     assert code == 0 and errors.count("\n") == 1 and "--stage fox" in errors
     assert output.startswith(f"{post_trained[0]}, best2; Tools: {ALL}. /help")

@@ -7,7 +7,7 @@ import torch
 
 from afm_min import lora
 from afm_min.generate import stream
-from afm_min.lab.stages import STAGES, choose_model, warn_if_stale
+from afm_min.lab.stages import STAGES, choose_model, models_of, warn_if_stale
 from afm_min.model import load_model
 from afm_min.ondevice import FEATURES
 from afm_min.quantize import QuantizedAFM
@@ -18,8 +18,10 @@ from afm_min.world.families import all_families
 from afm_min.world.tasks import EVOLVED, PARAMETERS, declare, draw_task
 
 ADAPTERS = ["recovery", *FEATURES, "none"]
+QUANTIZED = "quantize with adapter "  # a model's name begins so if it is the quantized one
 CHAT_STAGES = list(STAGES)[list(STAGES).index("draft"):]  # from "draft" on, models answer questions
 FAMILIES = all_families() | EVOLVED
+LABELS = {"system": "system", "user": "question", "assistant": "earlier answer"}  # of an example
 
 
 class Session:
@@ -36,9 +38,10 @@ class Session:
         self.adapters = None  # an AdapterCache if the model is the quantized one
         self.do_tools(arguments.tools)
         if arguments.quantized or arguments.adapter:
-            self.do_adapter(arguments.adapter)
+            has_recovery = run.checkpoint("recovery").exists()
+            self.do_adapter(arguments.adapter or ("recovery" if has_recovery else "none"))
         else:
-            self.do_stage(arguments.stage)
+            self.do_stage(arguments.stage or "last")
 
     def command(self, line):
         """Run a command, such as "/stage sft"."""
@@ -56,6 +59,11 @@ class Session:
             return f"{self.name}, which continues what you write"
         parts = [self.name, self.system, self.tools or "no tools"]
         return "; ".join(filter(None, parts))
+
+    def print_names(self, names, prefix=""):
+        """Print names, one of which, after the prefix, may be that of the current model."""
+        print(", ".join(f"{name} (current)" if prefix + name == self.name else name
+                        for name in names) or "this run has none yet")
 
     def do_help(self, _):
         """List the commands."""
@@ -90,23 +98,29 @@ class Session:
         self.tools = declare(names) if names else ""
 
     def do_stage(self, name):
-        """Load the model of a stage, by default of the last one: /stage sft"""
-        stage = choose_model(self.run, name)
+        """Load a stage's model: /stage sft; /stage last (as without --stage); /stage (lists)"""
+        if not name:
+            self.print_names(models_of(self.run))
+            return
+        stage = choose_model(self.run, None if name == "last" else name)
         self.model = load_model(self.run, stage)  # if it fails, the session keeps its model
         self.adapters = None
         self.name, self.chats = stage, stage in CHAT_STAGES
         warn_if_stale(self.run, stage)
 
     def do_adapter(self, name):
-        """Use the quantized model with an adapter: /adapter math; /adapter none detaches it"""
-        name = name or ("recovery" if self.run.checkpoint("recovery").exists() else "none")
+        """Use an adapter of the quantized model: /adapter math; /adapter none; /adapter (lists)"""
+        if not name:
+            self.print_names([name for name in ADAPTERS if self.run.checkpoint(
+                "quantize" if name == "none" else name).exists()], QUANTIZED)
+            return
         if name not in ADAPTERS:
             raise UserError(f"adapter {name}: choose from {', '.join(ADAPTERS)}")
         adapters = self.adapters or lora.AdapterCache(
             load_model(self.run, "quantize", QuantizedAFM), self.run.checkpoint)
         adapters.use(None if name == "none" else name)
         self.model, self.adapters = adapters.model, adapters
-        self.name, self.chats = f"quantize with adapter {name}", True
+        self.name, self.chats = QUANTIZED + name, True
         warn_if_stale(self.run, "quantize" if name == "none" else name)
 
     def do_example(self, name):
@@ -120,12 +134,13 @@ class Session:
             task = draw_task(family, "test", self.rng.random())
         messages = task.messages()
         for message in messages:
-            print(f"{message['role']}: {message['content']}")
+            print(f"{LABELS[message['role']]}: {message['content']}")
+        print("model's answer: ", end="", flush=True)
         self.converse(messages)
         replies = [m["content"] for m in self.messages[len(task.messages()):]
                    if m["role"] == "assistant"]
         is_right = family.check(task, "\n".join(replies))
-        print("(right)" if is_right else f"(wrong, expected: {task.solution})")
+        print(f"expected answer: {task.solution}\nverdict: {'right' if is_right else 'wrong'}")
 
     # Responses.
 

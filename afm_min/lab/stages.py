@@ -68,6 +68,9 @@ STAGES |= {"quantize": Stage(ondevice.quantize, [f"best{ROUNDS}"], 8),
 for name in ondevice.FEATURES:
     STAGES[name] = Stage(partial(ondevice.feature, name), ["recovery"], 7)
 
+# The stages that make the quantized model or an adapter of it.
+ON_DEVICE = ["quantize", "recovery", *ondevice.FEATURES]
+
 # A stage's time is about proportional to the first of these settings that it has.
 AMOUNTS = ["steps", "iterations", "prompts", "count", "math", "share"]
 
@@ -153,14 +156,31 @@ def with_needs(stages, values=None):
     return {stage: settings_of(stage, values) for stage in STAGES if stage in wanted}
 
 
+def models_of(run):
+    """Return the stages whose language models the run has, in the table's order.
+
+    Reward models, quantized models and adapters do not count."""
+    return [name for name in STAGES if run.checkpoint(name).exists()
+            and name not in ON_DEVICE and not name.startswith("reward")]
+
+
+def model_option(stage):
+    """Return the option of sample.py that loads a stage: "sft" -> "stage sft", "math" -> "adapter
+    math". The quantized model without an adapter is "adapter none"."""
+    if stage in ON_DEVICE:
+        return f"adapter {'none' if stage == 'quantize' else stage}"
+    return f"stage {stage}"
+
+
 def choose_model(run, stage=None):
     """Return `stage` if the run has its language model, by default the last stage that has one.
 
-    Reward models, quantized models and adapters do not count. Raises UserError if the run has no
-    model, or none of `stage`."""
-    on_device = ("quantize", "recovery", *ondevice.FEATURES)
-    trained = [name for name in STAGES if run.checkpoint(name).exists()
-               and name not in on_device and not name.startswith("reward")]
+    Raises UserError if the run has no model, or none of `stage`."""
+    trained = models_of(run)
+    if stage in ON_DEVICE:
+        raise UserError(f"--stage {stage}: this stage makes "
+                        f"{'the quantized model' if stage == 'quantize' else 'an adapter'}: use "
+                        f"--{model_option(stage)}, or /{model_option(stage)} in a session")
     if not trained:
         raise UserError(f"{run.path} has no model: python train.py --out {run.path} trains one")
     if stage and stage not in trained:
