@@ -121,8 +121,8 @@ def imitate(round_number, run, method, stages, *, prompts, samples, choice, epoc
     it was."""
     stage = f"{method}{round_number}"
     seed_step(run.seed, stage, 0)
-    tasks = reward.draw_prompts(prompts, random.Random(f"{run.seed} {stage}"))
     reward_model = load_model(run, f"reward{round_number}", reward.RewardModel)
+    tasks = reward.draw_prompts(reward_model, prompts, random.Random(f"{run.seed} {stage}"))
     # The models are loaded one after the other: only one is in memory at a time.
     models = (load_model(run, name) for name in track(stages, f"{stage}: models"))
     responses = reward.sample_responses(models, tasks, samples)  # (tasks, models, samples)
@@ -184,7 +184,7 @@ def best(round_number, run, *, samples=4, count=50):
     The best has the highest sum of two accuracies on validation tasks, averaged over the families:
     of greedy responses, and of the response that the reward model prefers among `samples`."""
     reward_model = load_model(run, f"reward{round_number}", reward.RewardModel)
-    tasks, table = evaluate.validation_tasks(count), []
+    tasks, table = reward.fitting(evaluate.validation_tasks(count), reward_model), []
     start = reward.starting_stage(round_number)
     for stage in [start, *policy_stages(round_number), f"committee{round_number}"]:
         model = load_model(run, stage)
@@ -246,6 +246,12 @@ def ipo(round_number, run, *, beta=0.1, steps=160, prompts=32, lr=0.0003, count=
 
 
 # Reinforcement learning: MDLOO.
+
+# Weights of the families from which MDLOO draws prompts: those in which samples for one prompt
+# differ most in quality. Where all get about the same reward, the advantages are mostly noise.
+RL_PROMPTS = {"math": 3, "math rephrased": 3, "math reversed": 3, "math deeper": 2,
+              "math broader": 2, "tools": 3, "code": 2, "follow": 2}
+
 
 def sample_rollouts(model, reference, tasks, samples, reward_model=None):
     """Sample S responses to each of N pairs (family, task), at temperature 1 and without top-p, so
@@ -317,15 +323,16 @@ def rise(values):
     return fmean(values[-tenth:]) - fmean(values[:tenth])
 
 
-def mdloo(round_number, run, *, rewarded="model", iterations=40, prompts=64, samples=4, epochs=2,
-          num_minibatches=2, lr=0.0003, beta=0.05, gamma=1.0, clip=0.2, loss="mdpo",
+def mdloo(round_number, run, *, rewarded="model", iterations=80, prompts=64, samples=4, epochs=2,
+          num_minibatches=2, lr=0.00015, beta=0.05, gamma=1.0, clip=0.2, loss="mdpo",
           baseline="leave one out", count=50):
     """Mirror descent with leave-one-out estimation: online reinforcement learning.
 
-    Each of `iterations` samples `samples` responses to each of `prompts` new prompts, and takes
-    `epochs` passes over them. beta: see `kl_penalised`. gamma: see `mdpo_loss`. rewarded: the
-    source of rewards, the reward "model" or the "checker" (1.0 if right, else 0.0). For comparison:
-    loss="ppo", with its `clip`, or "reinforce"; baseline="mean", of all rewards, or "none".
+    Each of `iterations` samples `samples` responses to each of `prompts` new prompts of RL_PROMPTS,
+    and takes `epochs` passes over them. beta: see `kl_penalised`. gamma: see `mdpo_loss`.
+    rewarded: the source of rewards, the reward "model" or the "checker" (1.0 if right, else 0.0).
+    For comparison: loss="ppo", with its `clip`, or "reinforce"; baseline="mean", of all rewards, or
+    "none".
 
     The metric "truth gain" is the `rise` of the percentage of right samples."""
     stage, start = f"mdloo{round_number}", reward.starting_stage(round_number)
@@ -349,7 +356,8 @@ def mdloo(round_number, run, *, rewarded="model", iterations=40, prompts=64, sam
                       save_every=updates, unit="responses")
     for iteration in range(trainer.step // updates, iterations):
         trainer.seed()
-        tasks = reward.draw_prompts(prompts, random.Random(f"{run.seed} {stage} {iteration}"))
+        rng = random.Random(f"{run.seed} {stage} {iteration}")
+        tasks = reward.draw_prompts(model, prompts, rng, RL_PROMPTS)
         groups, values = sample_rollouts(model, reference, tasks, samples, reward_model)
         rewards = kl_penalised(values["reward"], values["old_logp"], values["ref_logp"], beta)
         values["advantage"] = BASELINES[baseline](rewards)

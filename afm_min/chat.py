@@ -349,6 +349,11 @@ class Response(typing.NamedTuple):
     logp: float = 0.0  # sum over the generated ids, under the distribution they were drawn from
 
 
+def fits(model, prompt):
+    """Return True if the model's context has room for a prompt, a list of ids, and a reply."""
+    return len(prompt) < model.config.context
+
+
 def generate_replies(decoder, prompts, end, max_rows, temperature, uniforms):
     """Generate one reply to each of N prompts, up to the id `end`. Returns pairs (ids,
     log-probability). A reply that is cut off lacks `end`.
@@ -372,8 +377,7 @@ def generate_responses(model, conversations, max_new_tokens=64, max_rows=512, te
     responses = [Response(tokenizer.encode_chat(messages, reply=True), [], "")
                  for messages in conversations]
     # Indices of the responses that need one more reply.
-    waiting = [i for i, response in enumerate(responses)
-               if len(response.prompt) < model.config.context]
+    waiting = [i for i, response in enumerate(responses) if fits(model, response.prompt)]
     for calls in range(tools.MAX_CALLS + 1):
         # Draw random numbers for all responses, also finished ones: those of one response must
         # depend neither on the batches nor on the other responses.

@@ -18,6 +18,7 @@ Shapes: R rows of a batch, T tokens of a row, at most K responses and P pairs in
 the batch; C model dim. The four grades have levels 0 to 2, 2 the best.
 """
 import dataclasses
+import itertools
 import math
 import random
 
@@ -170,9 +171,20 @@ def starting_stage(round_number):
     return committee_members(round_number)[-1]
 
 
-def draw_prompts(count, rng):
-    """Return `count` random training tasks by the weights of PROMPTS, as pairs (family, task)."""
-    return draw_mixture(all_families() | EVOLVED, PROMPTS, count, rng)
+def fitting(tasks, model):
+    """Return those of the pairs (family, task) whose prompt fits the model's context."""
+    return [(family, task) for family, task in tasks
+            if chat.fits(model, model.tokenizer.encode_chat(task.messages(), reply=True))]
+
+
+def draw_prompts(model, count, rng, weights=PROMPTS):
+    """Return `count` random training tasks, as pairs (family, task), of families with these
+    weights. Those that do not fit the model's context are replaced by copies of those that do."""
+    tasks = fitting(draw_mixture(all_families() | EVOLVED, weights, count, rng), model)
+    if not tasks:
+        raise UserError(f"none of {count} prompts fits the model's context of "
+                        f"{model.config.context} tokens: start a run with a larger model.context")
+    return list(itertools.islice(itertools.cycle(tasks), count))
 
 
 def sample_responses(models, tasks, samples):
@@ -279,7 +291,8 @@ def preferences(round_number, run, *, prompts=6000, samples=4, noise=0.1):
     models = [load_model(run, name) for name in committee_members(round_number)]
     seed_step(run.seed, stage, 0)
     rng = random.Random(f"{run.seed} {stage}")
-    comparisons = collect_comparisons(models, draw_prompts(prompts, rng), samples, rng, noise)
+    tasks = draw_prompts(models[0], prompts, rng)
+    comparisons = collect_comparisons(models, tasks, samples, rng, noise)
     run.write_lines(stage, comparisons)
     right = [right for each in comparisons for _, _, _, right in each["pairs"]]
     return {"pairs": len(right), "labels right %": evaluate.percent(right)}

@@ -287,7 +287,7 @@ def imitate(stage, monkeypatch):
     by_model = [[[best[0], other], [other, best[0]._replace(logp=-1.0)]],
                 [[other, other], [best[1], other]],
                 [[other, other], [other, best[2]]]]
-    monkeypatch.setattr(reward, "draw_prompts", lambda count, rng: echo("a", "b", "c"))
+    monkeypatch.setattr(reward, "draw_prompts", lambda *_: echo("a", "b", "c"))
     monkeypatch.setattr(reward, "sample_responses", lambda models, tasks, samples: by_model)
     monkeypatch.setattr(reward, "truths", lambda tasks, responses: torch.tensor(
         [float(response.ids == [3, 0]) for response in responses]))
@@ -553,7 +553,7 @@ def mdloo(stage, monkeypatch):
     are random numbers here."""
     monkeypatch.setattr(align, "Trainer", FakeTrainer)
     monkeypatch.setattr(reward, "draw_prompts",
-                        lambda count, rng: [rng.random() for _ in range(count)])
+                        lambda model, count, rng, _: [rng.random() for _ in range(count)])
 
     def run_mdloo(groups, values, start=0, **settings):
         def sample_rollouts(model, reference, tasks, samples, reward_model):
@@ -718,7 +718,7 @@ def test_mdloo_is_rewarded_by_the_model_or_the_checker(stage, monkeypatch, rewar
         return SIX_PROMPTS, rollout_values(6, 4)
     monkeypatch.setattr(align, "Trainer", FakeTrainer)
     monkeypatch.setattr(align, "sample_rollouts", sample_rollouts)
-    monkeypatch.setattr(reward, "draw_prompts", lambda count, rng: [])
+    monkeypatch.setattr(reward, "draw_prompts", lambda *_: [])
     align.mdloo(1, RUN, rewarded=rewarded, iterations=1)
     assert (received[0] is None) == (rewarded == "checker")
 
@@ -741,7 +741,7 @@ def test_a_killed_mdloo_ends_with_the_weights_of_an_unbroken_one(stage, monkeypa
         torch.manual_seed(0)
         return tiny_model()
     monkeypatch.setattr(align, "load_model", load_model)
-    monkeypatch.setattr(reward, "draw_prompts", lambda count, rng: [
+    monkeypatch.setattr(reward, "draw_prompts", lambda model, count, rng, _: [
         (Even(), question(rng.choice("abcdefgh"))) for _ in range(count)])
 
     def run_mdloo(run):

@@ -379,7 +379,7 @@ def test_prompts_are_drawn_from_every_family():
 def test_preferences_are_written_and_the_right_ones_counted(monkeypatch, tmp_path, comparisons):
     """Of five pairs, two are right."""
     monkeypatch.setattr(reward, "load_model", lambda run, name: name)
-    monkeypatch.setattr(reward, "draw_prompts", lambda count, rng: [])
+    monkeypatch.setattr(reward, "draw_prompts", lambda *_: [])
     monkeypatch.setattr(reward, "collect_comparisons", lambda models, *_: comparisons)
     run = Run(tmp_path)
     metrics = reward.preferences(1, run)

@@ -134,7 +134,8 @@ class Tools(Family):
         ("price", "What do {} cost?", "They cost {1}.", "the {colour} {thing} of {name}"),
         ("stock", "How many of {} are there?", "There are {1}.", "the {colour} {thing} of {name}"),
         ("weather", "How is the weather in {}?", "There is {1} in {0}.", "{city} at {hour}"),
-        ("age", "How old is {}?", "It is {1}.", "the {colour} {animal} of {name}")]
+        ("age", "How old is {}?", "The age is {1}.", "the {colour} {animal} of {name}"),
+        ("age", "How old is {}?", "The age is {1}.", "{name}")]
     OPERATORS = [("plus", "+"), ("minus", "-"), ("times", "*")]
 
     declared = 0.0  # `make` declares tools itself
