@@ -380,11 +380,13 @@ def test_the_best_model_has_the_highest_sum_of_two_accuracies(monkeypatch):
     saved = []
     monkeypatch.setattr(align, "load_model", lambda run, stage, kind=None: stage)
     monkeypatch.setattr(align, "save_model", lambda run, stage, model: saved.append((stage, model)))
-    monkeypatch.setattr(align.evaluate, "validation_tasks", lambda count: [])
+    monkeypatch.setattr(align.evaluate, "validation_tasks", lambda count: ["short", "too long"])
+    monkeypatch.setattr(reward, "fitting", lambda tasks, model: [tasks[0]])
     monkeypatch.setattr(align.evaluate, "validation",
                         lambda model, count: {"mean %": greedy[model]})
-    monkeypatch.setattr(reward, "sample_responses", lambda models, tasks, samples: [models])
-    monkeypatch.setattr(align, "best_of_n", lambda reward_model, responses: (responses[0], None))
+    monkeypatch.setattr(reward, "sample_responses",
+                        lambda models, tasks, samples: [models for _ in tasks])
+    monkeypatch.setattr(align, "best_of_n", lambda reward_model, responses: (*responses, None))
     monkeypatch.setattr(align.evaluate, "mean_over_families",
                         lambda tasks, responses: preferred[responses])
     metrics = align.best(1, RUN)
@@ -553,7 +555,7 @@ def mdloo(stage, monkeypatch):
     are random numbers here."""
     monkeypatch.setattr(align, "Trainer", FakeTrainer)
     monkeypatch.setattr(reward, "draw_prompts",
-                        lambda model, count, rng, _: [rng.random() for _ in range(count)])
+                        lambda model, count, rng, weights: [rng.random() for _ in range(count)])
 
     def run_mdloo(groups, values, start=0, **settings):
         def sample_rollouts(model, reference, tasks, samples, reward_model):
@@ -721,6 +723,17 @@ def test_mdloo_is_rewarded_by_the_model_or_the_checker(stage, monkeypatch, rewar
     monkeypatch.setattr(reward, "draw_prompts", lambda *_: [])
     align.mdloo(1, RUN, rewarded=rewarded, iterations=1)
     assert (received[0] is None) == (rewarded == "checker")
+
+
+def test_mdloo_draws_its_own_mixture_of_prompts(stage, monkeypatch):
+    weights = []
+    monkeypatch.setattr(align, "Trainer", FakeTrainer)
+    monkeypatch.setattr(align, "sample_rollouts", lambda *_: (SIX_PROMPTS, rollout_values(6, 4)))
+    monkeypatch.setattr(reward, "draw_prompts",
+                        lambda model, count, rng, given: weights.append(given))
+    align.mdloo(1, RUN, rewarded="checker", iterations=2)
+    assert weights == [align.RL_PROMPTS] * 2
+    assert set(align.RL_PROMPTS) <= set(reward.PROMPTS)
 
 
 def test_mdloo_refuses_too_few_samples_or_prompts(stage):

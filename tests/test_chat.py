@@ -549,6 +549,11 @@ def test_an_answer_behind_a_call_is_no_reply_of_its_own(end, respond):
     assert response.text.startswith(f"{CALL} They cost 5.")
 
 
+def test_a_prompt_fits_if_there_is_room_for_one_token_of_a_reply():
+    assert chat.fits(FakeModel({}), [1] * 39)
+    assert not chat.fits(FakeModel({}), [1] * 40)  # the context
+
+
 def test_a_result_that_does_not_fit_the_context_is_left_out(respond, tokenizer):
     """The call is the last reply then. There has to be room for one token of a reply."""
     messages = asked("Keys?", "price")

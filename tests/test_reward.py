@@ -372,8 +372,28 @@ def test_a_run_without_any_pair_is_refused(tmp_path):
 
 # The stages.
 
+# For draw_prompts: a model whose context has room for every prompt.
+ROOMY = SimpleNamespace(config=SimpleNamespace(context=9999), tokenizer=Letters())
+
+
 def test_prompts_are_drawn_from_every_family():
     assert set(reward.PROMPTS) == set(families.all_families() | EVOLVED)
+
+
+def test_prompts_are_drawn_by_weight():
+    tasks = reward.draw_prompts(ROOMY, 9, random.Random(0), {"refuse": 1, "code": 0})
+    assert [family.name for family, _ in tasks] == ["refuse"] * 9
+
+
+def test_prompts_that_do_not_fit_the_context_are_replaced(monkeypatch):
+    """FakeModel has a context of 40 tokens, one for each letter."""
+    drawn = say_yes("a" * 39, "b" * 40, "c", "d" * 99)
+    monkeypatch.setattr(reward, "draw_mixture", lambda *_: drawn)
+    tasks = reward.draw_prompts(FakeModel({}), 4, random.Random(0))
+    assert [task.question for _, task in tasks] == ["a" * 39, "c", "a" * 39, "c"]
+    drawn[:] = say_yes("b" * 40, "d" * 99)
+    with pytest.raises(UserError, match="none of 2 prompts fits the model's context of 40 tokens"):
+        reward.draw_prompts(FakeModel({}), 2, random.Random(0))
 
 
 def test_preferences_are_written_and_the_right_ones_counted(monkeypatch, tmp_path, comparisons):

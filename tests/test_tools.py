@@ -445,6 +445,15 @@ def test_kinds_of_questions(kind, question, answer, calls, known):
     assert made == [f"call: {call}" for call in calls]
 
 
+def test_people_have_an_age(known):
+    class Person(First):
+        def choice(self, options):
+            return options[-1] if options is Tools.LOOKUPS else options[0]
+    known["Ada"] = "5"
+    assert draw_question("look_up", Person()) == (
+        "How old is Ada?", "The age is 5.", "How old is Ada?", ["call: age(who='Ada')"])
+
+
 def test_answers_that_depend_on_what_the_tools_return(known):
     known["the black books of Ben"], known["Cairo at 2"] = "7", "rain"
     assert draw_question("compare", First())[1] == "They cost the same."
