@@ -57,10 +57,10 @@ def leave_one_out(rewards):
     return rewards - (rewards.sum(1, keepdim=True) - rewards) / (S - 1)
 
 
-def kl_penalised(rewards, logp, ref_logp, beta):
+def kl_penalised(rewards, old_logp, ref_logp, beta):
     """R = r - beta log(pi_k / pi_ref). Over samples of pi_k, E[R] = E[r] - beta KL(pi_k || pi_ref),
     which MDLOO maximises."""
-    return rewards - beta * (logp - ref_logp)
+    return rewards - beta * (old_logp - ref_logp)
 
 
 def mdpo_loss(logp, old_logp, advantages, gamma):
@@ -126,9 +126,9 @@ def imitate(round_number, run, method, stages, *, prompts, samples, choice, epoc
     # The models are loaded one after the other: only one is in memory at a time.
     models = (load_model(run, name) for name in track(stages, f"{stage}: models"))
     responses = reward.sample_responses(models, tasks, samples)  # (tasks, models, samples)
-    best, truth = best_of_n(reward_model, [sum(by_model, []) for by_model in responses], choice)
+    chosen, truth = best_of_n(reward_model, [sum(by_model, []) for by_model in responses], choice)
     examples = [chat.render_response(response.prompt, response.ids, reward_model.tokenizer)
-                for response, p in zip(best, truth.tolist()) if p > 0.5]
+                for response, p in zip(chosen, truth.tolist()) if p > 0.5]
     model = load_model(run, reward.starting_stage(round_number))
     if examples:
         batches = chat.batches({"best": examples}, {"best": 1.0}, batch_size)  # a single source
@@ -136,15 +136,15 @@ def imitate(round_number, run, method, stages, *, prompts, samples, choice, epoc
         fit(model, batches, chat.response_loss, steps=steps, lr=lr,
             schedule=linear(steps, warmup=20), run=run, stage=stage)
     else:
-        print(f"{stage}: none of {len(best)} best responses is likely to be true, so none is "
+        print(f"{stage}: none of {len(chosen)} best responses is likely to be true, so none is "
               f"imitated: raise {stage}.prompts or {stage}.samples")
     save_model(run, stage, model)
     metrics = evaluate.validation(model, count)
     metrics |= {"examples": len(examples),
-                "first ranked true %": evaluate.percent(reward.truths(tasks, best))}
+                "first ranked true %": evaluate.percent(reward.truths(tasks, chosen))}
     for i, name in enumerate(stages):  # share of prompts to which it sampled the best response
         has_best = [response.ids in [r.ids for r in by_model[i]]
-                    for response, by_model in zip(best, responses)]
+                    for response, by_model in zip(chosen, responses)]
         metrics[f"{name} says it %"] = evaluate.percent(has_best)
     return metrics
 

@@ -71,7 +71,7 @@ def test_leave_one_out_by_hand():
 
 def test_kl_penalised_reward_by_hand():
     # r - beta (log pi - log pi_ref): 1 - 0.5 (-2 - -3) = 0.5. Equal policies: r itself.
-    rewards = kl_penalised(torch.tensor([1.0, 1.0]), logp=torch.tensor([-2.0, -2.0]),
+    rewards = kl_penalised(torch.tensor([1.0, 1.0]), old_logp=torch.tensor([-2.0, -2.0]),
                            ref_logp=torch.tensor([-3.0, -2.0]), beta=0.5)
     assert rewards.tolist() == [0.5, 1.0]
 
