@@ -36,6 +36,8 @@ def check_arguments(arguments, stage):
     """Raise UserError if an argument has a bad value, or does not fit the stage."""
     if arguments.temperature not in (None, 0) and not 0.01 <= arguments.temperature <= 100:
         raise UserError(f"--temperature {arguments.temperature}: give 0, or 0.01 to 100")
+    if not 0 <= arguments.seed < 2 ** 63:
+        raise UserError(f"--seed {arguments.seed}: give 0 to 2^63 - 1")
     if arguments.prompt is not None and not arguments.prompt.strip():
         raise UserError("--prompt is empty: write a question, or leave it out to ask several")
     if not 0 < arguments.top_p <= 1 or arguments.max_new_tokens < 1:
@@ -44,7 +46,7 @@ def check_arguments(arguments, stage):
         raise UserError(f"--stage {arguments.stage} does not go with --quantized or --adapter: "
                         "leave out one of the two")
     if stage not in CHAT_STAGES and (arguments.tools != "on" or arguments.system):
-        raise UserError(f"--stage {stage} continues a prompt: --system and --tools are for "
+        raise UserError(f"the model of {stage} only continues text: --system and --tools are for "
                         f"{CHAT_STAGES[0]} and later stages")
 
 
@@ -99,6 +101,8 @@ def talk(session, terminal):
             if not terminal:
                 raise
             print()
+        except UnicodeDecodeError:
+            raise UserError("the input is not UTF-8 text") from None
         except UserError as error:  # continue with the next line
             print(f"error: {error}", file=sys.stderr)
 
@@ -126,18 +130,19 @@ def main():
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--run", metavar="DIR", default="runs/toy", help="run directory (default: %(default)s)")
-    add("--stage", metavar="NAME", help="stage whose model to load (default: the last one trained)")
+    add("--stage", metavar="NAME", help="stage whose model to load (default: the last of all)")
     add("--prompt", metavar="TEXT", help="text to respond to (default: each line of the input)")
     add("--system", metavar="TEXT", help="system message of the conversation")
     add("--tools", metavar="NAME,NAME", default="on",
         help=f"tools to declare: on, off or some of {', '.join(PARAMETERS)} (default: on)")
-    add("--quantized", action="store_true", help="load the quantized model, as --adapter does")
+    add("--quantized", action="store_true", help="load the quantized model; --adapter does, too")
     add("--adapter", metavar="NAME",
         help=f"adapter of the quantized model: {', '.join(ADAPTERS)} (default: recovery)")
     add("--max-new-tokens", metavar="N", type=int, default=100, help="(default: %(default)s)")
     add("--temperature", metavar="T", type=float, help="(default: 0 for answers, 0.8 for texts)")
     add("--top-p", metavar="P", type=float, default=0.95, help="nucleus (default: %(default)s)")
-    add("--seed", metavar="N", type=int, default=0, help="seed of each response (default: 0)")
+    add("--seed", metavar="N", type=int, default=0,
+        help="seed of each response, and of /example (default: %(default)s)")
     add("--device", metavar="NAME", help="cpu, cuda or mps (default: the best available)")
     run_command(sample, parser.parse_args())
 

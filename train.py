@@ -43,14 +43,15 @@ def model_settings(preset):
 def open_run(arguments):
     """Open a new or existing run directory, without writing to it.
 
-    Returns the run, and the contents to write to its run.json: preset, seed, model and settings.
+    Returns the run, and what to write to its run.json: {"preset": "toy", "seed": 0, "model.dim":
+    112, ..., "set": {"core.steps": 2000}}.
     An option that is not given is that of the existing run, else the default."""
     run = Run(arguments.out, choose_device(arguments.device))
     distributed.join(run.device)
     run.shard = arguments.shard
     if run.shard and distributed.world_size() == 1:
         raise UserError("--shard divides a model among processes: start several with torchrun")
-    # A run that has saved nothing can be started again with other options: ignore its run.json.
+    # Read the run.json if the run has saved results, or if the user wants to continue it.
     started = run.read_json("report.json") or any(run.path.glob("*.part.pt"))
     continues = arguments.resume or arguments.again
     previous = run.read_json("run.json") if started or continues else {}
@@ -103,9 +104,9 @@ def train(arguments):
 
 def print_settings(names, preset):
     """Explain stages, or the shape of the model if the name is "model", with a preset's values."""
+    model = model_settings(preset)
     for name in names:
-        settings = (model_settings(preset) if name == "model"
-                    else settings_of(name, PRESET_SETTINGS.get(preset)))
+        settings = model if name == "model" else settings_of(name, PRESET_SETTINGS.get(preset))
         print(explain(name, settings, whole=len(names) == 1))
 
 
@@ -126,7 +127,8 @@ def print_plan(run, settings, again, values):
         print(f"all {len(settings)} stages are up to date")
         return
     if "data" in reasons and settings["data"]["folder"]:
-        corpus.collect(settings["data"]["folder"], common=1)  # raises UserError, as the stage would
+        # Read the folder only to raise the UserError that the stage would.
+        corpus.collect(settings["data"]["folder"], common=1)
     for stage, reason in reasons.items():
         show(f"{stage}: {'--again' if stage in again else reason}")
     show(f"{len(reasons)} of {len(settings)} stages would run, "
@@ -141,8 +143,8 @@ def print_plan(run, settings, again, values):
 def estimate(run, report, settings):
     """Return the expected time of stages, {stage: its settings}, in words.
 
-    `data` and `tokenizer` are not evidence for a model of another shape than the toy: their time
-    hardly depends on the model."""
+    If the model is not the toy, the times of data and tokenizer are ignored: they hardly depend on
+    the model, so they are no measure of its speed."""
     is_toy = run.config == PRESETS["toy"]
     done = {stage: row for stage, row in report.items()
             if is_toy or stage not in ("data", "tokenizer")}
@@ -161,12 +163,12 @@ def train_stages(run, contents, settings, arguments):
     before = run.read_json("report.json")
     jobs = arguments.jobs if distributed.world_size() == 1 and run.device.type == "cpu" else 1
     run_stages(run, settings, jobs)
-    report = up_to_date(run.read_json("report.json"))  # drop rows that the new results outdate
+    report = up_to_date(run.read_json("report.json"))  # drop rows whose inputs or code changed
     run.write_json("report.json", report)
     if report != before:  # if no stage ran, keep the description of the machine that ran them
         run.write_json("environment.json", environment(run))
     write_report(run)
-    missing = [stage for stage in with_needs([], contents["set"]) if stage not in report]
+    missing = list(reasons_to_run(report, with_needs([], contents["set"])))
     if outdated := [stage for stage in missing if stage in before]:
         print(f"\nOut of date now: {', '.join(outdated)}. --resume trains them again.")
     print_outcome(run, report, missing)

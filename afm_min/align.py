@@ -9,8 +9,8 @@ Shapes: N prompts, S samples of each; B pairs; R rows of a batch, each with one 
 at most K responses to them.
 
 A round, as in the report:
-    preferences  annotators compare responses of the committee: the latest fine-tuned, RS, DPO, IPO
-                 and MDLOO models, and the best of the rounds before; in round 1, of draft and sft
+    preferences  annotators compare responses of all models of the round before; in round 1, of
+                 draft and sft
     reward       the reward model is trained on all preferences so far
     mdloo, rs, dpo, ipo    each trains a copy of the model that the round starts from
     committee    the reward model picks the best response to each prompt from all these models; a
@@ -68,8 +68,8 @@ def mdpo_loss(logp, old_logp, advantages, gamma):
     keeps pi close to pi_k, so nothing is clipped.
 
     D = rho log rho - rho + 1. Over samples of pi_k the mean of rho is 1, and so the mean of D is
-    KL(pi || pi_k). The gradient of D is rho log rho grad log pi: 0 in the first step on a sample,
-    where rho = 1. So that step is REINFORCE."""
+    KL(pi || pi_k). The gradient of D is rho log rho grad log pi, which is 0 at rho = 1. So the
+    first step after sampling is REINFORCE."""
     log_ratio = logp - old_logp
     ratio = log_ratio.exp()
     return -(ratio * advantages - gamma * (ratio * log_ratio - ratio + 1))
@@ -116,9 +116,8 @@ def imitate(round_number, run, method, stages, *, prompts, samples, choice, epoc
     `epochs` passes over these responses: more prompts mean more steps.
 
     Each model of `stages` samples `samples` responses to a prompt, and the reward model chooses the
-    best of all. If it gives the best grade for truth a probability of at most 0.5, the response is
-    dropped, as the best of many bad ones is no good example. If all are dropped, the model stays as
-    it was."""
+    best of all. A chosen response that is probably not true by its grade is dropped: the best of
+    many bad ones is no good example. If all are dropped, the model stays as it was."""
     stage = f"{method}{round_number}"
     seed_step(run.seed, stage, 0)
     reward_model = load_model(run, f"reward{round_number}", reward.RewardModel)
@@ -238,8 +237,8 @@ def dpo(round_number, run, *, beta=0.5, steps=160, prompts=32, lr=0.0003, count=
 def ipo(round_number, run, *, beta=0.1, steps=160, prompts=32, lr=0.0003, count=50):
     """Identity preference optimization, on the same pairs.
 
-    The loss is scaled by beta^2, to (beta h - 1/2)^2, which has the same minimum: unscaled, its
-    gradients are so large that the optimizer skips each step."""
+    The loss is scaled by beta^2, to (beta h - 1/2)^2, which has its minimum at the same h. The
+    unscaled gradients have norms of 100 or more, at which AdaStar skips each step."""
     def loss(*logps):
         return beta ** 2 * ipo_loss(*logps, beta)
     return train_on_pairs(round_number, run, "ipo", loss, steps, prompts, lr, count)
@@ -328,8 +327,9 @@ def mdloo(round_number, run, *, rewarded="model", iterations=80, prompts=64, sam
           baseline="leave one out", count=50):
     """Mirror descent with leave-one-out estimation: online reinforcement learning.
 
-    Each of `iterations` samples `samples` responses to each of `prompts` new prompts of RL_PROMPTS,
-    and takes `epochs` passes over them. beta: see `kl_penalised`. gamma: see `mdpo_loss`.
+    An iteration draws `prompts` new prompts by the weights of RL_PROMPTS, samples `samples`
+    responses to each, and trains on them in `epochs` passes. beta: see `kl_penalised`. gamma: see
+    `mdpo_loss`.
     rewarded: the source of rewards, the reward "model" or the "checker" (1.0 if right, else 0.0).
     For comparison: loss="ppo", with its `clip`, or "reinforce"; baseline="mean", of all rewards, or
     "none".

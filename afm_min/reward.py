@@ -10,7 +10,7 @@ response's last token, and their losses train the whole model. The ranking targe
 depend on how much better the chosen response is. The grade loss is a regulariser. The toy world
 simulates the annotators, with noise (world/people.py).
 
-Departures: the policy has two blocks, too few to judge a response, so the reward model has
+Departures: the policy has three blocks, too few to judge a response, so the reward model has
 EXTRA_BLOCKS more, which begin as the identity. The reward can also depend on the response's
 likelihood. A language-model loss is added, so that the model does not forget what text is like.
 

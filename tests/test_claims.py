@@ -168,8 +168,8 @@ def stub(monkeypatch):
     monkeypatch.setattr("afm_min.lab.arms.source_hash", lambda module: "code")
     monkeypatch.setattr("afm_min.lab.stages.source_hash", lambda module: "code")
     monkeypatch.setattr("afm_min.lab.arms.machine", lambda: "processor with AVX2")
-    stages = {"first": Stage(first, []), "left": Stage(left, ["first"]),
-              "right": Stage(right, ["first"]), "last": Stage(last, ["left", "right"]),
+    stages = {"first": Stage(first, [], 1), "left": Stage(left, ["first"], 1),
+              "right": Stage(right, ["first"], 1), "last": Stage(last, ["left", "right"], 1),
               "evaluation": STAGES["evaluation"]}
     saved = dict(STAGES)
     STAGES.clear()  # keep the dict, which several modules have imported, and later its order

@@ -217,8 +217,8 @@ def test_a_full_context_gets_one_line(new_session, type_lines):
     session.model.config.context = length
     _, output, errors = type_lines(session, QUESTION, FOLLOW_UP)
     assert output == "7\n"
-    assert errors == (f"error: {length} tokens fill the model's context, which has {length}: ask "
-                      "without /and, or ask for less\n")
+    assert errors == (f"error: {length} tokens fill the model's context of {length}: shorten the "
+                      "question, or ask without /and\n")
 
 
 # The input.
@@ -374,17 +374,30 @@ BAD_INPUT = {  # message: arguments
     "give 0, or 0.01 to 100": ["--temperature", "nan"],
     "--top-p must be above 0": ["--top-p", "0"],
     "--prompt is empty": ["--prompt", " "],
+    "--seed -1: give 0 to": ["--seed", "-1"],
+    f"--seed {2 ** 63}: give 0 to": ["--seed", 2 ** 63],
     "device 'meta' is not available here": ["--device", "meta"],
     "has no model: python train.py": ["--run", "none"],
     "it must have 1 to 255": ["--prompt", "fox " * 999],
     "has models of parent, prune, teacher, core, continued, lengthening": ["--stage", "sft"],
-    "continues a prompt: --system and --tools are for draft": ["--tools", "price"],
+    "only continues text: --system and --tools are for draft": ["--tools", "price"],
 }
 
 
 @pytest.mark.parametrize("message", BAD_INPUT)
 def test_bad_input_gets_one_line_and_exit_code_2(message, pretrained, capsys):
     assert_refused(call(capsys, sample, "--run", pretrained[0], *BAD_INPUT[message]), message)
+
+
+def test_input_that_is_not_utf_8_gets_one_line(pretrained, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"fox\xff\n"), "utf-8"))
+    assert_refused(call(capsys, sample, "--run", pretrained[0]), "the input is not UTF-8 text")
+
+
+def test_the_last_stage_can_be_named(pretrained, capsys):
+    arguments = ["--run", pretrained[0], "--prompt", "fox", "--max-new-tokens", 3]
+    last = call(capsys, sample, *arguments)
+    assert last[0] == 0 and call(capsys, sample, *arguments, "--stage", "last") == last
 
 
 @pytest.mark.parametrize("name, options", [

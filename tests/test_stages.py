@@ -103,6 +103,7 @@ def test_a_bad_setting_is_refused(text):
     ("core.start=parent2", "takes one of 'prune', 'parent', 'scratch'"),
     ("evaluation.aligned=quantize", "takes one of 'draft', 'sft'"),
     ("committee2.only=rs1", "takes one of '', 'sft', 'best1', 'rs2'"),
+    ("committee1.only=best1", "takes one of '', 'sft', 'rs1'"),
     ("sft.dropout=2", "like 0.1, at least 0, below 1"), ("sft.dropout=1", "below 1"),
     ("prune.first_eps=0", "above 0"), ("ipo1.beta=0", "above 0"), ("dpo2.beta=-1", "above 0"),
     ("core.distill=1.5", "from 0 to 1"), ("preferences1.noise=2", "from 0 to 1"),
@@ -178,7 +179,7 @@ def test_meaning_by_hand(name, text):
 def test_every_setting_that_is_a_word_lists_its_words():
     words = {re.sub(r"\d\.", ".", name) for name, default in all_settings().items()
              if isinstance(default, str)}
-    assert words - set(PATHS) == WORDS.keys()
+    assert words - set(PATHS) == {re.sub(r"\d\.", ".", name) for name in WORDS}
 
 
 @pytest.mark.parametrize("value, text", [
@@ -338,11 +339,11 @@ def test_a_stale_checkpoint_is_named_with_the_stage_that_changed(tmp_path, capsy
     run.write_json("run.json", {"set": {"draft.steps": 7, "rs1.steps": 7}})
     stages.warn_if_stale(run, "draft", "sft", "lengthening")
     lines = capsys.readouterr().err.splitlines()
-    assert [line.partition(" is out of date, as settings, inputs or code of the stage draft ")[0]
+    assert [line.partition(" is out of date (draft: settings changed): train it again ")[0]
             for line in lines] == [f"warning: {run.checkpoint(name)}" for name in ("draft", "sft")]
     runner.forget(run, "core")  # as when it is trained again
     stages.warn_if_stale(run, "lengthening")
-    assert "of the stage core have changed" in capsys.readouterr().err
+    assert "is out of date (core: no result yet)" in capsys.readouterr().err
 
 
 def test_a_state_that_cannot_be_resumed_is_reported(tmp_path, capsys):

@@ -103,6 +103,15 @@ def test_a_named_stage_is_run_again(pretrained, tmp_path, capsys):
     assert output.endswith(f"    python train.py --out {folder} --resume\n")
 
 
+def test_settings_of_stages_that_did_not_run_outdate_them(pretrained, tmp_path, capsys):
+    folder = shutil.copytree(pretrained[0], tmp_path / "copy")
+    code, output, _ = call(capsys, train, "--out", folder, "--resume", "--until", "core",
+                           "--set", "continued.steps=3")
+    assert code == 0
+    assert "\nOut of date now: continued, lengthening. --resume trains them again.\n" in output
+    assert (folder / "lengthening.pt").exists()
+
+
 def train_and_kill(saves, delay, *arguments):
     """Run train.py, killed `delay` seconds after it has saved so many files. If 0, it is killed
     before the last of them is renamed into its place.
@@ -286,7 +295,8 @@ def test_list_has_the_values_of_a_preset(capsys):
     assert "    model.dim=112   " in call(capsys, train, "--list")[1]
     output = call(capsys, train, "--list", "model,core", "--preset", "tiny")[1]
     assert "    model.dim=32   " in output and "    core.steps=10   " in output
-    assert_refused(call(capsys, train, "--list", "model", "--preset", "huge"), "--preset huge")
+    for name in ("model", "core"):
+        assert_refused(call(capsys, train, "--list", name, "--preset", "huge"), "--preset huge")
 
 
 @pytest.mark.parametrize("name", ["train.py", "sample.py"])

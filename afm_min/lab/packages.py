@@ -1,4 +1,5 @@
-"""A check, before anything that needs them is imported, that the required packages are there."""
+"""Check that the required packages are installed. Call this before importing anything that needs
+them."""
 import importlib.util
 import sys
 
@@ -8,6 +9,6 @@ def check_packages():
     missing = [name for name in ("torch", "numpy", "regex")
                if importlib.util.find_spec(name) is None]
     if missing:
-        print(f"error: {sys.executable} has no {', '.join(missing)}: call `make install`, then use "
-              ".venv/bin/python", file=sys.stderr)
+        print(f"error: {sys.executable} has no {', '.join(missing)}: run `make install` in "
+              "the project's folder, then use .venv/bin/python", file=sys.stderr)
         sys.exit(2)

@@ -24,6 +24,7 @@ WORDS = {  # setting -> the words that it may be: a list, or a dict with these k
     "mdloo.rewarded": ["model", "checker"],
     "mdloo.loss": align.LOSSES,
     "mdloo.baseline": align.BASELINES,
+    "committee1.only": ["", "sft", "rs1", "dpo1", "ipo1", "mdloo1"],
     "committee.only": ["", "sft", "best1", "rsN", "dpoN", "ipoN", "mdlooN"],
     "quantize.choice": ["sensitivity", "random"],
     "recovery.recipe": ["imitate", "text"],
@@ -206,7 +207,8 @@ def problem(name, value, default):
     problem("sft.dropout", 2.0, 0.1) -> "takes a value like 0.1, at least 0, below 1"
     """
     stage, _, setting = name.partition(".")
-    key = re.sub(r"\d\.", ".", name)  # "mdloo1.loss" -> "mdloo.loss"
+    # "mdloo1.loss" -> "mdloo.loss"
+    key = name if name in WORDS else re.sub(r"\d\.", ".", name)
     if key in WORDS:
         words = [word.replace("N", stage[-1]) for word in WORDS[key]]
         return "" if value in words else f"takes one of {', '.join(map(repr, words))}"

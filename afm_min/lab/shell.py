@@ -18,10 +18,10 @@ from afm_min.world.families import all_families
 from afm_min.world.tasks import EVOLVED, PARAMETERS, declare, draw_task
 
 ADAPTERS = ["recovery", *FEATURES, "none"]
-QUANTIZED = "quantize with adapter "  # a model's name begins so if it is the quantized one
+QUANTIZED = "quantize with adapter "  # `Session.name` begins so if the model is quantized
 CHAT_STAGES = list(STAGES)[list(STAGES).index("draft"):]  # from "draft" on, models answer questions
 FAMILIES = all_families() | EVOLVED
-LABELS = {"system": "system", "user": "question", "assistant": "earlier answer"}  # of an example
+LABELS = {"system": "system", "user": "question", "assistant": "earlier answer"}  # in /example
 
 
 class Session:
@@ -54,14 +54,15 @@ class Session:
             print(f"({self.state()})")
 
     def state(self):
-        """Return the model and the messages of a new conversation: "best2; Tools: price(item)"."""
+        """Describe the model, and the system message and tools of the next conversation:
+        "best2; Tools: price(item)"."""
         if not self.chats:
             return f"{self.name}, which continues what you write"
         parts = [self.name, self.system, self.tools or "no tools"]
         return "; ".join(filter(None, parts))
 
     def print_names(self, names, prefix=""):
-        """Print names, one of which, after the prefix, may be that of the current model."""
+        """Print names, and mark the current model's. prefix: what precedes it in `self.name`."""
         print(", ".join(f"{name} (current)" if prefix + name == self.name else name
                         for name in names) or "this run has none yet")
 
@@ -102,7 +103,7 @@ class Session:
         if not name:
             self.print_names(models_of(self.run))
             return
-        stage = choose_model(self.run, None if name == "last" else name)
+        stage = choose_model(self.run, name)
         self.model = load_model(self.run, stage)  # if it fails, the session keeps its model
         self.adapters = None
         self.name, self.chats = stage, stage in CHAT_STAGES
@@ -130,7 +131,7 @@ class Session:
             raise UserError(f"example {name}: choose from {', '.join(FAMILIES)}")
         family = FAMILIES[name or self.rng.choice([*FAMILIES])]
         task = draw_task(family, "test", self.rng.random())
-        while family.name == "tools" and task.turns:  # it begins in the middle of a conversation
+        while family.name == "tools" and task.turns:  # some calls are already made
             task = draw_task(family, "test", self.rng.random())
         messages = task.messages()
         for message in messages:
@@ -161,13 +162,14 @@ class Session:
             self.print_response(ids, document, prefix=prompt)
 
     def converse(self, messages):
-        """Print the model's replies, and indented the results of its tool calls, and append both to
-        the messages. If nothing fails, they become the last conversation."""
+        """Print the model's replies, and the results of its tool calls, indented. Append both to
+        `messages`, in place. If nothing fails, these become the last conversation."""
         for calls in range(tools.MAX_CALLS + 1):
             ids = self.model.tokenizer.encode_chat(messages, reply=True)
             if len(ids) >= self.model.config.context:
-                raise UserError(f"{len(ids)} tokens fill the model's context, which has "
-                                f"{self.model.config.context}: ask without /and, or ask for less")
+                raise UserError(f"{len(ids)} tokens fill the model's context of "
+                                f"{self.model.config.context}: shorten the question, or ask "
+                                "without /and")
             text, is_complete = self.print_response(ids, self.model.tokenizer.special(END))
             messages.append({"role": "assistant", "content": text})
             if not (text.startswith(tools.CALL) and is_complete):
@@ -196,8 +198,9 @@ class Session:
         for (token,), _ in stream(self.model, [ids], arguments.max_new_tokens, stop=stop,
                                   temperature=temperature, top_p=arguments.top_p):
             piece = utf8.decode(b"" if token == stop else self.model.tokenizer.vocab[token])
+            # The prefix comes with the first token: before it, a long prompt may raise an error.
             print(prefix + piece, end="", flush=True)
-            prefix = ""  # not printed before the first token, as too long a prompt raises an error
+            prefix = ""
             text += piece
         print(utf8.decode(b"", final=True))
         return text, token == stop

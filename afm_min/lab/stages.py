@@ -1,8 +1,13 @@
 """The table of stages, their settings, and which results are up to date. runner.py runs stages.
 
 A stage is a function of a run. Its keyword-only arguments, with their defaults, are its settings.
-A finished stage is skipped unless its settings, inputs or source code changed: its row in
-report.json has a fingerprint of all three.
+A finished stage is skipped unless its settings, its source code, or the results of the stages that
+it needs have changed: its row in report.json has a fingerprint of all three. Files outside the run
+are not compared: after editing those of --data, use --again data.
+
+    settings      of one stage, {"steps": 800, ...}
+    all_settings  {stage: its settings}, in the order of the table
+    values        what the user changed, {"core.steps": 2000}
 """
 import ast
 import collections
@@ -23,7 +28,7 @@ from afm_min.run import UserError
 
 # needs: the stages whose results a stage uses, a list or a function of its settings. seconds: its
 # time in a default run on two cores, halved if it runs side by side with another stage.
-Stage = collections.namedtuple("Stage", "function needs seconds", defaults=[30])
+Stage = collections.namedtuple("Stage", "function needs seconds")
 
 
 def core_needs(settings):
@@ -32,6 +37,7 @@ def core_needs(settings):
     return [start, "teacher"] if settings["distill"] else [start]
 
 
+# A stage needs only stages above it.
 STAGES = {
     "data": Stage(corpus.data, [], 29),
     "tokenizer": Stage(corpus.tokenizer, ["data"], 2),
@@ -147,10 +153,11 @@ def with_needs(stages, values=None):
     """Return {stage: its settings} for these stages and all that they need, in the table's order:
     ["prune"] -> the settings of data, tokenizer, parent and prune. values: see `settings_of`.
 
-    Without stages, return those of a whole run. If it packs no model, evaluation is its last."""
+    Without stages, return those of a whole run. With evaluation.packed=False, it ends with
+    evaluation: without quantize, recovery and the features."""
     whole_run = STAGES if settings_of("evaluation", values)["packed"] else ["evaluation"]
     wanted = set(stages or whole_run)
-    for stage in reversed(STAGES):  # a stage only needs stages above it
+    for stage in reversed(STAGES):
         if stage in wanted:
             wanted.update(needs_of(stage, settings_of(stage, values)))
     return {stage: settings_of(stage, values) for stage in STAGES if stage in wanted}
@@ -173,10 +180,11 @@ def model_option(stage):
 
 
 def choose_model(run, stage=None):
-    """Return `stage` if the run has its language model, by default the last stage that has one.
+    """Return `stage` if the run has its language model, or for None or "last", the last stage in
+    the table that has one.
 
     Raises UserError if the run has no model, or none of `stage`."""
-    trained = models_of(run)
+    stage, trained = None if stage == "last" else stage, models_of(run)
     if stage in ON_DEVICE:
         raise UserError(f"--stage {stage}: this stage makes "
                         f"{'the quantized model' if stage == 'quantize' else 'an adapter'}: use "
@@ -199,32 +207,31 @@ def fingerprint(rows, stage, settings):
     return hashlib.sha256(json.dumps([settings, needed, code]).encode()).hexdigest()[:8]
 
 
-def reasons_to_run(report, settings):
-    """Return {stage: why it has to run}, for those stages of `settings` that are not up to date.
+def reasons_to_run(report, all_settings):
+    """Return {stage: why it has to run}, for those stages that are not up to date.
 
-    settings: {stage: its settings}, in the order of the table. report: {stage: row} as in
-    report.json."""
+    report: {stage: row} as in report.json."""
     reasons = {}
-    for stage, own in settings.items():
+    for stage, settings in all_settings.items():
         # An old report may lack settings that were added since: take their defaults.
-        stale = [name for name in needs_of(stage, settings_of(stage) | own)
+        stale = [name for name in needs_of(stage, settings_of(stage) | settings)
                  if name in reasons or name not in report]
         if stage not in report:
             reasons[stage] = "no result yet"
-        elif report[stage]["settings"] != own:
+        elif report[stage]["settings"] != settings:
             reasons[stage] = "settings changed"
         elif stale:
             reasons[stage] = f"needs {', '.join(stale)}"
-        elif report[stage].get("fingerprint") != fingerprint(report, stage, own):
+        elif report[stage].get("fingerprint") != fingerprint(report, stage, settings):
             reasons[stage] = "inputs or code changed"
     return reasons
 
 
 def up_to_date(report):
     """Return {stage: row} of a report, without the rows whose inputs or code have changed."""
-    settings = {stage: report[stage]["settings"] for stage in STAGES if stage in report}
-    reasons = reasons_to_run(report, settings)
-    return {stage: report[stage] for stage in settings if stage not in reasons}
+    all_settings = {stage: report[stage]["settings"] for stage in STAGES if stage in report}
+    reasons = reasons_to_run(report, all_settings)
+    return {stage: report[stage] for stage in all_settings if stage not in reasons}
 
 
 def default_speed_seconds(stage, settings):
@@ -236,15 +243,15 @@ def default_speed_seconds(stage, settings):
     return STAGES[stage].seconds
 
 
-def expected_seconds(report, settings):
-    """Estimate the seconds of stages, {stage: its settings}: their sum at the speed of a default
-    run, times the median slowdown of the stages in the report, such as 2.0 if they took twice as
-    long as they would at that speed."""
-    usual = {stage: default_speed_seconds(stage, report[stage]["settings"])
-             for stage in STAGES if stage in report}
-    slowdowns = [report[stage]["seconds"] / usual[stage] for stage in usual if usual[stage]]
+def expected_seconds(report, all_settings):
+    """Estimate the seconds of stages: their time at the speed of a default run, times the median
+    slowdown of the stages in the report. This is 2.0 if those took twice as long."""
+    expected = {stage: default_speed_seconds(stage, report[stage]["settings"])
+                for stage in STAGES if stage in report}
+    slowdowns = [report[stage]["seconds"] / seconds for stage, seconds in expected.items()
+                 if seconds]
     return statistics.median(slowdowns or [1.0]) * sum(
-        default_speed_seconds(stage, own) for stage, own in settings.items())
+        default_speed_seconds(stage, settings) for stage, settings in all_settings.items())
 
 
 def warn_if_stale(run, *stages):
@@ -256,11 +263,10 @@ def warn_if_stale(run, *stages):
         values = {f"{name}.{key}": value for name, row in report.items()
                   for key, value in row["settings"].items()}
     for stage in stages:
-        changed = list(reasons_to_run(report, with_needs([stage], values)))
-        if changed:
-            print(f"warning: {run.checkpoint(stage)} is out of date, as settings, inputs or code "
-                  f"of the stage {changed[0]} have changed: train it again with "
-                  f"train.py --out {run.path} --resume", file=sys.stderr)
+        for name, reason in reasons_to_run(report, with_needs([stage], values)).items():
+            print(f"warning: {run.checkpoint(stage)} is out of date ({name}: {reason}): train it "
+                  f"again with train.py --out {run.path} --resume", file=sys.stderr)
+            break  # the first stage is enough: the others need it
 
 
 def main_metric(stage, report):
