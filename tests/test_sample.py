@@ -95,7 +95,7 @@ def new_session(monkeypatch):
         model = ScriptedModel(Tokenizer.train([QUESTION], 300), *texts)
         monkeypatch.setattr(shell, "stream", ScriptedModel.stream)
         monkeypatch.setattr(shell, "load_model", lambda run, stage: model)
-        monkeypatch.setattr(shell, "choose_model", lambda run, stage: stage or "sft")
+        monkeypatch.setattr(shell, "choose_model", lambda run, stage: stage.replace("last", "sft"))
         monkeypatch.setattr(shell, "models_of", lambda run: ["core", "draft", "sft"])
         monkeypatch.setattr(shell, "warn_if_stale", lambda run, *stages: None)
         arguments = {"seed": 0, "max_new_tokens": 99, "temperature": 0, "top_p": 1, "system": None,
@@ -457,7 +457,7 @@ def test_a_stale_checkpoint_is_named(pretrained, tmp_path, capsys):
     code, output, errors = call(capsys, sample, *arguments)
     assert code == 0 and output.startswith("Text number")
     assert errors.count("\n") == 1
-    assert "lengthening.pt is out of date" in errors and "of the stage continued" in errors
+    assert "lengthening.pt is out of date" in errors and "(continued: settings changed)" in errors
     assert call(capsys, sample, *arguments, "--stage", "core")[2] == ""
 
 

@@ -240,7 +240,7 @@ def test_the_expected_time_follows_that_of_finished_stages():
 
 
 @pytest.mark.parametrize("stage, changes, times", [
-    ("core", {"steps": 1600}, 2), ("core", {"lr": 1.0}, 1), ("mdloo1", {"iterations": 10}, 1 / 4),
+    ("core", {"steps": 1600}, 2), ("core", {"lr": 1.0}, 1), ("mdloo1", {"iterations": 20}, 1 / 4),
     ("rs2", {"prompts": 6000, "count": 1}, 3), ("recovery", {"prompts": 1, "steps": 600}, 2),
     ("evaluation", {"count": 100}, 1 / 2), ("tokenizer", {"coverage": 0.5}, 1)])
 def test_the_expected_time_follows_the_settings(stage, changes, times):

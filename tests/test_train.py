@@ -302,7 +302,7 @@ def test_list_has_the_values_of_a_preset(capsys):
 @pytest.mark.parametrize("name", ["train.py", "sample.py"])
 def test_a_missing_package_gives_one_line(name):
     """Python's option -S hides all installed packages."""
-    assert_refused(shell("-S", name), "has no torch, numpy, regex: call `make install`, then")
+    assert_refused(shell("-S", name), "has no torch, numpy, regex: run `make install` in")
 
 
 @pytest.mark.parametrize("command, arguments, message", [

@@ -60,7 +60,7 @@ for n in range(1, ROUNDS + 1):
                                  [reward.starting_stage(n)], 22),
         f"reward{n}": Stage(partial(reward.reward, n), [f"preferences{n}"], 60),
         # mdloo takes longest of the four below, so it starts first when they run side by side.
-        f"mdloo{n}": Stage(partial(align.mdloo, n), [f"reward{n}"], 25),
+        f"mdloo{n}": Stage(partial(align.mdloo, n), [f"reward{n}"], 50),
         f"rs{n}": Stage(partial(align.rs, n), [f"reward{n}"], 14),
         f"dpo{n}": Stage(partial(align.dpo, n), [f"preferences{n}"], 11),
         f"ipo{n}": Stage(partial(align.ipo, n), [f"preferences{n}"], 11),
