@@ -33,7 +33,7 @@ install: $(ENV)/installed
 train: $(ENV)/installed
 	$(PY) train.py --out $(RUN) --resume
 	$(PY) sample.py --run $(RUN) --stage lengthening --prompt "The value of"
-	$(PY) sample.py --run $(RUN) --prompt "Which cost more, the red keys of Ada or the blue pens of Ben?"
+	$(PY) sample.py --run $(RUN) --prompt "What do the red keys of Ada cost?"
 
 report: $(ENV)/installed
 	$(PY) -m afm_min.lab.report --run $(RUN)
