@@ -246,8 +246,9 @@ def ipo(round_number, run, *, beta=0.1, steps=160, prompts=32, lr=0.0003, count=
 
 # Reinforcement learning: MDLOO.
 
-# Weights of the families from which MDLOO draws prompts: those in which samples for one prompt
-# differ most in quality. Where all get about the same reward, the advantages are mostly noise.
+# Weights of the families from which MDLOO draws prompts: those in which the sample that the reward
+# model likes best is right more often than a random one. Elsewhere, samples are equally good, or
+# the reward model cannot tell which are better (recall), so the advantages are mostly noise.
 RL_PROMPTS = {"math": 3, "math rephrased": 3, "math reversed": 3, "math deeper": 2,
               "math broader": 2, "tools": 3, "code": 2, "follow": 2}
 
