@@ -142,9 +142,8 @@ def imitate(round_number, run, method, stages, *, prompts, samples, choice, epoc
     metrics |= {"examples": len(examples),
                 "first ranked true %": evaluate.percent(reward.truths(tasks, chosen))}
     for i, name in enumerate(stages):  # share of prompts to which it sampled the best response
-        has_best = [response.ids in [r.ids for r in by_model[i]]
-                    for response, by_model in zip(chosen, responses)]
-        metrics[f"{name} says it %"] = evaluate.percent(has_best)
+        metrics[f"{name} says it %"] = evaluate.percent(
+            best.ids in [r.ids for r in by_model[i]] for best, by_model in zip(chosen, responses))
     return metrics
 
 
@@ -268,9 +267,8 @@ def sample_rollouts(model, reference, tasks, samples, reward_model=None):
     groups = [(responses[0].prompt, [r.ids for r in responses]) for responses in sampled]
     truth = torch.stack([reward.truths([task] * samples, responses)
                          for task, responses in zip(tasks, sampled)])
-    rewards = truth
-    if reward_model:
-        rewards = torch.stack(reward.scores(reward_model, groups))[..., 0]
+    rewards = (torch.stack(reward.scores(reward_model, groups))[..., 0] if reward_model
+               else truth)
     ref_logp = torch.stack(chat.map_responses(chat.response_logp, reference, groups))
     if model.dtype == torch.float32:
         old_logp = torch.tensor([[r.logp for r in responses] for responses in sampled])
@@ -343,9 +341,8 @@ def mdloo(round_number, run, *, rewarded="model", iterations=80, prompts=64, sam
         raise UserError(f"{stage}.prompts={prompts}: give at least {num_minibatches}, one for each "
                         "minibatch")
     model, reference = load_model(run, start), load_model(run, start)  # pi, pi_ref
-    reward_model = None
-    if rewarded == "model":
-        reward_model = load_model(run, f"reward{round_number}", reward.RewardModel)
+    reward_model = (load_model(run, f"reward{round_number}", reward.RewardModel)
+                    if rewarded == "model" else None)
     updates = epochs * num_minibatches  # per iteration
     steps = iterations * updates
     function, names = LOSSES[loss]

@@ -14,7 +14,7 @@ import math
 import torch
 
 from afm_min import lora
-from afm_min.chat import generate_texts, sample_texts
+from afm_min.respond import generate_texts, sample_texts
 from afm_min.evaluate_base import continuations, plain_texts
 from afm_min.model import load_model
 from afm_min.quantize import QuantizedAFM
@@ -92,7 +92,7 @@ def validation(model, count=50):
 def mean_over_families(tasks, responses):
     """Return the percentage of tasks solved, averaged over the families.
 
-    tasks: pairs (family, task). responses: a chat.Response to each."""
+    tasks: pairs (family, task). responses: a respond.Response to each."""
     results = {}  # family -> list of bools
     for (family, task), response in zip(tasks, responses):
         results.setdefault(family, []).append(family.check(task, response.text))

@@ -20,7 +20,7 @@ import random
 import torch
 from torch.nn import functional as F
 
-from afm_min import chat, evaluate, lora, pretrain
+from afm_min import chat, evaluate, lora, pretrain, respond
 from afm_min.data import corpus
 from afm_min.lora import projections
 from afm_min.model import load_model, save_model
@@ -126,7 +126,7 @@ def own_responses(run, model, prompts):
     conversations = [task.messages() for task in new_tasks(run, "own words", prompts)]
     # A response is empty if its prompt does not fit the context.
     return [chat.render_response(response.prompt, response.ids, model.tokenizer)
-            for response in chat.generate_responses(model, conversations) if response.ids]
+            for response in respond.generate_responses(model, conversations) if response.ids]
 
 
 def training_data(run, model):

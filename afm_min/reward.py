@@ -26,7 +26,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from afm_min import chat, evaluate
+from afm_min import chat, evaluate, respond
 from afm_min.model import AFM, Linear, load_model, save_model
 from afm_min.run import UserError
 from afm_min.trainer import fit, linear, seed_step
@@ -174,7 +174,7 @@ def starting_stage(round_number):
 def fitting(tasks, model):
     """Return those of the pairs (family, task) whose prompt fits the model's context."""
     return [(family, task) for family, task in tasks
-            if chat.fits(model, model.tokenizer.encode_chat(task.messages(), reply=True))]
+            if respond.fits(model, model.tokenizer.encode_chat(task.messages(), reply=True))]
 
 
 def draw_prompts(model, count, rng, weights=PROMPTS):
@@ -191,7 +191,7 @@ def sample_responses(models, tasks, samples):
     """Sample responses at temperature 1 to each pair (family, task) from each model. Returns nested
     lists of Response: (tasks, models, samples). models: may be a generator."""
     prompts = [task.messages() for _, task in tasks for _ in range(samples)]
-    by_model = [chat.generate_responses(model, prompts, MAX_REPLY, temperature=1.0)
+    by_model = [respond.generate_responses(model, prompts, MAX_REPLY, temperature=1.0)
                 for model in models]
     return [[responses[i:i + samples] for responses in by_model]
             for i in range(0, len(prompts), samples)]
@@ -208,7 +208,7 @@ def collect_comparisons(models, tasks, samples, rng, noise):
 
     At least `samples` responses are sampled for a task, equally many from each model. Returns one
     dict, a comparison, for each task with a pair. It has the family, the prompt, and
-        responses  the ids of each response that is in a pair, as in chat.Response
+        responses  the ids of each response that is in a pair, as in respond.Response
         grades     the four grades that an annotator gave each of them
         pairs      [chosen, rejected, level, right]: two indices of `responses`; how much better
                    the chosen one was found, 0 to 3; and whether the true grades agree"""

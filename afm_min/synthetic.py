@@ -9,7 +9,7 @@ Departure: the questions come from the toy world, as a model of this size invent
 """
 import collections
 
-from afm_min import chat, evaluate, guards
+from afm_min import chat, evaluate, guards, respond
 from afm_min.model import load_model
 from afm_min.progress import track
 from afm_min.trainer import seed_step
@@ -72,7 +72,7 @@ def examples_and_row(name, is_right, tasks, samples, selected):
 def synthetic_math(model, family, kind, count, samples):
     """Return examples of one kind of evolved mathematics, and their row."""
     tasks = new_tasks(family, count)
-    texts = chat.sample_texts(model, tasks, samples)
+    texts = respond.sample_texts(model, tasks, samples)
     selected = []
     for task, responses in zip(tasks, texts):
         # As in the report, the answers to problems made deeper or broader are unknown.
@@ -89,7 +89,7 @@ def synthetic_code(model, family, count, samples, threshold, seen_tests):
     tests are hidden. They only measure how many are right, of the first samples and of the selected
     ones."""
     tasks = new_tasks(family, count)
-    texts = chat.sample_texts(model, tasks, samples)
+    texts = respond.sample_texts(model, tasks, samples)
 
     def share_passed(task, text):  # of the seen tests
         return sum(family.is_correct(task, text, slice(seen_tests))) / seen_tests
@@ -115,7 +115,7 @@ def synthetic_tool_use(model, family, count, samples):
     Each question is attempted `samples` times, and the calls are executed. The first attempt with
     the right calls and the right answer is selected."""
     tasks = new_tasks(family, count)
-    texts = chat.sample_texts(model, tasks, samples)
+    texts = respond.sample_texts(model, tasks, samples)
     selected = [next((text for text in attempts if family.check(task, text)), None)
                 for task, attempts in zip(tasks, texts)]
     _, row = examples_and_row("tools", family.check, tasks, texts, selected)

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from afm_min.data import corpus, sources
+from afm_min.tokenizer import Tokenizer
 
 
 def pytest_collection_finish(session):
@@ -41,6 +42,12 @@ def collected():
             "math": functools.partial(sources.math, 600),
             "questions": functools.partial(sources.questions, 2000)})
         return corpus.collect("", 2)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A tokenizer of a few merges."""
+    return Tokenizer.train(["Hi. Yes. No. What is it?"] * 3, 272)
 
 
 @pytest.fixture(scope="session")

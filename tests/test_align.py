@@ -5,11 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from afm_min import align, chat, reward
+from afm_min import align, chat, respond, reward
 from afm_min.align import (dpo_loss, ipo_loss, kl_penalised, leave_one_out, mdpo_loss, ppo_loss,
                            reinforce_loss)
-from afm_min.chat import Response, response_logp
+from afm_min.chat import response_logp
 from afm_min.model import AFM
+from afm_min.respond import Response
 from afm_min.run import Run, UserError
 from afm_min.trainer import Trainer, backward
 from tests.test_chat import (TINY, FakeModel, gradients, make_groups, question, tiny_model,
@@ -255,7 +256,7 @@ def stage(monkeypatch):
 def test_truth_is_that_of_the_text_with_or_without_the_end(monkeypatch):
     use_fake_models(monkeypatch)
     tasks = echo("ab", "ab", "ab")
-    responses = chat.generate_responses(FakeModel({"ab": [[1, 2, 0], [1, 2], [1, 2, 3]]}),
+    responses = respond.generate_responses(FakeModel({"ab": [[1, 2, 0], [1, 2], [1, 2, 3]]}),
                                         [task.messages() for _, task in tasks])
     assert reward.truths(tasks, responses).tolist() == [1, 1, 0]
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from afm_min import chat, evaluate
-from afm_min.chat import Response
+from afm_min import evaluate, respond
+from afm_min.respond import Response
 from afm_min.model import PRESETS
 from afm_min.tokenizer import Tokenizer
 from afm_min.world import families, tools
@@ -231,8 +231,8 @@ def oracle(monkeypatch):
         model.temperatures.append(temperature)
         texts = [model.known.get(tuple(prompt), "Hm.") for prompt in prompts]
         return [([*model.tokenizer.encode(text), stop], 0.0) for text in texts]
-    monkeypatch.setattr(chat, "Decoder", lambda model: model)
-    monkeypatch.setattr(chat, "generate_with_logp", generate_with_logp)
+    monkeypatch.setattr(respond, "Decoder", lambda model: model)
+    monkeypatch.setattr(respond, "generate_with_logp", generate_with_logp)
     return oracle
 
 
@@ -295,7 +295,7 @@ def test_tools_are_executed_in_the_conversations(oracle):
     oracle.learn_tasks(tasks)
 
     def tool_use():
-        texts = chat.generate_texts(oracle, [task.messages() for task in tasks])
+        texts = respond.generate_texts(oracle, [task.messages() for task in tasks])
         return texts, evaluate.tool_use(family, tasks, texts)
     texts, rows = tool_use()
     assert texts == [task.solution for task in tasks]

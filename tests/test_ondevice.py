@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from afm_min import chat, lora, ondevice
+from afm_min import chat, lora, ondevice, respond
 from afm_min.model import AFM, load_model
 from afm_min.quantize import GROUP, QuantizedAFM, quantize_model
 from afm_min.run import Run, UserError
@@ -167,8 +167,8 @@ def test_own_responses_are_in_the_loss_mask_and_prompts_are_not(monkeypatch):
     """Empty responses, whose prompts do not fit, are left out."""
     task = SimpleNamespace(messages=lambda: "ab")
     monkeypatch.setattr(ondevice, "new_tasks", lambda run, name, count: [task] * count)
-    monkeypatch.setattr(chat, "generate_responses", lambda model, conversations: [
-        chat.Response(list(map(ord, messages)), ids, "")
+    monkeypatch.setattr(respond, "generate_responses", lambda model, conversations: [
+        respond.Response(list(map(ord, messages)), ids, "")
         for messages, ids in zip(conversations, ([7, 0], []))])
     model = SimpleNamespace(tokenizer=Letters())
     (ids, loss_mask), = ondevice.own_responses(None, model, prompts=2)

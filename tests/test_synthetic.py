@@ -3,7 +3,7 @@ import dataclasses
 
 import pytest
 
-from afm_min import chat, guards, synthetic
+from afm_min import chat, guards, respond, synthetic
 from afm_min.run import Run
 from afm_min.world import families, tools
 from afm_min.world.tasks import EVOLVED, MATH, Math, Task, draw_task, draw_tasks
@@ -63,7 +63,7 @@ def test_synthetic_math_uses_the_truth_where_it_is_known(monkeypatch, kind, resp
     """Of two different verified answers, none has a majority, but one is the truth."""
     task = Task("Ada has 4 pens. Ada buys 3. How many?", SEVEN, "7", "")
     monkeypatch.setattr(synthetic, "new_tasks", lambda family, count: [task] * count)
-    monkeypatch.setattr(chat, "sample_texts", lambda model, tasks, samples: [[ONE, SEVEN]])
+    monkeypatch.setattr(respond, "sample_texts", lambda model, tasks, samples: [[ONE, SEVEN]])
     examples, row = synthetic.synthetic_math(None, EVOLVED[f"math {kind}"], kind, 1, samples=2)
     assert [example["messages"][-1]["content"] for example in examples] == [SEVEN] * responses
     assert row == [f"math {kind}", 1, 50, responses, 100.0 * responses]
@@ -81,7 +81,7 @@ def test_hidden_unit_tests_do_not_influence_the_selection(monkeypatch):
                    task.solution: 20 * [True]}[text]
         return results[tests]
     monkeypatch.setattr(CODE, "is_correct", is_correct)
-    monkeypatch.setattr(chat, "sample_texts", lambda model, tasks, samples: [
+    monkeypatch.setattr(respond, "sample_texts", lambda model, tasks, samples: [
         (["late", task.solution], ["shallow", task.solution], [task.solution, "shallow"])[i % 3]
         for i, task in enumerate(tasks)])
     examples, row, hidden = synthetic.synthetic_code(None, CODE, 6, samples=2, threshold=1.0,
@@ -101,7 +101,7 @@ def test_hidden_tests_measure_the_selection(monkeypatch):
     monkeypatch.setattr(synthetic, "new_tasks", lambda family, count: tasks)
     monkeypatch.setattr(CODE, "is_correct", lambda task, text, tests: (
         20 * [text == task.solution])[tests])
-    monkeypatch.setattr(chat, "sample_texts", lambda model, tasks, samples: [
+    monkeypatch.setattr(respond, "sample_texts", lambda model, tasks, samples: [
         ["bad", "bad"], [tasks[1].solution, "bad"], ["bad", tasks[2].solution],
         ["bad", tasks[3].solution]])
     _, row, hidden = synthetic.synthetic_code(None, CODE, 4, samples=2, threshold=1.0, seen_tests=4)
@@ -119,7 +119,7 @@ def test_the_first_right_attempt_at_each_question_is_selected(monkeypatch):
                                  turns=()) for task in whole]
     assert sum(len(task.turns) for task in whole) > 12  # 2 for each call
     monkeypatch.setattr(synthetic, "new_tasks", lambda family, count: tasks)
-    monkeypatch.setattr(chat, "sample_texts", lambda model, tasks, samples: [
+    monkeypatch.setattr(respond, "sample_texts", lambda model, tasks, samples: [
         (["Hm.", "Hm."], ["Hm.", task.solution], [task.solution + " ", task.solution])[i % 3]
         for i, task in enumerate(tasks)])
     examples, row = synthetic.synthetic_tool_use(None, family, count=6, samples=2)
@@ -136,7 +136,7 @@ def test_an_attempt_may_begin_after_some_calls(monkeypatch):
     tasks = [task for task in synthetic.new_tasks(tools.Tools(), 60)
              if task.turns and "\n" in task.solution]
     monkeypatch.setattr(synthetic, "new_tasks", lambda family, count: tasks)
-    monkeypatch.setattr(chat, "sample_texts", lambda model, tasks, samples: [
+    monkeypatch.setattr(respond, "sample_texts", lambda model, tasks, samples: [
         [task.solution] for task in tasks])
     examples, row = synthetic.synthetic_tool_use(None, tools.Tools(), len(tasks), samples=1)
     assert row == ["tools", len(tasks), 100, len(tasks), 100]

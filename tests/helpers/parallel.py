@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from afm_min import chat, distributed, files, generate
+from afm_min import chat, distributed, files, generate, respond
 from afm_min.trainer import fit
 from afm_min.model import AFM, Config
 from afm_min.pretrain import next_token_loss
@@ -59,7 +59,7 @@ def outcome(run):
     # The trained model generates too, sharded or not.
     model.tokenizer = TOKENIZER
     prompts = [ids.tolist() for ids, _ in conversations[:3]]  # of two processes: 2 and 1
-    chat.generate_responses(model, prompts, max_rows=1, max_new_tokens=6, temperature=1.0)
+    respond.generate_responses(model, prompts, max_rows=1, max_new_tokens=6, temperature=1.0)
     decoder = generate.Decoder(model)
     with torch.no_grad():
         decoded = decoder(ids[:2, :1], generate.Cache(decoder, 2, 1))
@@ -100,7 +100,7 @@ def sample_responses(prompts):
     model.tokenizer = TOKENIZER
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generate, "sample", watching_sample)
-        responses = chat.generate_responses(model, prompts, max_new_tokens=6, max_rows=4,
+        responses = respond.generate_responses(model, prompts, max_new_tokens=6, max_rows=4,
                                             temperature=1.0)
     return responses, min(margins)
 

@@ -1,7 +1,7 @@
 """Post-train a tiny model with fewer tokens and tasks than the stages ask for."""
 import pytest
 
-from afm_min import chat, evaluate, generate
+from afm_min import evaluate, generate, respond
 from tests.helpers.launch import command
 
 
@@ -10,7 +10,7 @@ def shorten(patch):
     and validate the draft on 4 tasks of each family."""
     def generate_short(model, prompts, most, *rest, **sampling):
         return generate.generate_with_logp(model, prompts, min(most, 6), *rest, **sampling)
-    patch.setattr(chat, "generate_with_logp", generate_short)
+    patch.setattr(respond, "generate_with_logp", generate_short)
     patch.setattr(evaluate.validation, "__defaults__", (4,))
 
 
