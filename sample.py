@@ -21,6 +21,7 @@ if __name__ == "__main__":  # the imports take seconds: until they end, Ctrl-C p
     from afm_min.lab.packages import check_packages
     check_packages()
 
+from afm_min.lab.packages import python_command
 from afm_min.lab.shell import ADAPTERS, CHAT_STAGES, Session
 from afm_min.lab.stages import STAGES, choose_model, model_option
 from afm_min.run import Parser, Run, UserError, choose_device, run_command
@@ -112,8 +113,8 @@ def sample(arguments):
     run = Run(arguments.run, choose_device(arguments.device))
     if run.path.is_file():
         option = f" --{model_option(run.path.stem)}" if run.path.stem in STAGES else ""
-        raise UserError(f"--run {run.path} is a file, but it takes the folder of a run: python "
-                        f"sample.py --run {run.path.parent}{option}")
+        raise UserError(f"--run {run.path} is a file, but it takes the folder of a run: "
+                        f"{python_command()} sample.py --run {run.path.parent}{option}")
     check_arguments(arguments, choose_model(run, arguments.stage))
     session = Session(run, arguments)
     if arguments.prompt is not None:

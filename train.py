@@ -22,6 +22,7 @@ if __name__ == "__main__":  # the imports take seconds: until they end, Ctrl-C p
 
 from afm_min import distributed
 from afm_min.data import corpus
+from afm_min.lab.packages import python_command
 from afm_min.lab.report import environment, write_report
 from afm_min.lab.settings import PRESET_SETTINGS
 from afm_min.lab.runner import forget, run_stages
@@ -98,8 +99,14 @@ def train(arguments):
         with run.reserved():
             train_stages(run, contents, settings, arguments)
     except KeyboardInterrupt:
-        print(f"\nstopped: python train.py --out {run.path} --resume continues", file=sys.stderr)
+        print(f"\nstopped: {resume_command(run, arguments.until)} continues", file=sys.stderr)
         sys.exit(130)
+
+
+def resume_command(run, until=()):
+    """Return the command that continues a run: "python train.py --out runs/toy --resume"."""
+    command = f"{python_command()} train.py --out {run.path} --resume"
+    return f"{command} --until {','.join(until)}" if until else command
 
 
 def print_settings(names, preset):
@@ -137,7 +144,7 @@ def print_plan(run, settings, again, values):
     outdated = [stage for stage in reasons_to_run(kept, with_needs([], values)) if stage in kept]
     if outdated:
         show(f"out of date then, unless results stay the same: {', '.join(outdated)}; "
-             f"python train.py --out {run.path} --resume trains them again")
+             f"{resume_command(run)} trains them again")
 
 
 def estimate(run, report, settings):
@@ -183,13 +190,13 @@ def print_outcome(run, report, missing):
               if name.endswith(" mean %")]
     print(f"\nTest tasks solved: {', '.join(solved) or 'not evaluated yet'}. Next:")
     if "draft" in report:
-        print(f"    python sample.py --run {run.path}")
+        print(f"    {python_command()} sample.py --run {run.path}")
     elif "core" in report:
-        print(f'    python sample.py --run {run.path} --prompt "The value of"')
+        print(f'    {python_command()} sample.py --run {run.path} --prompt "The value of"')
     if missing:
-        print(f"    python train.py --out {run.path} --resume")
+        print(f"    {resume_command(run)}")
     else:
-        print("    python train.py --list")
+        print(f"    {python_command()} train.py --list")
 
 
 def main():

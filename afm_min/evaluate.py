@@ -6,19 +6,19 @@ facts, recall among notes, refusals, and two models side by side, of one run or 
 are greedy, except for pass@k and "one sample". The base model is asked in plain text (see
 evaluate_base.py), except for these two, where it gets the chat format.
 
-`results` is a list with a number for each response: True if it is right, or the probability that it
-is. A row of a table is a list [name, percent, interval, count].
+`results` is a list with a number for each response, task or instruction: True if it is right, or
+the probability that it is. A row of a table is a list [name, percent, interval, count].
 """
 import math
 
 import torch
 
 from afm_min import lora
-from afm_min.respond import generate_texts, sample_texts
 from afm_min.evaluate_base import continuations, plain_texts
 from afm_min.model import load_model
-from afm_min.quantize import QuantizedAFM
 from afm_min.progress import track
+from afm_min.quantize import QuantizedAFM
+from afm_min.respond import generate_texts, sample_texts
 from afm_min.run import Run
 from afm_min.trainer import seed_step
 from afm_min.world import tools
@@ -80,8 +80,10 @@ def accuracy(model, families, count, split="test", temperature=0.0):
 
 
 def validation(model, count=50):
-    """Return the percentage of `count` validation tasks solved greedily, by family, the mean over
-    families, and "all math %", the mean over plain and evolved mathematics."""
+    """Return the percentage of `count` validation tasks solved greedily:
+        "math %", "follow %", ...  of each family, and of each of EVOLVED
+        "mean %"                   the mean of these
+        "all math %"               the mean of plain and evolved mathematics"""
     results = accuracy(model, all_families() | EVOLVED, count, "validation")
     metrics = {f"{name} %": percent(of_family) for name, of_family in results.items()}
     math_metrics = [value for name, value in metrics.items() if name.startswith("math")]
@@ -103,9 +105,9 @@ def mean_over_families(tasks, responses):
 # family. texts: the model's response to each.
 
 def loose_readings(response):
-    """Return IFEval's looser readings of a response: itself, without its first line, its last, or
-    both, and each without asterisks. Empty texts, which would avoid every word, are left out; an
-    empty response is returned as it is."""
+    """Return IFEval's looser readings of a response, up to 8: the whole response, without its first
+    line, without its last, without both; then the same four without asterisks. Empty texts, which
+    would avoid every word, are left out; an empty response is returned as it is."""
     lines = response.splitlines()
     texts = [response, "\n".join(lines[1:]), "\n".join(lines[:-1]), "\n".join(lines[1:-1])]
     texts += [text.replace("*", "") for text in texts]
@@ -131,14 +133,16 @@ def instruction_following(family, tasks, texts):
 def tool_use(family, tasks, texts):
     """Return three rows:
         calls by syntax tree               of tasks that need a call: the first call is right
-        executed                           of the same tasks: the last reply is right, after calls
+        executed                           of the same tasks: the last reply is right, after a
+                                           valid call
         none called where none is needed   of the other tasks: the response starts with no call"""
     first, executed, no_calls = [], [], []
     for task, text in zip(tasks, texts):
         if task.solution.startswith(tools.CALL):
             replies, wanted = family.replies(text), family.replies(task.solution)
             first.append(replies[0] == wanted[0])
-            executed.append(replies[-1] == wanted[-1] and text.startswith(tools.CALL))
+            has_called = any(isinstance(reply, tuple) for reply in replies[:-1])
+            executed.append(has_called and replies[-1] == wanted[-1])
         else:
             no_calls.append(not text.startswith(tools.CALL))
     return [row("tools: calls by syntax tree", first), row("tools: executed", executed),
@@ -194,7 +198,7 @@ def benchmarks(model, world, count, texts):
     rows += instruction_following(world["follow"], tasks["follow"], texts["follow"])
     rows += refusals(world["refuse"], tasks["refuse"], texts["refuse"])
     rows += tool_use(world["tools"], tasks["tools"], texts["tools"])
-    rows += code_passes(model, world["code"], count // 4)  # 8 samples for each of these
+    rows += code_passes(model, world["code"], max(1, count // 4))  # 8 samples for each
     return [*rows, one_sample(model, world | EVOLVED, count)]
 
 
@@ -202,33 +206,37 @@ def rate_at_equal_length(wins, longer):
     """Return the win rate at equal length, in percent, and its 95% interval: [rate, low, high].
 
     wins: (N,), w = 1 for a win, 1/2 for a tie, 0 for a loss. longer: (N,), our length minus theirs,
-    on any scale. As in AlpacaEval 2.0 LC, a logistic regression with x = (1, longer) is fitted:
+    on any scale.
+    A logistic regression predicts w from a constant and `longer`, x = (1, longer):
         g(beta) = sum x (w - p) - ridge * beta = 0,  p = sigmoid(x . beta)
-    At equal length, x = (1, 0), the log odds are beta_0.
+    At equal length, x = (1, 0), the log odds are beta_0. (AlpacaEval 2.0 LC has a further term for
+    each instruction's difficulty.) The ridge of 0.1, which shrinks the rate a little towards 50%,
+    keeps beta finite if there are only wins, or only equal lengths.
 
     The covariance of beta is the sandwich H^-1 V H^-1, with
         H = sum p (1 - p) x x^T + ridge            (minus the derivative of g)
-        V = sum (p (1 - p) - tie/4) x x^T + ridge  (the variance of g; tie is 1 or 0)
-    A tie counts 1/2. If its probability is t, E[w^2] = p - t/4, so Var(w) = p (1 - p) - t/4. The
+        V = sum v x x^T + ridge                    (the variance of g)
+    where v is p (1 - p) for a win or a loss, as in H, but the smaller (1/2 - p)^2 for a tie. The
     ridge in V keeps the interval of nothing but ties from being a point. Without ties, V = H."""
     design = torch.stack((torch.ones_like(longer), longer), 1).double()  # (N, 2)
-    ridge = 0.1 * torch.eye(2, dtype=torch.double)  # in case of all wins or equal lengths
+    ridge = 0.1 * torch.eye(2, dtype=torch.double)
     beta = ridge.new_zeros(2)
     for _ in range(20):  # Newton's method
         p = (design @ beta).sigmoid()
         hessian = (design * (p * (1 - p))[:, None]).T @ design + ridge
         beta += torch.linalg.solve(hessian, design.T @ (wins - p) - ridge @ beta)
-    ties = design[wins == 0.5]
+    v = torch.where(wins == 0.5, (0.5 - p) ** 2, p * (1 - p))
     first_row = torch.linalg.inv(hessian)[0]  # of H^-1
-    variance = first_row @ (hessian - ties.T @ ties / 4) @ first_row  # of beta_0
-    half = 1.96 * variance.clamp(min=0).sqrt()
+    variance = first_row @ ((design * v[:, None]).T @ design + ridge) @ first_row  # of beta_0
+    half = 1.96 * variance.sqrt()
     log_odds = beta[0] + half * torch.tensor([0, -1, 1])  # of the rate, low and high
     return (100 * log_odds.sigmoid()).tolist()
 
 
 def side_by_side(tasks, ours, theirs):
     """Compare two models' responses to the same pairs (family, task). A right response beats a
-    wrong one. Otherwise, the higher sum of grades wins; equal sums are a tie.
+    wrong one. Otherwise, the higher sum of grades wins; equal sums are a tie. As one of the grades
+    is for conciseness, of two right responses the shorter one can win.
 
     Returns rows of our wins, ties and losses, of our win rate at equal length, and of the tasks
     that only one of us solves. A difference in length enters the rate at equal length as

@@ -12,7 +12,7 @@ model's own responses, as no data set contains what the model learned in alignme
 trains it on pre- and post-training data once more, which is the setting recipe="text" here.
 Features train on the toy world's solutions.
 
-Shapes: N positions whose next token is in the loss mask; V vocabulary.
+Shapes: N positions as in `chat.response_logits`; V vocabulary.
 """
 import os
 import random
@@ -36,7 +36,7 @@ FEATURES = {"math": ["math", *EVOLVED], "tools": ["tools"], "summary": ["summary
 
 @torch.no_grad()
 def token_log_probabilities(model, batch):
-    """Return the log-probabilities of all next tokens, (N, V). batch: as from `chat.pack`."""
+    """Return log-probabilities over the vocabulary, (N, V). batch: as from `chat.pack`."""
     return chat.response_logits(model, batch)[0].log_softmax(-1)
 
 
@@ -111,7 +111,8 @@ def sensitivity(model, batch):
 
 
 def new_tasks(run, name, count, family_names=None, whole=False):
-    """Return `count` random training tasks of the families named, or of all, in equal shares.
+    """Return `count` random training tasks. Each is of a random one of the families named, or of
+    all.
 
     whole: tasks of Tools have all their calls, to train on. The random numbers depend on the run's
     seed, `name` and `count`."""
@@ -125,8 +126,13 @@ def own_responses(run, model, prompts):
     """Return pairs (ids, loss_mask) of a model's greedy responses to `prompts` training tasks."""
     conversations = [task.messages() for task in new_tasks(run, "own words", prompts)]
     # A response is empty if its prompt does not fit the context.
+    answered = [response for response in respond.generate_responses(model, conversations)
+                if response.ids]
+    if not answered:
+        raise UserError(f"none of {prompts} prompts fits the model's context of "
+                        f"{model.config.context} tokens: ask for more prompts")
     return [chat.render_response(response.prompt, response.ids, model.tokenizer)
-            for response in respond.generate_responses(model, conversations) if response.ids]
+            for response in answered]
 
 
 def training_data(run, model):
@@ -205,7 +211,8 @@ def recovery(run, *, recipe="imitate", rank=16, prompts=4000, steps=300, batch_s
     """Train the accuracy-recovery adapter on the frozen quantized model.
 
     recipe: "imitate": learn the probabilities of the float model, that of the stage `start`, on its
-    own responses; or, as in the report, "text": train on pre- and post-training data again."""
+    own responses; or, as in the report, "text": train on pre- and post-training data again.
+    start: should be the stage that was quantized, quantize.start."""
     model = load_model(run, "quantize", QuantizedAFM)
     seed_step(run.seed, "recovery", -1)
     adapter = lora.create(model, rank)
@@ -226,8 +233,9 @@ def feature(name, run, *, start="recovery", rank=16, examples=4000, steps=200, b
             lr=0.004, count=100):
     """Train a feature's adapter for the quantized model, starting from the recovery adapter.
 
-    It learns the solutions of training tasks. start: to compare, another stage than "recovery",
-    with a float model: then a new adapter of rank `rank` is trained for that model instead."""
+    It learns the solutions of training tasks.
+    start: "recovery", whose adapter determines the rank. Or, for comparison, a stage with a float
+    model: then a new adapter is trained for that model. Only this one has the rank `rank`."""
     if start == "recovery":
         model = load_model(run, "quantize", QuantizedAFM)
         adapter = lora.load_adapter(run.checkpoint("recovery"), model)

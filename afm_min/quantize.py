@@ -4,8 +4,8 @@ A code is an index into a look-up table (LUT). Every GROUP columns of a projecti
 2^bits values, found by k-means: 16 values at 4 bits, 4 at 2 bits. Each group has its own number of
 bits. The embedding takes 8 bits, symmetric, with a scale per row.
 
-Codes stay packed in memory, as on disk. A projection is unpacked each time it is used. In training,
-autograd holds the unpacked weight until the backward pass has used it.
+Codes stay packed in memory, as on disk, and a projection is unpacked each time it is used. Only the
+training of adapters keeps the weights unpacked, see `keep_unpacked`.
 
 Shapes: N values of a group; k = 2^bits centres; M bytes.
 """
@@ -31,10 +31,10 @@ def check_bits(bits):
 
 def check_range(largest):
     """Raise UserError unless float16 can hold the largest magnitude of the weights of each LUT or
-    scale: it must be 0, or from 2^-14, the smallest normal number, to 65504, the largest.
+    scale. It must be 0, or in float16's normal range, 2^-14 to 65504.
 
-    So a LUT or scale of tiny weights alone is refused, as it would round to 0. Tiny weights beside
-    larger ones are not: they become the nearest value of the LUT, as all weights do."""
+    So if all weights of a LUT are tiny, they are refused. If only some are, they become the nearest
+    value of the LUT."""
     fits = (largest == 0) | ((largest >= 2 ** -14) & (largest <= 65504))
     if not fits.all():  # NaN does not fit either
         raise UserError(f"cannot quantize weights whose largest magnitude is {largest[~fits][0]:g}:"
@@ -50,7 +50,7 @@ def pack(codes, bits):
     check_bits(bits)
     code_shifts = bits * torch.arange(8, device=codes.device)
     byte_shifts = 8 * torch.arange(bits, device=codes.device)
-    rows = F.pad(codes.flatten(), (0, -codes.numel() % 8)).view(-1, 8)  # -n % 8 zeros: 13 -> 3
+    rows = F.pad(codes.flatten(), (0, -codes.numel() % 8)).view(-1, 8)  # 13 codes: 3 zeros more
     words = (rows.long() << code_shifts).sum(1, keepdim=True)  # 8 codes in a 64-bit integer
     return ((words >> byte_shifts) & 255).to(torch.uint8).flatten()
 
@@ -105,7 +105,7 @@ def k_means(values, k, rounds=30):
     results = []
     for centres in (initial_centres(values, k), grid):
         for _ in range(rounds):
-            # A centre's values lie between its middles with the centres before and after it.
+            # A centre's values lie between its midpoints with the centres before and after it.
             edges = torch.searchsorted(values, (centres[1:] + centres[:-1]) / 2)
             # With 0 in front and N behind, centre i has the values from edge i to edge i + 1.
             edges = F.pad(F.pad(edges, (1, 0)), (0, 1), value=len(values))  # (k + 1,)
@@ -123,9 +123,9 @@ def palettize(weight, bits):
     check_bits(bits)
     check_range(weight.abs().max())
     lut = k_means(weight.flatten(), 2 ** bits).half()
-    middles = (lut[1:].float() + lut[:-1].float()) / 2
-    # The nearest value of the LUT has as many middles below the weight as values before it.
-    return torch.searchsorted(middles, weight.contiguous()).to(torch.uint8), lut
+    midpoints = (lut[1:].float() + lut[:-1].float()) / 2
+    # The index of the nearest value of the LUT is the number of midpoints below the weight.
+    return torch.searchsorted(midpoints, weight.contiguous()).to(torch.uint8), lut
 
 
 def group_columns(inputs):
@@ -162,7 +162,7 @@ class Palettized(Linear):
 
     @property
     def weight(self):
-        """The unpacked weight, (outputs, inputs), float16."""
+        """The unpacked weight, (outputs, inputs): float16, or as `keep_unpacked` holds it."""
         if self.unpacked is not None:
             return self.unpacked
         packed = self.codes.split(self.packed_bytes)
@@ -192,7 +192,7 @@ class QuantizedAFM(AFM):
 
     def logits(self, hidden_states):
         # Scaling the logits is cheaper than scaling the embedding: h @ (s E)^T = s (h @ E^T).
-        logits = F.linear(hidden_states, self.embedding.to(self.dtype)).float()
+        logits = F.linear(hidden_states, self.embedding.to(hidden_states.dtype)).float()
         return logits * self.scale[:, 0].float()
 
 
@@ -200,7 +200,7 @@ class QuantizedAFM(AFM):
 def keep_unpacked(model):
     """Keep a quantized model's weights unpacked inside a `with` block: training an adapter for many
     steps then unpacks them only once."""
-    layers = projections(model).values()
+    layers = [layer for layer in projections(model).values() if isinstance(layer, Palettized)]
     for layer in layers:
         layer.unpacked = layer.weight.to(model.dtype)
     try:

@@ -7,12 +7,11 @@ import pytest
 import torch
 
 from afm_min import evaluate, respond
-from afm_min.respond import Response
 from afm_min.model import PRESETS
+from afm_min.respond import Response
 from afm_min.tokenizer import Tokenizer
 from afm_min.world import families, tools
 from afm_min.world.tasks import EVOLVED, MATH, NOTES, RECALL, Math, Recall, Task, draw_tasks
-
 
 
 # Shares and intervals.
@@ -98,15 +97,15 @@ def test_side_by_side_counts_wins_ties_and_losses():
     """Right against wrong wins, and right against right ties.
 
     All are of one length. So the fitted rate is the mean, (2 + 0.5) / 4, drawn a little to one half
-    by the ridge. H = 4 x 0.6135 x 0.3865 + 0.1 = 1.0485 and, with one tie, V = H - 1/4 = 0.7985. So
-    the log odds, 0.461, are +- 1.96 x 0.7985 ** 0.5 / 1.0485 = 1.670."""
+    by the ridge. H = 4 x 0.6135 x 0.3865 + 0.1 = 1.0485 and, with one tie, V = 3 x 0.6135 x 0.3865
+    + 0.1135^2 + 0.1 = 0.8242. So the log odds, 0.461, are +- 1.96 x 0.8242^0.5 / 1.0485 = 1.697."""
     *shares, even, only_we, only_they = evaluate.side_by_side(
         [(RECALL, KEYS)] * 4, ours=["in box 4.", "in box 4.", "in box 5.", "in box 4."],
         theirs=["in box 4.", "in box 7.", "in box 4.", "in box 9."])
     assert [row[:2] for row in shares] == [["wins", 50], ["ties", 25], ["losses", 25]]
     assert even[0] == "wins at equal length"
     assert 60 < even[1] < 62.5
-    assert even[2:] == ["23.0 to 89.4", 4]
+    assert even[2:] == ["22.5 to 89.7", 4]
     assert only_we[:2] == ["only we are right", 50]
     assert only_they[:2] == ["only they are right", 25]
 
@@ -116,14 +115,12 @@ def outcomes(wins, ties, losses):
 
 
 def test_ties_narrow_the_interval_of_equal_lengths():
-    """It is that of a mean: 1.96 s / sqrt(n), with the variance s^2 of the outcomes themselves.
-
-    Of 30 wins, 360 ties and 10 losses, the mean is 210 / 400 = 0.525 and the mean square
-    (30 + 90) / 400 = 0.3, so s^2 = 0.3 - 0.525^2 = 0.024375: +- 1.53%. As 400 tosses of a coin it
-    would be +- 4.89%."""
+    """Of 30 wins, 360 ties and 10 losses, the mean is p = 210 / 400 = 0.525. With the variances
+    40 x 0.525 x 0.475 + 360 x 0.025^2 = 10.2, it is known to 1.96 sqrt(10.2) / 400 = 1.565%. As 400
+    tosses of a coin it would be +- 4.89%. The standard error of the mean is 1.53%."""
     rate, low, high = evaluate.rate_at_equal_length(outcomes(30, 360, 10), torch.zeros(400))
     assert rate == pytest.approx(52.5, abs=0.01)
-    assert (high - low) / 2 == pytest.approx(1.53, abs=0.02)
+    assert (high - low) / 2 == pytest.approx(1.565, abs=0.01)
 
 
 def test_without_ties_the_interval_is_that_of_a_logistic_regression():
@@ -138,6 +135,28 @@ def test_an_interval_of_ties_alone_is_narrow_but_no_point(count):
     rate, low, high = evaluate.rate_at_equal_length(outcomes(0, count, 0), torch.zeros(count))
     assert rate == 50
     assert 0 < high - low < 150 / count
+
+
+def test_ties_that_the_regression_does_not_fit_do_not_narrow_the_interval():
+    """30 wins of medium length, 30 losses of more length, and 10 ties at equal length, where the
+    regression extrapolates to p = 0.94. There a tie adds 0.44^2 to the variance, a win 0.06."""
+    longer = torch.tensor([0.5] * 30 + [0.0] * 10 + [1.0] * 30)
+    rate, low, high = evaluate.rate_at_equal_length(outcomes(30, 10, 30), longer)
+    assert rate == pytest.approx(94.2, abs=0.1)
+    without_ties = evaluate.rate_at_equal_length(outcomes(30, 0, 30), longer[longer > 0])
+    assert high - low > 15
+    assert high - low > 0.7 * (without_ties[2] - without_ties[1])
+
+
+def test_few_tasks_leave_one_to_measure_code_by(monkeypatch):
+    counts = []
+    monkeypatch.setattr(evaluate, "one_sample", lambda *arguments: ["one sample"])
+    monkeypatch.setattr(evaluate, "code_passes",
+                        lambda model, family, count: counts.append(count) or [])
+    world = families.all_families()
+    names = [*world, *EVOLVED, *(f"recall: up to {n} notes" for n in NOTES)]
+    evaluate.benchmarks(None, world, 3, dict.fromkeys(names, ["?"] * 3))
+    assert counts == [1]
 
 
 @pytest.mark.parametrize("ties", [0.0, 0.4, 0.9])
@@ -270,8 +289,9 @@ def test_code_passes_by_hand(monkeypatch):
 
 
 def test_tool_use_by_hand():
-    """Eight solutions have a call. Five of the responses begin with it. Four call a tool and end
-    with the right answer, two of them after a wrong first call. One has the answer without a call.
+    """Ten solutions have a call. Five of the responses begin with it. Four call a tool and end with
+    the right answer, two of them after a wrong first call. One has the answer without a call, and
+    two after a call that is not valid.
     Three solutions have no call, but one response calls a tool."""
     call, other = tools.format_call("price", "keys"), tools.format_call("stock", "keys")
     called = Task("?", f"{call}\nThey cost 4.", ((call,), "They cost 4."), "")
@@ -279,11 +299,12 @@ def test_tool_use_by_hand():
     pairs = [(called, f"{call}\nThey cost 4."), (called, f"{call}\nThey cost 5."),
              (called, 'call: price(item="keys")\nThey cost 4.'), (called, f"{other}\nThey cost 4."),
              (called, f"{other}\n{call}\nThey cost 4."), (called, "They cost 4."), (called, call),
-             (called, f"{call}\nThey cost 4.\nBye."),
+             (called, f"{call}\nThey cost 4.\nBye."), (called, "call: 7\nThey cost 4."),
+             (called, "call: price('keys')\nThey cost 4."),
              (uncalled, "Hello, Ada!"), (uncalled, "Hello!"), (uncalled, f"{call}\nHello, Ada!")]
     rows = evaluate.tool_use(families.Tools(), *zip(*pairs))
     assert [(name, percent, count) for name, percent, _, count in rows] == [
-        ("tools: calls by syntax tree", 62.5, 8), ("tools: executed", 50, 8),
+        ("tools: calls by syntax tree", 50, 10), ("tools: executed", 40, 10),
         ("tools: none called where none is needed", pytest.approx(200 / 3), 3)]
 
 

@@ -11,7 +11,7 @@ from afm_min.model import AFM, load_model
 from afm_min.quantize import GROUP, QuantizedAFM, quantize_model
 from afm_min.run import Run, UserError
 from afm_min.tokenizer import Tokenizer
-from tests.test_chat import Letters
+from tests.test_chat import Letters, question
 from tests.test_lora import parameters
 from tests.test_quantize import TINY, make_pair
 
@@ -161,6 +161,15 @@ def test_new_tasks_are_training_tasks_in_equal_shares(monkeypatch):
     assert draws[2][2] != draws[0][2]
     ondevice.new_tasks(run, "tools", 3, whole=True)
     assert [is_whole for *_, is_whole in draws] == [False, False, False, True]
+
+
+def test_own_responses_need_one_prompt_that_fits(monkeypatch):
+    monkeypatch.setattr(ondevice, "new_tasks", lambda run, name, count: [question("?")] * count)
+    monkeypatch.setattr(respond, "generate_responses", lambda model, conversations: [
+        respond.Response([1], [], "")] * len(conversations))
+    model = SimpleNamespace(config=SimpleNamespace(context=8))
+    with pytest.raises(UserError, match="none of 3 prompts fits the model's context of 8 tokens"):
+        ondevice.own_responses(None, model, 3)
 
 
 def test_own_responses_are_in_the_loss_mask_and_prompts_are_not(monkeypatch):

@@ -427,6 +427,23 @@ def test_an_adapter_merged_into_packed_weights_equals_the_attached_one(pair):
         assert (merged - without).abs().max() > 0.01
 
 
+def test_a_float_model_has_nothing_to_keep_unpacked(pair):
+    """Its parameters stay those that it has, so that checkpoints do not contain them twice."""
+    model, _ = pair
+    before = list(model.state_dict())
+    with keep_unpacked(model):
+        assert list(model.state_dict()) == before
+
+
+def test_logits_are_computed_in_the_precision_of_the_states(pair):
+    """States of float32 give logits that are not rounded to bfloat16, as in the float model."""
+    model, quantized = pair
+    states = torch.randn(3, model.config.dim)
+    expected = states @ (quantized.embedding * quantized.scale.float()).T
+    quantized.dtype = torch.bfloat16
+    torch.testing.assert_close(quantized.logits(states), expected)
+
+
 def test_weights_kept_unpacked_are_equal_and_released(pair):
     """Logits stay the same while weights are kept, and an error in the block releases them."""
     _, quantized = pair

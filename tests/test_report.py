@@ -8,6 +8,7 @@ import torch
 
 from afm_min.evaluate import ONE_SAMPLE
 from afm_min.lab import report
+from afm_min.lab.packages import python_command
 from afm_min.run import Run
 from tests.helpers.commands import assert_refused, call
 
@@ -359,6 +360,7 @@ def test_the_command_writes_the_report_again(run, capsys):
 
 
 def test_the_command_needs_a_run(run, tmp_path, capsys):
-    assert_refused(call(capsys, report, "--run", tmp_path / "none"), "python train.py --out")
+    assert_refused(call(capsys, report, "--run", tmp_path / "none"),
+                   f"{python_command()} train.py --out")
     run.file("report.json").write_text("{")
     assert_refused(call(capsys, report, "--run", run.path), "report.json is damaged")

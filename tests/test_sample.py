@@ -13,6 +13,7 @@ import torch
 import sample
 from afm_min.files import read_json, write_json
 from afm_min.lab import shell
+from afm_min.lab.packages import python_command
 from afm_min.run import Run
 from afm_min.tokenizer import END, Tokenizer
 from afm_min.world import tools
@@ -377,7 +378,7 @@ BAD_INPUT = {  # message: arguments
     "--seed -1: give 0 to": ["--seed", "-1"],
     f"--seed {2 ** 63}: give 0 to": ["--seed", 2 ** 63],
     "device 'meta' is not available here": ["--device", "meta"],
-    "has no model: python train.py": ["--run", "none"],
+    f"has no model: {python_command()} train.py": ["--run", "none"],
     "it must have 1 to 255": ["--prompt", "fox " * 999],
     "has models of parent, prune, teacher, core, continued, lengthening": ["--stage", "sft"],
     "only continues text: --system and --tools are for draft": ["--tools", "price"],
@@ -407,7 +408,7 @@ def test_a_file_instead_of_a_run_gets_the_right_command(name, options, tmp_path,
     (tmp_path / name).touch()
     result = call(capsys, sample, "--run", tmp_path / name)
     assert_refused(result, f"--run {tmp_path / name} is a file, but it takes the folder of a run: ")
-    assert result[2].endswith(f": python sample.py --run {tmp_path}{options}\n")
+    assert result[2].endswith(f": {python_command()} sample.py --run {tmp_path}{options}\n")
 
 
 BAD_INPUT_LATER = {  # of a run that has all stages

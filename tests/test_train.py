@@ -13,7 +13,8 @@ import train
 from afm_min import align, evaluate
 from afm_min.lab.claims import CLAIMS
 from afm_min.files import read_json, write_json
-from afm_min.lab import claims, stages
+from afm_min.lab import claims, packages, stages
+from afm_min.lab.packages import python_command
 from afm_min.lab.settings import TINY_SETTINGS
 from afm_min.lab.stages import STAGES
 from afm_min.run import Run
@@ -42,13 +43,13 @@ def test_a_run_prints_its_progress(pretrained):
 def test_a_run_ends_with_what_to_try_next(pretrained, post_trained):
     assert pretrained[1].splitlines()[-4:] == [
         "", "Test tasks solved: not evaluated yet. Next:",
-        f'    python sample.py --run {pretrained[0]} --prompt "The value of"',
-        f"    python train.py --out {pretrained[0]} --resume"]
+        f'    {python_command()} sample.py --run {pretrained[0]} --prompt "The value of"',
+        f"    {python_command()} train.py --out {pretrained[0]} --resume"]
     *_, solved, first, second = post_trained[1].splitlines()
     assert re.fullmatch(r"Test tasks solved: base \d+ %, draft \d+ %, sft \d+ %, aligned \d+ %, "
                         r"quantized \d+ %, recovered \d+ %\. Next:", solved)
-    assert first == f"    python sample.py --run {post_trained[0]}"
-    assert second == "    python train.py --list"
+    assert first == f"    {python_command()} sample.py --run {post_trained[0]}"
+    assert second == f"    {python_command()} train.py --list"
 
 
 def test_files_of_a_run(pretrained):
@@ -100,7 +101,7 @@ def test_a_named_stage_is_run_again(pretrained, tmp_path, capsys):
     assert "core 3/3  nll " in output
     assert ("\nOut of date now: continued, lengthening. --resume trains them again.\n\n"
             "Test tasks solved: ") in output
-    assert output.endswith(f"    python train.py --out {folder} --resume\n")
+    assert output.endswith(f"    {python_command()} train.py --out {folder} --resume\n")
 
 
 def test_settings_of_stages_that_did_not_run_outdate_them(pretrained, tmp_path, capsys):
@@ -238,7 +239,7 @@ def test_a_dry_run_prints_what_would_run_and_why_and_writes_nothing(pretrained, 
                         "core")[1].splitlines()
     assert outdated == (
         "out of date then, unless results stay the same: continued, lengthening; "
-        f"python train.py --out {folder} --resume trains them again")
+        f"{python_command()} train.py --out {folder} --resume trains them again")
     output = call(capsys, train, "--out", folder, "--resume", "--dry-run", *PRETRAIN)[1]
     assert output == "all 8 stages are up to date\n"
     assert_refused(call(capsys, train, "--out", folder, "--dry-run", *PRETRAIN),
@@ -302,7 +303,29 @@ def test_list_has_the_values_of_a_preset(capsys):
 @pytest.mark.parametrize("name", ["train.py", "sample.py"])
 def test_a_missing_package_gives_one_line(name):
     """Python's option -S hides all installed packages."""
-    assert_refused(shell("-S", name), "has no torch, numpy, regex: run `make install` in")
+    assert_refused(shell("-S", name), "has no torch 2.13 or newer, numpy 2 or newer, regex: run "
+                                      "`make install` in")
+
+
+def test_an_old_package_counts_as_missing(monkeypatch):
+    for version, is_missing in (("2.9.1", True), ("2.12.0+cpu", True), ("2.13.0+cpu", False),
+                                ("2.13", False), ("3.0", False), ("1.99", True)):
+        monkeypatch.setattr(packages.importlib.metadata, "version", lambda name: version)
+        assert packages.is_missing("torch", (2, 13)) == is_missing
+        assert not packages.is_missing("regex", ())
+
+
+def test_hints_call_the_python_of_the_current_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(packages.sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
+    assert python_command() == ".venv/bin/python"
+    monkeypatch.setattr(packages.sys, "executable", "/usr/bin/python3")
+    assert python_command() == "python"
+
+
+def test_hints_to_continue_keep_the_stages_to_stop_after(tmp_path):
+    assert train.resume_command(Run(tmp_path), ["core", "sft"]) == (
+        f"{python_command()} train.py --out {tmp_path} --resume --until core,sft")
 
 
 @pytest.mark.parametrize("command, arguments, message", [
@@ -465,7 +488,7 @@ def test_interrupted_fine_tuning_ends_with_the_same_weights(post_trained, tmp_pa
         patch.setattr(evaluate, "validation", interrupt)
         code, _, errors = call(capsys, train, "--out", folder, "--again", "sft")
     assert code == 130
-    assert errors == f"\nstopped: python train.py --out {folder} --resume continues\n"
+    assert errors == f"\nstopped: {python_command()} train.py --out {folder} --resume continues\n"
     (folder / "sft.pt").unlink()
     assert call(capsys, train, "--out", folder, "--resume")[::2] == (0, "")
     for stage in ("sft", "reward1"):

@@ -15,6 +15,7 @@ import torch
 
 from afm_min.evaluate import ONE_SAMPLE
 from afm_min.lab import curves, pictures
+from afm_min.lab.packages import python_command
 from afm_min.lab.settings import ROUNDS
 from afm_min.lab.stages import format_value, main_metric
 from afm_min.ondevice import FEATURES
@@ -247,8 +248,8 @@ def rewrite(arguments):
     """Write the report of an existing run again."""
     run = Run(arguments.run)
     if not run.read_json("report.json"):
-        raise UserError(f"{run.path} has no report.json: python train.py --out {run.path} "
-                        "trains a run")
+        raise UserError(f"{run.path} has no report.json: {python_command()} train.py "
+                        f"--out {run.path} trains a run")
     write_report(run)
 
 

@@ -22,6 +22,7 @@ from functools import partial
 
 from afm_min import align, evaluate, ondevice, pretrain, reward, sft, synthetic
 from afm_min.data import corpus
+from afm_min.lab.packages import python_command
 from afm_min.lab.settings import LARGEST, ROUNDS, meaning, problem
 from afm_min.lab.source import source_hash
 from afm_min.run import UserError
@@ -190,7 +191,8 @@ def choose_model(run, stage=None):
                         f"{'the quantized model' if stage == 'quantize' else 'an adapter'}: use "
                         f"--{model_option(stage)}, or /{model_option(stage)} in a session")
     if not trained:
-        raise UserError(f"{run.path} has no model: python train.py --out {run.path} trains one")
+        raise UserError(f"{run.path} has no model: {python_command()} train.py --out {run.path} "
+                        "trains one")
     if stage and stage not in trained:
         raise UserError(f"--stage {stage}: {run.path} has models of {', '.join(trained)}")
     return stage or trained[-1]
@@ -265,7 +267,8 @@ def warn_if_stale(run, *stages):
     for stage in stages:
         for name, reason in reasons_to_run(report, with_needs([stage], values)).items():
             print(f"warning: {run.checkpoint(stage)} is out of date ({name}: {reason}): train it "
-                  f"again with train.py --out {run.path} --resume", file=sys.stderr)
+                  f"again with {python_command()} train.py --out {run.path} --resume",
+                  file=sys.stderr)
             break  # the first stage is enough: the others need it
 
 
