@@ -42,11 +42,12 @@ plots: $(ENV)/installed
 	$(INSTALL) --editable ".[plots]"
 	$(PY) -m afm_min.lab.report --run $(RUN)
 
-# Show a run's report and pictures, and the table of claims if there is one, in this repository.
+# Show a run's report and pictures, and the claims with their numbers if there are any, in this
+# repository.
 results: plots
 	cp $(RUN)/report.md .results/toy.md
 	cp $(RUN)/staircase.svg $(RUN)/bits.svg $(RUN)/mdloo.svg $(RUN)/losses.svg .results
-	if [ -f runs/claims/claims.md ]; then cp runs/claims/claims.md .results/claims.md; fi
+	if [ -f runs/claims/claims.md ]; then cp runs/claims/claims.* runs/claims/seed*.json .results; fi
 
 export: $(ENV)/installed
 	$(INSTALL) --editable ".[export]"

@@ -11,7 +11,7 @@ from afm_min.lab import claims
 from afm_min.lab.arms import arm_names, run_arm, run_seed
 from afm_min.lab.claims import CLAIMS, DEFAULT_RUN, Claim, arms_of, compare_claims, null_claims
 from afm_min.lab.evidence import (HIGHER, LOWER, T_QUANTILES, claim_row, compare,
-                                  family_table, half_width, default_run_table)
+                                  default_run_table, family_table, half_width, summary)
 from afm_min.lab.settings import TINY_SETTINGS
 from afm_min.lab.stages import STAGES, Stage, parse_setting, settings_of, with_needs
 from afm_min.model import PRESETS
@@ -58,6 +58,13 @@ def test_verdict(better, differences, verdict):
     zeros = [0.0] * len(differences)
     claim = Claim("", "x", "core", "m", better)
     assert claim_row(claim, compare(differences, zeros))[-1] == verdict
+
+
+def test_a_summary_counts_claims_of_the_report_or_all_if_there_are_none():
+    up, none = compare([2.0, 2.1], [0.0, 0.0]), compare([1.0, -1.0], [0.0, 0.0])
+    said, unsaid = (Claim("", "x", "core", "m", HIGHER, of_report=x) for x in (True, False))
+    assert summary([(said, none), (unsaid, up)]) == "0 of 1 claims of the report shown, 0 reversed"
+    assert summary([(unsaid, up), (unsaid, none)]) == "1 of 2 claims shown, 0 reversed"
 
 
 def test_a_row_by_hand():
@@ -270,7 +277,7 @@ def test_the_command_writes_a_table_and_merges_seeds(two_claims, tmp_path, capsy
         assert output.count("last-") == 2 * len(seeds.split(","))
     text = (tmp_path / "a" / "claims.md").read_text()
     assert "| more | last | m | higher | 6.5 | 3.5 | 3 | 3 to 3 | 2 of 2 | shown |" in text
-    assert "| noise | left | noise | lower | 0.5 | 0.5 | 0 | 0 to 0 | 2 of 2 | not shown |" in text
+    assert "| noise | left | noise | lower | 0.5 | 0.5 | 0 | 0 to 0 | 0 of 2 | not shown |" in text
     (tmp_path / "a" / "seed2.json").write_bytes((tmp_path / "b" / "seed2.json").read_bytes())
     count = len(two_claims)
     assert call(capsys, claims, "--out", tmp_path / "a", "--preset", "tiny", "--merge")[0] == 0
@@ -279,7 +286,8 @@ def test_the_command_writes_a_table_and_merges_seeds(two_claims, tmp_path, capsy
     assert "| more | last | m | higher | 7 | 4 | 3 | 3 to 3 | 3 of 3 | shown |" in text
     assert text.index("## Up") < text.index("## Down")
     assert "1 of 2 claims of the report shown, 0 reversed" in text and "## Further" in text
-    assert "0.1 would be shown by chance alone" in text  # 2 rows of 2.5%
+    assert "0.1 of all 2 rows would be shown by chance alone" in text  # 2.5% each
+    assert text.startswith("# Claims tested on tiny models")
     assert "From seed0, seed1, seed2; trained from 20" in text
     assert "Machines: processor with AVX2.\n" in text
 
@@ -287,9 +295,33 @@ def test_the_command_writes_a_table_and_merges_seeds(two_claims, tmp_path, capsy
 def test_results_of_older_code_are_ignored(two_claims, tmp_path, capsys, monkeypatch):
     arguments = ["--out", tmp_path, "--preset", "tiny", "--seeds", "0"]
     assert call(capsys, claims, *arguments)[0] == 0
+    text = (tmp_path / "claims.md").read_text()
+    call(capsys, claims, *arguments[:-1], "1")
     monkeypatch.setattr("afm_min.lab.arms.source_hash", lambda module: "edited")
-    assert call(capsys, claims, *arguments, "--merge")[0] == 0
-    assert "0 of 0 claims of the report shown" in (tmp_path / "claims.md").read_text()
+    before = (tmp_path / "claims.md").read_text()
+    result = call(capsys, claims, *arguments, "--merge")
+    assert_refused(result, "no seed*.json has results of these claims by the current code")
+    assert (tmp_path / "claims.md").read_text() == before != text  # not replaced by nothing
+    assert call(capsys, claims, *arguments)[0] == 0
+    assert "From seed0; trained" in (tmp_path / "claims.md").read_text()  # seed 1 is of older code
+
+
+def test_some_claims_have_a_table_of_their_own(two_claims, tmp_path, capsys):
+    arguments = ["--out", tmp_path, "--preset", "tiny", "--seeds", "0,1"]
+    assert call(capsys, claims, *arguments)[0] == 0
+    before = (tmp_path / "claims.md").read_text()
+    assert call(capsys, claims, *arguments, "--only", "Down: noise")[0] == 0
+    text = (tmp_path / "only.md").read_text()
+    assert "0 of 1 claims of the report shown" in text and "Further" not in text
+    assert (tmp_path / "claims.md").read_text() == before
+
+
+def test_a_preset_that_makes_both_arms_equal_is_refused(tmp_path, capsys):
+    """The server has no distillation, so no arm differs from the one without."""
+    result = call(capsys, claims, "--out", tmp_path / "x", "--preset", "toy-server", "--only",
+                  "distillation helps after")
+    assert_refused(result, "the same settings: distillation helps after pruning; choose other")
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_row_counts_the_seeds_that_have_both_arms():
@@ -328,7 +360,7 @@ def test_null_experiment_in_one_command(two_claims, tmp_path, capsys):
     arguments = ["--out", tmp_path, "--preset", "tiny", "--seeds", "0,1,2", "--null", "4"]
     assert call(capsys, claims, *arguments)[0] == 0
     text = (tmp_path / "null.md").read_text()
-    assert text.count("| null ") == 4 and " of 4 claims of the report shown" in text
+    assert text.count("| null ") == 4 and " of 4 claims shown" in text
     assert not (tmp_path / "claims.md").exists()
 
 
@@ -337,11 +369,12 @@ def test_failed_arms_end_the_command_with_an_error(two_claims, tmp_path, capsys,
         Claim("s", "x", "left", "noise", HIGHER, {"left.bad": True})])
     result = call(capsys, claims, "--out", tmp_path, "--preset", "tiny", "--seeds", "0,1")
     assert_refused(result, "1 arms failed, so rows lack seeds: seed 1, left-")
-    assert "| 1 of 1 |" in (tmp_path / "claims.md").read_text()  # of seed 0
+    assert "| 0 of 1 |" in (tmp_path / "claims.md").read_text()  # of seed 0
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--seeds", "0,x"], "--seeds 0,x"), (["--seeds", ""], "expected seeds such as 0,1,2"),
+    (["--seeds", "0,x"], "--seeds 0,x"), (["--seeds", ""], "expected numbers up to 999, such as"),
+    (["--seeds", "0,1000"], "--seeds 0,1000"), (["--null", -3], "--null -3"),
     (["--jobs", 0], "--jobs 0"), (["--preset", "huge"], "choose one of tiny, toy"),
     (["--only", "no such words"], "--only no such words")])
 def test_user_errors(arguments, message, tmp_path, capsys):

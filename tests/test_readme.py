@@ -88,6 +88,22 @@ def test_the_stage_of_the_example(extensions, monkeypatch):
                        "loss": pretrain.next_token_loss, "lr": 0.001, "stage": "prose"}
 
 
+def test_the_stage_of_the_example_can_be_added_to_the_table(extensions, monkeypatch):
+    """Its entry works where README puts it, and its settings can be changed."""
+    place, name, entry = re.search(r'lab/stages.py, after "(\w+)": "(\w+)": (Stage\(.*\)),\n',
+                                   (ROOT / "README.md").read_text()).groups()
+    monkeypatch.setattr(pretrain, "prose", extensions["prose"], raising=False)
+    table = {}
+    for stage, row in stages.STAGES.items():
+        table[stage] = row
+        if stage == place:
+            table[name] = eval(entry, vars(stages) | {"pretrain": pretrain})
+    monkeypatch.setattr(stages, "STAGES", table)
+    assert list(stages.with_needs([name]))[-2:] == [place, name]
+    assert stages.parse_setting("prose.steps=7", vars(PRESETS["tiny"])) == ("prose.steps", 7)
+    assert stages.expected_seconds({}, {name: {"steps": 100}}) == 2 * table[name].seconds
+
+
 def test_the_loss_of_the_example(extensions):
     """The weight exp(1) is capped at 2, so the gradient is -2 A = -6."""
     logp = torch.tensor([1.0], requires_grad=True)

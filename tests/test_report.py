@@ -152,7 +152,8 @@ def test_the_report_starts_with_the_main_figures_and_ends_with_all_metrics(run, 
         "- Test tasks solved by one sample at temperature 1: base 1.0%, draft 2.0%, sft 3.0%, "
         "aligned (best1) 4.0%, quantized (3.7 bits) 5.0%, recovered 6.0%.",
         "- Aligned against sft: 40.0% wins, 55.0% ties, 5.0% losses.",
-        "- File: 0 KB packed, 2 KB as floats.", "- 14 stages took 23 seconds."]
+        "- File: 0 KB packed, 2 KB as floats.",
+        "- 14 stages took 23 seconds in all, some side by side."]
     titles = [line for line in text.splitlines() if line.startswith("## ")]
     assert titles[:3] == ["## Staircase", "## Stages", "## Held-out text"]
     assert titles[-2:] == ["## Environment", "## All metrics"]

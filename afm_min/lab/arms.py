@@ -1,9 +1,12 @@
 """Run arms of experiments: a stage with settings, and before it the stages that it needs.
 
 Every stage of an arm is trained once, in a folder of its own such as seed0/core-1a2b3c4d, with hard
-links to the results that it builds on. Its name contains a hash of all that decides the result, so
-several arms share a stage, and no result is ever out of date. After a kill, only the stage in
-progress continues. The metrics of a seed's arms are in seed0.json.
+links to the results that it builds on. Its name contains a hash of its settings and code and of
+those of the stages before it. So several arms share a stage, and no result is out of date. After a
+kill, only the stage in progress continues. The metrics of a seed's arms are in seed0.json.
+
+The name does not depend on the machine. So train all arms of a seed on one machine: results in
+float32 and in bfloat16 differ a little.
 """
 import concurrent.futures
 import contextlib
@@ -28,8 +31,7 @@ def arm_names(config, stage, values):
 
     values: {"stage.setting": value}, as in `settings_of`. The name "core-1a2b3c4d" contains a hash
     of the model's size, and of the settings and code of the stage and of all that it needs.
-
-    values["core.draw"], which is no setting, chooses other random numbers for the stage core."""
+    values["core.draw"] is special: it is no setting, but changes the random numbers of core."""
     arms = {}
     for each, settings in with_needs([stage], values).items():
         needs = [arms[need][0] for need in needs_of(each, settings)]
@@ -69,7 +71,7 @@ def run_arm(path, config, seed, stage, values):
 def machine():
     """Return a line about the processor and the software, such as "processor with AVX2, computes in
     float32, torch 2.13.0, Python 3.11.2"."""
-    entries = environment(Run("."))  # a run on the CPU: nothing else of it is used
+    entries = environment(Run("."))  # of this run, only the device is used
     return (f"processor with {entries['processor has']}, computes in {entries['computes in']}, "
             f"torch {entries['torch']}, Python {entries['Python']}")
 

@@ -16,14 +16,15 @@ HIGHER, LOWER = 1, -1  # which values of a metric are better
 # The 97.5% quantiles of Student's t with 1, 2, ... degrees of freedom. With more, the last is used,
 # which is a little too large.
 T_QUANTILES = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179]
-HEAD = """# Claims of the AFM report, tested on the toy
+HEAD = """# Claims tested on {models}
 
 {pictures}A difference is the mean over seeds of treatment - control, with a 95% interval by
 Student's t. "Same sign" counts the seeds whose difference has the sign of the mean. Shown: the
 interval is on the better side of 0; reversed: on the other side. Bold: the main claim of a section.
 Effects that the report gives are in points of its own benchmarks. Seeds differ in initial weights,
-batches, samples and prompts. Documents, tokenizer, demonstrations, validation and test tasks are
-the same for all, so an interval does not cover their choice.
+batches, samples and prompts. Documents, tokenizer, the demonstrations before their guards, and
+validation and test tasks are the same for all, so an interval does not cover their choice. An
+interval is that of a number of seeds fixed beforehand.
 
 """
 
@@ -59,7 +60,7 @@ def compare(treatments, controls):
     mean = differences.mean().item()
     return Comparison(numpy.mean(treatments).item(), numpy.mean(controls).item(), mean,
                       half_width(differences),
-                      int((numpy.sign(differences) == numpy.sign(mean)).sum()), len(differences))
+                      int((differences * mean > 0).sum()), len(differences))
 
 
 def values_of(results, treatment, control, metric):
@@ -78,9 +79,9 @@ COLUMNS = ("claim, stage, metric, better, treatment, control, difference, 95% in
 def claim_row(claim, result):
     """Return a claim's row of its section's table. result: its Comparison."""
     verdict = result.verdict(claim.better)
-    best_case = claim.better * result.difference + result.half
+    best_case = claim.better * result.difference + result.half  # the better end of the interval
     if verdict == "not shown" and claim.effect is not None and best_case >= claim.effect:
-        # The interval includes both no effect and the report's.
+        # The interval contains both 0 and the report's effect.
         verdict += f": cannot tell at this size (the report's effect: {claim.effect:g})"
     low, high = result.difference - result.half, result.difference + result.half
     return [f"**{claim.claim}**" if claim.main else claim.claim, claim.stage, claim.metric,
@@ -124,16 +125,20 @@ def default_run_table(results, arms):
 
 
 def summary(compared):
-    """Return the number of verdicts, such as "2 of 3 claims of the report shown, 0 reversed".
+    """Return the number of verdicts, such as "2 of 3 claims of the report shown, 0 reversed". If
+    there are no claims of the report, count all.
 
     compared: pairs (claim, Comparison)."""
-    verdicts = [result.verdict(claim.better) for claim, result in compared if claim.of_report]
-    return (f"{verdicts.count('shown')} of {len(verdicts)} claims of the report shown, "
+    of_report = [pair for pair in compared if pair[0].of_report]
+    kind = "claims of the report" if of_report else "claims"
+    verdicts = [result.verdict(claim.better) for claim, result in of_report or compared]
+    return (f"{verdicts.count('shown')} of {len(verdicts)} {kind} shown, "
             f"{verdicts.count('reversed')} reversed")
 
 
-def claims_text(compared, results, pictures="", further=""):
-    """Return claims.md. compared: pairs (claim, Comparison). pictures: links. further: tables."""
+def claims_text(compared, results, models, pictures="", further=""):
+    """Return the text of claims.md. compared: pairs (claim, Comparison). models: what was trained,
+    such as "toy models". pictures: links to them. further: tables to add."""
     sections = {}  # title -> rows
     for claim, result in compared:
         sections.setdefault(claim.section, []).append(claim_row(claim, result))
@@ -141,9 +146,10 @@ def claims_text(compared, results, pictures="", further=""):
     dates = {metrics["date"] for metrics in all_metrics}
     machines = {metrics["machine"] for metrics in all_metrics}
     chance = 0.025 * len(compared)
-    return (HEAD.format(pictures=pictures)
+    return (HEAD.format(models=models, pictures=pictures)
             + "".join(f"## {title}\n\n{table(COLUMNS, rows)}" for title, rows in sections.items())
-            + f"{further}{summary(compared)}. If nothing had an effect, {chance:.1f} would be "
-            "shown by chance alone, and as many reversed.\n\n"
-            f"From {', '.join(results)}; trained from {min(dates, default='-')} to "
-            f"{max(dates, default='-')}. Machines: {'; '.join(sorted(machines))}.\n")
+            + f"{further}{summary(compared)}. If nothing had an effect, {chance:.1f} of all "
+            f"{len(compared)} rows would be shown by chance alone, and as many reversed.\n\n"
+            f"From {', '.join(filter(results.get, results))}; trained from "
+            f"{min(dates, default='-')} to {max(dates, default='-')}. Machines: "
+            f"{'; '.join(sorted(machines))}.\n")

@@ -253,7 +253,7 @@ def draw_claims(figure, compared, title):
 
 PICTURES = {"staircase": (draw_staircase, (9, 3.4)), "mdloo": (draw_mdloo, (9, 3.4)),
             "losses": (draw_losses, (9, 4.2)), "bits": (draw_bits, (6, 3)),
-            **dict.fromkeys(["claims", "null"], (draw_claims, (9, 6)))}  # inches
+            **dict.fromkeys(["claims", "only", "null"], (draw_claims, (9, 6)))}  # inches
 
 
 def write_pictures(run, data):

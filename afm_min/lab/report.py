@@ -174,7 +174,7 @@ def headlines(run, report, staircase):
     if sizes := file_sizes(run, report):
         lines.append(f"File: {sizes['packed']:,.0f} KB packed, {sizes['float']:,.0f} KB as floats.")
     seconds = sum(row["seconds"] for row in report.values())
-    lines.append(f"{len(report)} stages took {seconds:,.0f} seconds.")
+    lines.append(f"{len(report)} stages took {seconds:,.0f} seconds in all, some side by side.")
     return "".join(f"- {line}\n" for line in lines) + "\n"
 
 
