@@ -46,6 +46,7 @@ def model_writes_next(ids, tokenizer):
 
     ids   <|assistant|> c a l l <|end|> <|tool|> 4 <|end|> <|assistant|> 4 . <|end|>
     mask        1       1 1 1 1    0       0     0    0         1        1 1    0"""
+    # For each token, the positions of the last <|end|> and of the last <|assistant|> up to there.
     position = torch.arange(1, ids.shape[-1] + 1, device=ids.device)  # 0 means "none so far"
     last_end = (position * (ids == tokenizer.special(END))).cummax(-1).values
     last_assistant = (position * (ids == tokenizer.special(ASSISTANT))).cummax(-1).values
@@ -56,6 +57,7 @@ def render_response(prompt, response, tokenizer):
     """Return the ids and loss mask of a prompt and a response, which are lists of ids. The mask is
     0 for the prompt and for the results of tool calls."""
     ids = torch.tensor(prompt + response)
+    # Shift by one: the model writes an id if it writes next at the id before.
     loss_mask = F.pad(model_writes_next(ids, tokenizer)[:-1], (1, 0)).float()
     loss_mask[:len(prompt)] = 0
     return ids, loss_mask
@@ -93,7 +95,7 @@ def round_mask(mask):
 
     With ROUND = 4: 0 1 0 1 0 1 -> 1 1 0 1 0 1"""
     missing = round_up(int(mask.sum())) - int(mask.sum())
-    added = (~mask).flatten().nonzero()[:missing, 0]
+    added = (~mask).flatten().nonzero()[:missing, 0]  # the first entries that are not set
     return mask.flatten().index_fill(0, added, True).view(mask.shape)
 
 
@@ -115,7 +117,7 @@ def pack_rows(items, width):
         places[i] = (row, used[row])
         used[row] += length
     packed = [torch.zeros(len(used), width, dtype=x.dtype) for x in items[0]]
-    segment_start = torch.full((len(used), width), width)  # padding: beyond every token
+    segment_start = torch.full((len(used), width), width)  # in padding: beyond every token
     for item, (row, start) in zip(items, places):
         stop = start + len(item[0])
         segment_start[row, start:stop] = start
@@ -144,7 +146,7 @@ def batches(sources, mixture, batch_size):
                         f"{', '.join(sources)}: give one of them a positive weight")
     shares = torch.tensor([float(mixture[name]) for name in names])
 
-    def batch(step):  # the step is unused: `fit` has already seeded the generator with it
+    def batch(step):  # `step` is not needed: `fit` has seeded the random numbers with it
         indices = torch.multinomial(shares, batch_size, replacement=True)
         chosen = [sources[names[i]] for i in indices]
         return pack([source[torch.randint(len(source), ())] for source in chosen])
@@ -192,7 +194,7 @@ def share_prompts(groups):
 def stack_by_row(values, places, fill=0):
     """Concatenate the values of the groups in each row: tensors (responses, ...) -> (R, K, ...).
 
-    places: as from `share_prompts`. Rows with fewer than K responses end with `fill`:
+    places: as from `share_prompts`; each row has a group. Short rows end with `fill`:
         values [1, 2], [3], [4, 5], places (1, 0), (0, 0), (0, 1) -> [[3, 4, 5], [1, 2, fill]]"""
     rows = {}  # row -> values of its groups, from left to right
     for (row, _), value in sorted(zip(places, values), key=lambda pair: pair[0]):
@@ -243,7 +245,7 @@ def score_responses(model, ids, branch, segment_start):
     wanted = round_mask(branch > 0)
     states = model.hidden_states(ids, segment_start, branch, wanted=wanted)  # (N, C)
     # The losses use small differences of log-probabilities, so logits are not rounded to bfloat16.
-    # The targets are the ids one to the right; the last column's wraps around, but is not used.
+    # Targets are the ids one to the right. The last column gets the first id, which is not used.
     nll, _ = token_losses(model.logits(states.float()), ids.roll(-1, dims=1)[wanted])  # (N,)
     # A token of a branch is followed by one of the same branch, which it predicts, or is the last:
     #     ids 1 2 | 3 7 8 | 3 9    predicts 0 0 | 1 1 0 | 1 0    last 0 0 | 0 0 1 | 0 1
@@ -252,7 +254,8 @@ def score_responses(model, ids, branch, segment_start):
     predicts = ((branch > 0) & same_branch & written)[wanted]  # (N,)
     last = ((branch > 0) & ~same_branch)[wanted]
     row, column = wanted.nonzero(as_tuple=True)
-    response = row * K + branch[row, column] - 1  # (N,), of R * K; unused where branch is 0
+    # Each token's response, (N,): an index into (R, K), flattened. Not used where branch is 0.
+    response = row * K + branch[row, column] - 1
     logp = nll.new_zeros(R * K).index_add(0, response[predicts], -nll[predicts])
     # A response has one last token, so this index_add copies its state and sums nothing.
     last_states = states.new_zeros(R * K, C).index_add(0, response[last], states[last])
@@ -277,7 +280,8 @@ def map_by_length(function, lengths, max_rows):
     def compute(indices):
         chunks = [indices[i:i + max_rows] for i in range(0, len(indices), max_rows)]
         return [result for chunk in chunks for result in function(chunk)]
-    results = dict(zip(by_length, distributed.split_work(compute, by_length)))  # of all ranks
+    # split_work returns the results of all ranks, in the order of its items.
+    results = dict(zip(by_length, distributed.split_work(compute, by_length)))
     return [results[i] for i in range(len(lengths))]
 
 
@@ -302,7 +306,7 @@ def map_responses(function, model, groups, max_rows=64, max_branches=4):
     function: model, ids, branch, segment_start, as from `share_prompts` -> (R, K, ...)
     Equal responses of a group are computed once. At most `max_branches` responses share one
     copy of the prompt, as the cost of attention grows with the square of the row's length."""
-    parts = []  # smaller groups: (prompt, up to `max_branches` distinct responses)
+    parts = []  # the groups, split: (prompt, up to `max_branches` distinct responses)
     locations = []  # for each group and each of its responses: (index in parts, index in that part)
     for prompt, responses in groups:
         unique, index = unique_responses(responses)
@@ -329,7 +333,7 @@ def conversation_losses(model, conversations):
     def mean_loss(model, ids, loss_mask):
         mask, targets = loss_mask[:, 1:], ids[:, 1:]
         wanted = round_mask(mask > 0)
-        logits = model.logits(model.hidden_states(ids[:, :-1], wanted=wanted))  # (wanted, V)
+        logits = model.logits(model.hidden_states(ids[:, :-1], wanted=wanted))  # (N, V)
         nll, _ = token_losses(logits, targets[wanted])
         row, _ = wanted.nonzero(as_tuple=True)
         return nll.new_zeros(len(ids)).index_add(0, row, nll * mask[wanted]) / mask.sum(1)

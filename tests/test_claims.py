@@ -404,6 +404,6 @@ def test_seeds_run_side_by_side_from_raw_text_on(texts, tmp_path, capsys, monkey
     weights = [next((tmp_path / f"seed{seed}").glob("parent-*/parent.pt")).read_bytes()
                for seed in (0, 1)]
     assert weights[0] != weights[1]
-    assert "of 2 |" in (tmp_path / "claims.md").read_text()
+    assert "of 2 |" in (tmp_path / "only.md").read_text()
     (log,) = (tmp_path / "seed0").glob("teacher-*/metrics.jsonl")
     assert b'"parent"' not in log.read_bytes()  # a stage's own log is not linked into the next
