@@ -26,7 +26,7 @@ from afm_min.lab.shell import ADAPTERS, CHAT_STAGES, Session
 from afm_min.lab.stages import STAGES, choose_model, model_option
 from afm_min.run import Parser, Run, UserError, choose_device, run_command
 from afm_min.world.families import all_families
-from afm_min.world.tasks import PARAMETERS, draw_task
+from afm_min.world.tasks import ANIMALS, CITIES, COLOURS, NAMES, PARAMETERS, THINGS, draw_task
 from afm_min.world.tools import parse_call
 
 with contextlib.suppress(ImportError):  # some builds of Python have none
@@ -65,7 +65,8 @@ def draw_tool_tasks(rng):
 
 
 def print_banner(session):
-    """Print which model responds, and an unseen question of each family and of each tool."""
+    """Print which model responds, an unseen question of each family and of each tool, and the words
+    of the toy world."""
     print(f"{session.run.path}, {session.state()}. /help lists the commands.")
     if session.chats:
         print("It answers questions such as these, and few others. /example NAME asks one in full:")
@@ -80,6 +81,9 @@ def print_banner(session):
                 notes = task.system.split("\n")[0]  # without the tools that some tasks declare
                 question = f"{textwrap.shorten(f'/system {notes}', 45)} then: {question}"
             print(f"    {name:9}{textwrap.shorten(question, 80)}")
+        print("Ask with these names, things, colours, animals and cities, as it knows no others:")
+        for words in (NAMES, THINGS, COLOURS, ANIMALS, CITIES):
+            print(f"    {' '.join(words)}")
 
 
 def talk(session, terminal):
