@@ -81,7 +81,7 @@ def print_banner(session):
                 notes = task.system.split("\n")[0]  # without the tools that some tasks declare
                 question = f"{textwrap.shorten(f'/system {notes}', 45)} then: {question}"
             print(f"    {name:9}{textwrap.shorten(question, 80)}")
-        print("Ask with these names, things, colours, animals and cities, as it knows no others:")
+        print("It knows only these names, things, colours, animals and cities:")
         for words in (NAMES, THINGS, COLOURS, ANIMALS, CITIES):
             print(f"    {' '.join(words)}")
 

@@ -313,9 +313,9 @@ def test_help_lists_the_commands(new_session, type_lines):
 def test_the_banner_has_a_question_of_each_family_and_the_words_of_the_world(new_session, capsys):
     session = new_session()
     sample.print_banner(session)
-    first, _, *lines, ask_with, names, things, colours, animals, cities = (
+    first, _, *lines, only, names, things, colours, animals, cities = (
         capsys.readouterr().out.splitlines())
-    assert ask_with.startswith("Ask with these names, things, colours, animals and cities")
+    assert only.startswith("It knows only these names, things, colours, animals and cities")
     assert names.split()[0] == "Ada" and things.split()[0] == "books"
     assert [row.split()[0] for row in (colours, animals, cities)] == ["black", "bear", "Bern"]
     assert first == "toy, sft; no tools. /help lists the commands."
