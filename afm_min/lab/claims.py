@@ -185,8 +185,8 @@ def further_tables(config, settings, results):
             + "## The run without special settings\n\n" + evidence.default_run_table(results, rows))
 
 
-def run_claims(arguments):
-    """Train what the claims lack with these seeds, and write claims.md from all seeds' files."""
+def choose_claims(arguments):
+    """Return the claims to test. Raises UserError if an argument has a bad value."""
     if not re.fullmatch(r"\d{1,3}(,\d{1,3})*", arguments.seeds):
         raise UserError(f"--seeds {arguments.seeds}: expected numbers up to 999, such as 0,1,2")
     if arguments.jobs < 1 or arguments.null < 0:
@@ -199,26 +199,43 @@ def run_claims(arguments):
         claims = null_claims(claims, arguments.null)
     if not claims:
         raise UserError(f"--only {arguments.only}: no claim or section with this text to test")
-    config, base, errors = PRESETS[arguments.preset], Run(arguments.out), []
-    settings = SETTINGS | PRESET_SETTINGS.get(arguments.preset, {})
+    return claims
+
+
+def arms_to_run(claims, preset, config, settings):
+    """Return all arms of the claims and, with all CLAIMS, those of DEFAULT_RUN.
+
+    Raises UserError if the preset makes both arms of a claim equal."""
     pairs = [arms_of(claim, config, settings) for claim in claims]
     if same := [claim.claim for claim, (treatment, control) in zip(claims, pairs)
                 if treatment[0] == control[0]]:
-        raise UserError(f"--preset {arguments.preset} gives both arms of these claims the same "
-                        f"settings: {'; '.join(same)}; choose other claims with --only")
-    arms = sum(pairs, [])
-    if claims == CLAIMS:
-        arms += [arm(config, stage, settings) for stage, _ in DEFAULT_RUN]
+        raise UserError(f"--preset {preset} gives both arms of these claims the same settings: "
+                        f"{'; '.join(same)}; choose other claims with --only")
+    default_run = DEFAULT_RUN if claims == CLAIMS else []
+    return sum(pairs, []) + [arm(config, stage, settings) for stage, _ in default_run]
+
+
+def read_results(base, arms):
+    """Return the metrics of all seed*.json, {"seed0": {name of an arm: its metrics}}, without those
+    of other arms, such as arms of older code."""
+    names = {name for name, *_ in arms}
+    return {file.stem: {name: metrics for name, metrics in base.read_json(file.name).items()
+                        if name in names}
+            for file in sorted(base.path.glob("seed*.json"))}
+
+
+def run_claims(arguments):
+    """Train what the claims lack with these seeds, and write a table from all seeds' files."""
+    claims = choose_claims(arguments)
+    config, base, errors = PRESETS[arguments.preset], Run(arguments.out), []
+    settings = SETTINGS | PRESET_SETTINGS.get(arguments.preset, {})
+    arms = arms_to_run(claims, arguments.preset, config, settings)
     base.create()
     with base.reserved():  # no other process may train the same arms
         if not arguments.merge:
             seeds = list(dict.fromkeys(map(int, arguments.seeds.split(","))))
             errors = run_seeds(base, config, seeds, arms, arguments.jobs)
-        files = sorted(base.path.glob("seed*.json"))
-        results = {file.stem: base.read_json(file.name) for file in files}
-        names = {name for name, *_ in arms}  # the files may have arms of older code, too
-        results = {seed: {name: metrics for name, metrics in of_seed.items() if name in names}
-                   for seed, of_seed in results.items()}
+        results = read_results(base, arms)
         compared = compare_claims(claims, config, settings, results)
         if compared:
             name = "null" if arguments.null else "only" if arguments.only else "claims"
