@@ -171,7 +171,7 @@ def untrained_model(run, stage, widen=1):
 
 # The stages.
 
-def parent(run, *, widen=3, steps=400, batch_size=8, mixture=corpus.CORE, lr=0.005, warmup=20,
+def parent(run, *, widen=3, steps=800, batch_size=8, mixture=corpus.CORE, lr=0.005, warmup=20,
            floor=0.005, weight_decay=3.16e-4, compile=False):
     """Train a model with `widen` times as many feed-forward units from scratch on core's mixture.
 
@@ -182,7 +182,7 @@ def parent(run, *, widen=3, steps=400, batch_size=8, mixture=corpus.CORE, lr=0.0
     return finish(run, "parent", model)
 
 
-def teacher(run, *, steps=2000, batch_size=8, mixture=corpus.CORE, lr=0.005, warmup=20, floor=0.005,
+def teacher(run, *, steps=1600, batch_size=8, mixture=corpus.CORE, lr=0.005, warmup=20, floor=0.005,
             weight_decay=3.16e-4, compile=False):
     """Train the parent further on core's mixture, as core's teacher.
 

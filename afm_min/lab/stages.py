@@ -42,15 +42,15 @@ def core_needs(settings):
 STAGES = {
     "data": Stage(corpus.data, [], 29),
     "tokenizer": Stage(corpus.tokenizer, ["data"], 2),
-    "parent": Stage(pretrain.parent, ["tokenizer"], 24),
+    "parent": Stage(pretrain.parent, ["tokenizer"], 48),
     "prune": Stage(pretrain.prune, ["parent"], 7),
-    "teacher": Stage(pretrain.teacher, ["parent"], 101),
+    "teacher": Stage(pretrain.teacher, ["parent"], 81),
     "core": Stage(pretrain.core, core_needs, 42),
     "continued": Stage(pretrain.continued, lambda settings: (
         ["core", "teacher"] if settings["distill"] else ["core"]), 6),
     "lengthening": Stage(pretrain.lengthening, ["continued"], 7),
     "demonstrations": Stage(sft.demonstrations, ["lengthening"], 14),
-    "draft": Stage(sft.draft, ["demonstrations"], 115),
+    "draft": Stage(sft.draft, ["demonstrations"], 230),
     "synthetic": Stage(synthetic.synthetic, ["draft"], 25),
     "mixture": Stage(sft.mixture, ["synthetic"], 32),
     "sft": Stage(sft.sft, ["mixture"], 38)}
