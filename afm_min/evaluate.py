@@ -141,7 +141,7 @@ def tool_use(family, tasks, texts):
         if task.solution.startswith(tools.CALL):
             replies, wanted = family.replies(text), family.replies(task.solution)
             first.append(replies[0] == wanted[0])
-            has_called = any(isinstance(reply, tuple) for reply in replies[:-1])
+            has_called = any(isinstance(reply, tuple) for reply in replies)
             executed.append(has_called and replies[-1] == wanted[-1])
         else:
             no_calls.append(not text.startswith(tools.CALL))
