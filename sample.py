@@ -12,6 +12,7 @@ training data has follow-up questions of mathematics, instructions and recall.
 """
 import contextlib
 import importlib
+import shutil
 import signal
 import sys
 import textwrap
@@ -70,24 +71,27 @@ def print_banner(session):
     print(f"{session.run.path}, {session.state()}. /help lists the commands.")
     if session.chats:
         print("It answers questions such as these, and few others. /example NAME asks one in full:")
+        width = max(40, shutil.get_terminal_size().columns - 14)  # of a question
         for name, family in all_families().items():
             if name == "tools":
-                for tool, task in draw_tool_tasks(session.rng).items():
-                    print(f"    {'tools':9}{textwrap.shorten(f'{tool}: {task.question}', 80)}")
+                for task in draw_tool_tasks(session.rng).values():
+                    print(f"    {'tools':9}{textwrap.shorten(task.question, width)}")
                 continue
             task = draw_task(family, "test", session.rng.random())
             question = task.question.replace("\n", r"\n")  # in a terminal, \n is a line break
-            if name == "recall":  # the notes are in the system message
-                notes = task.system.split("\n")[0]  # without the tools that some tasks declare
-                question = f"{textwrap.shorten(f'/system {notes}', 45)} then: {question}"
-            print(f"    {name:9}{textwrap.shorten(question, 80)}")
+            system = task.system.split("\n")[0]
+            if system and not system.startswith("Tools:"):  # notes to recall, or an instruction
+                question = f"{textwrap.shorten(f'/system {system}', 45)} then: {question}"
+            print(f"    {name:9}{textwrap.shorten(question, width)}")
         print("It knows only these names, things, colours, animals and cities:")
         for words in (NAMES, THINGS, COLOURS, ANIMALS, CITIES):
             print(f"    {' '.join(words)}")
 
 
 def talk(session, terminal):
-    """Respond to each line of the input, until it ends or a line is /quit or /exit."""
+    """Respond to each line of the input, until it ends or a line is /quit or /exit. If it is no
+    terminal, and a line caused an error, the exit code is 2."""
+    failed = False
     while True:
         try:
             # In a terminal, typing \n gives a line break.
@@ -101,6 +105,8 @@ def talk(session, terminal):
             else:
                 session.respond(line)
         except EOFError:
+            if failed and not terminal:
+                sys.exit(2)
             return
         except KeyboardInterrupt:  # in a terminal, Ctrl-C ends only the answer or the line
             if not terminal:
@@ -109,6 +115,7 @@ def talk(session, terminal):
         except UnicodeDecodeError:
             raise UserError("the input is not UTF-8 text") from None
         except UserError as error:  # continue with the next line
+            failed = True
             print(f"error: {error}", file=sys.stderr)
 
 
@@ -125,6 +132,8 @@ def sample(arguments):
         session.respond(arguments.prompt)
         return
     terminal = sys.stdin.isatty()
+    if hasattr(sys.stdin, "reconfigure"):  # in some locales, Python lets any bytes pass
+        sys.stdin.reconfigure(errors="strict")
     if terminal:
         print_banner(session)
     talk(session, terminal)

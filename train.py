@@ -26,8 +26,8 @@ from afm_min.lab.packages import python_command
 from afm_min.lab.report import environment, write_report
 from afm_min.lab.settings import PRESET_SETTINGS
 from afm_min.lab.runner import forget, run_stages
-from afm_min.lab.stages import (STAGES, expected_seconds, explain, parse_setting, reasons_to_run,
-                                settings_of, up_to_date, with_needs)
+from afm_min.lab.stages import (STAGES, expected_seconds, explain, lost_files, parse_setting,
+                                reasons_to_run, settings_of, up_to_date, with_needs)
 from afm_min.model import PRESETS, Config
 from afm_min.progress import show
 from afm_min.run import Parser, Run, UserError, choose_device, run_command
@@ -48,6 +48,8 @@ def open_run(arguments):
     112, ..., "set": {"core.steps": 2000}}.
     An option that is not given is that of the existing run, else the default."""
     run = Run(arguments.out, choose_device(arguments.device))
+    if not str(arguments.out) or run.path.is_file():
+        raise UserError(f"--out {str(arguments.out)!r}: expected a folder, new or of a run")
     distributed.join(run.device)
     run.shard = arguments.shard
     if run.shard and distributed.world_size() == 1:
@@ -127,8 +129,9 @@ def check_opponent(opponent, aligned, **_):
 def print_plan(run, settings, again, values):
     """Print which stages would run and why, an estimate of their time, and which finished stages
     they would outdate. settings: {stage: its settings}; values: see `settings_of`."""
-    report = {stage: row for stage, row in run.read_json("report.json").items()
-              if stage not in again}
+    report = run.read_json("report.json")
+    lost = lost_files(run, report)
+    report = {stage: row for stage, row in report.items() if stage not in (*again, *lost)}
     reasons = reasons_to_run(report, settings)
     if not reasons:
         print(f"all {len(settings)} stages are up to date")
@@ -137,7 +140,11 @@ def print_plan(run, settings, again, values):
         # Read the folder only to raise the UserError that the stage would.
         corpus.collect(settings["data"]["folder"], common=1)
     for stage, reason in reasons.items():
-        show(f"{stage}: {'--again' if stage in again else reason}")
+        if stage in again:
+            reason = "--again"
+        elif stage in lost:
+            reason = f"{lost[stage]} is missing"
+        show(f"{stage}: {reason}")
     show(f"{len(reasons)} of {len(settings)} stages would run, "
          + estimate(run, report, {stage: settings[stage] for stage in reasons}))
     kept = {stage: row for stage, row in report.items() if stage not in reasons}
@@ -164,7 +171,10 @@ def estimate(run, report, settings):
 def train_stages(run, contents, settings, arguments):
     """Run stages, {stage: its settings}, of a reserved run, and write its report."""
     run.write_json("run.json", contents)
-    for stage in arguments.again:
+    lost = lost_files(run, run.read_json("report.json"))
+    for stage, file in lost.items():
+        show(f"{stage} is out of date: {file} is missing")
+    for stage in (*arguments.again, *lost):
         forget(run, stage)
         run.partial_checkpoint(stage).unlink(missing_ok=True)
     before = run.read_json("report.json")

@@ -2,7 +2,6 @@
 import argparse
 import io
 import random
-import re
 import shutil
 import sys
 import types
@@ -38,7 +37,7 @@ def test_each_line_of_the_input_is_a_prompt(pretrained, capsys):
     _, first, _ = call(capsys, sample, *arguments, "--prompt", "Text number")
     code, output, errors = run_shell("sample.py", *arguments,
                                      lines=f"Text number\n{'fox ' * 999}\nfox\n")
-    assert code == 0
+    assert code == 2
     assert output.startswith(f"> Text number\n{first}")
     assert "> fox\nfox" in output  # after the second line, which is too long
     assert "it must have 1 to 255" in errors
@@ -260,7 +259,7 @@ def test_other_input_has_prompts_and_commands(leave, new_session, monkeypatch, c
 def test_wrong_commands_get_one_line(new_session, type_lines):
     wrong = {"/": "there is no command /: /help lists them",
              "/fox 3": "there is no command /fox: /help lists them",
-             "/tools price,fax": "tools fax: give on, off or some of price,",
+             "/tools price fax": "tools fax: give on, off or some of price,",
              "/adapter fax": "adapter fax: choose from recovery, math, tools, summary, none",
              "/example fax": "example fax: choose from math, follow, "}
     _, output, errors = type_lines(new_session(), *wrong)
@@ -272,6 +271,9 @@ def test_wrong_commands_get_one_line(new_session, type_lines):
 def test_commands_that_change_what_is_asked_print_the_state(new_session, type_lines):
     """The model, the system message and the tools. A command that fails prints none."""
     states = {"/tools price,age": "sft; Tools: price(item), age(who)",
+              "/tools age price": "sft; Tools: age(who), price(item)",
+              "/tools ALL": f"sft; Tools: {ALL}",
+              "/tools price, age": "sft; Tools: price(item), age(who)",
               "/system Be brief.": "sft; Be brief.; Tools: price(item), age(who)",
               "/tools fax": "", "/fox": "", "/and": "",
               "/tools off": "sft; Be brief.; no tools", "/system": "sft; no tools",
@@ -310,7 +312,9 @@ def test_help_lists_the_commands(new_session, type_lines):
     assert explained[3] == explained[5]
 
 
-def test_the_banner_has_a_question_of_each_family_and_the_words_of_the_world(new_session, capsys):
+def test_the_banner_has_a_question_of_each_family_and_the_words_of_the_world(new_session, capsys,
+                                                                             monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
     session = new_session()
     sample.print_banner(session)
     first, _, *lines, only, names, things, colours, animals, cities = (
@@ -321,14 +325,16 @@ def test_the_banner_has_a_question_of_each_family_and_the_words_of_the_world(new
     assert first == "toy, sft; no tools. /help lists the commands."
     names = [line.split()[0] for line in lines]
     assert list(dict.fromkeys(names)) == [*all_families()]
-    tool_lines = [line.split()[1] for line in lines if line.startswith("    tools")]
-    assert tool_lines == ["price:", "stock:", "weather:", "age:", "python:", "search:"]
-    assert len(names) == len(all_families()) + 5
-    assert max(map(len, lines)) <= 100
+    assert len(names) == len(all_families()) + 5  # six tools
+    assert max(map(len, lines)) <= 60
     (summary,) = [line for line in lines if line.startswith("    summary")]
-    assert r"\n" in summary  # one message a line
+    assert summary.startswith("    summary  /system Summarize in one line. then: ")
     (recall,) = [line for line in lines if line.startswith("    recall")]
-    assert re.match(r"    recall   /system .* then: .*\?$", recall)
+    assert recall.startswith("    recall   /system ")
+    monkeypatch.setenv("COLUMNS", "200")
+    sample.print_banner(session)
+    (summary,) = [line for line in capsys.readouterr().out.splitlines() if "Summarize" in line]
+    assert r"\n" in summary  # one message a line
     session.do_stage("core")
     sample.print_banner(session)
     assert capsys.readouterr().out == (
@@ -397,6 +403,17 @@ def test_bad_input_gets_one_line_and_exit_code_2(message, pretrained, capsys):
 def test_input_that_is_not_utf_8_gets_one_line(pretrained, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"fox\xff\n"), "utf-8"))
     assert_refused(call(capsys, sample, "--run", pretrained[0]), "the input is not UTF-8 text")
+    stdin = io.TextIOWrapper(io.BytesIO(b"fox\xff\n"), "utf-8", errors="surrogateescape")
+    monkeypatch.setattr(sys, "stdin", stdin)  # as in the locale C
+    assert_refused(call(capsys, sample, "--run", pretrained[0]), "the input is not UTF-8 text")
+
+
+def test_an_error_in_a_line_of_other_input_ends_with_exit_code_2(pretrained, capsys, monkeypatch):
+    """The other lines are answered."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("/fox\nThe\n"))
+    code, output, errors = call(capsys, sample, "--run", pretrained[0], "--max-new-tokens", 1)
+    assert code == 2 and errors == "error: there is no command /fox: /help lists them\n"
+    assert output.startswith("> /fox\n> The\nThe")
 
 
 def test_the_last_stage_can_be_named(pretrained, capsys):
@@ -491,10 +508,21 @@ def test_adapters_are_switched_between_prompts(post_trained, capsys, monkeypatch
         "Hi\n/adapter tools\nHi\n/adapter fax\n/adapter none\n/adapter recovery\nHi\n"))
     code, output, errors = call(capsys, sample, "--run", post_trained[0], "--quantized",
                                 "--max-new-tokens", "5")
-    assert code == 0
+    assert code == 2
     assert errors == "error: adapter fax: choose from recovery, math, tools, summary, none\n"
     _, first, _, last = output.split("> Hi\n")
     assert first.partition("> /adapter")[0] == last  # recovery, the default, and recovery again
+
+
+def test_a_missing_last_model_is_replaced_with_a_warning(post_trained, tmp_path, capsys):
+    folder = shutil.copytree(post_trained[0], tmp_path / "copy")
+    (folder / "best2.pt").unlink()
+    arguments = ["--run", folder, "--prompt", "Hi", "--max-new-tokens", 3]
+    code, _, errors = call(capsys, sample, *arguments)
+    assert code == 0 and errors == (
+        f"warning: {folder / 'best2.pt'} is missing, so the model is that of committee2: "
+        f"{python_command()} train.py --out {folder} --resume trains best2 again\n")
+    assert call(capsys, sample, *arguments, "--stage", "sft")[2] == ""
 
 
 def test_an_adapter_that_is_not_trained_is_refused(post_trained, tmp_path, capsys):

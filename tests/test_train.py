@@ -92,6 +92,23 @@ def test_finished_stages_are_skipped(pretrained, tmp_path, capsys):
     assert [(folder / name).read_bytes() for name in ("core.pt", "environment.json")] == before
 
 
+def test_a_stage_that_lost_its_file_is_run_again(pretrained, tmp_path, capsys):
+    """It ends with the same weights, so later stages stay up to date."""
+    folder = shutil.copytree(pretrained[0], tmp_path / "copy")
+    kept = (folder / "lengthening.pt").read_bytes()
+    for name in ("core.pt", "tokenizer.json"):
+        (folder / name).unlink()
+        arguments = ["--out", folder, "--resume", *PRETRAIN]
+        stage = name.partition(".")[0]
+        plan = call(capsys, train, *arguments, "--dry-run")[1]
+        assert f"\n{stage}: {name} is missing\n" in f"\n{plan}"
+        code, output, errors = call(capsys, train, *arguments)
+        assert (code, errors) == (0, "")
+        assert output.startswith(f"{stage} is out of date: {name} is missing\n")
+        assert output.count("up to date") == 7 and (folder / name).exists()
+    assert (folder / "lengthening.pt").read_bytes() == kept
+
+
 def test_a_named_stage_is_run_again(pretrained, tmp_path, capsys):
     folder = shutil.copytree(pretrained[0], tmp_path / "copy")
     code, output, errors = call(
@@ -359,6 +376,8 @@ BAD_INPUT = {  # message: arguments
     "text to train on and other text": ["--out", "{new}", "--data", "{empty}"],
     "is not UTF-8 (see byte 3)": ["--out", "{new}", "--data", "{latin}"],
     "need 272": ["--out", "{new}", "--data", "{texts}", "--set", "model.vocab_size=271"],
+    "--out '': expected a folder": ["--out", "", "--dry-run"],
+    "a.txt': expected a folder": ["--out", "{latin}/a.txt", "--dry-run"],
     "there is no stage reward: choose from data, tokenizer": ["--until", "data,reward"],
     "there is no stage rs3: choose from": ["--out", "{run}", "--again", "core,rs3"],
     "there is no stage model: choose from": ["--until", "model"],

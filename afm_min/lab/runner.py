@@ -61,8 +61,9 @@ def run_stage(run, stage, settings, all_settings=None):
     metrics = STAGES[stage].function(run, **settings)
     return_memory()
     seconds = round(time.perf_counter() - start, 1)
+    files = {path.name for path in run.path.glob(f"{stage}.*")} - {f"{stage}.part.pt"}
     row = {"settings": settings, "fingerprint": run.fingerprint, "seconds": seconds,
-           "metrics": metrics}
+           "metrics": metrics, "files": sorted(files)}
     with run.locked():  # stages that run side by side may have added rows: read it again
         report = run.read_json("report.json") | {stage: row}
         run.write_json("report.json", report)

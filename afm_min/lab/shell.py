@@ -7,7 +7,7 @@ import torch
 
 from afm_min import lora
 from afm_min.generate import stream
-from afm_min.lab.stages import STAGES, choose_model, models_of, warn_if_stale
+from afm_min.lab.stages import STAGES, choose_model, models_of, warn_if_lost, warn_if_stale
 from afm_min.model import load_model
 from afm_min.ondevice import FEATURES
 from afm_min.quantize import QuantizedAFM
@@ -90,9 +90,9 @@ class Session:
         self.system = text
 
     def do_tools(self, text):
-        """Declare tools in new conversations: /tools price,age; /tools (all); /tools off"""
-        groups = {"": list(PARAMETERS), "on": list(PARAMETERS), "off": []}
-        names = groups.get(text, text.replace(" ", "").split(","))
+        """Declare tools in new conversations: /tools price age; /tools all; /tools off"""
+        groups = {"": list(PARAMETERS), "on": list(PARAMETERS), "all": list(PARAMETERS), "off": []}
+        names = groups.get(text.lower(), text.replace(",", " ").split())
         for name in names:
             if name not in PARAMETERS:
                 raise UserError(f"tools {name}: give on, off or some of {','.join(PARAMETERS)}")
@@ -108,6 +108,8 @@ class Session:
         self.adapters = None
         self.name, self.chats = stage, stage in CHAT_STAGES
         warn_if_stale(self.run, stage)
+        if name == "last":
+            warn_if_lost(self.run, stage)
 
     def do_adapter(self, name):
         """Use an adapter of the quantized model: /adapter math; /adapter none; /adapter (lists)"""

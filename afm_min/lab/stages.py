@@ -229,6 +229,17 @@ def reasons_to_run(report, all_settings):
     return reasons
 
 
+def lost_files(run, report):
+    """Return {stage: a file of it that the run no longer has}, for those that have lost one. A row
+    lists the files that are named after its stage, such as sft.pt."""
+    lost = {}
+    for stage, row in report.items():
+        missing = [name for name in row.get("files", []) if not run.file(name).exists()]
+        if missing:
+            lost[stage] = missing[0]
+    return lost
+
+
 def up_to_date(report):
     """Return {stage: row} of a report, without the rows whose inputs or code have changed."""
     all_settings = {stage: report[stage]["settings"] for stage in STAGES if stage in report}
@@ -270,6 +281,17 @@ def warn_if_stale(run, *stages):
                   f"again with {python_command()} train.py --out {run.path} --resume",
                   file=sys.stderr)
             break  # the first stage is enough: the others need it
+
+
+def warn_if_lost(run, stage):
+    """Print a line on standard error if a later stage than this one had a model that is missing."""
+    later = list(STAGES)[list(STAGES).index(stage) + 1:]
+    lost = [name for name in lost_files(run, run.read_json("report.json"))
+            if name in later and name not in ON_DEVICE and not name.startswith("reward")]
+    if lost:
+        print(f"warning: {run.checkpoint(lost[-1])} is missing, so the model is that of {stage}: "
+              f"{python_command()} train.py --out {run.path} --resume trains {lost[-1]} again",
+              file=sys.stderr)
 
 
 def main_metric(stage, report):
