@@ -39,7 +39,7 @@ MIXTURE = {"math": 8.0, "follow": 2.4, "tools": 3.0, "code": 2.8, "summary": 3.0
 
 # Demonstrations.
 
-def demonstrations(run, *, count=2000, evolved=1000, flawed=0.15, guarded=True, unlikely=2.4,
+def demonstrations(run, *, count=4000, evolved=2000, flawed=0.15, guarded=True, unlikely=2.4,
                    similar=0.9999):
     """Write demonstrations, then filter them by the quality guards, whose model is the base model.
     Those that a guard drops become examples of a source "rejected".

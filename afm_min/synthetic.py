@@ -131,7 +131,7 @@ def synthetic_tool_use(model, family, count, samples):
     return examples, row
 
 
-def synthetic(run, *, math=800, code_questions=200, tool_questions=250, samples=4, threshold=1.0,
+def synthetic(run, *, math=800, code_questions=200, tool_questions=1000, samples=4, threshold=1.0,
               seen_tests=4, unlikely=2.4, similar=0.9999):
     """Generate examples with the draft model, select right ones, and keep those that pass the
     quality guards. The table "yields" counts the selection, the table "guards" the guards.

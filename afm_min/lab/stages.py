@@ -49,7 +49,7 @@ STAGES = {
     "continued": Stage(pretrain.continued, lambda settings: (
         ["core", "teacher"] if settings["distill"] else ["core"]), 6),
     "lengthening": Stage(pretrain.lengthening, ["continued"], 7),
-    "demonstrations": Stage(sft.demonstrations, ["lengthening"], 14),
+    "demonstrations": Stage(sft.demonstrations, ["lengthening"], 28),
     "draft": Stage(sft.draft, ["demonstrations"], 230),
     "synthetic": Stage(synthetic.synthetic, ["draft"], 25),
     "mixture": Stage(sft.mixture, ["synthetic"], 32),

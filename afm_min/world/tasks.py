@@ -93,7 +93,9 @@ class Family:
         while self.split(task) != split:
             task = self.make(rng)
         if rng.random() < self.declared:
-            count = rng.choice((1, 2, 3, len(PARAMETERS)))
+            # Often all tools, as sample.py declares them.
+            all_tools = rng.random() < 0.5
+            count = len(PARAMETERS) if all_tools else rng.choice((1, 2, 3))
             tools = declare(rng.sample(sorted(PARAMETERS), count))
             system = f"{task.system}\n{tools}" if task.system else tools
             task = dataclasses.replace(task, system=system)

@@ -154,7 +154,7 @@ class Tools(Family):
         # The tools of the calls, without repetitions, in the order of their first use.
         needed = list(dict.fromkeys(parse_call(call)[0] for call in calls))
         others = sorted(set(PARAMETERS) - set(needed))
-        if rng.random() < 0.7:  # otherwise all tools are declared
+        if rng.random() < 0.5:  # otherwise all tools are declared, as in sample.py
             others = rng.sample(others, rng.randint(1, 3))
         if calls and rng.random() < 0.15:  # the tool of the first call is not declared
             answer = "I have no tool for that."
