@@ -42,8 +42,10 @@ def check_arguments(arguments, stage):
         raise UserError(f"--seed {arguments.seed}: give 0 to 2^63 - 1")
     if arguments.prompt is not None and not arguments.prompt.strip():
         raise UserError("--prompt is empty: write a question, or leave it out to ask several")
-    if not 0 < arguments.top_p <= 1 or arguments.max_new_tokens < 1:
-        raise UserError("--top-p must be above 0 and at most 1, --max-new-tokens 1 or more")
+    if not 0 < arguments.top_p <= 1:
+        raise UserError(f"--top-p {arguments.top_p}: give a number above 0, at most 1")
+    if arguments.max_new_tokens < 1:
+        raise UserError(f"--max-new-tokens {arguments.max_new_tokens}: give 1 or more")
     if arguments.stage and (arguments.quantized or arguments.adapter):
         raise UserError(f"--stage {arguments.stage} does not go with --quantized or --adapter: "
                         "leave out one of the two")

@@ -25,9 +25,9 @@ from afm_min.data import corpus
 from afm_min.lab.packages import python_command
 from afm_min.lab.report import environment, write_report
 from afm_min.lab.settings import PRESET_SETTINGS
-from afm_min.lab.runner import forget, run_stages
-from afm_min.lab.stages import (STAGES, expected_seconds, explain, lost_files, parse_setting,
-                                reasons_to_run, settings_of, up_to_date, with_needs)
+from afm_min.lab.runner import expected_seconds, forget, run_stages
+from afm_min.lab.stages import (STAGES, explain, lost_files, parse_setting, reasons_to_run,
+                                settings_of, up_to_date, with_needs)
 from afm_min.model import PRESETS, Config
 from afm_min.progress import show
 from afm_min.run import Parser, Run, UserError, choose_device, run_command

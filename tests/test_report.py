@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from afm_min.evaluate import ONE_SAMPLE
-from afm_min.lab import report
+from afm_min.lab import report, tables
 from afm_min.lab.packages import python_command
 from afm_min.run import Run
 from tests.helpers.commands import assert_refused, call
@@ -82,6 +82,8 @@ def no_matplotlib(monkeypatch):
 def section(run, title, head=False):
     """Return the rows of a table of report.md, with its head or without."""
     text = run.file("report.md").read_text().partition(f"## {title}\n\n")[2]
+    if not text.startswith(("|", "<")):  # the table's note
+        text = text.partition("\n\n")[2]
     if text.startswith("<details>"):
         text = text.partition("\n\n")[2]
     text = text.partition("\n\n")[0]
@@ -90,7 +92,7 @@ def section(run, title, head=False):
 
 
 def test_table_by_hand():
-    assert report.table("a, b", [["x", 0.51234], ["y", 12345.6]]) == (
+    assert tables.table("a, b", [["x", 0.51234], ["y", 12345.6]]) == (
         "| a | b |\n| --- | --- |\n| x | 0.5123 |\n| y | 12,346 |\n\n")
 
 
@@ -283,6 +285,16 @@ def test_without_matplotlib_the_report_has_sparklines_instead_of_pictures(run, n
     # Rewards of 1 to 40: the first tenth has the mean of 1 to 4, the last of 37 to 40.
     assert curves[2] == ["mdloo1: reward", "2.5", "▁▁▂▂▂▃▃▄▄▄▅▅▅▆▆▇▇▇██", "38.5"]
     assert curves[3] == ["mdloo1: truth %", "50", "▁" * 20, "50"]
+
+
+def test_notes_stand_above_their_tables(run, no_matplotlib):
+    """Each is of a table that the report can have."""
+    assert set(tables.NOTES) - set(tables.COLUMNS) == {"held-out text", "evaluation"}
+    assert set(tables.COLUMNS) - set(tables.NOTES) == {"curves", "environment"}
+    report.write_report(run)
+    text = run.file("report.md").read_text()
+    assert f"\n## Stages\n\n{tables.NOTES['stages']}\n\n| stage | seconds |" in text
+    assert f"\n## All metrics\n\n{tables.NOTES['all metrics']}\n\n<details>" in text
 
 
 def test_the_report_says_where_the_claims_are_tested(run):

@@ -383,7 +383,8 @@ def test_examples_are_of_random_families(new_session, type_lines):
 
 BAD_INPUT = {  # message: arguments
     "give 0, or 0.01 to 100": ["--temperature", "nan"],
-    "--top-p must be above 0": ["--top-p", "0"],
+    "--top-p 0.0: give a number above 0, at most 1": ["--top-p", "0"],
+    "--max-new-tokens 0: give 1 or more": ["--max-new-tokens", "0"],
     "--prompt is empty": ["--prompt", " "],
     "--seed -1: give 0 to": ["--seed", "-1"],
     f"--seed {2 ** 63}: give 0 to": ["--seed", 2 ** 63],

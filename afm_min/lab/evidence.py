@@ -8,7 +8,7 @@ import typing
 
 import numpy
 
-from afm_min.lab.report import table
+from afm_min.lab.tables import table
 from afm_min.lab.stages import format_value
 
 HIGHER, LOWER = 1, -1  # which values of a metric are better

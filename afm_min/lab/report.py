@@ -17,7 +17,8 @@ from afm_min.evaluate import ONE_SAMPLE
 from afm_min.lab import curves, pictures
 from afm_min.lab.packages import python_command
 from afm_min.lab.settings import ROUNDS
-from afm_min.lab.stages import format_value, main_metric
+from afm_min.lab.stages import main_metric
+from afm_min.lab.tables import COLUMNS, FOLDED, NOTES, table
 from afm_min.ondevice import FEATURES
 from afm_min.run import Parser, Run, UserError, compute_dtype, run_command, write_text
 
@@ -31,42 +32,6 @@ STAIRCASE = ["lengthening", "draft", "sft", *(
     f"{method}{n}" for n in range(1, ROUNDS + 1)
     for method in ("rs", "dpo", "ipo", "mdloo", "committee", "best")),
     "quantize", "recovery", *FEATURES]
-FOLDED = ["trace", "all metrics"]  # long tables, which a reader has to open
-# The columns of each table, except "held-out text" and "evaluation", which depend on the run.
-COLUMNS = {
-    "staircase": "model, mean %, all math %, test mean %, 95% interval, test math %, "
-                 "95% interval, test one sample %, 95% interval",
-    "curves": "curve, first tenth, course, last tenth",
-    "stages": "stage, seconds, tokens, metric, before, after",
-    "all metrics": "stage, metric, value",
-    "environment": "what, value",
-    "funnel": "source, filter, documents in, out, M characters out",
-    "planted": "planted, documents, got through",
-    "guards": "flaw or kind, examples, dropped by rating, by the model, as copies, kept",
-    "yields": "what, questions, right samples %, selected, of these right %",
-    "weights": "source, weight",
-    "trace": "round, weight of, weight, score with more, score with less",
-    "bits of projections": "projection, average bits, divergence that 2 bits add",
-    "checkpoints": "step, greedy %",
-    "candidates": "model, greedy %, best of N by the reward model %",
-    "pairs judged right": "family, %, 95% interval, pairs, % by likelihood alone",
-    "curve": "step, reward, truth %, KL, entropy, length, mark",
-    **dict.fromkeys(("sft against draft", "aligned against sft",
-                     "aligned against one round", "base against opponent",
-                     "sft against opponent", "aligned against opponent"),
-                    "of all tasks, %, 95% interval, n"),
-}
-
-
-def table_row(cells):
-    """["x", 0.51234] -> '| x | 0.5123 |\\n'"""
-    return f"| {' | '.join(map(format_value, cells))} |\n"
-
-
-def table(columns, rows):
-    """("a, b", [["x", 0.5]]) -> '| a | b |\\n| --- | --- |\\n| x | 0.5 |\\n\\n'"""
-    columns = columns.split(", ")
-    return "".join(map(table_row, [columns, ["---"] * len(columns), *rows])) + "\n"
 
 
 def mean_with_interval(rows, column):
@@ -217,17 +182,15 @@ def write_report(run):
     columns = COLUMNS | {"held-out text": ", ".join(["stage", *shared]),
                          "evaluation": ", ".join(["benchmark", *cells, "n"])}
     text = (f"# {run.path.name}\n\n{headlines(run, report, staircase)}"
-            f"{draw_pictures(run, report, staircase, losses, rollouts)}"
-            "Bits per byte and accuracy of stages of pre-training are of held-out text, in "
-            "sequences of the core length.\n\n")
+            f"{draw_pictures(run, report, staircase, losses, rollouts)}")
     for title, rows in tables.items():
         if rows:  # "curve, round 2" has the columns of "curve"
-            body = table(columns[title.split(", round")[0]], rows)
+            kind = title.split(", round")[0]
+            body = table(columns[kind], rows)
             if title in FOLDED:
                 body = f"<details><summary>{len(rows)} rows</summary>\n\n{body}</details>\n\n"
-            text += f"## {title.capitalize()}\n\n{body}"
-        if title == "stages":
-            text += "`make claims` tests claims of Apple's report, in runs/claims/claims.md.\n\n"
+            note = f"{NOTES[kind]}\n\n" if kind in NOTES else ""
+            text += f"## {title.capitalize()}\n\n{note}{body}"
     write_text(run.file("report.md"), text)
 
 

@@ -9,19 +9,43 @@ import ctypes
 import gc
 import multiprocessing
 import signal
+import statistics
 import time
 from concurrent.futures.process import BrokenProcessPool
 
 import torch
 
 from afm_min import distributed, progress
-from afm_min.lab.stages import (STAGES, expected_seconds, fingerprint, format_value, needs_of,
-                                reasons_to_run, summary)
+from afm_min.lab.stages import (STAGES, fingerprint, format_value, needs_of, reasons_to_run,
+                                settings_of, summary)
 from afm_min.run import UserError
 
 # Stages that wait for all stages before them. `prune` is short, so the teacher ends sooner if it
 # waits and then has all threads than side by side with `prune`.
 ALONE = ["teacher"]
+
+# A stage's time is about proportional to the first of these settings that it has.
+AMOUNTS = ["steps", "iterations", "prompts", "count", "math", "share"]
+
+
+def default_speed_seconds(stage, settings):
+    """Return a stage's seconds at the speed of a default run: twice as many for twice the steps."""
+    defaults = settings_of(stage)
+    for name in AMOUNTS:
+        if name in defaults:
+            return STAGES[stage].seconds * settings.get(name, defaults[name]) / defaults[name]
+    return STAGES[stage].seconds
+
+
+def expected_seconds(report, all_settings):
+    """Estimate the seconds of stages: their time at the speed of a default run, times the median
+    slowdown of the stages in the report. This is 2.0 if those took twice as long."""
+    expected = {stage: default_speed_seconds(stage, report[stage]["settings"])
+                for stage in STAGES if stage in report}
+    slowdowns = [report[stage]["seconds"] / seconds for stage, seconds in expected.items()
+                 if seconds]
+    return statistics.median(slowdowns or [1.0]) * sum(
+        default_speed_seconds(stage, settings) for stage, settings in all_settings.items())
 
 
 def return_memory():

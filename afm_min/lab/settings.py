@@ -212,7 +212,7 @@ def problem(name, value, default):
     if key in WORDS:
         words = [word.replace("N", stage[-1]) for word in WORDS[key]]
         return "" if value in words else f"takes one of {', '.join(map(repr, words))}"
-    like = f"takes a value like {default!r}"
+    like = f"takes a {'whole number' if type(default) is int else 'value'} like {default!r}"
     same_type = type(value) is type(default)  # isinstance(True, int) is true
     if type(default) is dict:  # of text, where any source may have a weight, or of task families
         sources = corpus.CONTINUED if "web" in default else default

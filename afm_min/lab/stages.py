@@ -16,7 +16,6 @@ import difflib
 import hashlib
 import inspect
 import json
-import statistics
 import sys
 from functools import partial
 
@@ -77,9 +76,6 @@ for name in ondevice.FEATURES:
 
 # The stages that make the quantized model or an adapter of it.
 ON_DEVICE = ["quantize", "recovery", *ondevice.FEATURES]
-
-# A stage's time is about proportional to the first of these settings that it has.
-AMOUNTS = ["steps", "iterations", "prompts", "count", "math", "share"]
 
 # A stage's main metric: its entry in MAIN_OF, else the first name in MAIN that it reports, else the
 # first metric that it reports.
@@ -245,26 +241,6 @@ def up_to_date(report):
     all_settings = {stage: report[stage]["settings"] for stage in STAGES if stage in report}
     reasons = reasons_to_run(report, all_settings)
     return {stage: report[stage] for stage in all_settings if stage not in reasons}
-
-
-def default_speed_seconds(stage, settings):
-    """Return a stage's seconds at the speed of a default run: twice as many for twice the steps."""
-    defaults = settings_of(stage)
-    for name in AMOUNTS:
-        if name in defaults:
-            return STAGES[stage].seconds * settings.get(name, defaults[name]) / defaults[name]
-    return STAGES[stage].seconds
-
-
-def expected_seconds(report, all_settings):
-    """Estimate the seconds of stages: their time at the speed of a default run, times the median
-    slowdown of the stages in the report. This is 2.0 if those took twice as long."""
-    expected = {stage: default_speed_seconds(stage, report[stage]["settings"])
-                for stage in STAGES if stage in report}
-    slowdowns = [report[stage]["seconds"] / seconds for stage, seconds in expected.items()
-                 if seconds]
-    return statistics.median(slowdowns or [1.0]) * sum(
-        default_speed_seconds(stage, settings) for stage, settings in all_settings.items())
 
 
 def warn_if_stale(run, *stages):
