@@ -171,7 +171,7 @@ def test_other_tables(run, no_matplotlib):
     assert ["lengthening", "recall at 4x %", "25"] in metrics
     assert len(metrics) == 32
     text = run.file("report.md").read_text()
-    assert "## All metrics\n\n<details><summary>32 rows</summary>\n\n| stage" in text
+    assert "\n\n<details><summary>32 rows</summary>\n\n| stage" in text
     assert text.count("<details>") == 1 and text.endswith(" |\n\n</details>\n\n")
     assert section(run, "Funnel") == [["user", "body", "4", "3", "0.5"]]
     assert len(section(run, "Evaluation")) == 4
