@@ -269,7 +269,8 @@ def test_a_dry_run_estimates_the_time_of_the_toy_only_until_stages_are_done(text
     """Of a model of another shape, those of training: a run with text alone has no speed yet."""
     new = ["--out", tmp_path / "new", "--dry-run", "--until", "prune"]
     seconds = sum(STAGES[stage].seconds for stage in ("data", "tokenizer", "parent", "prune"))
-    for extra, steps in ((0, 800), (24 * 60, 24_800)):  # of parent: 48 s for 800
+    # The parent has 800 steps by default.
+    for extra, steps in ((0, 800), (30 * STAGES["parent"].seconds, 31 * 800)):
         output = call(capsys, train, *new, "--set", f"parent.steps={steps}")[1]
         assert output.endswith("prune: no result yet\n4 of 4 stages would run, in about "
                                f"{math.ceil((seconds + extra) / 60)} min on two CPU cores\n")

@@ -41,38 +41,38 @@ def core_needs(settings):
 STAGES = {
     "data": Stage(corpus.data, [], 29),
     "tokenizer": Stage(corpus.tokenizer, ["data"], 2),
-    "parent": Stage(pretrain.parent, ["tokenizer"], 48),
-    "prune": Stage(pretrain.prune, ["parent"], 7),
-    "teacher": Stage(pretrain.teacher, ["parent"], 81),
-    "core": Stage(pretrain.core, core_needs, 42),
+    "parent": Stage(pretrain.parent, ["tokenizer"], 53),
+    "prune": Stage(pretrain.prune, ["parent"], 9),
+    "teacher": Stage(pretrain.teacher, ["parent"], 118),
+    "core": Stage(pretrain.core, core_needs, 68),
     "continued": Stage(pretrain.continued, lambda settings: (
-        ["core", "teacher"] if settings["distill"] else ["core"]), 6),
-    "lengthening": Stage(pretrain.lengthening, ["continued"], 7),
-    "demonstrations": Stage(sft.demonstrations, ["lengthening"], 28),
-    "draft": Stage(sft.draft, ["demonstrations"], 230),
-    "synthetic": Stage(synthetic.synthetic, ["draft"], 25),
-    "mixture": Stage(sft.mixture, ["synthetic"], 32),
-    "sft": Stage(sft.sft, ["mixture"], 38)}
+        ["core", "teacher"] if settings["distill"] else ["core"]), 10),
+    "lengthening": Stage(pretrain.lengthening, ["continued"], 11),
+    "demonstrations": Stage(sft.demonstrations, ["lengthening"], 64),
+    "draft": Stage(sft.draft, ["demonstrations"], 432),
+    "synthetic": Stage(synthetic.synthetic, ["draft"], 21),
+    "mixture": Stage(sft.mixture, ["synthetic"], 45),
+    "sft": Stage(sft.sft, ["mixture"], 30)}
 # Each round of alignment starts from the model of the round before.
 for n in range(1, ROUNDS + 1):
     STAGES |= {
         f"preferences{n}": Stage(partial(reward.preferences, n),
-                                 [reward.starting_stage(n)], 22),
-        f"reward{n}": Stage(partial(reward.reward, n), [f"preferences{n}"], 60),
+                                 [reward.starting_stage(n)], 50),
+        f"reward{n}": Stage(partial(reward.reward, n), [f"preferences{n}"], 63),
         # mdloo takes longest of the four below, so it starts first when they run side by side.
-        f"mdloo{n}": Stage(partial(align.mdloo, n), [f"reward{n}"], 50),
-        f"rs{n}": Stage(partial(align.rs, n), [f"reward{n}"], 14),
-        f"dpo{n}": Stage(partial(align.dpo, n), [f"preferences{n}"], 11),
-        f"ipo{n}": Stage(partial(align.ipo, n), [f"preferences{n}"], 11),
+        f"mdloo{n}": Stage(partial(align.mdloo, n), [f"reward{n}"], 75),
+        f"rs{n}": Stage(partial(align.rs, n), [f"reward{n}"], 20),
+        f"dpo{n}": Stage(partial(align.dpo, n), [f"preferences{n}"], 23),
+        f"ipo{n}": Stage(partial(align.ipo, n), [f"preferences{n}"], 23),
         f"committee{n}": Stage(partial(align.committee, n),
-                               [f"rs{n}", f"dpo{n}", f"ipo{n}", f"mdloo{n}"], 25),
-        f"best{n}": Stage(partial(align.best, n), [f"committee{n}"], 15)}
-STAGES |= {"quantize": Stage(ondevice.quantize, [f"best{ROUNDS}"], 8),
-           "recovery": Stage(ondevice.recovery, ["quantize"], 23),
+                               [f"rs{n}", f"dpo{n}", f"ipo{n}", f"mdloo{n}"], 41),
+        f"best{n}": Stage(partial(align.best, n), [f"committee{n}"], 30)}
+STAGES |= {"quantize": Stage(ondevice.quantize, [f"best{ROUNDS}"], 13),
+           "recovery": Stage(ondevice.recovery, ["quantize"], 49),
            "evaluation": Stage(evaluate.evaluation, lambda settings: (
-               ["recovery"] if settings["packed"] else [f"best{ROUNDS}"]), 32)}
+               ["recovery"] if settings["packed"] else [f"best{ROUNDS}"]), 91)}
 for name in ondevice.FEATURES:
-    STAGES[name] = Stage(partial(ondevice.feature, name), ["recovery"], 7)
+    STAGES[name] = Stage(partial(ondevice.feature, name), ["recovery"], 13)
 
 # The stages that make the quantized model or an adapter of it.
 ON_DEVICE = ["quantize", "recovery", *ondevice.FEATURES]
