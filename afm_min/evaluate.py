@@ -81,7 +81,7 @@ def accuracy(model, families, count, split="test", temperature=0.0):
 
 def validation(model, count=50):
     """Return the percentage of `count` validation tasks solved greedily:
-        "math %", "follow %", ...  of each family, and of each of EVOLVED
+        "math %", "follow %", ...  for each family and each kind in EVOLVED
         "mean %"                   the mean of these
         "all math %"               the mean of plain and evolved mathematics"""
     results = accuracy(model, all_families() | EVOLVED, count, "validation")

@@ -13,6 +13,7 @@ import sample
 from afm_min.files import read_json, write_json
 from afm_min.lab import shell
 from afm_min.lab.packages import python_command
+from afm_min.lab.stages import warn_if_lost
 from afm_min.run import Run
 from afm_min.tokenizer import END, Tokenizer
 from afm_min.world import tools
@@ -524,6 +525,12 @@ def test_a_missing_last_model_is_replaced_with_a_warning(post_trained, tmp_path,
         f"warning: {folder / 'best2.pt'} is missing, so the model is that of committee2: "
         f"{python_command()} train.py --out {folder} --resume trains best2 again\n")
     assert call(capsys, sample, *arguments, "--stage", "sft")[2] == ""
+    (folder / "preferences2.jsonl").unlink()  # no model
+    warn_if_lost(Run(folder), "best1")
+    assert capsys.readouterr().err.startswith(f"warning: {folder / 'best2.pt'} is missing")
+    shutil.copy(post_trained[0] / "best2.pt", folder)
+    warn_if_lost(Run(folder), "best1")
+    assert capsys.readouterr().err == ""
 
 
 def test_an_adapter_that_is_not_trained_is_refused(post_trained, tmp_path, capsys):

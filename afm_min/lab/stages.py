@@ -27,7 +27,7 @@ from afm_min.lab.source import source_hash
 from afm_min.run import UserError
 
 # needs: the stages whose results a stage uses, a list or a function of its settings. seconds: its
-# time in a default run on two cores, halved if it runs side by side with another stage.
+# time in a default run on two cores, minus half of the time side by side with another stage.
 Stage = collections.namedtuple("Stage", "function needs seconds")
 
 
@@ -262,8 +262,9 @@ def warn_if_stale(run, *stages):
 def warn_if_lost(run, stage):
     """Print a line on standard error if a later stage than this one had a model that is missing."""
     later = list(STAGES)[list(STAGES).index(stage) + 1:]
-    lost = [name for name in lost_files(run, run.read_json("report.json"))
-            if name in later and name not in ON_DEVICE and not name.startswith("reward")]
+    lost = [name for name, file in lost_files(run, run.read_json("report.json")).items()
+            if name in later and name not in ON_DEVICE and not name.startswith("reward")
+            and file == f"{name}.pt"]  # not preferences1.jsonl
     if lost:
         print(f"warning: {run.checkpoint(lost[-1])} is missing, so the model is that of {stage}: "
               f"{python_command()} train.py --out {run.path} --resume trains {lost[-1]} again",

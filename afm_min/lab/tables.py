@@ -42,13 +42,14 @@ NOTES = {
     "candidates": "The models to choose the best of a round from, by the sum of both columns.",
     "pairs judged right": "Pairs of responses to new prompts whose better one the reward model, or "
                           "the likelihood alone, prefers.",
-    "bits of projections": "The divergence is the sum over a projection's groups of columns.",
+    "bits of projections": "The divergence is the rise of the KL to the float model's "
+                           "predictions if all of a projection takes 2 bits instead of 4.",
     "evaluation": "n: test tasks. Some families have fewer than 200 different ones.",
     "curve": "Each row is the mean of a tenth of the steps. Reward, truth and length are of "
-             "sampled responses. reward alone: reward rises and truth does not.",
+             "sampled responses. reward alone: the highest reward so far, but not the most truth.",
     "all metrics": "All numbers that stages reported.",
-    **dict.fromkeys(AGAINST, "Equally good responses are a tie. Of two right ones, the one with "
-                             "better grades wins, such as the shorter one."),
+    **dict.fromkeys(AGAINST, "A right response beats a wrong one. Otherwise better grades win, "
+                             "such as that for conciseness; equal ones are a tie."),
 }
 
 
