@@ -27,8 +27,9 @@ from afm_min.lab.shell import ADAPTERS, CHAT_STAGES, Session
 from afm_min.lab.stages import STAGES, choose_model, model_option
 from afm_min.run import Parser, Run, UserError, choose_device, run_command
 from afm_min.world.families import all_families
-from afm_min.world.tasks import ANIMALS, CITIES, COLOURS, NAMES, PARAMETERS, THINGS, draw_task
+from afm_min.world.tasks import PARAMETERS, draw_task
 from afm_min.world.tools import parse_call
+from afm_min.world.words import ANIMALS, CITIES, COLOURS, NAMES, THINGS
 
 with contextlib.suppress(ImportError):  # some builds of Python have none
     importlib.import_module("readline")  # so that `input` can edit lines and recall earlier ones

@@ -15,7 +15,7 @@ from afm_min.run import Run, UserError
 from afm_min.trainer import token_losses
 from afm_min.tokenizer import ASSISTANT, DOCUMENT, END, TOOL, USER
 from afm_min.world.tasks import Task, draw_task
-from afm_min.world.tools import Tools
+from afm_min.world.tool_tasks import Tools
 
 TINY = Config(dim=16, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=24, vocab_size=50,
               context=40)

@@ -123,7 +123,7 @@ def test_functions_by_hand():
         def sample(self, options, count):
             return options[-count:]
     assert Code().cases(Last()) == (
-        "x, y", "x times 9 if 9 divides x times y, else x plus y minus 9",
+        "x, y", "x times 9 when 9 divides x times y, else x plus y minus 9",
         "x * 9 if x * y % 9 == 0 else x + y - 9")
     assert Code().chain(Last()) == (
         "s", "s without the last letter, without spaces, with a capital letter",

@@ -12,7 +12,7 @@ import pytest
 from afm_min.world import families, unknown
 from afm_min.world.families import Refuse
 from afm_min.world.tasks import EVOLVED, PARAMETERS, draw_task, draw_tasks, listing
-from afm_min.world.tools import Tools
+from afm_min.world.tool_tasks import Tools
 from afm_min.world.unknown import Unknown
 from tests.test_tasks import check_and_grades, make_task
 
@@ -191,9 +191,9 @@ def test_questions_have_the_words_of_their_forms():
 
 def test_no_unknown_question_asks_for_a_look_up():
     """A tool that may be declared has the answer to "How old is Ada?", so it is not unknown."""
-    for _, question, _, _ in Tools.LOOKUPS:
-        pattern = re.escape(question).replace(re.escape("{}"), ".*")
-        assert re.fullmatch(pattern, question.format("Ada"))
+    for question in (text for phrasings, _ in Tools.LOOKUPS.values() for text in phrasings):
+        pattern = re.sub(r"\\{\w*\\}", ".*", re.escape(question))
+        assert re.fullmatch(pattern, question.format("Ada", thing="red keys", owner="Ada"))
         assert [form for form in unknown.FORMS if re.fullmatch(pattern, form)] == []
 
 

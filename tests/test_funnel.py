@@ -127,7 +127,7 @@ def test_good_pages_get_through(collected):
     real = rows["web", "robots.txt"][0] - planted
     assert real > 40
     assert len({d["name"] for d in documents if d["source"] == "web"}) >= 0.8 * real
-    assert rows["math", "benchmarks"][1] > 200
+    assert rows["math", "benchmarks"][1] > 150
 
 
 @pytest.mark.parametrize("name, document, rule", [
@@ -394,7 +394,7 @@ def test_texts_are_decontaminated_from_the_questions_that_evaluation_asks(collec
     texts = evaluate.responses(None, world | EVOLVED | notes, count)
     evaluate.benchmarks(None, world, count, texts)
     assert any("twice as old as" in question for question in asked)  # evolved mathematics
-    assert any("How many parks are there" in question for question in asked)  # on a page
+    assert any("How many parks" in question for question in asked)  # on a page
     _, funnel = collected
     assert funnel.benchmarks.counts.keys() == Decontamination(asked).counts.keys()
 

@@ -9,7 +9,7 @@ from afm_min.world import people
 from afm_min.world.families import Code, Refuse
 from afm_min.world.instructions import Follow
 from afm_min.world.tasks import MATH, RECALL, Math, Task, draw_task
-from afm_min.world.tools import Tools
+from afm_min.world.tool_tasks import Tools
 from afm_min.world.unknown import Unknown
 
 GOOD = {"if": 2, "verb": 2, "truth": 2, "harm": 2}

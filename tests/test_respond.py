@@ -11,7 +11,7 @@ from afm_min.model import AFM
 from afm_min.tokenizer import ASSISTANT, END, SPECIALS, Tokenizer
 from afm_min.world import tools
 from afm_min.world.tasks import Task, declare
-from afm_min.world.tools import Tools
+from afm_min.world.tool_tasks import Tools
 from tests.test_chat import (TINY, FakeModel, gradients, question, tiny_model, token_logp,
                              use_fake_models, user)
 

@@ -5,7 +5,7 @@ import pytest
 
 from afm_min import chat, guards, respond, synthetic
 from afm_min.run import Run
-from afm_min.world import families, tools
+from afm_min.world import families, tool_tasks, tools
 from afm_min.world.tasks import EVOLVED, MATH, Math, Task, draw_task, draw_tasks
 
 CODE = families.all_families()["code"]
@@ -113,8 +113,8 @@ def test_the_first_right_attempt_at_each_question_is_selected(monkeypatch):
     """Two attempts at each of six questions, in turn: none right, the second right, both right, of
     which the first ends with a space. The examples are whole conversations, with the results of the
     calls, as in the tasks of Tools(whole=True)."""
-    whole = [draw_task(tools.Tools(whole=True), "train", seed) for seed in range(6)]
-    family = tools.Tools()
+    whole = [draw_task(tool_tasks.Tools(whole=True), "train", seed) for seed in range(6)]
+    family = tool_tasks.Tools()
     tasks = [dataclasses.replace(task, solution="\n".join([*task.answer[0], task.answer[1]]),
                                  turns=()) for task in whole]
     assert sum(len(task.turns) for task in whole) > 12  # 2 for each call
@@ -133,12 +133,12 @@ def test_the_first_right_attempt_at_each_question_is_selected(monkeypatch):
 
 def test_an_attempt_may_begin_after_some_calls(monkeypatch):
     """These stay in the conversation, and the attempt is the rest."""
-    tasks = [task for task in synthetic.new_tasks(tools.Tools(), 60)
+    tasks = [task for task in synthetic.new_tasks(tool_tasks.Tools(), 60)
              if task.turns and "\n" in task.solution]
     monkeypatch.setattr(synthetic, "new_tasks", lambda family, count: tasks)
     monkeypatch.setattr(respond, "sample_texts", lambda model, tasks, samples: [
         [task.solution] for task in tasks])
-    examples, row = synthetic.synthetic_tool_use(None, tools.Tools(), len(tasks), samples=1)
+    examples, row = synthetic.synthetic_tool_use(None, tool_tasks.Tools(), len(tasks), samples=1)
     assert row == ["tools", len(tasks), 100, len(tasks), 100]
     for example, task in zip(examples, tasks, strict=True):
         messages = example["messages"]

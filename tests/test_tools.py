@@ -9,8 +9,8 @@ import time
 import pytest
 
 from afm_min.world import sandbox, tools
-from afm_min.world.tasks import draw_task
-from afm_min.world.tools import Tools
+from afm_min.world.tasks import declare, draw_task
+from afm_min.world.tool_tasks import Tools
 from tests.test_tasks import check_and_grades, make_task
 
 # Attacks that need no refusal: they end with a result in time.
@@ -232,7 +232,7 @@ def test_other_text_is_no_call(text):
 
 
 def test_only_declared_tools_run():
-    declared = tools.declare(["price", "python"])
+    declared = declare(["price", "python"])
     assert declared == "Tools: price(item), python(code)"
     price = tools.run_call(tools.format_call("price", "keys"), declared)
     assert price == tools.run_tool("price", "keys")
@@ -251,7 +251,7 @@ def test_a_wrong_call_gives_an_error(call, declared, error):
 
 def test_a_call_may_contain_half_a_character():
     """Its result has none, as a tokenizer cannot encode it."""
-    declared = tools.declare(["price", "open"])
+    declared = declare(["price", "open"])
     assert tools.run_call("call: price(item='\\ud800')", declared).isdigit()
     assert tools.run_call("call: open(page='\\ud800')", declared) == "error: there is no page ?"
 
@@ -402,6 +402,9 @@ class First:
     def randint(self, low, high):
         return low
 
+    def random(self):
+        return 0.9  # of what is done with a probability, nothing
+
 
 @pytest.fixture
 def known(monkeypatch):
@@ -433,7 +436,7 @@ def draw_question(kind, rng):
      ["price(item='the black books of Ada')", "python(code='2*7')"]),
     ("two_places", "Is the weather the same in Bern at 2 and in Cairo at 2?", "No, rain and sun.",
      ["weather(place='Bern at 2')", "weather(place='Cairo at 2')"]),
-    ("compute", "What is 2 plus 2, plus 2?", "It is 6.", ["python(code='(2+2)+2')"]),
+    ("compute", "What is 2 plus 2?", "It is 4.", ["python(code='2+2')"]),
     ("browse", "How many parks are there in Old Bern?", "There are 4.",
      ["search(query='Old Bern')", "open(page=3)"]),
     ("add_up", "How many parks and bridges are there in Old Bern together?", "There are 11.",
@@ -445,13 +448,78 @@ def test_kinds_of_questions(kind, question, answer, calls, known):
     assert made == [f"call: {call}" for call in calls]
 
 
+class Drawn(First):
+    """Draws the given options where there are any, and otherwise what First draws."""
+    def __init__(self, *chosen, probability=0.9):
+        self.chosen, self.probability = chosen, probability
+
+    def choice(self, options):
+        return next((option for option in options if option in self.chosen), options[0])
+
+    def random(self):
+        return self.probability
+
+
 def test_people_have_an_age(known):
-    class Person(First):
-        def choice(self, options):
-            return options[-1] if options is Tools.LOOKUPS else options[0]
     known["Ada"] = "5"
-    assert draw_question("look_up", Person()) == (
-        "How old is Ada?", "The age is 5.", "How old is Ada?", ["call: age(who='Ada')"])
+    assert draw_question("look_up", Drawn("age", probability=0.1)) == (
+        "How old is Ada?", "The age is 5.", "('age', 'Ada')", ["call: age(who='Ada')"])
+
+
+@pytest.mark.parametrize("phrasing, question", [
+    ("What do {} cost?", "What do Ada's black books cost?"),
+    ("How much are {}?", "How much are Ada's black books?")])
+def test_a_question_may_call_an_item_otherwise_than_its_tool(phrasing, question, known):
+    """The call and the key are the same, so both questions are one task."""
+    drawn = draw_question("look_up", Drawn(phrasing, "Ada's black books"))
+    assert drawn == (question, "They cost 7.", "('price', 'the black books of Ada')",
+                     ["call: price(item='the black books of Ada')"])
+
+
+@pytest.mark.parametrize("phrasing, question", [
+    ("How many of {} are in stock?", "How many of the black books of Ada are in stock?"),
+    ("How many {thing} of {owner} are there?", "How many black books of Ada are there?"),
+    ("How many {thing} does {owner} have in stock?",
+     "How many black books does Ada have in stock?")])
+def test_phrasings_of_stock(phrasing, question, known):
+    assert draw_question("look_up", Drawn("stock", phrasing))[:2] == (question, "There are 7.")
+
+
+def test_formulas_in_signs_follow_the_rules_of_python():
+    """Words go from left to right; in a formula, * goes first."""
+    words = draw_question("compute", Drawn(3, ("times", "*")))
+    assert words == ("What is 2 times 2, times 2, times 2?", "It is 16.", "((2*2)*2)*2",
+                     ["call: python(code='((2*2)*2)*2')"])
+    signs = draw_question("compute", Drawn(2, probability=0.1))
+    assert signs == ("What is 2 + 2 + 2?", "It is 6.", "2+2+2", ["call: python(code='2+2+2')"])
+    formulas = [draw_question("compute", random.Random(seed)) for seed in range(300)]
+    mixed = [f for f in formulas if re.search(r"\d\+\d+\*", f[2]) and "(" not in f[2]]
+    assert len(mixed) > 3 and all(f[1] == f"It is {eval(f[2])}." for f in formulas)
+    assert all(re.sub(r"[^-+*\d]", "", f[0]) == f[2] for f in mixed)
+
+
+@pytest.mark.parametrize("tool, sign, asked, answer", [
+    ("price", -1, "Which cost less, the black books of Ada or the black books of Ben?",
+     "Of the two, the black books of Ben cost less."),
+    ("age", 1, "Who is older, the black bear of Ada or the black bear of Ben?",
+     "Of the two, the black bear of Ben is older."),
+    ("age", -1, "Who is younger, the black bear of Ada or the black bear of Ben?",
+     "Of the two, the black bear of Ada is younger.")])
+def test_comparisons_by_hand(tool, sign, asked, answer, known):
+    known |= {"the black bear of Ada": "3", "the black bear of Ben": "6"}
+    variant = next(v for v in Tools.COMPARISONS[tool] if v[2] == sign)
+    drawn = draw_question("compare", Drawn(tool, variant))
+    assert drawn[:2] == (asked, answer)
+    known["the black bear of Ada"], known["the black books of Ben"] = "6", "7"
+    equal = "They cost the same." if tool == "price" else "They have the same age."
+    assert draw_question("compare", Drawn(tool, variant))[1] == equal
+
+
+@pytest.mark.parametrize("count, names", {
+    1: "Ada", 2: "Ada and Ben", 3: "Ada, Ben and Eva"}.items())
+def test_names_to_greet(count, names):
+    question, answer = draw_question("greet", Drawn(count))[:2]
+    assert (question, answer) == (f"Say hello to {names}.", f"Hello, {names}!")
 
 
 def test_answers_that_depend_on_what_the_tools_return(known):
@@ -464,13 +532,10 @@ def test_answers_that_depend_on_what_the_tools_return(known):
 
 
 def test_a_page_may_not_say_what_is_asked_for(known):
-    class Last(First):
-        def choice(self, options):
-            return options[-1]
-    mills = draw_question("browse", Last())
+    mills = draw_question("browse", Drawn("mills"))
     assert mills[:2] == ("How many mills are there in Old Bern?", "There are 2.")
     tools.PAGES[0][1].pop("mills")
-    assert draw_question("browse", Last())[:2] == (mills[0], "It does not say.")
+    assert draw_question("browse", Drawn("mills"))[:2] == (mills[0], "It does not say.")
 
 
 @pytest.mark.parametrize("kind", ["total", "compare", "two_places", "add_up"])
@@ -482,9 +547,12 @@ def test_the_order_of_what_is_asked_for_does_not_change_the_key(kind):
     assert first[0] != second[0] and first[2] == second[2]
 
 
-NEEDED = {"What do|Which cost": "price", "How many of": "stock", "How old": "age",
-          "How is the weather|Is the weather": "weather", "What is": "python",
-          "How many (?!of)": "search"}  # beginning of a question -> the tool that is needed first
+NEEDED = {  # beginning of a question -> the tool that is needed first
+    "Who|Which is|How old|What is the age": "age",
+    r"Which are|.*\b(?:cost|price|pay)\b|How much (?!is)": "price",
+    r"How many of|How many \w+ \w+ of|.*in stock": "stock",
+    ".*weather": "weather", r"(?:What is|How much is|Calculate) \d": "python",
+    r"How many \w+ (?:and \w+ )?(?:are there|does \w+ \w+ have)|What is the number": "search"}
 
 
 def test_a_tool_that_is_needed_may_be_missing():
@@ -498,6 +566,8 @@ def test_a_tool_that_is_needed_may_be_missing():
         if answer == "I have no tool for that.":
             missing += 1
             assert not calls and not task.turns and task.solution == answer
-            needed, = [tool for words, tool in NEEDED.items() if re.match(words, task.question)]
+            needed, *others = [tool for words, tool in NEEDED.items()
+                               if re.match(words, task.question)]
+            assert not others, task.question
             assert needed not in declared
     assert 30 < missing < 120

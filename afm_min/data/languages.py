@@ -5,7 +5,7 @@ countLargePens, ...
 """
 import random
 
-from afm_min.world.tasks import THINGS
+from afm_min.world.words import THINGS
 
 TEMPLATE = """\
 // Return {goal} {kind} {x}s.

@@ -8,7 +8,8 @@
 Each shape is a function from three problems, pairs (question, answer as HTML), to a page's body.
 """
 from afm_min.data.formulas import MATH_DOMAINS
-from afm_min.world.tasks import MATH, NAMES, THINGS, draw_task
+from afm_min.world.tasks import MATH, draw_task
+from afm_min.world.words import NAMES, THINGS
 
 BAD = ("no tags", "few symbols", "noise", "other site")  # kinds of pages that filters should drop
 

@@ -31,7 +31,8 @@ import tokenize
 from afm_min.data import languages, math_pages
 from afm_min.data.safety import unsafe_page
 from afm_min.world import families
-from afm_min.world.tasks import COLOURS, EVOLVED, MATH, NAMES, THINGS, benchmark_tasks, draw_task
+from afm_min.world.tasks import EVOLVED, MATH, benchmark_tasks, draw_task
+from afm_min.world.words import COLOURS, NAMES, THINGS
 
 def warn(message):
     """Print a warning. What is wrong with a single document or source must not end a run."""

@@ -5,7 +5,8 @@ import random
 import re
 
 from afm_min.world.sandbox import run_code, violation
-from afm_min.world.tasks import COLOURS, THINGS, Family, Task
+from afm_min.world.tasks import Family, Task
+from afm_min.world.words import COLOURS, THINGS
 
 # Parts of functions: {description: expression}. Each n is replaced by a number from 2 to 9.
 CONDITIONS = {"x is even": "x % 2 == 0", "x is odd": "x % 2 == 1", "x is above n": "x > n",
@@ -87,6 +88,10 @@ class Code(Family):
     The function has two cases, or it is a chain of steps, or a list comprehension. Responses are
     checked by unit tests: its results for INPUTS, in random order. The key is the results, so no
     two splits share a function, whatever its name and description."""
+    REQUESTS = ("Write {}: {}.", "Write {}: {}.", "Write a function {}: {}.",
+                "Write {} that returns {}.", "Write a function {} that returns {}.",
+                "I need a function {}: {}.")
+    CASES = ("{} if {}, else {}", "{} if {}, otherwise {}", "{} when {}, else {}")
     FUNCTION_NAMES = "f g h k run get find solve value".split()
 
     def make(self, rng):
@@ -95,7 +100,7 @@ class Code(Family):
         name = rng.choice(self.FUNCTION_NAMES)
         results = results_of(arguments, expression)
         tests = [(f"{name}({values})", repr(result)) for values, result in results]
-        return Task(f"Write {name}({arguments}): {description}.",
+        return Task(rng.choice(self.REQUESTS).format(f"{name}({arguments})", description),
                     f"def {name}({arguments}):\n    return {expression}",
                     tuple(rng.sample(tests, len(tests))), key=repr(results))
 
@@ -107,8 +112,8 @@ class Code(Family):
             ("x", CONDITIONS, VALUES), ("x, y", CONDITIONS_OF_TWO, VALUES_OF_TWO)))
         condition, test = choose(rng, conditions)[0]
         (value, then), (other, otherwise) = choose(rng, values, 2)
-        return (arguments, f"{value} if {condition}, else {other}",
-                f"{then} if {test} else {otherwise}")
+        description = rng.choice(self.CASES).format(value, condition, other)
+        return arguments, description, f"{then} if {test} else {otherwise}"
 
     def chain(self, rng):
         """Two or three different steps: "s", "s backwards, twice", "(s[::-1] * 2)" """

@@ -2,44 +2,57 @@
 import collections
 import re
 
-from afm_min.world.tasks import ANIMALS, CITIES, COLOURS, THINGS, Conversation, Task
+from afm_min.world.tasks import Conversation, Task
+from afm_min.world.words import ANIMALS, CITIES, COLOURS, THINGS, spell_numbers
 
 LISTS = {"colours": COLOURS, "animals": ANIMALS, "things": THINGS, "cities": CITIES}
 MARKS = {"dash": "-", "star": "*", "plus": "+", "slash": "/"}
 BETWEEN = ("and", "or", "then")  # marks that stand between the words: "red and white"
-# Rule -> the sentence that gives it, and the values to choose from (None: the list of the kind).
+REQUESTS = ("Name {n} {kind}.", "List {n} {kind}.", "Give me {n} {kind}.",  # first sentence
+            "Please name {n} {kind}.", "Can you name {n} {kind}?")
+# Rule -> phrasings of its sentence; a clause that the first sentence may have instead, such as
+# "Name 3 colours, but not red."; and the values to choose from (None: the list of the kind).
 INSTRUCTIONS = {
-    "kind": ("Name {}.", [*LISTS]),
-    "n": ("Name {}.", [2, 3, 4]),
-    "mark": ("Put a {} before each.", [*MARKS, *BETWEEN]),
-    "first": ("Begin with {}.", None),
-    "avoided": ("Do not use {}.", None),
-    "end": ("End with {}.", ["Done", "Bye", "Over", "That is all", "I hope this helps"]),
-    "order": ("Go from {}.", ["a to z", "z to a"]),
-    "capitals": ("Write in capitals.", [True]),
-    "lines": ("Put each on a line.", [True]),
-    "letters": ("Use at most {} letters a word.", [3, 4, 5])}
-# The values of all rules of a task. kind, n and mark are required. The defaults of the others, from
-# "first" to "letters", mean that there is no such rule.
-Rules = collections.namedtuple("Rules", INSTRUCTIONS, defaults=("", "", "", "", False, False, 0))
+    "kind": (("Name {}.",), "", [*LISTS]),
+    "n": (("Name {}.",), "", [2, 3, 4]),
+    "mark": (("Put a {} before each.", "Write a {} before each.", "Put a {} in front of each."),
+             " with a {} before each", [*MARKS, *BETWEEN]),
+    "first": (("Begin with {}.", "Start with {}."), " starting with {}", None),
+    "avoided": (("Do not use {}.", "Leave out {}."), ", but not {}", None),
+    "end": (("End with {}.",), "", ["Done", "Bye", "Over", "That is all", "I hope this helps"]),
+    "order": (("Go from {}.", "Sort them from {}."), " from {}", ["a to z", "z to a"]),
+    "capitals": (("Write in capitals.", "Use capitals."), " in capitals", [True]),
+    "lines": (("Put each on a line.", "Put each on a new line."), " one per line", [True]),
+    "letters": (("Use at most {} letters a word.", "No word has more than {} letters."),
+                " of at most {} letters", [3, 4, 5])}
+# The values of all rules of a task. kind and n are required. The defaults of the others, from
+# "mark" to "letters", mean that there is no such rule.
+Rules = collections.namedtuple("Rules", INSTRUCTIONS, defaults=(*5 * ("",), False, False, 0))
 MORE = ("first", "avoided", "order", "capitals", "lines", "letters")  # a task has up to three
 
 
-def sentence(name, value):
-    """Return an instruction in words: "n", 3 -> "Name 3."; "mark", "or" -> "Put or between." """
-    return f"Put {value} between." if value in BETWEEN else INSTRUCTIONS[name][0].format(value)
+def sentence(name, value, rng):
+    """Return an instruction in words: "letters", 3 -> "Use at most 3 letters a word." """
+    if value in BETWEEN:
+        return f"Put {value} between."
+    return rng.choice(INSTRUCTIONS[name][0]).format(value)
+
+
+def clause(name, value):
+    """Return an instruction for the first sentence: "letters", 3 -> " of at most 3 letters" """
+    return f" with {value} between" if value in BETWEEN else INSTRUCTIONS[name][1].format(value)
 
 
 def draw_value(name, kind, rng):
     """Draw a value of the rule `name`: "first", "colours" -> "red" """
-    return rng.choice(INSTRUCTIONS[name][1] or LISTS[kind])
+    return rng.choice(INSTRUCTIONS[name][2] or LISTS[kind])
 
 
 def draw_rules(rng):
-    """Draw a kind, a number and a mark, and up to three more rules that go together."""
+    """Draw a kind, a number, mostly a mark, and up to three more rules that go together."""
     while True:
         kind = rng.choice([*LISTS])
-        names = ["n", "mark", *rng.sample(MORE, rng.randint(0, 3))]
+        names = ["n", *["mark"][:rng.random() < 0.7], *rng.sample(MORE, rng.randint(0, 3))]
         rules = Rules(kind, **{name: draw_value(name, kind, rng) for name in names})
         if possible(rules):
             return rules
@@ -70,9 +83,11 @@ def solve(rules):
         words = [word.upper() for word in words]
     if rules.mark in BETWEEN:
         text = f" {rules.mark} ".join(words)
-    else:
+    elif rules.mark:
         space = "\n" if rules.lines else " "
         text = space.join(f"{MARKS[rules.mark]} {word}" for word in words)
+    else:
+        text = ("\n" if rules.lines else ", ").join(words)
     return f"{text}. {rules.end}" if rules.end else text
 
 
@@ -87,14 +102,21 @@ class Follow(Conversation):
     def begin(self, rng):
         rules = draw_rules(rng)
         end_asked_by = rng.choice(["", "user", "system"])
-        sentences = [sentence(name, value) for name, value in rules._asdict().items()
-                     if value and name not in ("kind", "n")]
+        asked = [name for name, value in rules._asdict().items()
+                 if value and name not in ("kind", "n")]
         if end_asked_by:
             rules = rules._replace(end=draw_value("end", rules.kind, rng))
+        request = rng.choice(REQUESTS).format(n=rules.n, kind=rules.kind)
+        if asked and rng.random() < 0.3:  # a rule in the first sentence
+            name = asked.pop(rng.randrange(len(asked)))
+            request = f"{request[:-1]}{clause(name, getattr(rules, name))}{request[-1]}"
         if end_asked_by == "user":
-            sentences.append(sentence("end", rules.end))
-        rng.shuffle(sentences)
-        question = " ".join([f"Name {rules.n} {rules.kind}.", *sentences])
+            asked.append("end")
+        rng.shuffle(asked)
+        sentences = [sentence(name, getattr(rules, name), rng) for name in asked]
+        question = " ".join([request, *sentences])
+        if rng.random() < 0.15:
+            question = spell_numbers(question)
         system = f"Always end with {rules.end}." if end_asked_by == "system" else ""
         return Task(question, solve(rules), answer=rules, key=repr(rules), system=system)
 
@@ -108,7 +130,7 @@ class Follow(Conversation):
                 changed = changed._replace(first="", avoided="")
             if value != getattr(rules, name) and possible(changed):
                 break
-        text = sentence(name, value)
+        text = sentence(name, value, rng)
         return task.then(f"Now {text[0].lower()}{text[1:]}", solve(changed),
                          answer=changed, key=repr(changed))
 
@@ -118,12 +140,14 @@ class Follow(Conversation):
         body = text.removesuffix(f". {rules.end}")
         if rules.mark in BETWEEN:
             before, words = "", re.split(rf"\s{rules.mark}\s", body)
+        elif not rules.mark:
+            before, words = "", re.split(r"\n" if rules.lines else r",\s", body.rstrip("."))
         else:  # "- red - white" -> before: "", words: ["red", "white"]
             before, *words = re.split(rf"\s{re.escape(MARKS[rules.mark])} ", f" {body}")
         known = {word.upper() for word in LISTS[rules.kind]}
         upper = [word.upper() for word in words]
         followed = {
-            "mark": before == "" and len(words) == rules.n,
+            "n": before == "" and len(words) == rules.n,
             "kind": bool(upper) and known.issuperset(upper) and len(set(upper)) == len(upper),
             "first": upper[:1] == [rules.first.upper()],
             "avoided": rules.avoided.upper() not in upper,

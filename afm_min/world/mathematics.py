@@ -9,30 +9,67 @@ one before. The kinds other than "plain" imitate those that the report "evolves"
     broader    other topics with other chains: ages, rates, sharing, prices, times
 """
 import re
+import typing
+
+from afm_min.world.words import MEN, find_numbers
 
 KINDS = ("rephrased", "reversed", "deeper", "broader")  # and "plain"
 OPERATORS = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b,
              "/": lambda a, b: a // b if b and a % b == 0 else None}  # None: not a whole number
 
-# Kind -> phrasings: beginning, two ways to add n, two ways to subtract n, question.
-STORIES = {
+class Story(typing.NamedTuple):
+    """Phrasings of each part of a story. {n} is a change, {friend} another person."""
+    beginnings: tuple
+    more: tuple  # add n
+    fewer: tuple  # subtract n
+    questions: tuple
+
+
+STORIES = {  # kind -> stories
     "plain": (
-        ("{name} has {start} {thing}.", "{name} buys {n}.", "{name} finds {n}.",
-         "{name} loses {n}.", "{name} sells {n}.", "How many {thing} does {name} have?"),
-        ("There are {start} {thing}.", "{name} brings {n}.", "A friend gives {n}.",
-         "{name} takes {n}.", "A friend breaks {n}.", "How many {thing} are there?")),
+        Story(("{name} has {start} {thing}.",),
+              ("{name} buys {n}.", "{name} finds {n}.", "{name} finds {n} more.",
+               "{name} gets {n} more.", "{friend} brings {n} more."),
+              ("{name} loses {n}.", "{name} sells {n}.", "{name} gives {n} to {friend}.",
+               "{name} gives {n} of them to {friend}.", "{n} of them break."),
+              ("How many {thing} does {name} have?", "How many {thing} does {name} have now?",
+               "How many {thing} are left?", "How many are left?")),
+        Story(("{name} had {start} {thing}.",),
+              ("{name} bought {n}.", "{name} found {n} more.", "{friend} brought {n}."),
+              ("{name} lost {n}.", "{name} sold {n}.", "{name} gave {n} to {friend}.",
+               "{n} of them broke."),
+              ("How many {thing} does {name} have now?", "How many {thing} are left?",
+               "How many are left?")),
+        Story(("There are {start} {thing}.", "There are {start} {thing} on the table."),
+              ("{name} brings {n}.", "A friend gives {n}.", "{name} adds {n}.",
+               "{name} adds {n} more."),
+              ("{name} takes {n}.", "A friend breaks {n}.", "{name} takes away {n}.",
+               "{n} of them break."),
+              ("How many {thing} are there?", "How many {thing} are there now?",
+               "How many are left?")),
+        Story(("I have {start} {thing}.",),
+              ("I buy {n}.", "I find {n} more.", "I get {n} more.", "{friend} gives me {n}."),
+              ("I lose {n}.", "I sell {n}.", "I give {n} to {friend}.", "{friend} takes {n}."),
+              ("How many {thing} do I have?", "How many {thing} do I have now?",
+               "How many are left?"))),
     "rephrased": (
-        ("{start} {thing} were in the box of {name}.", "Then {n} came in.", "Later {n} were added.",
-         "Then {n} went out.", "Later {n} were taken.", "What number of {thing} is in it now?"),
-        ("The bag of {name} held {start} {thing}.", "{n} were put in.", "{n} were a gift.",
-         "{n} were taken out.", "{n} fell out.", "What number of {thing} does it hold?")),
+        Story(("{start} {thing} were in the box of {name}.",),
+              ("Then {n} came in.", "Later {n} were added."),
+              ("Then {n} went out.", "Later {n} were taken."),
+              ("What number of {thing} is in it now?",)),
+        Story(("The bag of {name} held {start} {thing}.",),
+              ("{n} were put in.", "{n} were a gift."), ("{n} were taken out.", "{n} fell out."),
+              ("What number of {thing} does it hold?",))),
     "reversed": (
-        ("{name} has {total} {thing} now.", "Before, {name} bought {n}.",
-         "Before, {name} found {n}.", "Before, {name} lost {n}.", "Before, {name} sold {n}.",
-         "How many {thing} did {name} have first?"),
-        ("{name} ends with {total} {thing}.", "Before, {n} came.", "Before, {name} got {n}.",
-         "Before, {n} went.", "Before, {name} gave {n}.",
-         "With how many {thing} did {name} begin?"))}
+        Story(("{name} has {total} {thing} now.",),
+              ("Before, {name} bought {n}.", "Before, {name} found {n}."),
+              ("Before, {name} lost {n}.", "Before, {name} sold {n}."),
+              ("How many {thing} did {name} have first?",)),
+        Story(("{name} ends with {total} {thing}.",),
+              ("Before, {n} came.", "Before, {name} got {n}."),
+              ("Before, {n} went.", "Before, {name} gave {n}."),
+              ("With how many {thing} did {name} begin?",)))}
+LOTS = ("{lots} lots of {size}", "{lots} boxes of {size}", "{lots} bags of {size}")
 
 # Chain of operations from left to right, without precedence, and two problems that it solves.
 TOPICS = (
@@ -67,16 +104,18 @@ TOPICS = (
      "The road takes {x} minutes, the path {y} less. {A} walks the path twice. How long is that?",
      "{A} walks a path twice. It is {y} minutes shorter than the road of {x}. How long is that?"))
 
-# Two phrasings of a further question: add n, subtract n, question.
+# Phrasings of a further question: add n, subtract n, question.
 FOLLOW_UPS = (("Then {n} more come.", "Then {n} go.", "How many now?"),
-              ("Now add {n}.", "Now take {n} away.", "What is left?"))
+              ("Now add {n}.", "Now take {n} away.", "What is left?"),
+              ("Then I get {n} more.", "Then I lose {n}.", "How many are there now?"),
+              ("And {n} more.", "And {n} fewer.", "How many is that?"))
 
 
 def draw_changes(total, count, rng):
-    """Return `count` changes by 2 to 6, such as [3, -5], that keep the total above 0."""
+    """Return `count` changes by 2 to 9, such as [3, -5], that keep the total above 0."""
     changes = []
     for _ in range(count):
-        change = rng.randint(2, 6)
+        change = rng.randint(2, 9)
         if total > change and rng.random() >= 0.5:
             change = -change
         changes.append(change)
@@ -93,29 +132,51 @@ def steps_from(total, changes):
     return steps, total
 
 
-def draw_story(kind, rng, name, thing):
+def draw_story(kind, rng, names, thing):
     """Return the question, steps and answer of a problem of a kind other than "broader"."""
-    slots = {"name": name, "thing": thing}
-    beginning, more, also_more, fewer, also_fewer, question = rng.choice(
-        STORIES.get(kind, STORIES["plain"]))
-    first = rng.randint(4, 15)
+    slots = {"name": names[0], "friend": names[1], "thing": thing}
+    story = rng.choice(STORIES.get(kind, STORIES["plain"]))
+    first = rng.randint(4, 20)
     start, steps = str(first), []
     if rng.random() < 0.3:
         lots, size = rng.randint(2, 4), rng.randint(2, 5)
         first = lots * size
-        start, steps = f"{lots} lots of {size}", [f"{lots}*{size}={first}."]
+        start, steps = rng.choice(LOTS).format(lots=lots, size=size), [f"{lots}*{size}={first}."]
     count = rng.choice([3, 4] if kind == "deeper" else [1, 2, 2, 2])
     changes = draw_changes(first, count, rng)
-    story = [rng.choice((more, also_more) if change > 0 else (fewer, also_fewer))
-             .format(n=abs(change), **slots) for change in changes]
+    sentences = [rng.choice(story.more if change > 0 else story.fewer)
+                 .format(n=abs(change), **slots) for change in changes]
     more_steps, total = steps_from(first, changes)
-    beginning = beginning.format(start=start, total=total, **slots)
+    beginning = rng.choice(story.beginnings).format(start=start, total=total, **slots)
+    questions = [question for question in story.questions  # after a gain, none is "left"
+                 if changes[-1] < 0 or "left" not in question]
+    question = rng.choice(questions).format(**slots)
     if kind == "reversed":  # the question gives the total: undo the changes, the last one first
-        story.reverse()
+        sentences.reverse()
         steps, total = steps_from(total, [-change for change in reversed(changes)])
     else:
         steps += more_steps
-    return " ".join([beginning, *story, question.format(**slots)]), steps, total
+    text = " ".join([beginning, *sentences, question])
+    return vary(text, names[0], rng) if kind == "plain" else text, steps, total
+
+
+def vary(text, name, rng):
+    """Join the first two sentences if both are about one person, and use pronouns, at random:
+
+    "Ben has 9 pens. Ben loses 3. How many pens does Ben have?"
+    -> "If Ben has 9 pens and loses 3, how many pens does he have?" """
+    person = "I" if text.startswith("I ") else name
+    if text.startswith(person) and rng.random() < 0.4:
+        joined = re.sub(rf"^([^.]*)\. {person} ", r"\1 and ", text)
+        if joined != text and joined.count(".") == 1 and rng.random() < 0.4:
+            joined = f"If {joined}".replace(". How", ", how")
+        text = joined
+    if name in text and rng.random() < 0.4:
+        pronoun = "he" if name in MEN else "she"
+        head, _, tail = text.partition(name)  # the first name stays
+        tail = tail.replace(f"does {name}", f"does {pronoun}").replace(name, pronoun.title())
+        text = f"{head}{name}{tail}"
+    return text
 
 
 def work_out(chain, numbers):
@@ -171,6 +232,5 @@ def verified_answer(question, response):
     connected = results == (*lefts[1:], answer)
     true = all(OPERATORS[sign](int(left), int(right)) == int(result)
                for left, sign, right, result in steps)
-    numbers = re.findall(r"\d+", question.replace("twice", "2"))
-    same_numbers = sorted([lefts[0], *rights]) == sorted(numbers)
+    same_numbers = sorted([lefts[0], *rights]) == sorted(find_numbers(question))
     return answer if connected and true and same_numbers else None

@@ -15,13 +15,9 @@ import re
 import zlib
 
 from afm_min.world import mathematics
+from afm_min.world.words import NAMES, THINGS, spell_numbers
 
 SPLITS = ("test", "validation") + ("train",) * 8  # one for each value of hash % 10
-ANIMALS = "bear cat dog fox goat hen lion owl".split()
-CITIES = "Bern Cairo Lima Oslo Paris Quito Rome Tunis".split()
-COLOURS = "black blue brown green grey pink red white".split()
-NAMES = "Ada Ben Eva Finn Iris Kim Leo Mia".split()
-THINGS = "books coins eggs keys nuts pens rings shells".split()
 # Added to solutions that are longer than needed: see Family.wordy, which tries them in this order.
 COURTESIES = ("Sure: {}", "Of course, here it is: {}", "{} I hope this helps.",
               "I am glad to help you with this. {}")
@@ -228,6 +224,8 @@ class Math(Conversation):
         -> "4*5=20. 20-3=17. The answer is 17."
         Some continue: "Then 6 more come. How many now?" -> "17+6=23. The answer is 23."
 
+    Some write the numbers of the question in words.
+
     The key is the solution, so no two splits share a whole chain of steps, whatever the story.
     Single steps such as "20-3=17" occur in all splits: there are too few to hold any out."""
     KINDS = mathematics.KINDS
@@ -246,7 +244,9 @@ class Math(Conversation):
         if self.kind == "broader":
             question, steps, total = mathematics.draw_topic(rng, names, thing)
         else:
-            question, steps, total = mathematics.draw_story(self.kind, rng, names[0], thing)
+            question, steps, total = mathematics.draw_story(self.kind, rng, names, thing)
+        if rng.random() < 0.15:
+            question = spell_numbers(question)
         solution = self.solution(steps, total)
         return Task(question, solution, answer=str(total), key=solution)
 
@@ -279,6 +279,8 @@ class Recall(Conversation):
     message has one to `max_facts` facts in random order, and one more for each further question.
     The key is the fact asked for, so no two splits ask for the same fact. The other facts may
     be of any split."""
+    QUESTIONS = ("Where are {}?", "Where are {}?", "Which box are {} in?", "In which box are {}?",
+                 "Where can I find {}?")
 
     def __init__(self, max_facts=4, follow_up=0.0):
         self.max_facts, self.follow_up = max_facts, follow_up
@@ -291,8 +293,8 @@ class Recall(Conversation):
         facts = [f"{other} are in box {rng.randint(0, 9)}."
                  for other in rng.sample(others, rng.randint(0, self.max_facts - 1))]
         facts.insert(rng.randint(0, len(facts)), fact)
-        return Task(f"Where are {owned}?", f"in box {box}.", answer=box, key=fact,
-                    system=" ".join(facts), fact=fact)
+        return Task(rng.choice(self.QUESTIONS).format(owned), f"in box {box}.", answer=box,
+                    key=fact, system=" ".join(facts), fact=fact)
 
     def proceed(self, task, rng):
         unused = [f"{name}'s {thing}" for name in NAMES for thing in THINGS

@@ -1,7 +1,8 @@
 """The family Unknown: questions from outside the toy world, which a model should decline."""
 import re
 
-from afm_min.world.tasks import CITIES, COLOURS, NAMES, THINGS, Family, Task, split_of
+from afm_min.world.tasks import Family, Task, split_of
+from afm_min.world.words import CITIES, COLOURS, NAMES, THINGS
 
 # Forms of questions, separated by | or a line break. Each belongs to one split, so test questions
 # have forms that no training question has.
