@@ -133,6 +133,18 @@ def test_functions_by_hand():
         "len([w + w for w in s.split()[:9]])")
 
 
+@pytest.mark.parametrize("words, others", [
+    ("the square of x if 3 divides x, else x times 2",
+     "x squared if x is divisible by 3, else double x"),
+    ("x times 20", "x times 20"), ("9 divides x times y", "9 divides x times y"),
+    ("those of v above 4, in order", "those of v above 4, sorted"),
+    ("x if x is above y, else y", "x if x is larger than y, else y")])
+def test_other_words_for_the_same(words, others):
+    for pattern, replacement in code.SYNONYMS:
+        words = re.sub(pattern, replacement, words)
+    assert words == others
+
+
 def test_code_is_checked_by_running_it():
     tests = (("f([1, 2])", "6"), ("f([5])", "10"))
     task = make_task(solution="def f(v):\n    return sum(v) * 2", answer=tests)

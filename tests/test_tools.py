@@ -551,8 +551,8 @@ NEEDED = {  # beginning of a question -> the tool that is needed first
     "Who|Which is|How old|What is the age": "age",
     r"Which are|.*\b(?:cost|price|pay)\b|How much (?!is)": "price",
     r"How many of|How many \w+ \w+ of|.*in stock": "stock",
-    ".*weather": "weather", r"(?:What is|How much is|Calculate) \d": "python",
-    r"How many \w+ (?:and \w+ )?(?:are there|does \w+ \w+ have)|What is the number": "search"}
+    ".*weather": "weather", r"(?:What is|What's|How much is|Calculate) \d": "python",
+    r"How many \w+ (?:and \w+ )?(?:are there|does \w+ \w+ have)|What is the number|Tell": "search"}
 
 
 def test_a_tool_that_is_needed_may_be_missing():

@@ -46,6 +46,11 @@ ITEM_ENDS = {"": "{}", "in order": "sorted({})", "backwards": "{}[::-1]", "the s
 WORD_ENDS = {"": "{}", "in order": "sorted({})", "backwards": "{}[::-1]",
              "in one text": "' '.join({})", "how many": "len({})"}
 
+# Other words for parts of a description, as regular expressions and their replacements.
+SYNONYMS = (("the square of x", "x squared"), (r"\bx times 2\b", "double x"),
+            (r"\b(\d) divides x\b(?! times)", r"x is divisible by \1"),
+            ("is above", "is larger than"), ("begin with", "start with"), ("in order", "sorted"))
+
 
 def make_inputs():
     """Return 20 test inputs, each with numbers x and y, a text s, and a list v.
@@ -97,6 +102,9 @@ class Code(Family):
     def make(self, rng):
         kind = rng.choice((self.cases, self.chain, self.items))
         arguments, description, expression = kind(rng)
+        for words, others in SYNONYMS:
+            if rng.random() < 0.3:
+                description = re.sub(words, others, description)
         name = rng.choice(self.FUNCTION_NAMES)
         results = results_of(arguments, expression)
         tests = [(f"{name}({values})", repr(result)) for values, result in results]

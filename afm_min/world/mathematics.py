@@ -27,7 +27,8 @@ class Story(typing.NamedTuple):
 
 STORIES = {  # kind -> stories
     "plain": (
-        Story(("{name} has {start} {thing}.",),
+        Story(("{name} has {start} {thing}.", "{name} has {start} {thing}.",
+               "{name} buys {start} {thing}."),
               ("{name} buys {n}.", "{name} finds {n}.", "{name} finds {n} more.",
                "{name} gets {n} more.", "{friend} brings {n} more."),
               ("{name} loses {n}.", "{name} sells {n}.", "{name} gives {n} to {friend}.",
@@ -161,13 +162,13 @@ def draw_story(kind, rng, names, thing):
 
 
 def vary(text, name, rng):
-    """Join the first two sentences if both are about one person, and use pronouns, at random:
+    """Join the first two sentences if the story is about one person, and use pronouns, at random:
 
     "Ben has 9 pens. Ben loses 3. How many pens does Ben have?"
     -> "If Ben has 9 pens and loses 3, how many pens does he have?" """
     person = "I" if text.startswith("I ") else name
     if text.startswith(person) and rng.random() < 0.4:
-        joined = re.sub(rf"^([^.]*)\. {person} ", r"\1 and ", text)
+        joined = re.sub(rf"^([^.]*)\. (?:{person} |(?=\d))", r"\1 and ", text)
         if joined != text and joined.count(".") == 1 and rng.random() < 0.4:
             joined = f"If {joined}".replace(". How", ", how")
         text = joined

@@ -36,12 +36,13 @@ class Tools(Family):
     the first n calls, n random."""
     LOOKUPS = {  # tool -> phrasings of a question, answer with argument {0} and result {1}
         "price": (("What do {} cost?", "How much are {}?", "How much do {} cost?",
-                   "What is the price of {}?"), "They cost {1}."),
+                   "What is the price of {}?", "What's the price of {}?"), "They cost {1}."),
         "stock": (("How many of {} are there?", "How many of {} are in stock?",
                    "How many {thing} of {owner} are there?",
                    "How many {thing} does {owner} have in stock?"), "There are {1}."),
         "weather": (("How is the weather in {}?", "What is the weather in {}?",
-                     "What is the weather like in {}?"), "There is {1} in {0}."),
+                     "What is the weather like in {}?", "What's the weather in {}?"),
+                    "There is {1} in {0}."),
         "age": (("How old is {}?", "What is the age of {}?"), "The age is {1}.")}
     TOTALS = ("What do {} and {} cost together?", "How much are {} and {} together?",
               "What is the price of {} and {} together?", "What do I pay for {} and {}?")
@@ -58,11 +59,11 @@ class Tools(Family):
     PLACES = ("Is the weather the same in {} and in {}?", "Is the weather the same in {} and {}?",
               "Do {} and {} have the same weather?")
     COUNTS = ("How many {0} are there in {1}?", "How many {0} does {1} have?",
-              "What is the number of {0} in {1}?")
+              "What is the number of {0} in {1}?", "Tell me how many {0} {1} has.")
     SUMS = ("How many {} and {} are there in {} together?",
             "How many {} and {} does {} have together?")
     OPERATORS = [("plus", "+"), ("minus", "-"), ("times", "*")]
-    FORMULAS = ("What is {}?", "How much is {}?", "Calculate {}.")
+    FORMULAS = ("What is {}?", "What is {}?", "What's {}?", "How much is {}?", "Calculate {}.")
     GREETINGS = ("Say hello to {}.", "Say hi to {}.", "Greet {}.")
 
     declared = 0.0  # `make` declares tools itself

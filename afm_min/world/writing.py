@@ -83,7 +83,9 @@ class Compose(Family):
         "bought {colour} {thing}": "I have bought you {colour} {thing}.",
         "thanks for the {thing}": "Many thanks for the {thing}.",
         "found {thing}": "I have found the {thing}.",
-        "see you in {city}": "I will see you in {city}."}
+        "see you in {city}": "I will see you in {city}.",
+        "lunch in {city}": "The lunch will be in {city}.",
+        "dinner at {n}": "The dinner will be at {n}."}
     # Words that must not appear in a message unless they are in its notes.
     DETAILS = {*THINGS, *COLOURS, *(city.lower() for city in CITIES), *"0123456789"}
 
