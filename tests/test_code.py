@@ -126,7 +126,7 @@ def test_functions_by_hand():
         "x, y", "x times 9 when 9 divides x times y, else x plus y minus 9",
         "x * 9 if x * y % 9 == 0 else x + y - 9")
     assert Code().chain(Last()) == (
-        "s", "s without the last letter, without spaces, with a capital letter",
+        "s", "s without the last letter, without spaces, with each word capitalized",
         "s[:-1].replace(' ', '').title()")
     assert Code().items(Last()) == (
         "s", "the first 9 words of s, each twice, how many",

@@ -186,6 +186,7 @@ def test_questions_have_the_words_of_their_forms():
         for slot, options in words.items():
             pattern = pattern.replace(re.escape(f"{{{slot}}}"), f"(?:{'|'.join(options)})")
         assert re.fullmatch(pattern, task.question), task
+        assert not re.search(r"\ba [aeiou]", task.question), task
         assert task.key == task.question and task.question[-1] in "?.!"
 
 

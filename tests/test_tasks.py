@@ -204,32 +204,38 @@ def test_verified_division_and_twice(question, solution, answer):
     assert MATH.verified_answer(question, solution) == answer
 
 
-@pytest.mark.parametrize("draws, text", [
-    ([0.5], "Ben has 9 pens. Ben loses 3. Kim brings 2. How many pens does Ben have?"),
-    ([0.1, 0.5], "Ben has 9 pens and loses 3. Kim brings 2. How many pens does Ben have?"),
-    ([0.1, 0.1], "Ben has 9 pens and loses 3. Kim brings 2. How many pens does he have?"),
-    ([0.9, 0.1], "Ben has 9 pens. He loses 3. Kim brings 2. How many pens does he have?")])
-def test_sentences_are_joined_and_names_replaced(draws, text, monkeypatch):
+@pytest.mark.parametrize("draws, friend, text", [
+    ([0.5], "Eva", "Ben has 9 pens. Ben loses 3. Kim brings 2. How many pens does Ben have?"),
+    ([0.1, 0.5], "Eva", "Ben has 9 pens and loses 3. Kim brings 2. How many pens does Ben have?"),
+    ([0.1, 0.1], "Eva",
+     "Ben has 9 pens and loses 3. Kim brings 2. How many pens does he have?"),
+    ([0.9, 0.1], "Eva", "Ben has 9 pens. He loses 3. Kim brings 2. How many pens does he have?"),
+    ([0.9, 0.1], "Kim", "Ben has 9 pens. Ben loses 3. Kim brings 2. How many pens does Ben have?")])
+def test_sentences_are_joined_and_names_replaced(draws, friend, text, monkeypatch):
     """Each number of `draws` is the next one of rng.random(); the last repeats."""
     rng, numbers = random.Random(0), [*draws, draws[-1]]
     monkeypatch.setattr(rng, "random", lambda: numbers.pop(0) if numbers[1:] else numbers[0])
     told = "Ben has 9 pens. Ben loses 3. Kim brings 2. How many pens does Ben have?"
-    assert mathematics.vary(told, "Ben", rng) == text
+    assert mathematics.vary(told, "Ben", friend, rng) == text
 
 
 def test_a_story_of_two_sentences_may_be_a_condition(monkeypatch):
     rng = random.Random(0)
     monkeypatch.setattr(rng, "random", lambda: 0.1)
     told = "Mia has 9 pens. Mia loses 3. How many pens does Mia have?"
-    assert mathematics.vary(told, "Mia", rng) == (
+    assert mathematics.vary(told, "Mia", "Ben", rng) == (
         "If Mia has 9 pens and loses 3, how many pens does she have?")
     told = "I have 9 pens. I lose 3. How many are left?"
-    assert mathematics.vary(told, "Mia", rng) == "If I have 9 pens and lose 3, how many are left?"
+    assert mathematics.vary(told, "Mia", "Ben", rng) == (
+        "If I have 9 pens and lose 3, how many are left?")
     told = "Mia has 9 pens. 3 of them break. Mia buys 2. How many are left?"
-    assert mathematics.vary(told, "Mia", rng) == (
+    assert mathematics.vary(told, "Mia", "Ben", rng) == (
         "Mia has 9 pens and 3 of them break. She buys 2. How many are left?")
     told = "Mia has 9 pens. Ben takes 3. How many are left?"
-    assert mathematics.vary(told, "Mia", rng) == told
+    assert mathematics.vary(told, "Mia", "Ben", rng) == told
+    told = "Mia had 9 pens. Mia lost 3. How many are left?"  # "If Mia had" would change the tense
+    assert mathematics.vary(told, "Mia", "Ben", rng) == (
+        "Mia had 9 pens and lost 3. How many are left?")
 
 
 def test_numbers_in_words():
@@ -270,7 +276,7 @@ def test_changes_by_hand():
     for _ in range(200):
         changes = mathematics.draw_changes(5, 4, rng)
         assert len(changes) == 4
-        assert all(5 + sum(changes[:i]) > 0 for i in range(5))
+        assert all(5 + sum(changes[:i]) > 1 for i in range(5))
 
 
 def test_math_checks_the_final_answer_only():
@@ -285,14 +291,14 @@ def test_math_checks_the_final_answer_only():
 def test_kinds_of_story_share_a_calculation():
     plain, rephrased, reverse, deeper, broader = (
         Math(kind).begin(random.Random(1)) for kind in ("plain", *Math.KINDS))
-    assert plain.question == ("Eva buys 19 nuts. She gives 8 of them to Iris. She gets 3 more. "
-                              "How many nuts does she have?")
+    assert plain.question == ("Eva buys 19 nuts. Eva gives 8 of them to Iris. Eva gets 3 more. "
+                              "How many nuts does Eva have?")
     assert plain.solution == plain.key == "19-8=11. 11+3=14. The answer is 14."
     assert rephrased.question == ("19 nuts were in the box of Eva. Later 8 were taken. Later 3 "
-                                  "were added. What number of nuts is in it now?")
+                                  "were added. How many nuts are in it now?")
     assert rephrased.solution == rephrased.key == plain.key
     assert reverse.question == ("Eva has 14 nuts now. Before, Eva found 3. Before, Eva sold 8. "
-                                "How many nuts did Eva have first?")
+                                "How many nuts did Eva have at first?")
     assert reverse.solution == reverse.key == "14-3=11. 11+8=19. The answer is 19."
     assert broader.key == broader.solution != plain.solution
     assert deeper.question.startswith("Eva has 19 nuts. ")
@@ -439,6 +445,15 @@ def test_drawn_rules_are_possible_and_vary():
     assert max(sum(map(bool, rules[3:])) for rules in drawn) == 3
 
 
+def test_a_second_word_to_avoid_is_not_asked_for():
+    """It would have to be added to the first, and a rule has one value."""
+    rules, rng = Rules("animals", 2, "dash", avoided="cat"), random.Random(0)
+    task = make_task(answer=rules)
+    changed = [Follow().proceed(task, rng).answer for _ in range(300)]
+    assert {rules.avoided for rules in changed} == {"cat", ""}  # "" if they are no animals any more
+    assert all((rules.avoided == "") == (rules.kind != "animals") for rules in changed)
+
+
 def test_a_list_without_a_mark_has_commas():
     rules = Rules("animals", 3)
     assert solve(rules) == "bear, cat, dog" and solve(rules._replace(lines=True)) == (
@@ -452,7 +467,7 @@ def test_a_list_without_a_mark_has_commas():
 
 @pytest.mark.parametrize("name, value, text", [
     ("first", "red", " starting with red"), ("mark", "dash", " with a dash before each"),
-    ("mark", "or", " with or between"), ("avoided", "red", ", but not red"),
+    ("mark", "or", ' with "or" between them'), ("avoided", "red", ", but not red"),
     ("order", "z to a", " from z to a"), ("letters", 4, " of at most 4 letters")])
 def test_a_rule_in_the_first_sentence(name, value, text):
     assert clause(name, value) == text
@@ -491,7 +506,7 @@ def test_a_further_instruction_changes_one_rule_and_keeps_the_others():
         if value is not True:
             assert str(value) in request
         if value in BETWEEN:
-            assert request == f"Now put {value} between."
+            assert request == f'Now put "{value}" between them.'
         assert task.system == first.system
     assert names == set(Rules._fields) - {"end"}
 

@@ -511,7 +511,7 @@ def test_comparisons_by_hand(tool, sign, asked, answer, known):
     drawn = draw_question("compare", Drawn(tool, variant))
     assert drawn[:2] == (asked, answer)
     known["the black bear of Ada"], known["the black books of Ben"] = "6", "7"
-    equal = "They cost the same." if tool == "price" else "They have the same age."
+    equal = "They cost the same." if tool == "price" else "They are the same age."
     assert draw_question("compare", Drawn(tool, variant))[1] == equal
 
 

@@ -26,7 +26,7 @@ NUMBER_STEPS = {"plus n": "({} + n)", "minus n": "({} - n)", "times n": "{} * n"
 TEXT_STEPS = {"backwards": "{}[::-1]", "in capital letters": "{}.upper()", "twice": "({} * 2)",
               "the first n letters": "{}[:n]", "the last n letters": "{}[-n:]",
               "without the first letter": "{}[1:]", "without the last letter": "{}[:-1]",
-              "without spaces": "{}.replace(' ', '')", "with a capital letter": "{}.title()"}
+              "without spaces": "{}.replace(' ', '')", "with each word capitalized": "{}.title()"}
 # The parts of a list comprehension over the items x of a list v, or the words w of a text s: a
 # filter or slice, the value for each item, and a function of the whole list.
 ITEMS = {"v": "", "the even ones of v": " if x % 2 == 0", "the odd ones of v": " if x % 2 == 1",
@@ -42,7 +42,7 @@ WORD_MAPS = {"": "w", "each backwards": "w[::-1]", "each in capital letters": "w
              "the first n letters of each": "w[:n]", "the last letter of each": "w[-1]",
              "each without its first letter": "w[1:]", "each twice": "w + w"}
 ITEM_ENDS = {"": "{}", "in order": "sorted({})", "backwards": "{}[::-1]", "the sum": "sum({})",
-             "the first n of them": "{}[:n]", "without repeats": "sorted(set({}))"}
+             "the first n of them": "{}[:n]", "sorted without repeats": "sorted(set({}))"}
 WORD_ENDS = {"": "{}", "in order": "sorted({})", "backwards": "{}[::-1]",
              "in one text": "' '.join({})", "how many": "len({})"}
 

@@ -10,8 +10,9 @@ MARKS = {"dash": "-", "star": "*", "plus": "+", "slash": "/"}
 BETWEEN = ("and", "or", "then")  # marks that stand between the words: "red and white"
 REQUESTS = ("Name {n} {kind}.", "List {n} {kind}.", "Give me {n} {kind}.",  # first sentence
             "Please name {n} {kind}.", "Can you name {n} {kind}?")
-# Rule -> phrasings of its sentence; a clause that the first sentence may have instead, such as
-# "Name 3 colours, but not red."; and the values to choose from (None: the list of the kind).
+# Rule -> phrasings of its sentence;
+#         a clause that the first sentence may have instead, as in "Name 3 colours, but not red.";
+#         the values to choose from (None: the list of the kind).
 INSTRUCTIONS = {
     "kind": (("Name {}.",), "", [*LISTS]),
     "n": (("Name {}.",), "", [2, 3, 4]),
@@ -21,26 +22,30 @@ INSTRUCTIONS = {
     "avoided": (("Do not use {}.", "Leave out {}."), ", but not {}", None),
     "end": (("End with {}.",), "", ["Done", "Bye", "Over", "That is all", "I hope this helps"]),
     "order": (("Go from {}.", "Sort them from {}."), " from {}", ["a to z", "z to a"]),
-    "capitals": (("Write in capitals.", "Use capitals."), " in capitals", [True]),
-    "lines": (("Put each on a line.", "Put each on a new line."), " one per line", [True]),
-    "letters": (("Use at most {} letters a word.", "No word has more than {} letters."),
+    "capitals": (("Write in capital letters.", "Use capital letters."), " in capital letters",
+                 [True]),
+    "lines": (("Put each on a line.", "Put each on a new line."), ", one per line", [True]),
+    "letters": (("Use at most {} letters per word.", "No word has more than {} letters."),
                 " of at most {} letters", [3, 4, 5])}
-# The values of all rules of a task. kind and n are required. The defaults of the others, from
-# "mark" to "letters", mean that there is no such rule.
-Rules = collections.namedtuple("Rules", INSTRUCTIONS, defaults=(*5 * ("",), False, False, 0))
+# The values of all rules of a task. kind and n are required; for the others, from "mark" to
+# "letters", the default means that there is no such rule.
+Rules = collections.namedtuple("Rules", INSTRUCTIONS,
+                               defaults=("", "", "", "", "", False, False, 0))
 MORE = ("first", "avoided", "order", "capitals", "lines", "letters")  # a task has up to three
 
 
 def sentence(name, value, rng):
-    """Return an instruction in words: "letters", 3 -> "Use at most 3 letters a word." """
+    """Return an instruction in words: "letters", 3 -> "Use at most 3 letters per word." """
     if value in BETWEEN:
-        return f"Put {value} between."
+        return f'Put "{value}" between them.'
     return rng.choice(INSTRUCTIONS[name][0]).format(value)
 
 
 def clause(name, value):
     """Return an instruction for the first sentence: "letters", 3 -> " of at most 3 letters" """
-    return f" with {value} between" if value in BETWEEN else INSTRUCTIONS[name][1].format(value)
+    if value in BETWEEN:
+        return f' with "{value}" between them'
+    return INSTRUCTIONS[name][1].format(value)
 
 
 def draw_value(name, kind, rng):
@@ -52,7 +57,9 @@ def draw_rules(rng):
     """Draw a kind, a number, mostly a mark, and up to three more rules that go together."""
     while True:
         kind = rng.choice([*LISTS])
-        names = ["n", *["mark"][:rng.random() < 0.7], *rng.sample(MORE, rng.randint(0, 3))]
+        names = ["n", *rng.sample(MORE, rng.randint(0, 3))]
+        if rng.random() < 0.7:
+            names.append("mark")
         rules = Rules(kind, **{name: draw_value(name, kind, rng) for name in names})
         if possible(rules):
             return rules
@@ -126,9 +133,11 @@ class Follow(Conversation):
             name = rng.choice(("kind", "n", "mark", *MORE))
             value = draw_value(name, rules.kind, rng)
             changed = rules._replace(**{name: value})
-            if name == "kind":  # these two were words of the old kind
+            if name == "kind":  # the words to begin with and to avoid are of the old kind
                 changed = changed._replace(first="", avoided="")
-            if value != getattr(rules, name) and possible(changed):
+            # A second word to avoid would have to be added to the first.
+            again = name == "avoided" and rules.avoided
+            if value != getattr(rules, name) and not again and possible(changed):
                 break
         text = sentence(name, value, rng)
         return task.then(f"Now {text[0].lower()}{text[1:]}", solve(changed),
@@ -137,11 +146,11 @@ class Follow(Conversation):
     def follows_format(self, task, response):
         """Cut the response into words, and return the result of each rule of the task."""
         rules, text = Rules(*task.answer), response.strip()
-        body = text.removesuffix(f". {rules.end}")
+        body = text.removesuffix(f". {rules.end}").rstrip(".")
         if rules.mark in BETWEEN:
             before, words = "", re.split(rf"\s{rules.mark}\s", body)
         elif not rules.mark:
-            before, words = "", re.split(r"\n" if rules.lines else r",\s", body.rstrip("."))
+            before, words = "", re.split(r"\n" if rules.lines else r",\s", body)
         else:  # "- red - white" -> before: "", words: ["red", "white"]
             before, *words = re.split(rf"\s{re.escape(MARKS[rules.mark])} ", f" {body}")
         known = {word.upper() for word in LISTS[rules.kind]}

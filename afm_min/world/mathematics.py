@@ -1,7 +1,8 @@
 """Word problems for the family Math (tasks.py), and the check of solutions to them.
 
 A solution is a chain of steps, such as "4*5=20. 20-3=17.": each step starts with the result of the
-one before. The kinds other than "plain" imitate those that the report "evolves" from given ones:
+one before. Apple's report rewrites given problems into new ones ("evolves" them), which is imitated
+by the kinds other than "plain":
 
     rephrased  a plain story in other words
     reversed   gives the end of a story, and asks for its beginning
@@ -13,7 +14,7 @@ import typing
 
 from afm_min.world.words import MEN, find_numbers
 
-KINDS = ("rephrased", "reversed", "deeper", "broader")  # and "plain"
+KINDS = ("rephrased", "reversed", "deeper", "broader")  # the evolved ones; there is also "plain"
 OPERATORS = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b,
              "/": lambda a, b: a // b if b and a % b == 0 else None}  # None: not a whole number
 
@@ -57,29 +58,30 @@ STORIES = {  # kind -> stories
         Story(("{start} {thing} were in the box of {name}.",),
               ("Then {n} came in.", "Later {n} were added."),
               ("Then {n} went out.", "Later {n} were taken."),
-              ("What number of {thing} is in it now?",)),
+              ("How many {thing} are in it now?",)),
         Story(("The bag of {name} held {start} {thing}.",),
-              ("{n} were put in.", "{n} were a gift."), ("{n} were taken out.", "{n} fell out."),
-              ("What number of {thing} does it hold?",))),
+              ("{n} were put in.", "{n} came in."), ("{n} were taken out.", "{n} fell out."),
+              ("How many {thing} does it hold?",))),
     "reversed": (
         Story(("{name} has {total} {thing} now.",),
               ("Before, {name} bought {n}.", "Before, {name} found {n}."),
               ("Before, {name} lost {n}.", "Before, {name} sold {n}."),
-              ("How many {thing} did {name} have first?",)),
+              ("How many {thing} did {name} have at first?",)),
         Story(("{name} ends with {total} {thing}.",),
               ("Before, {n} came.", "Before, {name} got {n}."),
-              ("Before, {n} went.", "Before, {name} gave {n}."),
+              ("Before, {n} went.", "Before, {name} gave away {n}."),
               ("With how many {thing} did {name} begin?",)))}
 LOTS = ("{lots} lots of {size}", "{lots} boxes of {size}", "{lots} bags of {size}")
 
-# Chain of operations from left to right, without precedence, and two problems that it solves.
+# A chain, and two problems that it solves. A chain is worked out from left to right, so that with
+# x = 14 and y = 3, "x - y * 2" is 22.
 TOPICS = (
     ("x + y * 2",
      "{A} is {x} years old. {B} is {y} years older. {C} is twice as old as {B}. How old is {C}?",
      "{C} is twice as old as {B}. {B} is {y} years older than {A}, who is {x}. How old is {C}?"),
     ("x - y + z",
      "{A} is {x} years old. {B} is {y} years younger. How old is {B} in {z} years?",
-     "How old is {B} in {z} years, being {y} years younger than {A}, who is {x}?"),
+     "{B} is {y} years younger than {A}, who is {x}. How old is {B} in {z} years?"),
     ("x * y + z",
      "{A} reads {x} pages a day for {y} days, then {z} more. How many pages is that?",
      "For {y} days {A} writes {x} letters a day, and {z} on the day after. How many is that?"),
@@ -87,37 +89,37 @@ TOPICS = (
      "A machine makes {x} {thing} an hour for {y} hours. {z} break. How many are left?",
      "{A} earns {x} coins a week for {y} weeks and spends {z}. How many coins are left?"),
     ("x + y / z",
-     "{A} has {x} {thing}, {B} has {y}. They share all among {z} children. How many has each?",
+     "{A} has {x} {thing}, {B} has {y}. {z} children share them. How many does each get?",
      "{z} children share {x} old and {y} new {thing}. How many does each get?"),
     ("x / y + z",
      "{y} children share {x} {thing}. One of them is {A}, who finds {z} more. How many has {A}?",
      "{A} puts {x} {thing} evenly into {y} bags, then {z} more into one. How many are in it?"),
     ("x * y + z",
      "A pen costs {x} coins, a book {z}. {A} buys {y} pens and a book. How many coins is that?",
-     "What do {y} eggs for {x} coins each and a ring for {z} coins cost?"),
+     "How much are {y} eggs at {x} coins each and a ring at {z} coins?"),
     ("x / y * z",
      "{y} pens cost {x} coins. How many coins do {z} pens cost?",
      "{A} pays {x} coins for {y} eggs. What does {B} pay for {z} eggs?"),
     ("x * y + z",
-     "A lesson takes {x} minutes. {A} has {y} lessons and {z} minutes of break. How long is that?",
+     "A lesson takes {x} minutes. {A} has {y} and a break of {z}. How many minutes is that?",
      "The show starts at minute {z}. It has {y} parts of {x} minutes. When does it end?"),
     ("x - y * 2",
      "The road takes {x} minutes, the path {y} less. {A} walks the path twice. How long is that?",
-     "{A} walks a path twice. It is {y} minutes shorter than the road of {x}. How long is that?"))
+     "{A} walks a path twice. It is {y} minutes shorter than a road of {x}. How long is the walk?"))
 
 # Phrasings of a further question: add n, subtract n, question.
 FOLLOW_UPS = (("Then {n} more come.", "Then {n} go.", "How many now?"),
-              ("Now add {n}.", "Now take {n} away.", "What is left?"),
-              ("Then I get {n} more.", "Then I lose {n}.", "How many are there now?"),
+              ("Now add {n}.", "Now take {n} away.", "How many is that?"),
+              ("Then {n} are added.", "Then {n} are taken.", "How many are there now?"),
               ("And {n} more.", "And {n} fewer.", "How many is that?"))
 
 
 def draw_changes(total, count, rng):
-    """Return `count` changes by 2 to 9, such as [3, -5], that keep the total above 0."""
+    """Return `count` changes by 2 to 9, such as [3, -5], that keep the total above 1."""
     changes = []
     for _ in range(count):
         change = rng.randint(2, 9)
-        if total > change and rng.random() >= 0.5:
+        if total > change + 1 and rng.random() >= 0.5:
             change = -change
         changes.append(change)
         total += change
@@ -139,18 +141,23 @@ def draw_story(kind, rng, names, thing):
     story = rng.choice(STORIES.get(kind, STORIES["plain"]))
     first = rng.randint(4, 20)
     start, steps = str(first), []
-    if rng.random() < 0.3:
+    in_lots = kind != "reversed" and rng.random() < 0.3
+    if in_lots:
         lots, size = rng.randint(2, 4), rng.randint(2, 5)
         first = lots * size
         start, steps = rng.choice(LOTS).format(lots=lots, size=size), [f"{lots}*{size}={first}."]
     count = rng.choice([3, 4] if kind == "deeper" else [1, 2, 2, 2])
     changes = draw_changes(first, count, rng)
-    sentences = [rng.choice(story.more if change > 0 else story.fewer)
-                 .format(n=abs(change), **slots) for change in changes]
+    sentences = []
+    for change in changes:
+        phrasings = story.more if change > 0 else story.fewer
+        if in_lots:  # "them" could be the lots
+            phrasings = [text for text in phrasings if "of them" not in text]
+        sentences.append(rng.choice(phrasings).format(n=abs(change), **slots))
     more_steps, total = steps_from(first, changes)
     beginning = rng.choice(story.beginnings).format(start=start, total=total, **slots)
-    questions = [question for question in story.questions  # after a gain, none is "left"
-                 if changes[-1] < 0 or "left" not in question]
+    questions = [text for text in story.questions  # after a gain, do not ask what is left
+                 if changes[-1] < 0 or "left" not in text]
     question = rng.choice(questions).format(**slots)
     if kind == "reversed":  # the question gives the total: undo the changes, the last one first
         sentences.reverse()
@@ -158,21 +165,23 @@ def draw_story(kind, rng, names, thing):
     else:
         steps += more_steps
     text = " ".join([beginning, *sentences, question])
-    return vary(text, names[0], rng) if kind == "plain" else text, steps, total
+    return vary(text, *names[:2], rng) if kind == "plain" else text, steps, total
 
 
-def vary(text, name, rng):
-    """Join the first two sentences if the story is about one person, and use pronouns, at random:
+def vary(text, name, friend, rng):
+    """Join the first two sentences if both are about the same person, and use pronouns, at random:
 
     "Ben has 9 pens. Ben loses 3. How many pens does Ben have?"
     -> "If Ben has 9 pens and loses 3, how many pens does he have?" """
     person = "I" if text.startswith("I ") else name
     if text.startswith(person) and rng.random() < 0.4:
+        # The second sentence may begin with a number, too: "3 of them break."
         joined = re.sub(rf"^([^.]*)\. (?:{person} |(?=\d))", r"\1 and ", text)
-        if joined != text and joined.count(".") == 1 and rng.random() < 0.4:
+        one_change = joined != text and joined.count(".") == 1
+        if one_change and " had " not in joined and rng.random() < 0.4:
             joined = f"If {joined}".replace(". How", ", how")
         text = joined
-    if name in text and rng.random() < 0.4:
+    if name in text and friend not in text and rng.random() < 0.4:  # "she" could be the friend
         pronoun = "he" if name in MEN else "she"
         head, _, tail = text.partition(name)  # the first name stays
         tail = tail.replace(f"does {name}", f"does {pronoun}").replace(name, pronoun.title())

@@ -18,7 +18,7 @@ from afm_min.world import mathematics
 from afm_min.world.words import NAMES, THINGS, spell_numbers
 
 SPLITS = ("test", "validation") + ("train",) * 8  # one for each value of hash % 10
-# Added to solutions that are longer than needed: see Family.wordy, which tries them in this order.
+# Added to solutions to make them longer than needed. Family.wordy tries them in this order.
 COURTESIES = ("Sure: {}", "Of course, here it is: {}", "{} I hope this helps.",
               "I am glad to help you with this. {}")
 
@@ -40,7 +40,7 @@ class Task:
     key: str  # tasks with equal keys are one task in different words
     system: str = ""  # the system message
     fact: str = ""  # the sentence in the context that answers the question (Recall)
-    turns: tuple = ()  # the messages between question and solution: (role, content), ...
+    turns: tuple = ()  # the messages after the first question: (role, content), ...
 
     def text(self):
         """Return 'Question: ...\\nAnswer: ...\\n' for all turns, without the system message."""
@@ -89,8 +89,7 @@ class Family:
         while self.split(task) != split:
             task = self.make(rng)
         if rng.random() < self.declared:
-            # Often all tools, as sample.py declares them.
-            all_tools = rng.random() < 0.5
+            all_tools = rng.random() < 0.5  # as in sample.py
             count = len(PARAMETERS) if all_tools else rng.choice((1, 2, 3))
             tools = declare(rng.sample(sorted(PARAMETERS), count))
             system = f"{task.system}\n{tools}" if task.system else tools
@@ -153,8 +152,8 @@ def draw_task(family, split, seed):
 
 
 def distinct_tasks(family, split):
-    """Yield tasks of a split with different keys. Stop when 200 draws in a row are repetitions:
-    most likely there are no more."""
+    """Yield tasks of a split with different keys. Stop after 200 repetitions in a row: most likely
+    there are no more."""
     rng = random.Random(f"{family.label} {split} listing")
     keys, repeats = set(), 0
     while repeats < 200:
@@ -201,7 +200,7 @@ class Conversation(Family):
     A subclass implements `begin(rng)`, which draws a Task with one question, and
     `proceed(task, rng)`, which adds a question to a Task. All questions of a conversation belong to
     one split: training includes the earlier solutions, so none of them may be a test task."""
-    follow_up = 0.0  # probability of a second question, and after that of a third one
+    follow_up = 0.0  # probability that a further question follows, up to two times
 
     def make(self, rng):
         task = self.begin(rng)
@@ -218,7 +217,7 @@ class Conversation(Family):
 
 
 class Math(Conversation):
-    """Word problems of one to four steps, and evolved ones (see mathematics.py).
+    """Word problems of one to three steps, and evolved ones (see mathematics.py).
 
         "Ada has 4 lots of 5 pens. Ada loses 3. How many pens does Ada have?"
         -> "4*5=20. 20-3=17. The answer is 17."
@@ -301,18 +300,18 @@ class Recall(Conversation):
                   if f"{name}'s {thing}" not in task.system]
         owned, box = rng.choice(unused), str(rng.randint(0, 9))
         fact = f"{owned} are in box {box}."
-        facts = task.system.split(". ")  # only the last one keeps its full stop
-        facts.insert(rng.randint(0, len(facts) - 1), fact.removesuffix("."))
+        facts = [f"{text}." for text in task.system.removesuffix(".").split(". ")]
+        facts.insert(rng.randint(0, len(facts)), fact)
         question = rng.choice(["And {}?", "What about {}?"]).format(owned)
         return task.then(question, f"in box {box}.", answer=box, key=fact,
-                         system=". ".join(facts), fact=fact)
+                         system=" ".join(facts), fact=fact)
 
     def is_correct(self, task, response):
         return [re.findall(r"\d+", response)[-1:] == [task.answer]]  # the last number, if any
 
 
 MATH, RECALL = Math(), Recall()
-# This one draws for pre-training, where facts are plain text without tools. (Others declare tools.)
+# Pre-training has facts as plain text, so this one declares no tools.
 RECALL.declared = 0.0
 NOTES = (1, 2, 4, 8, 16)  # numbers of facts in evaluation: Recall(n) for each
 # Evolved mathematics: {"math rephrased": Math("rephrased"), ...}

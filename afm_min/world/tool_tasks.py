@@ -25,15 +25,15 @@ class Tools(Family):
     """Questions that need one tool, several in turn, or none. Unneeded tools are declared, too.
 
         "What do the red keys of Ada cost?"
-        -> "call: price(item='the red keys of Ada')", "4" -> "They cost 4."
+        -> "call: price(item='the red keys of Ada')", "3" -> "They cost 3."
 
-    The turns of a task are the calls already made, and their results. A response has one reply a
-    line: the remaining calls, whose results the model receives, and the final message. The answer
-    is a pair (all calls, final message). Calls are compared in order, as syntax trees, as in the
-    Berkeley Function Calling Leaderboard.
+    turns     the calls already made, and their results
+    response  one reply a line: the remaining calls, whose results the model receives, and the final
+              message. A call is compared by its tool, parameter and value.
+    answer    a pair (all calls, final message)
 
-    whole: if true, all calls are made, so that a task is a whole conversation to train on. If not,
-    the first n calls, n random."""
+    whole: if True, all calls are in `turns`, so that a task is a whole conversation to train on. If
+    False, a random number of them."""
     LOOKUPS = {  # tool -> phrasings of a question, answer with argument {0} and result {1}
         "price": (("What do {} cost?", "How much are {}?", "How much do {} cost?",
                    "What is the price of {}?", "What's the price of {}?"), "They cost {1}."),
@@ -76,7 +76,7 @@ class Tools(Family):
         kind = rng.choice((self.look_up, self.look_up, self.look_up, self.total, self.multiply,
                            self.two_places, self.add_up, self.greet, self.compare, self.compute,
                            self.compute, self.browse, self.browse))
-        turns = []  # all calls and their results, which `kind` appends
+        turns = []  # all calls and their results, which `use_tool` appends
         question, answer, key = kind(rng, functools.partial(tools.use_tool, turns))
         calls = [content for role, content in turns if role == "assistant"]
         # The tools of the calls, without repetitions, in the order of their first use.
@@ -132,7 +132,7 @@ class Tools(Family):
         phrasings, answer, sign = rng.choice(self.COMPARISONS[tool])
         first, second = (sign * int(use(tool, name)) for name in names)
         if first == second:
-            answer = "They cost the same." if tool == "price" else "They have the same age."
+            answer = "They cost the same." if tool == "price" else "They are the same age."
         question = rng.choice(phrasings).format(*items)
         key = repr((tool, sign, sorted(names)))
         return question, answer.format(names[0] if first > second else names[1]), key
@@ -203,7 +203,7 @@ class Tools(Family):
         return dataclasses.replace(task, solution=task.answer[1], turns=())
 
     def follows_format(self, task, response):
-        """Check the number of replies, and that those are calls that are calls in the solution."""
+        """Check the number of replies, and that each is a call where the solution has one."""
         replies, wanted = self.replies(response), self.replies(task.solution)
         return [len(replies) == len(wanted),
                 *(isinstance(a, tuple) == isinstance(b, tuple) for a, b in zip(replies, wanted))]

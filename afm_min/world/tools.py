@@ -13,7 +13,7 @@ from afm_min.world.tasks import PARAMETERS
 from afm_min.world.words import CITIES
 
 CALL = "call: "
-MAX_CALLS = 4  # calls that are run for one response; the reply after them is the last
+MAX_CALLS = 4  # calls that are run for one response; the reply after the last result ends it
 # The name of a page is a prefix and a city, "Old Oslo". It has the numbers of three features.
 PREFIXES = "Old New Upper Lower East West Little Great".split()
 FEATURES = "parks bridges towers schools shops lakes farms mills".split()
@@ -21,7 +21,7 @@ FEATURES = "parks bridges towers schools shops lakes farms mills".split()
 
 def encyclopedia():
     """Return the pages of the toy world, as pairs (name, content):
-    [("Old Oslo", {"parks": 4, "mills": 7, "towers": 2}), ...]"""
+    [..., ("Old Oslo", {"shops": 9, "schools": 7, "farms": 7}), ...]"""
     pages = []
     for name in [f"{prefix} {city}" for city in CITIES for prefix in PREFIXES]:
         rng = random.Random(name)
@@ -42,9 +42,9 @@ def search(query):
 
 
 def open_page(number):
-    """Return the text of a page: "24" -> "Old Oslo has 4 parks, 7 mills and 2 towers." """
+    """Return the text of a page: "24" -> "Old Oslo has 9 shops, 7 schools and 7 farms." """
     if not number.isdecimal() or int(number) >= len(PAGES):
-        number = number.encode("utf-8", "replace").decode()  # it may have half a character
+        number = number.encode("utf-8", "replace").decode()  # it may have half a surrogate pair
         return f"error: there is no page {number}"
     name, content = PAGES[int(number)]
     counts = [f"{count} {feature}" for feature, count in content.items()]
@@ -97,7 +97,7 @@ def run_tool(name, argument):
         return functions[name](argument)
     text, values = f"{name} {argument}", "23456789"
     if name == "weather":
-        text, values = argument, "rain sun snow fog wind clouds".split()
+        text, values = argument, "rain sun snow fog wind hail".split()
     return values[zlib.crc32(text.encode("utf-8", "replace")) % len(values)]
 
 

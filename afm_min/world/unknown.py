@@ -40,7 +40,7 @@ What day is it today?|Set a timer for {n} minutes.|Play some music.|What is the 
 How tall are you?|Tell me a story.|How many {unit}s are in a {unit}?|How long is a {unit}?
 Convert {n} {unit}s to {unit}s.|What colour are the {things} of {name}?
 Where are {name}'s {things} now?|Who gave {name} the {things}?|How many {things} does {name} have?
-Why does {name} need {things}?|Does {name} like {city}?|Is {name} older than {name}?|Who is {name}?
+Why does {name} need {things}?|Does {name} like {city}?|Is {name} taller than {name}?|Who is {name}?
 Where does {name} live?|What does {name} think of {colour}?|Is {colour} a nice colour?
 Who painted the {colour} wall?|Are {things} cheaper in {country}?|What is {name} doing?
 When does {name} come home?|Which {things} are the oldest?|How do I {chore}?
@@ -70,13 +70,13 @@ WORDS = {slot: words.split(", ") for slot, words in {
                "Poland, China, Turkey, Chile, Texas, Iceland, Austria, Vietnam, Ghana, Russia",
     "topic": "history, chemistry, football, chess, philosophy, music, the weather, love, biology, "
              "gravity, economics, poetry, astronomy, dancing, politics, painting, geometry, "
-             "computers, medicine, gardening, evolution, electricity",
+             "algebra, medicine, gardening, evolution, electricity",
     "dish": "pizza, onion soup, rice with beans, pancakes, roast chicken, an apple pie, noodles, "
             "bread, a salad, fish and chips, curry, ice cream, an omelette, dumplings",
     "machine": "car, phone, washing machine, bicycle, radio, television, toaster, printer, lift, "
                "camera, fridge, lamp, piano, computer, tractor, plane, kettle",
     "nature": "sky, ocean, mountain, tree, star, river, cloud, desert, volcano, flower, planet, "
-              "forest, whale, spider, rainbow, elephant, storm, island",
+              "forest, whale, spider, rainbow, waterfall, storm, lagoon",
     "quality": "blue, deep, cold, old, beautiful, dangerous, heavy, bright, quiet, strange, "
                "happy, lazy, famous, generous, round, salty, huge, expensive",
     "language": "French, German, Latin, Spanish, Chinese, Arabic, Greek, Polish, Swahili, English",
@@ -108,7 +108,8 @@ class Unknown(Family):
 
     def make(self, rng):
         form = rng.choice(FORMS)
-        question = re.sub(r"{(\w+)}", lambda match: rng.choice(WORDS[match[1]]), form)
+        words = {slot: iter(rng.sample(options, len(options))) for slot, options in WORDS.items()}
+        question = re.sub(r"{(\w+)}", lambda match: next(words[match[1]]), form)
         return Task(question, "Sorry, I do not know that.", answer=form, key=question)
 
     def split(self, task):

@@ -29,8 +29,9 @@ class Summary(Family):
         "The train to {city} leaves at {n}.": "train at {n}",
         "I have lost my {thing} again.": "lost {thing}", "We need {n} more {thing}.": "{n} {thing}",
         "The meeting in {city} is off.": "{city} off", "Thanks for the {thing}!": "thanks",
-        "I have found your {thing}.": "found {thing}", "Dinner is at {n} in {city}.":
-        "dinner at {n} in {city}", "I will bring you {n} {thing}.": "bring {n} {thing}",
+        "I have found your {thing}.": "found {thing}",
+        "Dinner is at {n} in {city}.": "dinner at {n} in {city}",
+        "I will bring you {n} {thing}.": "bring {n} {thing}",
         "My {animal} is ill, so I cannot come.": "{animal} ill, not coming",
         "I have bought {colour} {thing} in {city}.": "bought {thing}"}
 
@@ -71,7 +72,7 @@ class Compose(Family):
                 "Write a {manner} message from {sender} to {to}: {notes}.",
                 "Please write to {to} from {sender}, {manner}: {notes}.")
     TONES = {"friendly": ("Hi {}!", "See you soon, {}!"),
-             "formal": ("Dear {},", "Kind regards, {}"), "casual": ("{}:", "Bye, {}.")}
+             "formal": ("Dear {},", "Kind regards, {}"), "casual": ("Hey {},", "Bye, {}.")}
     SENTENCES = {  # note -> sentence
         "meeting at {n} in {city}": "The meeting is at {n} in {city}.",
         "bring {thing}": "Please bring {thing}.", "lost {thing}": "I have lost the {thing}.",
