@@ -78,7 +78,7 @@ def demonstrations(run, *, count=4000, evolved=2000, flawed=0.15, guarded=True, 
 
 # The draft.
 
-def draft(run, *, steps=4800, batch_size=40, lr=0.005, mixture=MIXTURE, count=50):
+def draft(run, *, steps=4800, batch_size=40, lr=0.008, mixture=MIXTURE, count=50):
     """Fine-tune the base model on the demonstrations, with a learning rate that falls to 0."""
     model = load_model(run, "lengthening")
     batches = chat.batches(chat.read_examples(run, model, synthetic=False), mixture, batch_size)

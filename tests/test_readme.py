@@ -10,7 +10,7 @@ from afm_min import align, pretrain
 from afm_min.lab import runner, stages
 from afm_min.model import PRESETS
 from afm_min.run import UserError
-from afm_min.world import tasks
+from afm_min.world import writing
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -63,7 +63,7 @@ def test_figures_are_found_in_the_results():
 def extensions():
     """The names that the examples define, with those of the files that they belong in."""
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
-    names = vars(tasks) | vars(pretrain)
+    names = vars(writing) | vars(pretrain)
     exec(code, names)
     return names
 
