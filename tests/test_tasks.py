@@ -238,6 +238,20 @@ def test_a_story_of_two_sentences_may_be_a_condition(monkeypatch):
         "Mia had 9 pens and lost 3. How many are left?")
 
 
+def test_what_a_story_does_not_say():
+    """What is left after a gain, or "them" where there are lots."""
+    ends, in_lots = set(), 0
+    for seed in range(600):
+        task = Math().begin(random.Random(seed))
+        gain = "+" in task.solution.split(". ")[-2]
+        assert not (gain and re.search(r"\bleft", task.question)), task
+        ends.add((gain, "left" in task.question))
+        if re.search("(?:lots|boxes|bags) of", task.question):
+            in_lots += 1
+            assert "of them" not in task.question, task
+    assert ends == {(True, False), (False, True), (False, False)} and in_lots > 100
+
+
 def test_numbers_in_words():
     assert words.spell_numbers("Ada has 4 pens. 12 break, 20 are 1 of 13.") == (
         "Ada has four pens. Twelve break, 20 are 1 of 13.")
@@ -366,6 +380,15 @@ def test_further_questions_ask_for_facts_of_the_same_split():
             assert re.fullmatch(r"(\w+'s \w+ are in box \d\.( |$))+", facts)
 
 
+def test_a_further_fact_may_stand_anywhere():
+    places = set()
+    for seed in range(100):
+        task = LONG_RECALL.begin(rng := random.Random(seed))
+        facts = LONG_RECALL.proceed(task, rng)
+        places.add(facts.system.index(facts.fact) + len(facts.fact) == len(facts.system))
+    assert places == {True, False}  # it is last, or not
+
+
 def test_recall_checks_the_box():
     task = make_task(solution="in box 4.", answer="4")
     assert check_and_grades(RECALL, task, "in box 4.") == (True, "2222")
@@ -444,6 +467,13 @@ def test_drawn_rules_are_possible_and_vary():
     for name in set(Rules._fields) - {"end"}:
         assert len({getattr(rules, name) for rules in drawn}) > 1
     assert max(sum(map(bool, rules[3:])) for rules in drawn) == 3
+
+
+@pytest.mark.parametrize("rules, response", [
+    (Rules("animals", 2), "owl, cat."), (Rules("animals", 2, "dash"), "- owl - cat."),
+    (Rules("animals", 2, "or"), "owl or cat."), (Rules("animals", 2, lines=True), "owl\ncat.")])
+def test_a_list_may_end_with_a_full_stop(rules, response):
+    assert all(Follow().follows_format(make_task(answer=rules), response))
 
 
 def test_a_second_word_to_avoid_is_not_asked_for():

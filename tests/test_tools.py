@@ -485,6 +485,11 @@ def test_phrasings_of_stock(phrasing, question, known):
     assert draw_question("look_up", Drawn("stock", phrasing))[:2] == (question, "There are 7.")
 
 
+def test_the_key_of_a_product_does_not_depend_on_its_wording(known):
+    keys = {draw_question("multiply", Drawn(phrasing))[2] for phrasing in Tools.PRODUCTS}
+    assert keys == {"(2, 'the black books of Ada')"}
+
+
 def test_formulas_in_signs_follow_the_rules_of_python():
     """Words go from left to right; in a formula, * goes first."""
     words = draw_question("compute", Drawn(3, ("times", "*")))

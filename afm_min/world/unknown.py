@@ -75,7 +75,7 @@ WORDS = {slot: words.split(", ") for slot, words in {
             "bread, a salad, fish and chips, curry, ice cream, an omelette, dumplings",
     "machine": "car, phone, washing machine, bicycle, radio, television, toaster, printer, lift, "
                "camera, fridge, lamp, piano, computer, tractor, plane, kettle",
-    "nature": "sky, ocean, mountain, tree, star, river, cloud, desert, volcano, flower, planet, "
+    "nature": "sky, sea, mountain, tree, star, river, cloud, desert, volcano, flower, planet, "
               "forest, whale, spider, rainbow, waterfall, storm, lagoon",
     "quality": "blue, deep, cold, old, beautiful, dangerous, heavy, bright, quiet, strange, "
                "happy, lazy, famous, generous, round, salty, huge, expensive",
