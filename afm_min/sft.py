@@ -34,7 +34,7 @@ from afm_min.world.tasks import EVOLVED
 # The draft's mixture. Families that take longer to learn have larger weights. "math" includes the
 # evolved demonstrations.
 MIXTURE = {"math": 8.0, "follow": 2.4, "tools": 4.0, "code": 2.8, "summary": 2.4, "compose": 2.4,
-           "recall": 1.5, "refuse": 1.2, "unknown": 1.2}
+           "recall": 1.0, "refuse": 1.2, "unknown": 1.2}
 
 
 # Demonstrations.

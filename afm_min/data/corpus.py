@@ -248,33 +248,28 @@ def window(stream, size):
     return stream[start:start + size], torch.ones(size)
 
 
-def insert_facts(filler, facts, tokenizer):
-    """Insert facts, and questions about them, into filler ids. facts: pairs (task, places), where
-    places are that of the fact, and those of its question with the answer. Return the ids, and for
-    each of them True if it is part of an answer.
+def insert_fact(filler, task, places, tokenizer):
+    """Insert a task's fact into filler ids at the first place, and its question with the answer at
+    each of the others. Return the ids, and for each of them True if it is part of an answer.
 
-    (filler = 1 2 3 4, one task with places = 1, 3) -> 1 fact 2 3 question answer 4"""
+    (filler = 1 2 3 4, places = 1, 3) -> 1 fact 2 3 question answer 4"""
     def encode(text, is_answer=False):
         return [(i, is_answer) for i in tokenizer.encode(text)]
 
-    pieces = []  # (place, ids)
-    for task, places in facts:
-        before, after = task.text().split(task.answer)  # the answer, one digit, occurs once
-        question = encode(f"\n{before}") + encode(task.answer, True) + encode(after)
-        pieces.append((places[0], encode(f"\n{task.fact}\n")))
-        pieces += [(place, question) for place in places[1:]]
+    before, after = task.text().split(task.answer)  # the answer, one digit, occurs once
+    question = encode(f"\n{before}") + encode(task.answer, True) + encode(after)
     row = [(i, False) for i in filler]
-    # From the end, so that earlier places stay valid. At equal places, the order stays.
-    for place, ids in reversed(sorted(pieces, key=lambda piece: piece[0])):
-        row[place:place] = ids
+    for place in reversed(places[1:]):  # from the end, so that earlier places stay valid
+        row[place:place] = question
+    row[places[0]:places[0]] = encode(f"\n{task.fact}\n")
     return [i for i, _ in row], [is_answer for _, is_answer in row]
 
 
-def recall_rows(streams, mixture, tokenizer, max_facts=4):
+def recall_rows(streams, mixture, tokenizer):
     """Return a function from a size to a row: ids and loss weights, both (size,).
 
-    A row is text of the mixture that contains one to `max_facts` facts and, later, questions about
-    them. This is the report's synthetic long-context question answering."""
+    A row is text of the mixture that contains a fact and, later, questions about it. This is
+    the report's synthetic long-context question answering."""
     weights = {name: mixture[name] for name in streams if mixture.get(name, 0)}
 
     def draw_row(size):
@@ -283,23 +278,15 @@ def recall_rows(streams, mixture, tokenizer, max_facts=4):
         rng = random.Random(torch.randint(2**31, ()).item())  # so torch's seed decides the row
         source = rng.choices(list(weights), weights.values())[0]
         filler = window(streams[source], size)[0].tolist()
-        num_facts = rng.randint(1, max(1, min(max_facts, size // 40)))
-        tasks = {}  # "Ada's keys" -> task, so that there is one fact about them
-        while len(tasks) < num_facts:
-            task = draw_task(RECALL, "train", rng.random())
-            tasks[task.key.split(" are in")[0]] = task
-        # Few questions, so that most of the row is filler.
-        counts = [rng.randint(1, max(1, size // (40 * num_facts))) for _ in tasks]
+        task = draw_task(RECALL, "train", rng.random())
+        num_questions = rng.randint(1, max(1, size // 40))  # few, so that most of the row is filler
         # Insert into an empty row to measure the length. All places are within `room`, so that the
         # cut to `size` drops filler only.
-        inserted, _ = insert_facts([], [(task, [0] * (1 + count))
-                                        for task, count in zip(tasks.values(), counts)], tokenizer)
+        inserted, _ = insert_fact([], task, [0] * (1 + num_questions), tokenizer)
         room = max(0, size - len(inserted))
-        facts = []
-        for task, count in zip(tasks.values(), counts):
-            fact = rng.randint(0, room // 4)  # early, so that questions can be far from it
-            facts.append((task, [fact, *sorted(rng.randint(fact, room) for _ in range(count))]))
-        row = torch.tensor(insert_facts(filler, facts, tokenizer))  # (2, length)
+        fact = rng.randint(0, room // 4)  # early, so that questions can be far from it
+        places = [fact, *sorted(rng.randint(fact, room) for _ in range(num_questions))]
+        row = torch.tensor(insert_fact(filler, task, places, tokenizer))  # (2, length)
         ids, is_answer = row[:, :size]
         return ids, 1 + (ANSWER_WEIGHT - 1) * is_answer.float()
 
