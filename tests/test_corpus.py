@@ -48,9 +48,11 @@ def test_tokenizer_sees_sources_in_the_proportions_of_the_mixture():
 def test_the_split_is_by_topic(documents):
     held_out = {d["topic"] for d in documents if d["held_out"]}
     assert not held_out & {d["topic"] for d in documents if not d["held_out"]}
-    for source in corpus.SOURCES:
+    topics = {d["topic"] for d in documents}
+    assert 0.05 < len(held_out) / len(topics) < 0.15
+    for source in corpus.SOURCES:  # some have only 30 topics
         topics = {d["topic"] for d in documents if d["source"] == source}
-        assert 0.04 < len(topics & held_out) / len(topics) < 0.15
+        assert 0 < len(topics & held_out) / len(topics) < 0.25
 
 
 def test_topics():

@@ -113,8 +113,8 @@ def test_plain_questions_come_after_worked_examples(monkeypatch):
     assert texts == ["It is 7."] * 3
     examples = [draw_task(MATH, "train", f"example {i}") for i in range(2)]
 
-    def text_of(task, *solution):  # some declare tools, in a system message
-        return "\n".join([*filter(None, [task.system]), task.question, *solution])
+    def text_of(task, *solution):  # some declare tools, and some have earlier questions
+        return "\n".join([*(message["content"] for message in task.messages()), *solution])
     worked = {text_of(example, example.solution) for example in examples}
     questions = set()
     for prompt in seen:

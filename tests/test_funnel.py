@@ -412,7 +412,7 @@ def test_word_problems_are_no_common_usage_though_their_templates_are(copies):
         decontamination.count(text)
     assert all(map(decontamination.contaminated, questions))
     assert not all(map(decontamination.contaminated, problems))
-    for template in ("How many eggs does", "how many coins does she have"):
+    for template in ("How many eggs does", "how many coins are left"):
         assert not decontamination.contaminated(template)
 
 

@@ -41,7 +41,7 @@ def drop(monkeypatch):
     """Seven examples: a good one, one that is rated badly, a copy of the first, two with questions
     2.8 and 2.6 times as unlikely as is usual, a good one with the second one's embedding, and a
     badly rated one with the first one's. Returns a function that applies the guards to them."""
-    task = draw_task(MATH, "train", 1)
+    task = dataclasses.replace(draw_task(MATH, "train", 1), system="", turns=())
     examples = [chat.example("math", task.messages(), task.solution)] * 7
     vectors = torch.eye(7)
     for copy, original in ((2, 0), (5, 1), (6, 0)):  # at a cosine of 0.99995
