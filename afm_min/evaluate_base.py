@@ -109,11 +109,13 @@ def recall(model, run, longest, count=64):
         rows = []
         for i in range(count):
             task = draw_task(RECALL, "test", i)
-            without_text, _ = corpus.insert_fact([], task, (0, 0), model.tokenizer)
+            without_text, _ = corpus.insert_facts([], [(0, task)], [(0, task)],
+                                                  model.tokenizer)
             room = max(0, length - len(without_text))  # tokens of text between fact and question
             # Each text starts at another place of the filler, and wraps around at its end.
             text = filler[i * len(filler) // count:] + filler * (1 + length // len(filler))
-            columns = corpus.insert_fact(text[:room], task, (0, room), model.tokenizer)
+            columns = corpus.insert_facts(text[:room], [(0, task)], [(room, task)],
+                                          model.tokenizer)
             rows.append(torch.tensor(columns, device=run.device).T)  # (length, 2): id, is_answer
         right = 0
         for i in range(0, count, 16):

@@ -112,22 +112,27 @@ class RMSNorm(nn.RMSNorm):
         return RMSNormFunction.apply(x, self.weight.to(x.dtype), self.eps)
 
 
-def init_matrix(outputs, inputs):
+def init_matrix(outputs, inputs, scale=1.0):
     """Return an untrained matrix (outputs, inputs): normal, with standard deviation
-    1/sqrt(fan in)."""
-    return torch.empty(outputs, inputs).normal_(std=inputs ** -0.5)
+    scale / sqrt(fan in)."""
+    return torch.empty(outputs, inputs).normal_(std=scale * inputs ** -0.5)
 
 
 class Linear(nn.Module):
     """Return x @ weight.T in the dtype of x, plus the output of an adapter if one is attached.
 
     The float32 weight is cast here. Autocast would do it too, but it would also choose the dtype of
-    every other operation."""
+    every other operation.
 
-    def __init__(self, inputs, outputs):
+    An untrained weight has the standard deviation scale / sqrt(3 fan in). With a scale of 1 this is
+    PyTorch's default, too. The two layers of a block that add to the residual stream have
+    1 / sqrt(2 * layers), so that the stream of an untrained model is not mainly their noise: with
+    larger weights, the toy does not learn to look up what a prompt says."""
+
+    def __init__(self, inputs, outputs, scale=1.0):
         super().__init__()
         self.inputs, self.outputs = inputs, outputs
-        self.weight = nn.Parameter(init_matrix(outputs, inputs))
+        self.weight = nn.Parameter(init_matrix(outputs, inputs, scale * 3 ** -0.5))
         self.adapter = None  # see lora.py
 
     def forward(self, x):
@@ -156,7 +161,8 @@ class Attention(nn.Module):
         self.config = config
         width, kv_width = config.heads * config.head_dim, config.kv_heads * config.head_dim
         self.query, self.key = Linear(config.dim, width), Linear(config.dim, kv_width)
-        self.value, self.output = Linear(config.dim, kv_width), Linear(width, config.dim)
+        self.value = Linear(config.dim, kv_width)
+        self.output = Linear(width, config.dim, (2 * config.layers) ** -0.5)
         self.query_norm = RMSNorm(config.head_dim, config.norm_eps)
         self.key_norm = RMSNorm(config.head_dim, config.norm_eps)
 
@@ -187,7 +193,7 @@ class FeedForward(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.gate, self.up = Linear(config.dim, config.hidden), Linear(config.dim, config.hidden)
-        self.down = Linear(config.hidden, config.dim)
+        self.down = Linear(config.hidden, config.dim, (2 * config.layers) ** -0.5)
 
     def units(self, x):
         """Activations of the hidden units: (B, T, C) -> (B, T, hidden)"""
@@ -268,9 +274,8 @@ class AFM(nn.Module):
             branch         0 0 0 1 1 2 2 2 0 3 3
             position       0 1 2 3 4 3 4 5 0 1 2"""
         mask, positions = self.mask_and_positions(ids, segment_start, branch)
-        if segment_start is None and branch is None:
-            length = ids.shape[1]
-        else:  # the longest text; the row that packs several may be longer
+        length = ids.shape[1]
+        if segment_start is not None or branch is not None:  # the longest text of a packed row
             length = int(positions.max()) + 1 if len(ids) else 0
         if length > self.config.context:
             raise UserError(f"a sequence of {length} tokens is longer than the model's context of "

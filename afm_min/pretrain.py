@@ -1,6 +1,6 @@
 """Pre-training, stage by stage (the report's sections 3 and 5.1).
 
-    parent       train a model with wider feed-forward layers from scratch
+    parent       train a model with wider feed-forward layers
     prune        learn which third of its feed-forward units to keep; remove the others
     teacher      train the parent further, so that it stays ahead of the pruned model
     core         train the pruned model on text and on the teacher's predictions
@@ -12,15 +12,16 @@
     continued    163,840              256                    8,192
     lengthening  102,400              512                   32,768
 
-A server model (the presets "afm-server" and "toy-server") skips the first three stages: its core
-starts from scratch, without distillation.
+A server model (the presets "afm-server" and "toy-server") skips parent, prune and teacher: its core
+starts from lookup, without distillation.
 
 From the report: AdaStar and its constants, cosines that end at 0.005 (core) and 0.001 (continued)
 of the peak, the weight decays, z-loss, sources mixed by weight, and distillation in core only.
 
-Departures: the teacher is the parent, trained further; the report does not name its own. Two
-sources are added to core's mixture (corpus.CORE): "questions" about the toy world, 36% of the rows,
-which the report does not have, and "recall", 13%, which it has in lengthening only.
+Departures: the parent starts from the stage lookup (lookup.py). The teacher is the parent, trained
+further; the report does not name its own. Two sources are added to core's mixture (corpus.CORE):
+"questions" about the toy world, 32% of the rows, which the report does not have, and "recall", 23%,
+which it has in lengthening only.
 """
 import dataclasses
 
@@ -33,7 +34,7 @@ from afm_min.evaluate_base import held_out, recall
 from afm_min.model import AFM, load_model, save_model
 from afm_min.run import compute_dtype
 from afm_min.tokenizer import Tokenizer
-from afm_min.trainer import cosine, fit, seed_step, token_losses
+from afm_min.trainer import MATRIX_SCALE, cosine, fit, seed_step, token_losses
 
 
 def next_token_loss(model, batch):
@@ -145,11 +146,12 @@ def text_batches(run, model, mixture, batch_size):
 
 
 def train(run, stage, model, batches, *, steps, lr, warmup, floor, weight_decay,
-          optimizer="adastar", compile=False, on_step=None):
+          matrix_scale, optimizer="adastar", compile=False, on_step=None):
     """Train with `next_token_loss` and a cosine schedule, as all stages of this file do."""
     loss = torch.compile(next_token_loss) if compile else next_token_loss
     fit(model, batches, loss, steps=steps, lr=lr, schedule=cosine(steps, warmup, floor),
-        weight_decay=weight_decay, optimizer=optimizer, run=run, stage=stage, on_step=on_step)
+        weight_decay=weight_decay, optimizer=optimizer, matrix_scale=matrix_scale, run=run,
+        stage=stage, on_step=on_step)
 
 
 def finish(run, stage, model):
@@ -171,31 +173,33 @@ def untrained_model(run, stage, widen=1):
 
 # The stages.
 
-def parent(run, *, widen=3, steps=800, batch_size=8, mixture=corpus.CORE, lr=0.005, warmup=20,
-           floor=0.005, weight_decay=3.16e-4, compile=False):
-    """Train a model with `widen` times as many feed-forward units from scratch on core's mixture.
-
-    The report prunes a model of 6.4B parameters to 2.7B: about a third of its units remain, too."""
-    model = untrained_model(run, "parent", widen)
+def parent(run, *, steps=800, batch_size=8, mixture=corpus.CORE, lr=0.01, warmup=20, floor=0.005,
+           weight_decay=3.16e-4, matrix_scale=MATRIX_SCALE, compile=False):
+    """Train the model of `lookup` on core's mixture. It has three times as many feed-forward units
+    as the pruned one; the report prunes a model of 6.4B parameters to 2.7B, about a third, too."""
+    model = load_model(run, "lookup")
     train(run, "parent", model, text_batches(run, model, mixture, batch_size), steps=steps, lr=lr,
-          warmup=warmup, floor=floor, weight_decay=weight_decay, compile=compile)
+          warmup=warmup, floor=floor, weight_decay=weight_decay, matrix_scale=matrix_scale,
+          compile=compile)
     return finish(run, "parent", model)
 
 
-def teacher(run, *, steps=1600, batch_size=8, mixture=corpus.CORE, lr=0.005, warmup=20, floor=0.005,
-            weight_decay=3.16e-4, compile=False):
+def teacher(run, *, steps=1600, batch_size=8, mixture=corpus.CORE, lr=0.01, warmup=20, floor=0.005,
+            weight_decay=3.16e-4, matrix_scale=MATRIX_SCALE, compile=False):
     """Train the parent further on core's mixture, as core's teacher.
 
     `prune` starts from the parent as it was before this stage. So the teacher is wider than its
     student, and has seen more text. The report only calls its teacher "a larger model"."""
     model = load_model(run, "parent")
     train(run, "teacher", model, text_batches(run, model, mixture, batch_size), steps=steps, lr=lr,
-          warmup=warmup, floor=floor, weight_decay=weight_decay, compile=compile)
+          warmup=warmup, floor=floor, weight_decay=weight_decay, matrix_scale=matrix_scale,
+          compile=compile)
     return finish(run, "teacher", model)
 
 
 def prune(run, *, method="learned", steps=100, soft=0.8, batch_size=8, mixture=corpus.CORE,
-          lr=0.002, warmup=5, floor=0.1, weight_decay=0.0, first_eps=0.006, last_eps=0.0002):
+          lr=0.002, warmup=5, floor=0.1, weight_decay=0.0, matrix_scale=MATRIX_SCALE,
+          first_eps=0.006, last_eps=0.0002):
     """Prune feed-forward units by Soft-Top-K, on the core mixture.
 
     soft: share of the steps in which eps falls from first_eps to last_eps, and each unit's score,
@@ -224,13 +228,14 @@ def prune(run, *, method="learned", steps=100, soft=0.8, batch_size=8, mixture=c
                 layer.scores.data.copy_(magnitude(layer.feed_forward))
 
     train(run, "prune", model, text_batches(run, model, mixture, batch_size), steps=steps, lr=lr,
-          warmup=warmup, floor=floor, weight_decay=weight_decay, on_step=anneal)
+          warmup=warmup, floor=floor, weight_decay=weight_decay, matrix_scale=matrix_scale,
+          on_step=anneal)
     return finish(run, "prune", remove_units(model))
 
 
 def core(run, *, start="prune", distill=0.9, steps=800, batch_size=8, mixture=corpus.CORE,
-         lr=0.005, warmup=20, floor=0.005, weight_decay=3.16e-4, optimizer="adastar",
-         compile=False):
+         lr=0.01, warmup=20, floor=0.005, weight_decay=3.16e-4, matrix_scale=MATRIX_SCALE,
+         optimizer="adastar", compile=False):
     """Train the model of the stage `start` on the core mixture, or a new one if it is "scratch".
 
     distill: weight of the teacher's top-1 prediction in each token's target. optimizer: "adastar",
@@ -240,12 +245,14 @@ def core(run, *, start="prune", distill=0.9, steps=800, batch_size=8, mixture=co
     if distill:
         batches = distilled(batches, load_model(run, "teacher"), distill)
     train(run, "core", model, batches, steps=steps, lr=lr, warmup=warmup, floor=floor,
-          weight_decay=weight_decay, optimizer=optimizer, compile=compile)
+          weight_decay=weight_decay, matrix_scale=matrix_scale, optimizer=optimizer,
+          compile=compile)
     return finish(run, "core", model)
 
 
 def continued(run, *, times=2, distill=0.0, steps=160, batch_size=4, mixture=corpus.CONTINUED,
-              lr=0.003, warmup=10, floor=0.001, weight_decay=1e-5, compile=False):
+              lr=0.003, warmup=10, floor=0.001, weight_decay=1e-5, matrix_scale=MATRIX_SCALE,
+              compile=False):
     """Shift the mixture to code, math and licensed text, on sequences `times` as long as core's.
 
     distill: as in core. The report found that it does not help here."""
@@ -254,13 +261,13 @@ def continued(run, *, times=2, distill=0.0, steps=160, batch_size=4, mixture=cor
     if distill:
         batches = distilled(batches, load_model(run, "teacher"), distill)
     train(run, "continued", model, batches, steps=steps, lr=lr, warmup=warmup, floor=floor,
-          weight_decay=weight_decay, compile=compile)
+          weight_decay=weight_decay, matrix_scale=matrix_scale, compile=compile)
     return finish(run, "continued", model)
 
 
 def lengthening(run, *, times=4, rope_base=6_315_089.0, steps=100, batch_size=2,
                 mixture=corpus.LENGTHENING, lr=0.003, warmup=10, floor=0.001, weight_decay=1e-5,
-                facts=128, compile=False):
+                matrix_scale=MATRIX_SCALE, facts=128, compile=False):
     """Lengthen the context: train on sequences `times` as long as core's, with a larger RoPE base.
 
     More sequences than in earlier stages contain a fact and later questions about it. Recall needs
@@ -271,5 +278,6 @@ def lengthening(run, *, times=4, rope_base=6_315_089.0, steps=100, batch_size=2,
     metrics = {f"{name} before": value for name, value in recall(before, run, times, facts).items()}
     model = load_model(run, "continued", context=length, rope_base=rope_base)
     train(run, "lengthening", model, text_batches(run, model, mixture, batch_size), steps=steps,
-          lr=lr, warmup=warmup, floor=floor, weight_decay=weight_decay, compile=compile)
+          lr=lr, warmup=warmup, floor=floor, weight_decay=weight_decay, matrix_scale=matrix_scale,
+          compile=compile)
     return metrics | finish(run, "lengthening", model) | recall(model, run, times, facts)

@@ -34,7 +34,7 @@ from afm_min.world.tasks import EVOLVED
 # The draft's mixture. Families that take longer to learn have larger weights. "math" includes the
 # evolved demonstrations.
 MIXTURE = {"math": 8.0, "follow": 2.4, "tools": 4.0, "code": 2.8, "summary": 2.4, "compose": 2.4,
-           "recall": 1.0, "refuse": 1.2, "unknown": 1.2}
+           "recall": 1.5, "refuse": 1.2, "unknown": 1.2}
 
 
 # Demonstrations.
@@ -78,12 +78,16 @@ def demonstrations(run, *, count=4000, evolved=2000, flawed=0.15, guarded=True, 
 
 # The draft.
 
-def draft(run, *, steps=4800, batch_size=40, lr=0.008, mixture=MIXTURE, count=50):
-    """Fine-tune the base model on the demonstrations, with a learning rate that falls to 0."""
+def draft(run, *, steps=4000, batch_size=40, lr=0.008, matrix_scale=0.4, warmup=400,
+          mixture=MIXTURE, count=50):
+    """Fine-tune the base model on the demonstrations, with a learning rate that falls to 0.
+
+    The warm-up is long and `matrix_scale` below 1. Else the model could unlearn how to look up one
+    of several facts before it has learned the format of chats."""
     model = load_model(run, "lengthening")
     batches = chat.batches(chat.read_examples(run, model, synthetic=False), mixture, batch_size)
-    fit(model, batches, chat.response_loss, steps=steps, lr=lr, schedule=linear(steps, warmup=20),
-        run=run, stage="draft")
+    fit(model, batches, chat.response_loss, steps=steps, lr=lr, schedule=linear(steps, warmup),
+        matrix_scale=matrix_scale, run=run, stage="draft")
     save_model(run, "draft", model)
     return evaluate.validation(model, count)
 

@@ -11,6 +11,8 @@ from afm_min import distributed, files
 from afm_min.progress import Progress
 from afm_min.run import UserError, load, save
 
+# Factor of the learning rate of weight matrices in pre-training.
+MATRIX_SCALE = 0.1
 Z_LOSS = 1e-6  # weight of the z-loss, which keeps the softmax's normaliser near 1
 
 
@@ -119,7 +121,7 @@ class AdamW(AdaStar):
 OPTIMIZERS = {"adastar": AdaStar, "adamw": AdamW}
 
 
-def parameter_groups(model):
+def parameter_groups(model, matrix_scale=1.0):
     """Split a model's trainable parameters into weight matrices and all others (embedding, norms).
     A third group has the scores of `pretrain.Masked` layers, if there are any. Their gradients grow
     as the mask sharpens, so they are clipped apart from the weights.
@@ -131,7 +133,8 @@ def parameter_groups(model):
     trained = [(name, p) for name, p in trained if not name.endswith(".scores")]
     matrices = [p for name, p in trained if p.dim() == 2 and name != "embedding"]
     others = [p for name, p in trained if p.dim() != 2 or name == "embedding"]
-    groups = [{"params": matrices, "scale": min(768 / model.config.dim, 1.0)}, {"params": others}]
+    scale = matrix_scale * min(768 / model.config.dim, 1.0)
+    groups = [{"params": matrices, "scale": scale}, {"params": others}]
     return groups + [{"params": scores, "apart": True}] if scores else groups
 
 
@@ -209,14 +212,15 @@ class Trainer:
     of an uninterrupted one."""
 
     def __init__(self, model, loss, *, steps, lr, schedule=lambda step: 1.0, weight_decay=0.0,
-                 optimizer="adastar", micro_batch_size=None, run=None, stage="fit", save_every=50,
-                 quiet=False, unit="tokens"):
+                 optimizer="adastar", matrix_scale=1.0, micro_batch_size=None, run=None,
+                 stage="fit", save_every=50, quiet=False, unit="tokens"):
         self.model, self.loss, self.steps, self.lr, self.schedule = model, loss, steps, lr, schedule
         self.micro_batch_size, self.run, self.stage = micro_batch_size, run, stage
         self.save_every, self.quiet, self.step, self.skipped = save_every, quiet, 0, 0
         if run and run.shard:
             distributed.shard(model)
-        self.optimizer = OPTIMIZERS[optimizer](parameter_groups(model), lr, weight_decay)
+        groups = parameter_groups(model, matrix_scale)
+        self.optimizer = OPTIMIZERS[optimizer](groups, lr, weight_decay)
         if run:
             self.step = resume(run, stage, model, self.optimizer)
             run.truncate_log(stage, after=self.step)

@@ -400,7 +400,8 @@ def test_seeds_run_side_by_side_from_raw_text_on(texts, tmp_path, capsys, monkey
     assert (code, errors) == (0, "")
     for seed in (0, 1):
         names = sorted(path.name.partition("-")[0] for path in (tmp_path / f"seed{seed}").iterdir())
-        assert names == ["core", "core", "data", "parent", "prune", "prune", "teacher", "tokenizer"]
+        assert names == ["core", "core", "data", "lookup", "parent", "prune", "prune", "teacher",
+                         "tokenizer"]
     weights = [next((tmp_path / f"seed{seed}").glob("parent-*/parent.pt")).read_bytes()
                for seed in (0, 1)]
     assert weights[0] != weights[1]

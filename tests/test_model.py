@@ -40,12 +40,20 @@ def test_published_sizes():
     assert round(billions["afm-parent"], 1) == 6.4
 
 
-def test_initial_weights_have_standard_deviation_one_over_sqrt_fan_in():
-    """The fan-in is the width for the embedding, and the hidden size for the down projection."""
-    model = AFM(dataclasses.replace(PRESETS["toy"], dim=256))
-    assert model.embedding.std().item() == pytest.approx(256 ** -0.5, rel=0.02)
-    assert model.blocks[0].feed_forward.down.weight.std().item() == pytest.approx(
-        288 ** -0.5, rel=0.02)
+def test_initial_weights():
+    """The standard deviation is 1/sqrt(fan in) for the embedding, and 1/sqrt(3 fan in) for layers.
+    Those that add to the residual stream have 1/sqrt(2 * 4) of that, as there are 4 layers."""
+    torch.manual_seed(0)
+    model = AFM(Config(dim=256, layers=4, heads=8, kv_heads=4, head_dim=16, hidden=300,
+                       vocab_size=1000, context=8))
+    assert model.embedding.std().item() == pytest.approx(1 / 16, rel=0.03)
+    block = model.blocks[1]
+    for layer, fan_in, divisor in [
+            (block.attention.query, 256, 3), (block.attention.key, 256, 3),
+            (block.attention.value, 256, 3), (block.attention.output, 128, 3 * 8),
+            (block.feed_forward.gate, 256, 3), (block.feed_forward.up, 256, 3),
+            (block.feed_forward.down, 300, 3 * 8)]:
+        assert layer.weight.std().item() == pytest.approx((divisor * fan_in) ** -0.5, rel=0.03)
 
 
 def reference(model, ids):

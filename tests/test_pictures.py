@@ -174,7 +174,7 @@ def test_tokens_add_up_along_a_model_s_history():
     report = {"teacher": row(2000), "parent": row(400), "prune": row(100),
               "core": row(800, start="prune"), "continued": row(160), "draft": {"metrics": {}}}
     assert [span[:4] for span in pictures.token_spans(report)] == [
-        ["parent", "tokenizer", 0, 400], ["prune", "parent", 400, 500],
+        ["parent", "lookup", 0, 400], ["prune", "parent", 400, 500],
         ["teacher", "parent", 400, 2400], ["core", "prune", 500, 1300],
         ["continued", "core", 1300, 1460]]
     report["core"] = row(800, start="scratch")

@@ -2,13 +2,14 @@
 import copy
 import dataclasses
 import math
+import re
 
 import pytest
 import torch
 
-from afm_min import pretrain
+from afm_min import lookup, pretrain
 from afm_min.data import corpus
-from afm_min.model import AFM, Config, load_model, save_model
+from afm_min.model import AFM, Config, load_model
 from afm_min.pretrain import Masked, magnitude, next_token_loss, remove_units, soft_top_k
 from afm_min.run import Run
 from afm_min.tokenizer import Tokenizer
@@ -294,16 +295,16 @@ def test_a_teacher_reads_long_rows_in_pieces_of_its_own_context():
 
 def test_the_parent_is_wider_only_in_its_feed_forward(run, monkeypatch):
     """Its config has `widen` times the hidden units, and its checkpoint loads with the run's
-    tokenizer."""
+    tokenizer. Its weights are first those that `lookup` ended with."""
     monkeypatch.setattr(pretrain, "text_batches", lambda *arguments: None)
     monkeypatch.setattr(pretrain, "train", lambda *arguments, **settings: None)
     monkeypatch.setattr(pretrain, "finish", lambda run, stage, model: model)
-    model = pretrain.parent(run, widen=3)
+    lookup.lookup(run, widen=3, steps=2, note_steps=1, batch_size=2)
+    model = pretrain.parent(run)
     assert model.config == dataclasses.replace(run.config, hidden=3 * run.config.hidden)
-    save_model(run, "parent", model)
+    assert model.embedding.equal(load_model(run, "lookup").embedding)
     vocab = Tokenizer.load(run.file("tokenizer.json")).vocab
     assert model.tokenizer.vocab == vocab
-    assert load_model(run, "parent").tokenizer.vocab == vocab
 
 
 def test_finish_saves_the_model_and_counts_its_tokens(run, monkeypatch):
@@ -322,7 +323,7 @@ def test_a_fact_and_its_questions_stand_at_their_places(run):
     others. Only answers are marked."""
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
     filler, task = [7] * 20, draw_task(RECALL, "test", 0)
-    ids, is_answer = corpus.insert_fact(filler, task, (2, 9, 18), tokenizer)
+    ids, is_answer = corpus.insert_facts(filler, [(2, task)], [(9, task), (18, task)], tokenizer)
     fact = tokenizer.encode(f"\n{task.fact}\n")
     question_length = len(tokenizer.encode("\n" + task.text()))
     assert ids[:2 + len(fact)] == [7, 7, *fact]
@@ -336,16 +337,39 @@ def test_a_fact_and_its_questions_stand_at_their_places(run):
     assert answers == [task.answer] * 2
 
 
-def test_recall_rows_weight_answers_only(run):
-    """A row has one fact, and behind it questions, whose answers are the same digit."""
+def test_several_facts_stand_at_their_places(run):
+    """At equal places they keep their order, and a fact precedes its question."""
+    tokenizer = Tokenizer.load(run.file("tokenizer.json"))
+    first, second = (draw_task(RECALL, "test", seed) for seed in (0, 1))
+    ids, is_answer = corpus.insert_facts([7] * 4, [(0, first), (0, second)],
+                                         [(4, first), (0, second)], tokenizer)
+    facts = [tokenizer.encode(f"\n{task.fact}\n") for task in (first, second)]
+    questions = [tokenizer.encode(f"\n{task.text()}") for task in (first, second)]
+    assert ids == [*facts[0], *facts[1], *questions[1], 7, 7, 7, 7, *questions[0]]
+    answers = [tokenizer.decode([i]) for i, marked in zip(ids, is_answer) if marked]
+    assert answers == [second.answer, first.answer]
+
+
+@pytest.mark.parametrize("max_facts, size", [(1, 400), (2, 400), (4, 400)])
+def test_recall_rows_weight_answers_only(max_facts, size, run):
+    """A row has facts, each about something else, and behind each of them questions about it, whose
+    answers are its digit."""
     torch.manual_seed(0)
     tokenizer = Tokenizer.load(run.file("tokenizer.json"))
-    row = corpus.recall_rows({"a": torch.full((400,), 7)}, {"a": 1}, tokenizer)
-    ids, weights = row(400)
-    assert len(ids) == len(weights) == 400
-    assert set(weights.tolist()) == {1.0, corpus.ANSWER_WEIGHT}
-    answers = [tokenizer.decode([i]) for i in ids[weights > 1].tolist()]
-    assert 1 <= len(answers) <= 10
-    assert len(set(answers)) == 1 and answers[0].isdigit()
-    text = tokenizer.decode(ids.tolist())
-    assert text.index("are in box") < text.index("Where")
+    draw_row = corpus.recall_rows({"a": torch.full((400,), 7)}, {"a": 1}, tokenizer, max_facts)
+    lengths = set()
+    for _ in range(20):
+        ids, weights = draw_row(size)
+        assert len(ids) == len(weights) == size
+        assert set(weights.tolist()) == {1.0, corpus.ANSWER_WEIGHT}
+        text = tokenizer.decode(ids.tolist())
+        facts = re.findall(r"\n(\w+'s \w+) are in box (\d)", text)
+        assert len(dict(facts)) == len(facts)
+        lengths.add(len(facts))
+        answers = [tokenizer.decode([i]) for i in ids[weights > 1].tolist()]
+        asked = re.findall(r"Question: [^\n]*?(\w+'s \w+)[^\n]*\nAnswer: in box (\d)", text)
+        assert answers == [dict(facts)[owned] for owned, _ in asked] == [box for _, box in asked]
+        assert len(facts) <= len(answers) <= 10
+        for owned, box in facts:
+            assert text.index(f"{owned} are in box") == text.index(owned)  # the fact is first
+    assert lengths == set(range(1, min(max_facts, size // 40) + 1))

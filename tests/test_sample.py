@@ -396,7 +396,8 @@ BAD_INPUT = {  # message: arguments
     "device 'meta' is not available here": ["--device", "meta"],
     f"has no model: {python_command()} train.py": ["--run", "none"],
     "it must have 1 to 255": ["--prompt", "fox " * 999],
-    "has models of parent, prune, teacher, core, continued, lengthening": ["--stage", "sft"],
+    "has models of lookup, parent, prune, teacher, core, continued, lengthening": [
+        "--stage", "sft"],
     "only continues text: --system and --tools are for draft": ["--tools", "price"],
 }
 

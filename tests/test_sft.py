@@ -203,7 +203,7 @@ def stage(monkeypatch, tmp_path):
 def test_the_rate_of_the_draft_warms_up_while_it_falls_to_0(stage):
     """A ramp over 20 steps, times a line: at step 9, 10/20 * 51/60."""
     run, settings = stage
-    sft.draft(run, steps=60, batch_size=2, lr=0.1, mixture={"a": 1})
+    sft.draft(run, steps=60, batch_size=2, lr=0.1, warmup=20, mixture={"a": 1})
     assert [settings["schedule"](step) for step in (0, 9, 19, 30, 59)] == pytest.approx([
         1 / 20, 51 / 120, 41 / 60, 1 / 2, 1 / 60])
     assert [block.dropout for block in settings["model"].blocks] == [0.0]

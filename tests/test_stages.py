@@ -41,7 +41,7 @@ def test_needs_of_the_first_stages_and_of_a_round():
 def test_with_needs():
     """Without stages, those of a whole run."""
     wanted = stages.with_needs(["prune"], {"parent.steps": 7})
-    assert list(wanted) == ["data", "tokenizer", "parent", "prune"]
+    assert list(wanted) == ["data", "tokenizer", "lookup", "parent", "prune"]
     assert wanted["parent"] == stages.settings_of("parent") | {"steps": 7}
     assert stages.with_needs([]).keys() == stages.STAGES.keys()
 
@@ -100,7 +100,7 @@ def test_a_bad_setting_is_refused(text):
     ("reward1.labels=sfot", "takes one of 'soft', 'hard', 'margin'"),
     ("prune.method=magnitud", "takes one of 'learned', 'magnitude', 'random'"),
     ("quantize.choice=", "takes one of 'sensitivity', 'random'"),
-    ("core.start=parent2", "takes one of 'prune', 'parent', 'scratch'"),
+    ("core.start=parent2", "takes one of 'prune', 'parent', 'lookup', 'scratch'"),
     ("evaluation.aligned=quantize", "takes one of 'draft', 'sft'"),
     ("committee2.only=rs1", "takes one of '', 'sft', 'best1', 'rs2'"),
     ("committee1.only=best1", "takes one of '', 'sft', 'rs1'"),

@@ -559,7 +559,7 @@ def test_some_tasks_come_with_tools_that_they_do_not_need():
 def test_tools_are_declared_after_a_family_s_own_system_message():
     tasks = [draw_task(Recall(), "train", seed) for seed in range(100)]
     declared = [task.system for task in tasks if "Tools: " in task.system]
-    assert 10 < len(declared) < 60
+    assert 20 < len(declared) < 80
     for system in declared:
         facts, tools = system.split("\n")
         assert facts.endswith(".") and tools.startswith("Tools: ")

@@ -30,10 +30,10 @@ def read_report(folder):
 
 def test_a_run_prints_its_progress(pretrained):
     _, output = pretrained
-    for expected in ("[1/8] data ...\n", "[2/8] tokenizer ", " s: characters per token ",
-                     " tokens/s", "[6/8] core 60/60  nll ", "0:00 left (all "):
+    for expected in ("[1/9] data ...\n", "[2/9] tokenizer ", " s: characters per token ",
+                     " tokens/s", "[7/9] core 60/60  nll ", "0:00 left (all "):
         assert expected in output
-    for stage in ("parent", "prune", "teacher", "core", "continued", "lengthening"):
+    for stage in ("lookup", "parent", "prune", "teacher", "core", "continued", "lengthening"):
         assert output.count(f"] {stage} ...\n") == 1
         assert len(re.findall(rf"\] {stage} [\d.]+ s: ", output)) == 1
     assert re.search(r"core [\d.]+ s: bits/byte [\d.]+ -> [\d.]+\n", output)
@@ -57,14 +57,14 @@ def test_files_of_a_run(pretrained):
     names = sorted(path.name for path in folder.iterdir() if path.suffix != ".svg")
     assert names == [
         ".lock", ".train.lock", "continued.pt", "core.pt", "documents.jsonl", "environment.json",
-        "lengthening.pt", "metrics.jsonl", "parent.pt", "prune.pt", "report.json",
-        "report.md", "run.json", "teacher.pt", "tokenizer.json", "tokens.pt"]
-    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 60 + 5 * 10  # steps
+        "lengthening.pt", "lookup.pt", "metrics.jsonl", "parent.pt", "prune.pt",
+        "report.json", "report.md", "run.json", "teacher.pt", "tokenizer.json", "tokens.pt"]
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 60 + 5 * 10 + 12  # steps
 
 
 def test_the_report_of_a_run(pretrained):
     text = (pretrained[0] / "report.md").read_text()
-    for stage in ("parent", "prune", "teacher", "core", "continued", "lengthening"):
+    for stage in ("lookup", "parent", "prune", "teacher", "core", "continued", "lengthening"):
         assert f"| {stage} |" in text
     assert "recall at 4x % before" in text
     assert "accuracy %" in text
@@ -88,7 +88,7 @@ def test_finished_stages_are_skipped(pretrained, tmp_path, capsys):
     before = [(folder / name).read_bytes() for name in ("core.pt", "environment.json")]
     code, output, _ = call(capsys, train, "--out", folder, "--resume", *PRETRAIN)
     assert code == 0
-    assert output.count("up to date") == 8
+    assert output.count("up to date") == 9
     assert [(folder / name).read_bytes() for name in ("core.pt", "environment.json")] == before
 
 
@@ -105,7 +105,7 @@ def test_a_stage_that_lost_its_file_is_run_again(pretrained, tmp_path, capsys):
         code, output, errors = call(capsys, train, *arguments)
         assert (code, errors) == (0, "")
         assert output.startswith(f"{stage} is out of date: {name} is missing\n")
-        assert output.count("up to date") == 7 and (folder / name).exists()
+        assert output.count("up to date") == 8 and (folder / name).exists()
     assert (folder / "lengthening.pt").read_bytes() == kept
 
 
@@ -114,7 +114,7 @@ def test_a_named_stage_is_run_again(pretrained, tmp_path, capsys):
     code, output, errors = call(
         capsys, train, "--out", folder, "--again", "core", "--set", "core.steps=3")
     assert (code, errors) == (0, "")
-    assert output.count("up to date") == 5
+    assert output.count("up to date") == 6
     assert "core 3/3  nll " in output
     assert ("\nOut of date now: continued, lengthening. --resume trains them again.\n\n"
             "Test tasks solved: ") in output
@@ -170,11 +170,11 @@ def test_stages_after_one_that_was_run_again_are_kept_if_it_gave_the_same_result
         pretrained, tmp_path, capsys):
     folder = shutil.copytree(pretrained[0], tmp_path / "copy")
     output = call(capsys, train, "--out", folder, "--again", "prune")[1]
-    assert output.count("up to date") == 3  # its needs
+    assert output.count("up to date") == 4  # its needs
     assert "Out of date" not in output
     code, output, _ = call(capsys, train, "--out", folder, "--resume", *PRETRAIN)
     assert code == 0
-    assert output.count("up to date") == 8
+    assert output.count("up to date") == 9
 
 
 def test_stages_after_one_that_was_run_again_are_run_if_it_gave_another_result(
@@ -205,7 +205,7 @@ def test_a_changed_setting_changes_the_stages_that_depend_on_it(pretrained, tmp_
     code, output, errors = call(
         capsys, train, "--out", folder, "--resume", *PRETRAIN, "--set", "continued.steps=7")
     assert (code, errors) == (0, "")
-    assert output.count("up to date") == 6
+    assert output.count("up to date") == 7
     after = read_report(folder)
     changed = [name for name in after if before[name]["metrics"] != after[name]["metrics"]]
     assert changed == ["continued", "lengthening"]
@@ -224,7 +224,7 @@ def test_an_edited_stage_is_run_again(pretrained, tmp_path, capsys, monkeypatch)
     code, output, errors = call(
         capsys, train, "--out", folder, "--resume", "--until", "parent")
     assert (code, errors) == (0, "")
-    assert output.count("up to date") == 2  # data and tokenizer are of another module
+    assert output.count("up to date") == 3  # data, tokenizer and lookup are of another module
     assert "parent 10/10" in output
 
 
@@ -232,11 +232,11 @@ def test_until_stops_after_a_stage_and_again_goes_as_far(pretrained, tmp_path, c
     """Together: one stage anew, and then up to another."""
     folder = shutil.copytree(pretrained[0], tmp_path / "copy")
     output = call(capsys, train, "--out", folder, "--resume", "--until", "prune,teacher")[1]
-    assert output.count("is up to date") == 5 and "core" not in output
+    assert output.count("is up to date") == 6 and "core" not in output
     code, output, _ = call(capsys, train, "--out", folder, "--again", "core", "--until",
                            "continued", "--set", "core.steps=3")
     assert code == 0
-    assert output.count("is up to date") == 5
+    assert output.count("is up to date") == 6
     assert "core 3/3" in output and "continued 10/10" in output and "] lengthening" not in output
 
 
@@ -251,14 +251,14 @@ def test_a_dry_run_prints_what_would_run_and_why_and_writes_nothing(pretrained, 
     assert lines == ["teacher: --again", "core: settings changed", "continued: needs core",
                      "lengthening: needs continued"]
     assert re.fullmatch(
-        r"4 of 8 stages would run, in about \d+ min at the speed of those done", total)
+        r"4 of 9 stages would run, in about \d+ min at the speed of those done", total)
     *_, outdated = call(capsys, train, "--out", folder, "--dry-run", "--again",
                         "core")[1].splitlines()
     assert outdated == (
         "out of date then, unless results stay the same: continued, lengthening; "
         f"{python_command()} train.py --out {folder} --resume trains them again")
     output = call(capsys, train, "--out", folder, "--resume", "--dry-run", *PRETRAIN)[1]
-    assert output == "all 8 stages are up to date\n"
+    assert output == "all 9 stages are up to date\n"
     assert_refused(call(capsys, train, "--out", folder, "--dry-run", *PRETRAIN),
                    "has a run: add --resume")  # as without --dry-run
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
@@ -268,20 +268,21 @@ def test_a_dry_run_estimates_the_time_of_the_toy_only_until_stages_are_done(text
                                                                             capsys):
     """Of a model of another shape, those of training: a run with text alone has no speed yet."""
     new = ["--out", tmp_path / "new", "--dry-run", "--until", "prune"]
-    seconds = sum(STAGES[stage].seconds for stage in ("data", "tokenizer", "parent", "prune"))
+    seconds = sum(STAGES[stage].seconds
+                  for stage in ("data", "tokenizer", "lookup", "parent", "prune"))
     # The parent has 800 steps by default.
     for extra, steps in ((0, 800), (30 * STAGES["parent"].seconds, 31 * 800)):
         output = call(capsys, train, *new, "--set", f"parent.steps={steps}")[1]
-        assert output.endswith("prune: no result yet\n4 of 4 stages would run, in about "
+        assert output.endswith("prune: no result yet\n5 of 5 stages would run, in about "
                                f"{math.ceil((seconds + extra) / 60)} min on two CPU cores\n")
     unknown = "stages would run, but their times are known for the preset toy only\n"
     for other in (["--preset", "tiny"], ["--set", "model.dim=64"]):
-        assert call(capsys, train, *new, *other)[1].endswith(f"4 of 4 {unknown}")
+        assert call(capsys, train, *new, *other)[1].endswith(f"5 of 5 {unknown}")
     assert not (tmp_path / "new").exists()
     tiny = ["--out", tmp_path / "tiny", "--data", texts, "--preset", "tiny", "--until"]
     assert call(capsys, train, *tiny, "tokenizer")[0] == 0
     assert call(capsys, train, *tiny, "prune", "--resume",
-                "--dry-run")[1].endswith(f"2 of 4 {unknown}")
+                "--dry-run")[1].endswith(f"3 of 5 {unknown}")
 
 
 def test_a_dry_run_refuses_the_text_that_a_run_refuses(texts, tmp_path, capsys):
@@ -391,7 +392,7 @@ BAD_INPUT = {  # message: arguments
     "core.steps takes a whole number like 800": ["--out", "{new}", "--set", "core.steps=many"],
     "core.batch_size takes a whole number like 8, at least 1": ["--out", "{new}", "--set",
                                                          "core.batch_size=0"],
-    "core.lr takes a value like 0.005, at least 0": ["--out", "{new}", "--set", "core.lr=1e999"],
+    "core.lr takes a value like 0.01, at least 0": ["--out", "{new}", "--set", "core.lr=1e999"],
     "mdloo1.rewarded takes one of 'model', 'checker'": ["--out", "{new}", "--set",
                                                         "mdloo1.rewarded=modle"],
     "sft.dropout takes a value like 0.1, at least 0, below 1": ["--out", "{new}", "--set",

@@ -129,7 +129,25 @@ def test_mu_param():
     assert len(matrices["params"]) == 7
     assert len(others["params"]) == 6  # the embedding, five norms
     assert wide.embedding in set(others["params"])
+    assert parameter_groups(wide, matrix_scale=0.1)[0]["scale"] == pytest.approx(0.025)
     assert parameter_groups(AFM(SMALL))[0]["scale"] == 1.0
+
+
+def test_matrices_learn_at_a_scaled_rate():
+    """One step with a matrix scale of 0.1 moves matrices a tenth as far as one with 1, and the
+    embedding and norms as far."""
+    moved = []
+    for scale in (1.0, 0.1):
+        torch.manual_seed(0)
+        model = AFM(SMALL)
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        fit(model, lambda step: {"ids": torch.arange(32).view(2, 16)}, next_token_loss, steps=1,
+            lr=0.01, matrix_scale=scale, quiet=True)
+        moved.append({name: (p - before[name]).norm().item()
+                      for name, p in model.named_parameters()})
+    for name, distance in moved[0].items():
+        factor = 0.1 if "weight" in name and "norm" not in name else 1.0
+        assert moved[1][name] == pytest.approx(factor * distance, rel=1e-3), name
 
 
 def test_frozen_parameters_are_not_optimized():

@@ -32,7 +32,7 @@ SHARES = {"code": 0.3, "public": 0.7}
 # is the text of --data. "recall" is no source: `recall_rows` makes its rows. (The report has such
 # rows in context lengthening only.)
 CORE = {"web": 0.5, "code": 0.2, "public": 0.25, "math": 0.05, "questions": 0.7, "user": 1,
-        "recall": 0.25}
+        "recall": 0.5}
 CONTINUED = CORE | {"web": 0.2, "code": 0.3, "public": 0.1, "math": 0.2, "licensed": 0.2}
 LENGTHENING = CONTINUED | {"recall": 1}
 ANSWER_WEIGHT = 30.0  # weight in the loss of answers in recall rows; other tokens have weight 1
@@ -248,28 +248,41 @@ def window(stream, size):
     return stream[start:start + size], torch.ones(size)
 
 
-def insert_fact(filler, task, places, tokenizer):
-    """Insert a task's fact into filler ids at the first place, and its question with the answer at
-    each of the others. Return the ids, and for each of them True if it is part of an answer.
+def insert_facts(filler, facts, questions, tokenizer):
+    """Insert the facts of tasks, and their questions with answers, into filler ids. facts and
+    questions: pairs (place, task). At the same place, facts come first, then the order is kept.
+    Return the ids, and for each of them True if it is part of an answer.
 
-    (filler = 1 2 3 4, places = 1, 3) -> 1 fact 2 3 question answer 4"""
+    (filler = 1 2 3 4, a fact at 1, its question at 3) -> 1 fact 2 3 question answer 4"""
     def encode(text, is_answer=False):
         return [(i, is_answer) for i in tokenizer.encode(text)]
 
-    before, after = task.text().split(task.answer)  # the answer, one digit, occurs once
-    question = encode(f"\n{before}") + encode(task.answer, True) + encode(after)
-    row = [(i, False) for i in filler]
-    for place in reversed(places[1:]):  # from the end, so that earlier places stay valid
-        row[place:place] = question
-    row[places[0]:places[0]] = encode(f"\n{task.fact}\n")
+    pieces = [(place, encode(f"\n{task.fact}\n")) for place, task in facts]
+    for place, task in questions:
+        before, after = task.text().split(task.answer)  # the answer, one digit, occurs once
+        pieces.append((place, encode(f"\n{before}") + encode(task.answer, True) + encode(after)))
+    row, start = [], 0
+    for place, ids in sorted(pieces, key=lambda piece: piece[0]):
+        row += [(i, False) for i in filler[start:place]] + ids
+        start = place
+    row += [(i, False) for i in filler[start:]]
     return [i for i, _ in row], [is_answer for _, is_answer in row]
 
 
-def recall_rows(streams, mixture, tokenizer):
+def draw_facts(rng, count):
+    """Draw `count` tasks of RECALL, each about what another person has."""
+    tasks = {}  # "Ada" -> task
+    while len(tasks) < count:
+        task = draw_task(RECALL, "train", rng.random())
+        tasks[task.key.partition("'s ")[0]] = task
+    return list(tasks.values())
+
+
+def recall_rows(streams, mixture, tokenizer, max_facts=4):
     """Return a function from a size to a row: ids and loss weights, both (size,).
 
-    A row is text of the mixture that contains a fact and, later, questions about it. This is
-    the report's synthetic long-context question answering."""
+    A row is text of the mixture that contains one to `max_facts` facts and, later, questions about
+    them. This is the report's synthetic long-context question answering."""
     weights = {name: mixture[name] for name in streams if mixture.get(name, 0)}
 
     def draw_row(size):
@@ -278,15 +291,20 @@ def recall_rows(streams, mixture, tokenizer):
         rng = random.Random(torch.randint(2**31, ()).item())  # so torch's seed decides the row
         source = rng.choices(list(weights), weights.values())[0]
         filler = window(streams[source], size)[0].tolist()
-        task = draw_task(RECALL, "train", rng.random())
-        num_questions = rng.randint(1, max(1, size // 40))  # few, so that most of the row is filler
+        tasks = draw_facts(rng, rng.randint(1, max(1, min(max_facts, size // 40))))
+        # Few questions, so that most of the row is filler.
+        asked = [task for task in tasks
+                 for _ in range(rng.randint(1, max(1, size // (40 * len(tasks)))))]
         # Insert into an empty row to measure the length. All places are within `room`, so that the
         # cut to `size` drops filler only.
-        inserted, _ = insert_fact([], task, [0] * (1 + num_questions), tokenizer)
+        inserted, _ = insert_facts([], [(0, task) for task in tasks],
+                                   [(0, task) for task in asked], tokenizer)
         room = max(0, size - len(inserted))
-        fact = rng.randint(0, room // 4)  # early, so that questions can be far from it
-        places = [fact, *sorted(rng.randint(fact, room) for _ in range(num_questions))]
-        row = torch.tensor(insert_fact(filler, task, places, tokenizer))  # (2, length)
+        # Facts are early, so that questions can be far from them.
+        facts = [(rng.randint(0, room // 4), task) for task in tasks]
+        questions = [(rng.randint(next(p for p, other in facts if other is task), room), task)
+                     for task in asked]
+        row = torch.tensor(insert_facts(filler, facts, questions, tokenizer))  # (2, length)
         ids, is_answer = row[:, :size]
         return ids, 1 + (ANSWER_WEIGHT - 1) * is_answer.float()
 

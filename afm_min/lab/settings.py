@@ -15,7 +15,7 @@ CHAT_MODELS = ["draft", "sft", *(f"{method}{n}" for n in range(1, ROUNDS + 1)
                                  for method in ("rs", "dpo", "ipo", "mdloo", "committee", "best"))]
 WORDS = {  # setting -> the words that it may be: a list, or a dict with these keys
     "prune.method": ["learned", "magnitude", "random"],
-    "core.start": ["prune", "parent", "scratch"],
+    "core.start": ["prune", "parent", "lookup", "scratch"],
     "core.optimizer": trainer.OPTIMIZERS,
     "reward.labels": ["soft", "hard", "margin"],
     "reward.reads": ["likelihood", "state"],
@@ -82,6 +82,10 @@ MEANINGS = {
     "floor": "learning rate at the end, as a share of the peak",
     "weight_decay": "weights shrink by this share a step, at the peak",
     "compile": "compile the training step with torch.compile",
+    "matrix_scale": "learning rate of weight matrices, as a share of lr",
+    "note_steps": "steps on facts and questions, after those on keys and values",
+    "num_keys": "tokens that are keys; as many are values, all others stand between",
+    "largest_gap": "most tokens before a key, and between key and value",
     "widen": "feed-forward width, as a multiple of the pruned model's",
     "method": "how to choose the units to keep",
     "soft": "share of the steps with a soft mask",
@@ -160,7 +164,8 @@ MEANINGS = {
 TINY_SETTINGS = {}
 for names, settings in {
         "data": {"share": 0.2},
-        "parent prune teacher core continued draft": {"steps": 10},
+        "lookup parent prune teacher core continued draft": {"steps": 10},
+        "lookup": {"note_steps": 2},
         "lengthening": {"steps": 10, "facts": 32},
         "demonstrations": {"count": 30, "evolved": 3},
         "synthetic": {"math": 4, "code_questions": 4, "tool_questions": 4, "samples": 2},
@@ -181,7 +186,8 @@ for names, settings in {
 
 # The settings in which presets differ from the defaults. A server model has its own recipe: train
 # from scratch, without distillation, and do not pack.
-SERVER_SETTINGS = {"core.start": "scratch", "core.distill": 0.0, "evaluation.packed": False}
+SERVER_SETTINGS = {"lookup.widen": 1, "core.start": "lookup", "core.distill": 0.0,
+                   "evaluation.packed": False}
 PRESET_SETTINGS = {"tiny": TINY_SETTINGS, "toy-server": SERVER_SETTINGS,
                    "afm-server": SERVER_SETTINGS}
 

@@ -19,7 +19,7 @@ import json
 import sys
 from functools import partial
 
-from afm_min import align, evaluate, ondevice, pretrain, reward, sft, synthetic
+from afm_min import align, evaluate, lookup, ondevice, pretrain, reward, sft, synthetic
 from afm_min.data import corpus
 from afm_min.lab.packages import python_command
 from afm_min.lab.settings import LARGEST, ROUNDS, meaning, problem
@@ -41,7 +41,8 @@ def core_needs(settings):
 STAGES = {
     "data": Stage(corpus.data, [], 29),
     "tokenizer": Stage(corpus.tokenizer, ["data"], 2),
-    "parent": Stage(pretrain.parent, ["tokenizer"], 53),
+    "lookup": Stage(lookup.lookup, ["tokenizer"], 55),
+    "parent": Stage(pretrain.parent, ["lookup"], 53),
     "prune": Stage(pretrain.prune, ["parent"], 9),
     "teacher": Stage(pretrain.teacher, ["parent"], 118),
     "core": Stage(pretrain.core, core_needs, 68),

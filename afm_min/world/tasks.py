@@ -72,7 +72,7 @@ class Family:
     checks below whose defaults do not fit. By default, only the solution is a correct response."""
 
     # Share of the tasks to which `draw` adds unneeded tools, so that a model learns to ignore them.
-    declared = 0.3
+    declared = 0.5
 
     @property
     def name(self):
