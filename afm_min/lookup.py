@@ -123,7 +123,7 @@ def lookup(run, *, widen=3, steps=800, note_steps=400, batch_size=48, num_keys=1
     metrics = {}
     for name, step in (("answers right %", steps + note_steps), ("values right %", steps - 1)):
         seed_step(run.seed, "lookup", -3)  # rows of no training step
-        batch = {name: x.to(run.device) for name, x in batches(step).items()}
+        batch = {key: x.to(run.device) for key, x in batches(step).items()}
         with torch.no_grad():
             result = loss(model, batch)
         metrics[name] = 100 * result["right"].item() / result["count"]

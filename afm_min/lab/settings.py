@@ -185,7 +185,7 @@ for names, settings in {
         TINY_SETTINGS |= {f"{stage}.{name}": value for name, value in settings.items()}
 
 # The settings in which presets differ from the defaults. A server model has its own recipe: train
-# from scratch, without distillation, and do not pack.
+# core right after lookup, without distillation, and do not pack.
 SERVER_SETTINGS = {"lookup.widen": 1, "core.start": "lookup", "core.distill": 0.0,
                    "evaluation.packed": False}
 PRESET_SETTINGS = {"tiny": TINY_SETTINGS, "toy-server": SERVER_SETTINGS,

@@ -41,7 +41,7 @@ def core_needs(settings):
 STAGES = {
     "data": Stage(corpus.data, [], 29),
     "tokenizer": Stage(corpus.tokenizer, ["data"], 2),
-    "lookup": Stage(lookup.lookup, ["tokenizer"], 55),
+    "lookup": Stage(lookup.lookup, ["tokenizer"], 113),
     "parent": Stage(pretrain.parent, ["lookup"], 53),
     "prune": Stage(pretrain.prune, ["parent"], 9),
     "teacher": Stage(pretrain.teacher, ["parent"], 118),
@@ -50,7 +50,7 @@ STAGES = {
         ["core", "teacher"] if settings["distill"] else ["core"]), 10),
     "lengthening": Stage(pretrain.lengthening, ["continued"], 11),
     "demonstrations": Stage(sft.demonstrations, ["lengthening"], 64),
-    "draft": Stage(sft.draft, ["demonstrations"], 432),
+    "draft": Stage(sft.draft, ["demonstrations"], 341),
     "synthetic": Stage(synthetic.synthetic, ["draft"], 21),
     "mixture": Stage(sft.mixture, ["synthetic"], 45),
     "sft": Stage(sft.sft, ["mixture"], 30)}
